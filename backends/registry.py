@@ -1,0 +1,112 @@
+"""Which backends exist and what the gateway may know of each without loading it.
+
+Every engine package has an `info.py` with its `BackendInfo`; this module finds them by name and checks a deployment's
+backend-specific options. Knows no HTTP; imports no engine code, so the gateway may import it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import typing
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import msgspec
+
+from backends.interface import Backend, Task
+
+_INFO_MODULES = {
+    "whisper": "backends.whisper.info",
+    "diffa": "backends.diffa.info",
+    "llasa": "backends.llasa.info",
+    "csm": "backends.csm.info",
+    "espeak": "backends.embedded.espeak_info",
+    "pocketsphinx": "backends.embedded.pocketsphinx_info",
+    "fake": "backends.fake.info",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class NoOptions:
+    """For backends without options of their own."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackendInfo:
+    """What is known of a backend before it runs.
+
+    entry: "module:Class" of its Backend; engines: first is the default of "auto"; wishes: device kinds in order of
+    preference ("cuda", "directml", "mps", "xpu", "cpu"); engine_wishes: the same for engines that differ;
+    libraries: modules that must be importable in the worker's interpreter, by engine ("" = all engines); extra: the
+    pyproject extra that installs them; options: a frozen dataclass with a default for every key;
+    default_model: hub id; required_files and pull_patterns: glob patterns inside the model folder;
+    extra_models: option name -> further hub id it needs; bytes_hint: rough download size, for messages;
+    input_rate: Hz of audio in its requests; words ... diarization: as in Capabilities; degraded: honest only as a
+    smoke path, marked so in listings; licence: of the default weights.
+    """
+
+    name: str
+    entry: str
+    tasks: tuple[Task, ...]
+    engines: tuple[str, ...]
+    wishes: tuple[str, ...] = ("cpu",)
+    engine_wishes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    libraries: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    extra: str = ""
+    options: type = NoOptions
+    default_model: str = ""
+    required_files: tuple[str, ...] = ()
+    pull_patterns: tuple[str, ...] = ()
+    extra_models: Mapping[str, str] = field(default_factory=dict)
+    bytes_hint: int = 0
+    input_rate: int = 16_000
+    words: bool = False
+    logprobs: bool = False
+    translation: bool = False
+    diarization: bool = False
+    degraded: bool = False
+    licence: str = ""
+
+
+class UnknownOption(ValueError):
+    """A backend-specific key that the backend does not have, or whose value has the wrong type. `key` names it."""
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
+def backend_names() -> tuple[str, ...]:
+    return tuple(_INFO_MODULES)
+
+
+def backend_info(name: str) -> BackendInfo:
+    """Raises KeyError for a backend that does not exist."""
+    info: BackendInfo = importlib.import_module(_INFO_MODULES[name]).INFO
+    return info
+
+
+def check_options(info: BackendInfo, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The backend's options with `given` over the defaults. Raises UnknownOption."""
+    known = {f.name for f in fields(info.options)}
+    for key in given:
+        if key not in known:
+            names = ", ".join(sorted(known)) or "none"
+            raise UnknownOption(key, f"backend {info.name} has no option {key!r} (it has: {names})")
+        try:
+            msgspec.convert({key: given[key]}, _single_field(info.options, key), strict=True)
+        except msgspec.ValidationError as error:
+            raise UnknownOption(key, f"option {key!r} of backend {info.name}: {error}") from error
+    return asdict(info.options(**given))
+
+
+def make_backend(name: str) -> Backend:
+    """Import and build a backend; only a worker process calls this."""
+    module, _, attribute = backend_info(name).entry.partition(":")
+    backend: Backend = getattr(importlib.import_module(module), attribute)()
+    return backend
+
+
+def _single_field(options: type, key: str) -> type:
+    return msgspec.defstruct("Option", [(key, typing.get_type_hints(options)[key])])
