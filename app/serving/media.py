@@ -1,0 +1,279 @@
+"""Untrusted upload bytes to samples, from the gateway's side: a small pool of media worker processes.
+
+Owns the life of those processes, the queue before them, the wall-time limit and the temporary files. Knows no decoder:
+those run only in `media_worker`, so that a crash, a bomb or a kill costs one request. Every route decodes through here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, cast
+
+import msgspec
+import numpy as np
+
+from app.errors import InvalidRequest, Overloaded, ServiceUnavailable
+from app.serving.media_protocol import HEAD, DecodeJob, Decoding, pack
+from app.settings import LimitSettings
+from backends.interface import Samples
+
+SUPPORTED_FORMATS = "flac, m4a, mp3, mp4, mpeg, mpga, oga, ogg, wav, webm"
+_SLICE = 256 * 1024  # bytes written to the worker at a time, so that an upload is not copied as a whole
+_JOBS_PER_WORKER = 1000  # a worker is replaced after this many, whatever its libraries leaked
+_COMMAND = (sys.executable, "-m", "app.serving.media_worker")
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(slots=True)
+class Decoded:
+    """Decoded audio. samples: float32 [time], mono, at the wanted rate, read-only (a memory map of `path` for long audio);
+    duration: seconds of the source; source_rate, channels, container: what was uploaded. Close it when the job is over."""
+
+    samples: Samples
+    duration: float
+    source_rate: int
+    channels: int
+    container: str
+    path: Path | None = None
+
+    def close(self) -> None:
+        """Delete the file. `samples` must not be used after this."""
+        self.samples = np.zeros(0, np.float32)
+        if self.path is not None:
+            # A map that somebody still holds keeps the file alive on Windows; the pool's folder goes at close.
+            with contextlib.suppress(OSError):
+                self.path.unlink(missing_ok=True)
+            self.path = None
+
+    def __enter__(self) -> Decoded:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+class _WorkerGone(Exception):
+    """The process ended. returncode None: it never became ready."""
+
+    def __init__(self, returncode: int | None) -> None:
+        super().__init__(f"media worker ended with {returncode}")
+        self.returncode = returncode
+
+
+class _Worker:
+    """A place for one media worker process, which serves one job at a time and is replaced when it is spent."""
+
+    def __init__(self) -> None:
+        self.process: asyncio.subprocess.Process | None = None
+        self._ready = False
+        self._jobs = 0
+
+    @property
+    def pid(self) -> int | None:
+        return self.process.pid if self.process is not None and self.process.returncode is None else None
+
+    @property
+    def spent(self) -> bool:
+        return self.pid is None or self._jobs >= _JOBS_PER_WORKER
+
+    async def start(self) -> asyncio.subprocess.Process:
+        """The process, started if need be."""
+        if self.process is None:
+            self._ready, self._jobs = False, 0
+            self.process = await asyncio.create_subprocess_exec(
+                *_COMMAND,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=_child_environment(),
+                limit=4 * _SLICE,
+                **_own_process_group(),
+            )
+        return self.process
+
+    async def ask(self, job: DecodeJob, data: bytes) -> tuple[Decoding, bytes]:
+        """Raises _WorkerGone if the process ends before its answer is complete."""
+        try:
+            process = await self.start()
+        except OSError:
+            raise _WorkerGone(None) from None
+        self._jobs += 1
+        if not self._ready:
+            await self._receive(process)
+            self._ready = True
+        try:
+            await _send(process, job, data)
+        except (BrokenPipeError, ConnectionResetError):
+            raise _WorkerGone(await process.wait()) from None
+        message, payload = await self._receive(process)
+        return msgspec.json.decode(message, type=Decoding), payload
+
+    async def _receive(self, process: asyncio.subprocess.Process) -> tuple[bytes, bytes]:
+        stream = cast(asyncio.StreamReader, process.stdout)
+        try:
+            body_length, payload_length = HEAD.unpack(await stream.readexactly(HEAD.size))
+            body = await stream.readexactly(body_length)
+            return body, await stream.readexactly(payload_length)
+        except (asyncio.IncompleteReadError, ConnectionResetError):
+            returncode = await process.wait()
+            raise _WorkerGone(returncode if self._ready else None) from None
+
+    async def stop(self) -> None:
+        """End the process now and reap it."""
+        process, self.process = self.process, None
+        if process is None:
+            return
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+        await process.wait()
+        cast(asyncio.StreamWriter, process.stdin).close()
+
+
+async def _send(process: asyncio.subprocess.Process, job: DecodeJob, data: bytes) -> None:
+    stream = cast(asyncio.StreamWriter, process.stdin)
+    stream.write(pack(job, len(data)))
+    view = memoryview(data)
+    for start in range(0, len(data), _SLICE):
+        stream.write(view[start : start + _SLICE])
+        await stream.drain()
+
+
+class MediaPool:
+    """Decodes uploads in `workers` child processes; at most `queue` more requests wait.
+
+    limits: audio_seconds and decoded_bytes are the caps of one upload; wall_seconds: longest time one decoding may take.
+    """
+
+    def __init__(self, limits: LimitSettings, *, workers: int = 2, queue: int = 64, wall_seconds: float = 120.0) -> None:
+        self._limits, self._queue, self._wall_seconds = limits, queue, wall_seconds
+        self._workers = [_Worker() for _ in range(workers)]
+        self._free: asyncio.LifoQueue[_Worker] = asyncio.LifoQueue()
+        self._waiting = 0
+        self._names = itertools.count()
+        self._background: set[asyncio.Task[None]] = set()
+        self._folder: Path | None = None
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the living workers."""
+        return [worker.pid for worker in self._workers if worker.pid is not None]
+
+    async def start(self) -> None:
+        """Make the folder for long audio and start the workers in the background."""
+        self._folder = Path(tempfile.mkdtemp(prefix="speech-gateway-media-"))
+        for worker in self._workers:
+            self._renew(worker)
+
+    async def close(self) -> None:
+        """End all workers, running ones included, and delete every temporary file."""
+        folder, self._folder = self._folder, None
+        for task in list(self._background):
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        await asyncio.gather(*(worker.stop() for worker in self._workers))
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    async def decode(self, data: bytes, *, rate: int, param: str = "file", max_seconds: float | None = None) -> Decoded:
+        """`data` as mono float32 at `rate` Hz.
+
+        param: the field that errors name; max_seconds: a cap tighter than the configured one. Raises InvalidRequest for
+        what is not supported audio or is over a cap, Overloaded when too many wait, ServiceUnavailable when the worker
+        was killed. Cancelling ends the running decoder.
+        """
+        if not data:
+            raise InvalidRequest("The audio is empty.", param=param, code="audio_too_short")
+        if self._folder is None:
+            raise ServiceUnavailable("The server is not decoding audio now.", retry_after=5)
+        output = self._folder / f"{next(self._names)}.f32"
+        longest = self._limits.audio_seconds if max_seconds is None else min(max_seconds, self._limits.audio_seconds)
+        job = DecodeJob(rate, str(output), longest, self._limits.decoded_bytes, int(self._wall_seconds) + 1)
+        try:
+            answer, payload = await self._on_a_worker(job, data, param)
+            if answer.problem:
+                raise InvalidRequest(answer.problem.replace("{formats}", SUPPORTED_FORMATS), param=param)
+            return _decoded(answer, payload, output)
+        except InvalidRequest:
+            output.unlink(missing_ok=True)
+            raise
+
+    async def _on_a_worker(self, job: DecodeJob, data: bytes, param: str) -> tuple[Decoding, bytes]:
+        if self._waiting >= self._queue:
+            raise Overloaded("Too many uploads are waiting to be decoded.", retry_after=2)
+        self._waiting += 1
+        try:
+            worker = await self._free.get()
+        finally:
+            self._waiting -= 1
+        done = False
+        try:
+            async with asyncio.timeout(self._wall_seconds):
+                result = await worker.ask(job, data)
+            done = True
+            return result
+        except TimeoutError:
+            raise InvalidRequest("The audio takes too long to decode.", param=param) from None
+        except _WorkerGone as gone:
+            raise _lost(gone, param) from None
+        finally:
+            if done and not worker.spent:
+                self._free.put_nowait(worker)
+            else:  # a worker whose job did not end by itself may be in any state
+                self._renew(worker, None if done else Path(job.output))
+
+    def _renew(self, worker: _Worker, leftover: Path | None = None) -> None:
+        """Replace the process of `worker` in the background, then let the next request have it."""
+        task = asyncio.create_task(self._replace(worker, leftover))
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _replace(self, worker: _Worker, leftover: Path | None) -> None:
+        await worker.stop()
+        if leftover is not None:
+            leftover.unlink(missing_ok=True)
+        if self._folder is not None:
+            with contextlib.suppress(OSError):  # no process now: the next request tries again and reports it
+                await worker.start()
+            self._free.put_nowait(worker)
+
+
+def _decoded(answer: Decoding, payload: bytes, output: Path) -> Decoded:
+    source = (answer.duration, answer.source_rate, answer.channels, answer.container)
+    if not answer.in_file:
+        return Decoded(np.frombuffer(payload, np.float32), *source)
+    samples = np.memmap(output, np.float32, mode="r", shape=(answer.count,))
+    return Decoded(samples, *source, path=output)
+
+
+def _lost(gone: _WorkerGone, param: str) -> InvalidRequest | ServiceUnavailable:
+    """A decoder that dies on its own (a fault, a limit) was killed by this file; one that was killed was not."""
+    if gone.returncode is None:
+        return ServiceUnavailable("The audio decoder cannot start. The server's log has the details.", retry_after=10)
+    if gone.returncode in {-9, -15, 1, 15}:
+        return ServiceUnavailable("The audio decoder was stopped while it worked on this file.", retry_after=1)
+    return InvalidRequest(f"The audio could not be decoded. Supported formats: {SUPPORTED_FORMATS}.", param=param)
+
+
+def _child_environment() -> dict[str, str]:
+    """The decoder sees no configuration and no token, runs one thread, and finds this package wherever it lies."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("SPEECH_GATEWAY_") and "TOKEN" not in k and "KEY" not in k}
+    path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH", "")]))
+    return {**kept, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"}
+
+
+def _own_process_group() -> dict[str, Any]:
+    """Ctrl+C in the server's console must not kill a decoder whose request is allowed to end."""
+    if sys.platform == "win32":
+        return {"creationflags": subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP}
+    return {"start_new_session": True}
