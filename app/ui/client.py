@@ -1,0 +1,91 @@
+"""The page's way to the API: the same routes that every other client uses, called inside the process.
+
+Knows HTTP shapes only. Nothing here bypasses keys, limits or queues.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+from starlette.types import ASGIApp
+
+API_VERSION = "2024-10-21"
+_NO_LIMIT = httpx.Timeout(None)  # a long recording may take long; the server's own limits apply
+
+
+class CallFailed(Exception):
+    """The API answered with an error; the text is the error's message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """body: the response bytes; headers: lower-case names; seconds: the model's own time."""
+
+    body: bytes
+    headers: Mapping[str, str]
+
+    @property
+    def inference(self) -> str:
+        """One line on where and how long the model worked."""
+        ms = self.headers.get("x-gateway-model-ms")
+        where = " ".join(self.headers.get(f"x-gateway-{name}", "") for name in ("engine", "device", "dtype")).strip()
+        return f"Inference time: {float(ms) / 1000:.2f} s ({where})" if ms else f"Inference time: see the log ({where})"
+
+
+class Api:
+    """Calls the gateway's own ASGI app."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def transcribe(self, key: str, deployment: str, audio: bytes, fields: Mapping[str, str]) -> Answer:
+        return await self._post(
+            key,
+            deployment,
+            "audio/transcriptions",
+            data=dict(fields),
+            files={"file": ("audio", audio, "application/octet-stream")},
+        )
+
+    async def ask(self, key: str, deployment: str, audio: bytes, question: str, max_tokens: int) -> Answer:
+        part = {"type": "input_audio", "input_audio": {"data": base64.b64encode(audio).decode("ascii"), "format": "wav"}}
+        message = {"role": "user", "content": [part, {"type": "text", "text": question}]}
+        return await self._post(key, deployment, "chat/completions", json={"messages": [message], "max_tokens": max_tokens})
+
+    async def speak(self, key: str, deployment: str, body: Mapping[str, Any]) -> Answer:
+        return await self._post(key, deployment, "audio/speech", json=dict(body))
+
+    async def voices(self, key: str, deployment: str) -> list[str]:
+        """The voice names a deployment knows."""
+        answer = await self._call("GET", key, f"/openai/v1/audio/voices?model={quote(deployment, safe='')}")
+        return [voice["id"] for voice in httpx.Response(200, content=answer.body).json()["voices"]]
+
+    async def health(self) -> dict[str, Any]:
+        answer = await self._call("GET", "", "/health")
+        document: dict[str, Any] = httpx.Response(200, content=answer.body).json()
+        return document
+
+    async def _post(self, key: str, deployment: str, operation: str, **body: Any) -> Answer:
+        path = f"/openai/deployments/{quote(deployment, safe='')}/{operation}?api-version={API_VERSION}"
+        return await self._call("POST", key, path, **body)
+
+    async def _call(self, method: str, key: str, path: str, **body: Any) -> Answer:
+        transport = httpx.ASGITransport(app=self._app)
+        headers = {"api-key": key} if key else {}
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", timeout=_NO_LIMIT) as client:
+            response = await client.request(method, path, headers=headers, **body)
+        if response.is_error:
+            raise CallFailed(_message(response))
+        return Answer(response.content, {name.lower(): value for name, value in response.headers.items()})
+
+
+def _message(response: httpx.Response) -> str:
+    try:
+        return str(response.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return f"The server answered {response.status_code}."
