@@ -1,0 +1,200 @@
+"""From samples to embeddings: log-mel, Whisper encoder, taps, and the two adapters.
+
+Owns the length arithmetic and the policy for audio that does not fit one window. Knows nothing of prompts or decoding.
+
+Policy: audio of up to one encoder window (30 s) gives 64 acoustic embeddings and 12.5 semantic ones per second. Longer audio
+is cut into consecutive windows, each heard on its own, and their embeddings follow one another; nothing is dropped. Audio
+under 80 ms is lengthened with silence to 80 ms, the shortest that has a semantic embedding. No samples at all are an error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import WhisperFeatureExtractor
+from transformers.models.whisper.configuration_whisper import WhisperConfig
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+from backends.diffa import acoustic, semantic
+from backends.diffa.checkpoint import Checkpoint, read_config
+from backends.interface import LISTENING_RATE, InvalidInput, ModelUnavailable, Samples
+
+SHORTEST_SAMPLES = LISTENING_RATE * 80 // 1000
+_TAPS_OF_DEPTH = {32: 8}  # whisper-large has eight taps, every other size four
+_DEFAULT_TAPS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What became of one stretch of audio.
+
+    embeddings: float32 [n, width]; pieces: windows it was cut into; padded: it was lengthened to 80 ms.
+    """
+
+    embeddings: Tensor
+    pieces: int
+    padded: bool
+
+
+class Listener(nn.Module):
+    """The whole audio side, in float32 whatever the language model runs in."""
+
+    def __init__(
+        self,
+        extractor: WhisperFeatureExtractor,
+        encoder: WhisperEncoder,
+        acoustic_adapter: acoustic.AcousticAdapter,
+        semantic_adapter: semantic.SemanticAdapter,
+    ) -> None:
+        super().__init__()
+        self.extractor = extractor
+        self.encoder = encoder
+        self.acoustic = acoustic_adapter
+        self.semantic = semantic_adapter
+        self.taps = tap_indices(encoder.config.encoder_layers, len(acoustic_adapter.layer_prompts))
+
+    @property
+    def piece_samples(self) -> int:
+        """Samples of one encoder window."""
+        return int(self.extractor.n_samples)
+
+    @torch.no_grad()
+    def hear(self, samples: Samples) -> Heard:
+        """samples: float32 [time] at 16 kHz. Raises InvalidInput for empty or non-finite audio."""
+        if samples.ndim != 1 or len(samples) == 0:
+            raise InvalidInput("the audio holds no samples", param="messages")
+        if not np.isfinite(samples).all():
+            raise InvalidInput("the audio holds samples that are not finite numbers", param="messages")
+        pieces = cut(samples, self.piece_samples)
+        embeddings = torch.cat([self.embed(piece) for piece in pieces])
+        return Heard(embeddings, len(pieces), len(samples) < SHORTEST_SAMPLES)
+
+    def embed(self, piece: Samples) -> Tensor:
+        """At most one window of samples -> [prompts + frames // 4, width]: acoustic embeddings first."""
+        states, last = self.encode(self.features(piece))
+        frames = last[: encoder_frames(mel_frames(len(piece), self.extractor.hop_length))]
+        return torch.cat([self.acoustic(states), self.semantic(frames)])
+
+    def features(self, piece: Samples) -> Tensor:
+        """Log-mel [mels, frames] of one window, padded with silence to its full length."""
+        # A copy: samples may be a read-only map, which torch warns of.
+        extracted = self.extractor(np.array(piece, np.float32), sampling_rate=LISTENING_RATE, return_tensors="pt")
+        return extracted["input_features"][0]  # type: ignore[no-any-return]
+
+    def encode(self, features: Tensor) -> tuple[list[Tensor], Tensor]:
+        """(tapped states, last state), each [frames, width]; only the last one is after the final norm."""
+        features = features.unsqueeze(0).to(self.encoder.conv1.weight)
+        heard = self.encoder(features, output_hidden_states=True)
+        return [heard.hidden_states[tap][0] for tap in self.taps], heard.last_hidden_state[0]
+
+
+def cut(samples: Samples, piece_samples: int) -> list[Samples]:
+    """Consecutive windows of at most `piece_samples`; one that is shorter than 80 ms is lengthened with silence."""
+    pieces = [samples[start : start + piece_samples] for start in range(0, len(samples), piece_samples)]
+    return [np.pad(piece, (0, max(0, SHORTEST_SAMPLES - len(piece)))) for piece in pieces]
+
+
+def mel_frames(samples: int, hop: int) -> int:
+    """Spectrogram frames that hold audio: ceil(samples / hop)."""
+    return -(-samples // hop)
+
+
+def encoder_frames(mel: int) -> int:
+    """Encoder frames that hold audio, after its stride of two."""
+    return (mel - 1) // 2 + 1
+
+
+def tap_indices(depth: int, taps: int) -> list[int]:
+    """Indices into the encoder's hidden states (0 = before the first layer): the last one of each of `taps` equal parts.
+
+    2 5 8 11 for small (12 layers), 0-3 for tiny, 5 11 17 23 for medium, 3 7 ... 31 for large.
+    """
+    return [depth * (part + 1) // taps - 1 for part in range(taps)]
+
+
+def load_listener(whisper_dir: Path, adapter_dir: Path, out_width: int, device: torch.device) -> Listener:
+    """The audio side with the encoder of `whisper_dir` and the adapters of `adapter_dir`. Raises ModelUnavailable."""
+    encoder = _load_encoder(whisper_dir)
+    extractor = _load_extractor(whisper_dir, encoder.config)
+    adapters = _load_adapters(adapter_dir, encoder.config, out_width)
+    return Listener(extractor, encoder, *adapters).to(device).eval().requires_grad_(False)
+
+
+def _load_encoder(folder: Path) -> WhisperEncoder:
+    raw = read_config(folder)
+    if raw.get("model_type") != "whisper":
+        raise ModelUnavailable(f"{folder} is not a Whisper model (model_type {raw.get('model_type')!r})")
+    config = WhisperConfig(**raw)
+    with torch.device("meta"):
+        encoder = WhisperEncoder(config)
+    checkpoint = Checkpoint(folder)
+    prefix = next((p for p in ("model.encoder.", "encoder.", "") if f"{p}conv1.weight" in checkpoint.names()), "model.encoder.")
+    stored = checkpoint.load([prefix + name for name in encoder.state_dict()], torch.Tensor.float)
+    _assign(encoder, {name.removeprefix(prefix): tensor for name, tensor in stored.items()}, folder)
+    return encoder
+
+
+def _load_extractor(folder: Path, config: WhisperConfig) -> WhisperFeatureExtractor:
+    if (folder / "preprocessor_config.json").is_file():
+        extractor = WhisperFeatureExtractor.from_pretrained(folder, local_files_only=True)
+    else:
+        extractor = WhisperFeatureExtractor(feature_size=config.num_mel_bins)
+    if extractor.feature_size != config.num_mel_bins or extractor.nb_max_frames != 2 * config.max_source_positions:
+        raise ModelUnavailable(f"preprocessor_config.json and config.json of {folder} do not belong together")
+    return extractor
+
+
+def _load_adapters(
+    folder: Path, whisper: WhisperConfig, out_width: int
+) -> tuple[acoustic.AcousticAdapter, semantic.SemanticAdapter]:
+    checkpoint = Checkpoint(folder)
+    stored = checkpoint.load(_required(checkpoint, whisper.encoder_layers), torch.Tensor.float)
+    feed_forward = stored[acoustic.published_name("layers.0.feed_forward.up.weight")]
+    prompts, taps = stored[acoustic.published_name("layer_weights")].shape
+    wide = len(stored[semantic.published_name("conv.2.bias")])
+    inner = len(stored[semantic.published_name("linear_connector.0.bias")])
+    with torch.device("meta"):
+        acoustic_adapter = acoustic.AcousticAdapter(
+            whisper.d_model, _heads(folder, whisper), len(feed_forward), prompts, taps, out_width
+        )
+        semantic_adapter = semantic.SemanticAdapter(whisper.d_model, wide, inner, out_width)
+    _assign(acoustic_adapter, {n: stored[acoustic.published_name(n)] for n in acoustic_adapter.state_dict()}, folder)
+    _assign(semantic_adapter, {n: stored[semantic.published_name(n)] for n in semantic_adapter.state_dict()}, folder)
+    return acoustic_adapter, semantic_adapter
+
+
+def _required(checkpoint: Checkpoint, depth: int) -> list[str]:
+    """Published names of all adapter tensors (71 with four taps); other keys of the file are not looked at."""
+    weights = acoustic.published_name("layer_weights")
+    taps = _TAPS_OF_DEPTH.get(depth, _DEFAULT_TAPS)
+    if weights in checkpoint.names():
+        taps = checkpoint.load([weights])[weights].shape[-1]
+    with torch.device("meta"):
+        networks = acoustic.AcousticAdapter(1, 1, 1, 1, taps, 1), semantic.SemanticAdapter(1, 1, 1, 1)
+    names = [acoustic.published_name(name) for name in networks[0].state_dict()]
+    return names + [semantic.published_name(name) for name in networks[1].state_dict()]
+
+
+def _heads(folder: Path, whisper: WhisperConfig) -> int:
+    """The Q-former's heads: the encoder's, as the DIFFA folder's config.json tells them (absent: the encoder folder)."""
+    described = read_config(folder).get("whisper_config") if (folder / "config.json").is_file() else None
+    heads = (described or {}).get("encoder_attention_heads", whisper.encoder_attention_heads)
+    if whisper.d_model % heads:
+        raise ModelUnavailable(f"{folder}: {heads} attention heads do not divide the width {whisper.d_model}")
+    return int(heads)
+
+
+def _assign(module: nn.Module, tensors: dict[str, Tensor], folder: Path) -> None:
+    """Put `tensors` into `module`, whose parameters hold nothing yet. Raises ModelUnavailable naming wrong shapes."""
+    wrong = [
+        f"{name} is {tuple(tensors[name].shape)} instead of {tuple(empty.shape)}"
+        for name, empty in module.state_dict().items()
+        if tensors[name].shape != empty.shape
+    ]
+    if wrong:
+        raise ModelUnavailable(f"{folder} does not fit this model: {'; '.join(wrong[:4])}")
+    module.load_state_dict(tensors, assign=True)
