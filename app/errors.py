@@ -6,20 +6,34 @@ the project builds an error body. Backends raise their own small errors; `from_f
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
 
 from backends.interface import Failed
 
 INVALID_REQUEST = "invalid_request_error"
 SERVER_ERROR = "server_error"
+# The Python SDK gives up at a longer retry-after; the Node SDK then uses its own delay.
+LONGEST_RETRY_SECONDS = 120.0
 
 
 class ApiError(Exception):
-    """An answer with an error status. retry_after: seconds, for refusals that a client should repeat."""
+    """An answer with an error status.
+
+    retry_after: seconds, for refusals that a client should repeat; should_retry: overrules what the SDKs conclude from
+    the status (False: repeating cannot help); headers: further ones the answer carries.
+    """
 
     status = 500
     code: str | None = "internal_server_error"
     type = SERVER_ERROR
+    reason: ClassVar[str] = ""  # label of gateway_refused_total; "": not a refusal
+    default_retry: ClassVar[float | None] = None  # seconds, for refusals whose cause gives no better guess
 
     def __init__(
         self,
@@ -28,10 +42,14 @@ class ApiError(Exception):
         param: str | None = None,
         code: str | None = None,
         retry_after: float | None = None,
+        should_retry: bool | None = None,
         inner: dict[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
-        self.message, self.param, self.retry_after, self.inner = message, param, retry_after, inner
+        self.message, self.param, self.inner, self.should_retry = message, param, inner, should_retry
+        self.retry_after = self.default_retry if retry_after is None else retry_after
+        self.headers = dict(headers or {})
         if code is not None:
             self.code = code
 
@@ -41,11 +59,37 @@ class ApiError(Exception):
             error["innererror"] = self.inner
         return {"error": error}
 
+    def encoded(self) -> bytes:
+        """The body as JSON, for answers and for errors inside an event stream."""
+        return msgspec.json.encode(self.body())
+
+    def response_headers(self) -> dict[str, str]:
+        """`headers` and what tells a client whether and when to try again."""
+        headers = dict(self.headers)
+        if self.retry_after is not None:
+            seconds = min(max(self.retry_after, 0.0), LONGEST_RETRY_SECONDS)
+            headers["retry-after"] = str(max(1, math.ceil(seconds)))
+            headers["retry-after-ms"] = str(max(1, math.ceil(seconds * 1000)))
+        if self.should_retry is not None:
+            headers["x-should-retry"] = "true" if self.should_retry else "false"
+        return headers
+
+    def response(self) -> Response:
+        """The whole answer."""
+        return Response(self.encoded(), self.status, self.response_headers(), "application/json")
+
 
 class InvalidRequest(ApiError):
     """The request is wrong as it stands (400)."""
 
-    status, code, type = 400, "invalid_value", INVALID_REQUEST
+    status, type = 400, INVALID_REQUEST
+    code: str | None = "invalid_value"
+
+
+class BrokenBody(InvalidRequest):
+    """A body that is not what its content type says; the real service sends code null (400)."""
+
+    code = None
 
 
 class MissingParameter(InvalidRequest):
@@ -74,6 +118,14 @@ class UnsupportedContentType(InvalidRequest):
 
 class Unauthorized(ApiError):
     status, code, type = 401, "401", INVALID_REQUEST
+    reason = "unauthorized"
+
+
+class Forbidden(ApiError):
+    """A valid key without the right, a foreign web page, or a Host name that is not ours (403)."""
+
+    status, code, type = 403, "PermissionDenied", INVALID_REQUEST
+    reason = "forbidden"
 
 
 class NotFound(ApiError):
@@ -98,42 +150,50 @@ class RequestTimeout(ApiError):
     """The upload took too long (408)."""
 
     status, code, type = 408, "request_timeout", INVALID_REQUEST
+    reason, default_retry = "upload_timeout", 1.0
 
 
 class TooLarge(ApiError):
     """The body is over the byte cap (413); type server_error is what the real service sends."""
 
     status, code, type = 413, None, SERVER_ERROR
+    reason = "too_large"
 
 
 class Overloaded(ApiError):
     """Refused because the wait would be too long (429)."""
 
     status, code, type = 429, "429", "rate_limit_error"
+    reason, default_retry = "overloaded", 5.0
 
 
 class ServiceUnavailable(ApiError):
     status, code, type = 503, "service_unavailable", SERVER_ERROR
+    reason, default_retry = "unavailable", 5.0
 
 
 class ModelUnavailable(ServiceUnavailable):
     """The deployment exists but cannot run now; the message says what is missing and which command cures it."""
 
     code = "ModelUnavailable"
+    reason, default_retry = "model_unavailable", 30.0
 
 
 class Draining(ServiceUnavailable):
     code = "draining"
+    reason = "draining"
 
 
 class WorkerLost(ServiceUnavailable):
     """The worker process ended in the middle of the job."""
 
     code = "worker_lost"
+    reason, default_retry = "", 1.0
 
 
 class OutOfMemory(ServiceUnavailable):
     code = "out_of_memory"
+    reason = "out_of_memory"
 
 
 _BY_KIND: dict[str, type[ApiError]] = {
@@ -149,5 +209,20 @@ def from_failure(failure: Failed) -> ApiError:
     kind = _BY_KIND.get(failure.kind)
     if kind is None:
         return ApiError("The model failed on this request. The server's log has the details under this request id.")
-    retry = 5.0 if issubclass(kind, ServiceUnavailable) else None
-    return kind(failure.message, param=failure.param, code=failure.code, retry_after=retry)
+    return kind(failure.message, param=failure.param, code=failure.code)
+
+
+def internal_error() -> ApiError:
+    """What a client sees of a defect of ours: no trace, no text of the exception."""
+    return ApiError("The server failed on this request. Its log has the details under this request id.")
+
+
+def from_http_exception(error: HTTPException) -> ApiError:
+    """The same answer in our envelope for what Starlette or FastAPI raise themselves."""
+    if error.status_code == 404:
+        return NotFound("Resource not found.")
+    if error.status_code == 405:
+        return MethodNotAllowed("This method is not allowed here.", headers=error.headers)
+    answer = InvalidRequest(str(error.detail)) if error.status_code < 500 else internal_error()
+    answer.status = error.status_code
+    return answer

@@ -1,16 +1,20 @@
-"""What the user can set: environment SPEECH_GATEWAY_* over gateway.toml over the defaults here.
+"""What the user can set: names, defaults and descriptions of the whole configuration.
 
-Owns names, defaults and validation of the configuration. Knows nothing of what the values do. Every field's description
-is what docs/configuration.md prints, so it is written for users.
+Knows nothing of what the values do, nor of where they come from: `app/configuration.py` reads file and environment. Every
+field's description is what docs/configuration.md prints, so it is written for users.
 """
 
 from __future__ import annotations
 
+import ipaddress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the text names the file or variable, the table and the key."""
 
 
 class _Table(BaseModel):
@@ -25,29 +29,54 @@ class ApiKey(_Table):
 
 
 class ServerSettings(_Table):
-    host: str = Field("127.0.0.1", description="Address to listen on; another than loopback needs api_keys.")
-    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    api_keys: list[ApiKey] = Field(default_factory=list, description="Accepted keys; empty: any non-empty key is accepted.")
-    admin_key: SecretStr | None = Field(
-        None, description="Key for control routes; unset: they accept any valid key, from loopback clients only."
+    host: str = Field(
+        default="127.0.0.1", description="Address to listen on; beyond loopback it needs api_keys or open_to_network."
     )
-    drain_seconds: float = Field(30.0, ge=0, description="Seconds that running requests get at shutdown.")
-    api_versions: list[str] = Field(default_factory=list, description="Further api-version values to accept.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    api_keys: list[ApiKey] = Field(
+        default_factory=list[ApiKey], description="Accepted keys; empty: any non-empty key is accepted."
+    )
+    open_to_network: bool = Field(default=False, description="Listen beyond loopback although any key is accepted.")
+    admin_key: SecretStr | None = Field(
+        default=None, description="Key for control routes; unset: they accept any valid key, from loopback clients only."
+    )
+    drain_seconds: float = Field(default=30.0, ge=0, description="Seconds that running requests get at shutdown.")
+    api_versions: list[str] = Field(default_factory=list[str], description="Further api-version values to accept.")
+    allowed_hosts: list[str] = Field(
+        default_factory=list[str],
+        description="Further Host names to answer to when listening on loopback (a guard against DNS rebinding).",
+    )
+    cors_origins: list[str] = Field(
+        default_factory=list[str], description='Web pages that may call the API, such as "https://chat.example"; "*" = all.'
+    )
+    open_listings: bool = Field(
+        default=False, description="Answer /audio/models and /audio/voices without a key, as Open WebUI asks for them."
+    )
+
+    @model_validator(mode="after")
+    def _keys_beyond_loopback(self) -> Self:
+        if not (is_loopback(self.host) or self.api_keys or self.open_to_network):
+            raise ValueError(
+                f"host {self.host!r} can be reached from other machines, but any key would be accepted; "
+                "set api_keys, or open_to_network = true if that is meant"
+            )
+        return self
 
 
 class LimitSettings(_Table):
-    body_bytes: int = Field(26_214_400, gt=0, description="Largest request body, bytes (413).")
-    audio_seconds: float = Field(7200.0, gt=0, description="Longest audio of one request, seconds (400).")
-    decoded_bytes: int = Field(1_073_741_824, gt=0, description="Most memory that decoding one upload may fill, bytes (400).")
-    upload_seconds: float = Field(120.0, gt=0, description="Longest time an upload may take, seconds (408).")
-    form_fields: int = Field(1000, gt=0, description="Most fields of one form (400).")
-    queue_seconds: float = Field(120.0, gt=0, description="Longest predicted wait that is accepted, seconds (429).")
-    queue_jobs: int = Field(64, gt=0, description="Most requests waiting for one deployment (429).")
+    body_bytes: int = Field(default=26_214_400, gt=0, description="Largest request body, bytes (413).")
+    audio_seconds: float = Field(default=7200.0, gt=0, description="Longest audio of one request, seconds (400).")
+    decoded_bytes: int = Field(default=1_073_741_824, gt=0, description="Most memory one decoded upload may fill, bytes (400).")
+    upload_seconds: float = Field(default=120.0, gt=0, description="Longest time an upload may take, seconds (408).")
+    form_fields: int = Field(default=1000, gt=0, description="Most fields of one form (400).")
+    queue_seconds: float = Field(default=120.0, gt=0, description="Longest predicted wait that is accepted, seconds (429).")
+    queue_jobs: int = Field(default=64, gt=0, description="Most requests waiting for one deployment (429).")
 
 
 class DeviceSettings(_Table):
     memory_budget: Literal["auto"] | dict[str, str | int] = Field(
-        "auto", description='Memory the models may use: "auto", or per device such as { "cuda:0" = "14GiB", cpu = "8GiB" }.'
+        default="auto",
+        description='Memory for models: "auto", or per device such as { "cuda:0" = "14GiB", cpu = "8GiB" }.',
     )
 
 
@@ -56,39 +85,53 @@ class DeploymentSettings(BaseModel):
 
     model_config = ConfigDict(extra="allow", protected_namespaces=())
 
-    backend: str = Field(description="whisper | diffa | llasa | csm | espeak | pocketsphinx | fake")
-    model: str = Field("", description="Hub id, or a folder; empty: the backend's default.")
-    engine: str = Field("auto", description="One of the backend's engines.")
-    device: str = Field("auto", description="cuda:0, directml:0, mps, xpu, cpu, or auto.")
-    dtype: str = Field("auto", description="float32, bfloat16, float16, int8, or auto.")
+    backend: str = Field(
+        default="",
+        description="whisper | diffa | llasa | csm | espeak | pocketsphinx | fake; built-in deployments have theirs.",
+    )
+    model: str = Field(default="", description="Hub id, or a folder; empty: the backend's default.")
+    engine: str = Field(default="auto", description="One of the backend's engines.")
+    device: str = Field(default="auto", description="cuda:0, directml:0, mps, xpu, cpu, or auto.")
+    dtype: str = Field(default="auto", description="float32, bfloat16, float16, int8, or auto.")
     keep_alive: float = Field(
-        600, ge=-1, description="Seconds a loaded model stays without work; 0 = unload at once, -1 = never."
+        default=600, ge=-1, description="Seconds a loaded model stays without work; 0 = unload at once, -1 = never."
     )
-    preload: bool = Field(False, description="Load at start.")
-    auto_pull: bool = Field(True, description="Fetch missing weights in the background at start, unless offline.")
+    preload: bool = Field(default=False, description="Load at start.")
+    auto_pull: bool = Field(default=True, description="Fetch missing weights in the background at start, unless offline.")
     fallback: str = Field(
-        "", description="Another deployment that answers while this one cannot; named in every answer it gives."
+        default="", description="Another deployment that answers while this one cannot; named in every answer it gives."
     )
-    python: str = Field("", description="Another interpreter for this worker.")
+    python: str = Field(default="", description="Another interpreter for this worker.")
     voices: dict[str, str] = Field(default_factory=dict, description="Voice name in requests -> voice of the backend.")
-    audio_deployment: str = Field("", description="Chat deployments: the speech deployment that speaks their answers.")
-    revision: str = Field("", description="Hub revision (commit or tag) of the weights; empty: the newest.")
+    audio_deployment: str = Field(default="", description="Chat deployments: the speech deployment that speaks their answers.")
+    revision: str = Field(default="", description="Hub revision (commit or tag) of the weights; empty: the newest.")
 
 
-class Settings(BaseSettings):
+class Settings(_Table):
     """The whole configuration."""
-
-    model_config = SettingsConfigDict(env_prefix="SPEECH_GATEWAY_", env_nested_delimiter="__", extra="forbid")
 
     server: ServerSettings = Field(default_factory=ServerSettings)
     limits: LimitSettings = Field(default_factory=LimitSettings)
     devices: DeviceSettings = Field(default_factory=DeviceSettings)
-    deployments: dict[str, DeploymentSettings] = Field(default_factory=dict)
-    aliases: dict[str, str] = Field(default_factory=dict)
-    models_dir: Path = Field(Path("models"), description="Folder that holds weights and voices.")
-    offline: bool = Field(False, description="Never reach for a model hub.")
+    deployments: dict[str, DeploymentSettings] = Field(default_factory=dict[str, DeploymentSettings])
+    aliases: dict[str, str] = Field(default_factory=dict[str, str])
+    models_dir: Path = Field(default=Path("models"), description="Folder that holds weights and voices.")
+    offline: bool = Field(default=False, description="Never reach for a model hub.")
+
+
+def is_loopback(host: str) -> bool:
+    """Only programs on this machine can reach the address."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
-    """Settings from `config` (default: ./gateway.toml if present), the environment, and `overrides` on top."""
-    raise RuntimeError("written by the owner of this file")
+    """Settings from `config` (default: ./gateway.toml if present), the environment over it, and `overrides` on top.
+
+    overrides: tables as dicts (server={"port": 8123}) or with "__" (server__port=8123); None = not set. Raises ConfigError.
+    """
+    from app.configuration import read
+
+    return read(config, overrides)

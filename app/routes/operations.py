@@ -1,0 +1,125 @@
+"""What an operation of the API is, and how a raw path names one under each URL scheme.
+
+Owns the four schemes of Azure and OpenAI and the lenient forms around them. Knows no handler's business. Paths are matched
+before percent-decoding, because a deployment name may hold "/" (as %2F) and Starlette decodes before it routes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import unquote
+
+from starlette.types import ASGIApp
+
+from backends.interface import Task
+
+if TYPE_CHECKING:
+    from app.routes.common import Call
+
+Access = Literal["key", "public", "admin"]
+Handler = Callable[["Call"], Awaitable[ASGIApp]]
+
+JSON = "application/json"
+FORM = "multipart/form-data"
+
+
+class Scheme(StrEnum):
+    """How a URL is built; the value is a label for logs."""
+
+    AZURE = "azure"  # /openai/deployments/{deployment}/{operation}?api-version=
+    RESOURCE = "azure-resource"  # /openai/{operation}?api-version=
+    AZURE_V1 = "azure-v1"  # /openai/v1/{operation}
+    OPENAI = "openai"  # /v1/{operation}
+    LOCAL = "local"  # /health and the like, which no cloud service has
+
+    @property
+    def dated(self) -> bool:
+        """The api-version query is mandatory."""
+        return self in (Scheme.AZURE, Scheme.RESOURCE)
+
+
+MODEL_SCHEMES = frozenset({Scheme.AZURE, Scheme.AZURE_V1, Scheme.OPENAI})
+LISTING_SCHEMES = MODEL_SCHEMES | {Scheme.RESOURCE}
+_PREFIXES: tuple[tuple[tuple[str, ...], Scheme], ...] = (
+    (("openai", "v1"), Scheme.AZURE_V1),
+    (("openai",), Scheme.RESOURCE),
+    (("v1",), Scheme.OPENAI),
+    ((), Scheme.LOCAL),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One thing a client can ask for, declared once for all schemes.
+
+    path: below the scheme's prefix; a last segment "{name}" takes the rest of the path, slashes included;
+    handler: returns an ASGI app, usually a Response, that sends the answer; consumes: accepted content types;
+    doc: its OpenAPI operation object, without what the table knows itself.
+    """
+
+    path: str
+    method: str
+    handler: Handler
+    task: Task | None = None
+    access: Access = "key"
+    schemes: frozenset[Scheme] = MODEL_SCHEMES
+    consumes: tuple[str, ...] = ()
+    doc: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A path that exists. operations: by method; deployment: named by the path; parameter: the {..} segment's text."""
+
+    path: str
+    scheme: Scheme
+    operations: Mapping[str, Operation]
+    deployment: str | None = None
+    parameter: str = ""
+
+
+class Table:
+    """All operations, found by raw path."""
+
+    def __init__(self, operations: Iterable[Operation]) -> None:
+        self.operations = tuple(operations)
+        self._fixed: dict[tuple[Scheme, str], dict[str, Operation]] = {}
+        self._open: dict[tuple[Scheme, str], dict[str, Operation]] = {}
+        for operation in self.operations:
+            head, _, last = operation.path.rpartition("/")
+            wanted, key = (self._open, head) if last.startswith("{") else (self._fixed, operation.path)
+            for scheme in operation.schemes:
+                wanted.setdefault((scheme, key), {})[operation.method] = operation
+
+    def match(self, raw_path: str) -> Match | None:
+        """None: nothing is served there. Leading and trailing slashes do not count."""
+        parts = tuple(raw_path.strip("/").split("/"))
+        for prefix, scheme in _PREFIXES:
+            if parts[: len(prefix)] == prefix:
+                rest = parts[len(prefix) :]
+                return self._find(scheme, rest) or self._find_in_deployment(scheme, rest)
+        return None
+
+    def _find(self, scheme: Scheme, rest: tuple[str, ...], deployment: str | None = None) -> Match | None:
+        path = "/".join(rest)
+        if operations := self._fixed.get((scheme, path)):
+            return Match(path, scheme, operations, deployment)
+        for cut in range(1, len(rest)):
+            head = "/".join(rest[:cut])
+            if operations := self._open.get((scheme, head)):
+                return Match(f"{head}/*", scheme, operations, deployment, unquote("/".join(rest[cut:])))
+        return None
+
+    def _find_in_deployment(self, scheme: Scheme, rest: tuple[str, ...]) -> Match | None:
+        """deployments/{name}/{operation}; the name may hold slashes, so the operation is sought from the end."""
+        if rest[:1] != ("deployments",) or scheme not in (Scheme.RESOURCE, Scheme.AZURE_V1):
+            return None
+        inner = Scheme.AZURE if scheme is Scheme.RESOURCE else scheme
+        for cut in range(2, len(rest)):
+            operations = self._fixed.get((inner, "/".join(rest[cut:])))
+            if operations:
+                return Match("/".join(rest[cut:]), inner, operations, unquote("/".join(rest[1:cut])))
+        return None
