@@ -1,0 +1,276 @@
+"""The child process of one loaded model: load, warm up, step loop (`python -m backends.worker`).
+
+The main thread makes every call into the backend: it admits waiting jobs up to the batch limit, steps all active jobs
+once, sends their events, retires the finished and looks for cancels. A reader thread feeds it commands, a heartbeat
+thread says that the process lives and whether the main thread makes progress. Knows the contract in
+`backends.interface` and no particular model.
+
+A step that raises must leave its jobs as they were: it is repeated for each of them alone, so that a job that cannot be
+served fails without the others.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from backends import frames
+from backends.interface import Backend, BackendError, Capabilities, Done, Failed, Job, OutOfMemory, Request
+from backends.memory import free_caches, is_out_of_memory, resident_bytes
+from backends.pipes import Inbox, Outbox, take_pipes
+from backends.registry import make_backend
+
+HEARTBEAT_SECONDS = 0.5
+FOOTPRINT_SECONDS = 1.0  # between two looks at the backend's footprint while it works
+
+
+def failure(error: BaseException) -> Failed:
+    """What to report for an exception; anything unplanned is logged with its traceback."""
+    if isinstance(error, BackendError):
+        return error.to_event()
+    traceback.print_exception(error)
+    if is_out_of_memory(error):
+        return OutOfMemory(f"out of memory: {error}").to_event()
+    return Failed("internal", f"{type(error).__name__}: {error}")
+
+
+class Pulse:
+    """What the heartbeat tells, written by the main thread and read by the heartbeat thread."""
+
+    def __init__(self) -> None:
+        self.steps = self.active = self.waiting = self.footprint = 0
+        self.working = False
+
+    @contextmanager
+    def work(self) -> Iterator[None]:
+        """Around every call into the backend: progress is the end of one."""
+        self.working = True
+        try:
+            yield
+        finally:
+            self.steps += 1
+            self.working = False
+
+    def report(self) -> frames.Heartbeat:
+        return frames.Heartbeat(self.steps, self.working, self.active, self.waiting, self.footprint, resident_bytes())
+
+
+class StepLoop:
+    """The jobs of one loaded backend. Every job ends with JobEnded, which says that its slot is free."""
+
+    def __init__(self, backend: Backend, outbox: Outbox, pulse: Pulse, max_batch: int) -> None:
+        self._backend, self._outbox, self._pulse = backend, outbox, pulse
+        self._max_batch = self._limit = max(1, max_batch)
+        self._waiting: deque[tuple[int, Request]] = deque()
+        self._active: dict[int, Job] = {}
+        self._next_look = 0.0
+
+    @property
+    def idle(self) -> bool:
+        return not self._active and not self._waiting
+
+    def limit(self, jobs: int) -> None:
+        self._limit = min(jobs, self._max_batch) if jobs > 0 else self._max_batch
+
+    def add(self, number: int, request: Request) -> None:
+        self._waiting.append((number, request))
+
+    def cancel(self, number: int) -> None:
+        """Free the slot of a job; one that has ended already is no error, the messages crossed."""
+        if number in self._active:
+            self._close(number)
+        elif any(n == number for n, _ in self._waiting):
+            self._waiting = deque(item for item in self._waiting if item[0] != number)
+            self._outbox.send(frames.JobEnded(number))
+
+    def turn(self) -> None:
+        """Admit, step once, retire."""
+        while self._waiting and len(self._active) < self._limit:
+            self._admit(*self._waiting.popleft())
+        if self._active:
+            self._step()
+        self._look()
+
+    def look_now(self) -> None:
+        """Ask the backend what it holds."""
+        self._next_look = 0.0
+        self._look()
+
+    def _look(self) -> None:
+        self._pulse.active, self._pulse.waiting = len(self._active), len(self._waiting)
+        if time.monotonic() >= self._next_look:
+            self._pulse.footprint = self._backend.footprint()
+            self._next_look = time.monotonic() + FOOTPRINT_SECONDS
+
+    def _admit(self, number: int, request: Request) -> None:
+        self._pulse.active = len(self._active) + 1
+        try:
+            job = self._start(request)
+        except Exception as error:
+            self._outbox.send(frames.JobEvent(number, failure(error)))
+            self._outbox.send(frames.JobEnded(number))
+            return
+        self._active[number] = job
+        self._outbox.send(frames.JobStarted(number))
+
+    def _start(self, request: Request) -> Job:
+        try:
+            with self._pulse.work():
+                return self._backend.start(request)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        free_caches()
+        with self._pulse.work():
+            return self._backend.start(request)
+
+    def _step(self) -> None:
+        numbers = list(self._active)
+        try:
+            self._step_together(numbers)
+        except Exception as error:
+            self._step_apart(numbers, error)
+
+    def _step_together(self, numbers: Sequence[int]) -> None:
+        jobs = [self._active[number] for number in numbers]
+        names = {id(job): number for job, number in zip(jobs, numbers, strict=True)}
+        over: list[tuple[int, Done | Failed]] = []
+        try:
+            with self._pulse.work():
+                for job, event in self._backend.step(jobs):
+                    if isinstance(event, Done | Failed):
+                        over.append((names[id(job)], event))
+                    else:
+                        self._outbox.send(frames.JobEvent(names[id(job)], event))
+        finally:
+            for number, last in over:
+                self._close(number, last)
+
+    def _step_apart(self, numbers: Sequence[int], error: Exception) -> None:
+        """After a failed step: repeat it job by job, so that only the job that cannot be served fails."""
+        out_of_memory = is_out_of_memory(error)
+        if out_of_memory:
+            free_caches()
+        left = [number for number in numbers if number in self._active]
+        if len(left) == 1 and not out_of_memory:
+            self._close(left[0], failure(error))
+            return
+        for number in left:
+            try:
+                self._step_together([number])
+            except Exception as alone:
+                self._close(number, failure(alone))
+                free_caches()
+
+    def _close(self, number: int, last: Done | Failed | None = None) -> None:
+        """Free the slot before its last event goes out: whoever reads that event may delete the job's files."""
+        job = self._active.pop(number)
+        try:
+            with self._pulse.work():
+                self._backend.close(job)
+        except Exception as error:
+            traceback.print_exception(error)
+        del job
+        if last is not None:
+            self._outbox.send(frames.JobEvent(number, last))
+        self._outbox.send(frames.JobEnded(number))
+
+
+def warm_up(backend: Backend, pulse: Pulse) -> None:
+    """Run the canary through the whole path. Raises what it raises, a BackendError for a Failed event."""
+    with pulse.work():
+        job = backend.start(backend.canary())
+    try:
+        while True:
+            with pulse.work():
+                events = [event for _, event in backend.step([job])]
+            for event in events:
+                if isinstance(event, Done):
+                    return
+                if isinstance(event, Failed):
+                    raise _as_error(event)
+    finally:
+        backend.close(job)
+
+
+def _as_error(event: Failed) -> BackendError:
+    error = BackendError(event.message, param=event.param, code=event.code)
+    error.kind = event.kind  # type: ignore[misc]  # the kind of this one error, not of the class
+    return error
+
+
+def load(command: frames.LoadModel, pulse: Pulse) -> tuple[Backend, Capabilities, float, float]:
+    """Build the backend, load its weights, warm it up. Returns also the seconds that loading and warming took."""
+    began = time.perf_counter()
+    with pulse.work():
+        backend = make_backend(command.backend)
+        capabilities = backend.load(command.model, command.placement)
+    loaded = time.perf_counter()
+    warm_up(backend, pulse)
+    return backend, capabilities, loaded - began, time.perf_counter() - loaded
+
+
+def serve(loop: StepLoop, backend: Backend, inbox: Inbox, outbox: Outbox) -> None:
+    """Until the gateway says stop or is gone."""
+    while True:
+        while loop.idle or not inbox.queue.empty():
+            command = inbox.queue.get()
+            if command is None or isinstance(command, frames.Stop):
+                return
+            _obey(command, loop, backend)
+        loop.turn()
+
+
+def _obey(command: frames.Message, loop: StepLoop, backend: Backend) -> None:
+    match command:
+        case frames.StartJob(number, request):
+            loop.add(number, request)
+        case frames.StartCanary(number):
+            loop.add(number, backend.canary())
+        case frames.CancelJob(number):
+            loop.cancel(number)
+        case frames.LimitBatch(jobs):
+            loop.limit(jobs)
+        case _:
+            print(f"unexpected command {type(command).__name__}", file=sys.stderr)
+
+
+def _beat(pulse: Pulse, outbox: Outbox) -> None:
+    while True:
+        outbox.send(pulse.report())
+        time.sleep(HEARTBEAT_SECONDS)
+
+
+def main() -> int:
+    """The life of the process; exit status 1 if the model could not be loaded."""
+    commands, reports = take_pipes()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is for the gateway, which drains its workers
+    outbox, pulse = Outbox(reports), Pulse()
+    inbox = Inbox(commands, outbox)
+    inbox.start()
+    first = inbox.queue.get()
+    if not isinstance(first, frames.LoadModel):
+        return 0
+    threading.Thread(target=_beat, args=(pulse, outbox), name="heartbeat", daemon=True).start()
+    try:
+        backend, capabilities, load_seconds, warm_seconds = load(first, pulse)
+    except Exception as error:
+        outbox.send(frames.LoadFailed(failure(error)))
+        return 1
+    loop = StepLoop(backend, outbox, pulse, capabilities.max_batch)
+    loop.limit(first.batch_limit)
+    loop.look_now()
+    outbox.send(pulse.report())
+    outbox.send(frames.Loaded(capabilities, load_seconds, warm_seconds))
+    serve(loop, backend, inbox, outbox)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
