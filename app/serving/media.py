@@ -49,11 +49,8 @@ class Decoded:
     def close(self) -> None:
         """Delete the file. `samples` must not be used after this."""
         self.samples = np.zeros(0, np.float32)
-        if self.path is not None:
-            # A map that somebody still holds keeps the file alive on Windows; the pool's folder goes at close.
-            with contextlib.suppress(OSError):
-                self.path.unlink(missing_ok=True)
-            self.path = None
+        _forget(self.path)
+        self.path = None
 
     def __enter__(self) -> Decoded:
         return self
@@ -87,10 +84,11 @@ class _Worker:
         return self.pid is None or self._jobs >= _JOBS_PER_WORKER
 
     async def start(self) -> asyncio.subprocess.Process:
-        """The process, started if need be."""
-        if self.process is None:
+        """The process, started if there is none, or only a dead one."""
+        if self.pid is None:
+            await self.stop()
             self._ready, self._jobs = False, 0
-            self.process = await asyncio.create_subprocess_exec(
+            self.process = process = await asyncio.create_subprocess_exec(
                 *_COMMAND,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -99,7 +97,8 @@ class _Worker:
                 limit=4 * _SLICE,
                 **_own_process_group(),
             )
-        return self.process
+            return process
+        return cast(asyncio.subprocess.Process, self.process)
 
     async def ask(self, job: DecodeJob, data: bytes) -> tuple[Decoding, bytes]:
         """Raises _WorkerGone if the process ends before its answer is complete."""
@@ -162,7 +161,7 @@ class MediaPool:
         self._waiting = 0
         self._names = itertools.count()
         self._background: set[asyncio.Task[None]] = set()
-        self._folder: Path | None = None
+        self.folder: Path | None = None
 
     @property
     def pids(self) -> list[int]:
@@ -171,13 +170,13 @@ class MediaPool:
 
     async def start(self) -> None:
         """Make the folder for long audio and start the workers in the background."""
-        self._folder = Path(tempfile.mkdtemp(prefix="speech-gateway-media-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="speech-gateway-media-"))
         for worker in self._workers:
             self._renew(worker)
 
     async def close(self) -> None:
         """End all workers, running ones included, and delete every temporary file."""
-        folder, self._folder = self._folder, None
+        folder, self.folder = self.folder, None
         for task in list(self._background):
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
@@ -194,9 +193,9 @@ class MediaPool:
         """
         if not data:
             raise InvalidRequest("The audio is empty.", param=param, code="audio_too_short")
-        if self._folder is None:
+        if self.folder is None:
             raise ServiceUnavailable("The server is not decoding audio now.", retry_after=5)
-        output = self._folder / f"{next(self._names)}.f32"
+        output = self.folder / f"{next(self._names)}.f32"
         longest = self._limits.audio_seconds if max_seconds is None else min(max_seconds, self._limits.audio_seconds)
         job = DecodeJob(rate, str(output), longest, self._limits.decoded_bytes, int(self._wall_seconds) + 1)
         try:
@@ -205,7 +204,7 @@ class MediaPool:
                 raise InvalidRequest(answer.problem.replace("{formats}", SUPPORTED_FORMATS), param=param)
             return _decoded(answer, payload, output)
         except InvalidRequest:
-            output.unlink(missing_ok=True)
+            _forget(output)
             raise
 
     async def _on_a_worker(self, job: DecodeJob, data: bytes, param: str) -> tuple[Decoding, bytes]:
@@ -240,12 +239,18 @@ class MediaPool:
 
     async def _replace(self, worker: _Worker, leftover: Path | None) -> None:
         await worker.stop()
-        if leftover is not None:
-            leftover.unlink(missing_ok=True)
-        if self._folder is not None:
+        _forget(leftover)
+        if self.folder is not None:
             with contextlib.suppress(OSError):  # no process now: the next request tries again and reports it
                 await worker.start()
             self._free.put_nowait(worker)
+
+
+def _forget(path: Path | None) -> None:
+    """Delete a temporary file. On Windows a map that somebody still holds keeps it; then it goes with the pool's folder."""
+    if path is not None:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def _decoded(answer: Decoding, payload: bytes, output: Path) -> Decoded:

@@ -1,0 +1,170 @@
+"""The media pool with real worker processes: answers, refusals, kills, limits, clean-up."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app.errors import ApiError, InvalidRequest, Overloaded, ServiceUnavailable
+from app.serving.media import MediaPool
+from app.settings import LimitSettings
+from tests.support.audio_files import by_av, by_soundfile, tone
+
+LIMITS = LimitSettings.model_validate({"audio_seconds": 3600, "decoded_bytes": 1 << 30})
+WAV = by_soundfile(tone(24_000, 1.0), 24_000, "WAV", "PCM_16")
+# Twenty minutes of noise: seconds of decoding, long enough to be caught in the middle.
+SLOW = by_soundfile(np.tile(tone(48_000, 10.0), (120, 1)), 48_000, "FLAC", "PCM_16")
+
+
+@pytest.fixture
+async def pool() -> AsyncIterator[MediaPool]:
+    pool = MediaPool(LIMITS, workers=1, queue=2, wall_seconds=60)
+    await pool.start()
+    yield pool
+    await pool.close()
+
+
+async def started_slow(pool: MediaPool) -> asyncio.Task[object]:
+    """A decoding that is under way: its worker has begun to write samples."""
+    await pool.decode(WAV, rate=16_000)
+    task: asyncio.Task[object] = asyncio.create_task(pool.decode(SLOW, rate=16_000))
+    while not (pool.folder and list(pool.folder.iterdir())):
+        await asyncio.sleep(0.01)
+        assert not task.done()
+    return task
+
+
+async def test_short_audio_comes_back_without_a_file(pool: MediaPool) -> None:
+    with await pool.decode(WAV, rate=16_000) as decoded:
+        assert decoded.samples.dtype == np.float32
+        assert decoded.samples.shape == (16_000,)
+        assert (decoded.duration, decoded.source_rate, decoded.channels, decoded.container) == (1.0, 24_000, 1, "wav")
+        assert decoded.path is None
+
+
+async def test_long_audio_is_a_map_of_a_file_that_goes_with_it(pool: MediaPool) -> None:
+    mp4 = by_av(tone(44_100, 60.0), 44_100, "mp4", "aac")
+    with await pool.decode(mp4, rate=16_000) as decoded:
+        path = decoded.path
+        assert path is not None
+        assert path.stat().st_size == 4 * len(decoded.samples)
+        assert isinstance(decoded.samples, np.memmap)
+        assert not decoded.samples.flags.writeable
+        assert len(decoded.samples) == pytest.approx(60 * 16_000, rel=0.001)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(("data", "code"), [(b"", "audio_too_short"), (b"just text" * 50, "invalid_value")])
+async def test_bad_data_names_the_parameter(pool: MediaPool, data: bytes, code: str) -> None:
+    with pytest.raises(InvalidRequest) as error:
+        await pool.decode(data, rate=16_000, param="messages")
+    assert (error.value.param, error.value.code) == ("messages", code)
+
+
+async def test_the_refusal_lists_what_is_supported(pool: MediaPool) -> None:
+    with pytest.raises(InvalidRequest, match="flac, m4a, mp3, mp4, mpeg, mpga, oga, ogg, wav, webm"):
+        await pool.decode(b"just text" * 50, rate=16_000)
+
+
+async def test_a_tighter_cap_for_one_call(pool: MediaPool) -> None:
+    with pytest.raises(InvalidRequest, match=r"limit of 0\.5 seconds"):
+        await pool.decode(WAV, rate=16_000, max_seconds=0.5)
+
+
+async def test_a_refused_long_file_leaves_nothing_behind(pool: MediaPool) -> None:
+    with pytest.raises(InvalidRequest, match="longer"):
+        await pool.decode(SLOW, rate=16_000, max_seconds=100)
+    assert pool.folder is not None
+    assert not list(pool.folder.iterdir())
+
+
+async def test_a_killed_worker_costs_one_request(pool: MediaPool) -> None:
+    task = await started_slow(pool)
+    os.kill(pool.pids[0], 9)
+    with pytest.raises(ServiceUnavailable) as error:
+        await task
+    assert error.value.retry_after
+    assert (await pool.decode(WAV, rate=16_000)).duration == 1.0
+    assert pool.folder is not None
+    assert not list(pool.folder.iterdir())
+
+
+async def test_a_worker_killed_between_requests_costs_nothing(pool: MediaPool) -> None:
+    await pool.decode(WAV, rate=16_000)
+    os.kill(pool.pids[0], 9)
+    await asyncio.sleep(0.2)
+    assert not pool.pids
+    assert (await pool.decode(WAV, rate=16_000)).duration == 1.0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+async def test_a_crashing_decoder_is_the_files_fault(pool: MediaPool) -> None:
+    task = await started_slow(pool)
+    os.kill(pool.pids[0], 11)
+    with pytest.raises(InvalidRequest, match="could not be decoded"):
+        await task
+    assert (await pool.decode(WAV, rate=16_000)).duration == 1.0
+
+
+async def test_cancelling_ends_the_decoder(pool: MediaPool) -> None:
+    task = await started_slow(pool)
+    (pid,) = pool.pids
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (await pool.decode(WAV, rate=16_000)).duration == 1.0  # the place was given back
+    assert pid not in pool.pids
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+async def test_a_decoding_that_takes_too_long_is_ended() -> None:
+    pool = MediaPool(LIMITS, workers=1, wall_seconds=0.05)
+    await pool.start()
+    with pytest.raises(InvalidRequest, match="too long to decode"):
+        await pool.decode(SLOW, rate=16_000)
+    await pool.close()
+
+
+def address_space_limit(pid: int) -> int:
+    """Bytes; raises where there is none."""
+    limits = Path(f"/proc/{pid}/limits").read_text(encoding="ascii").splitlines()
+    return int(next(line for line in limits if line.startswith("Max address space")).split()[3])
+
+
+async def test_only_so_many_may_wait(pool: MediaPool) -> None:
+    tasks = [asyncio.create_task(pool.decode(WAV, rate=16_000)) for _ in range(6)]
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+    refused = [answer for answer in answers if isinstance(answer, Overloaded)]
+    assert refused
+    assert all(error.retry_after for error in refused)
+    assert len(refused) + sum(not isinstance(answer, ApiError) for answer in answers) == 6
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the address space is limited on Linux only")
+async def test_memory_is_limited(pool: MediaPool) -> None:
+    await pool.decode(WAV, rate=16_000)
+    (pid,) = pool.pids
+    assert address_space_limit(pid) < 8 << 30
+
+
+async def test_closing_ends_processes_and_deletes_files() -> None:
+    pool = MediaPool(LIMITS, workers=2)
+    await pool.start()
+    await pool.decode(SLOW, rate=8_000)
+    folder, pids = pool.folder, pool.pids
+    assert folder is not None
+    assert list(folder.iterdir())
+    await pool.close()
+    assert not folder.exists()
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+    with pytest.raises(ServiceUnavailable):
+        await pool.decode(WAV, rate=16_000)
