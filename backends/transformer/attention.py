@@ -1,0 +1,244 @@
+"""Who looks at whom: the static key/value cache with its slots, and one small view per pattern of attention.
+
+A view is handed to the model with the rows to compute. It says at which positions the rows stand, stores their keys and
+values, and attends over the *used* length only. Patterns:
+
+- `Whole`: no cache; all rows see all rows (or their past).
+- `Span`: consecutive rows of some slots; a prompt's prefill, or a block of a bidirectional sequence computed anew.
+- `Rewrite`: rows at arbitrary positions of a bidirectional sequence, the others being remembered.
+- `Step`: one new row per slot, each at its own position; decoding.
+- `GraphStep`: the same with positions in a device tensor and a fixed length, so that a CUDA graph can hold it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+if TYPE_CHECKING:
+    from backends.transformer.model import TransformerConfig
+
+
+class View(Protocol):
+    """One pattern of attention over rows [batch, time]."""
+
+    def turns(self, table: Tensor) -> Tensor:
+        """The rows' rotations, [batch or 1, time, 1, head_dim / 2], from the table of all positions."""
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """q [batch, time, heads, head_dim], k and v [batch, time, kv_heads, head_dim] -> as q. Stores k and v."""
+
+
+class KVCache:
+    """Keys and values of `slots` independent sequences of at most `length` positions, in one static block.
+
+    k, v: per layer [slots, kv_heads, length, head_dim]. Slots are taken and given back; what a slot holds is
+    overwritten by its next owner, so freeing costs nothing. Lengths are the caller's (they are in its views).
+    """
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        slots: int,
+        length: int | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.slots, self.length = slots, length or config.max_positions
+        shape = (2, config.layers, slots, config.kv_heads, self.length, config.head_dim)
+        self._block = torch.zeros(shape, dtype=dtype, device=device)
+        self.k, self.v = list(self._block[0]), list(self._block[1])
+        self._free = list(range(slots))
+
+    def take(self) -> int:
+        """The lowest free slot. Raises IndexError when none is free."""
+        slot = min(self._free)
+        self._free.remove(slot)
+        return slot
+
+    def give_back(self, slot: int) -> None:
+        if slot in self._free:
+            raise ValueError(f"slot {slot} is already free")
+        self._free.append(slot)
+
+    @property
+    def free(self) -> int:
+        return len(self._free)
+
+    def bytes(self) -> int:
+        return self._block.numel() * self._block.element_size()
+
+    def copy_prefix(self, source: int, target: int, length: int) -> None:
+        """Positions 0..length-1 of one slot into another: a prompt's common prefix computed once."""
+        self._block[:, :, target, :, :length] = self._block[:, :, source, :, :length]
+
+    def saved(self, slot: int, length: int) -> Tensor:
+        """A copy of positions 0..length-1 of a slot, [2, layers, kv_heads, length, head_dim]."""
+        return self._block[:, :, slot, :, :length].clone()
+
+    def restore(self, slot: int, prefix: Tensor) -> None:
+        """Write what `saved` gave into a slot."""
+        self._block[:, :, slot, :, : prefix.shape[3]] = prefix
+
+
+class Whole:
+    """All rows of a batch, nothing remembered. mask: bool, broadcastable to [batch, 1, time, time], True = visible."""
+
+    def __init__(self, rows: int, *, causal: bool, mask: Tensor | None = None) -> None:
+        self._rows, self._causal, self._mask = rows, causal, mask
+        if causal and mask is not None:
+            self._causal, self._mask = False, mask & past(rows, 0, mask.device)
+
+    def turns(self, table: Tensor) -> Tensor:
+        return table[None, : self._rows, None]
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return attention(q, k.transpose(1, 2), v.transpose(1, 2), self._mask, causal=self._causal)
+
+
+class Span:
+    """Rows start..start+rows-1 of the slots first..first+count-1 (batch = count).
+
+    causal: each row sees the positions up to its own. Otherwise all rows see positions 0..length-1 (default: up to the
+    last row), where those outside the span are what the cache remembers.
+    """
+
+    def __init__(
+        self,
+        cache: KVCache,
+        first: int,
+        rows: int,
+        start: int = 0,
+        *,
+        causal: bool,
+        count: int = 1,
+        length: int | None = None,
+    ) -> None:
+        self._slots, self._rows = slice(first, first + count), slice(start, start + rows)
+        self._cache, self._length = cache, length or start + rows
+        if max(self._length, start + rows) > cache.length:
+            raise ValueError(f"{start + rows} positions in a cache of {cache.length}")
+        self._causal = causal and start == 0 and rows > 1
+        self._mask = past(rows, start, cache.k[0].device) if causal and start and rows > 1 else None
+
+    def turns(self, table: Tensor) -> Tensor:
+        return table[None, self._rows, None]
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        keys, values = self._cache.k[layer][self._slots], self._cache.v[layer][self._slots]
+        keys[:, :, self._rows] = k.transpose(1, 2)
+        values[:, :, self._rows] = v.transpose(1, 2)
+        length = self._length
+        return attention(q, keys[:, :, :length], values[:, :, :length], self._mask, causal=self._causal)
+
+
+class Rewrite:
+    """Rows at positions int64 [rows] of the slots first..first+count-1, all seeing positions 0..length-1."""
+
+    def __init__(self, cache: KVCache, first: int, positions: Tensor, length: int, *, count: int = 1) -> None:
+        self._slots, self._positions = slice(first, first + count), positions
+        self._cache, self._length = cache, length
+
+    def turns(self, table: Tensor) -> Tensor:
+        return table[self._positions][None, :, None]
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        keys, values = self._cache.k[layer][self._slots], self._cache.v[layer][self._slots]
+        keys.index_copy_(2, self._positions, k.transpose(1, 2))
+        values.index_copy_(2, self._positions, v.transpose(1, 2))
+        return attention(q, keys[:, :, : self._length], values[:, :, : self._length])
+
+
+class Step:
+    """One new row for each of `slots`, at `positions` (batch = len(slots), time = 1).
+
+    Rows in lockstep on neighbouring slots attend in one call. Otherwise each row attends alone over exactly its own
+    length, so that what it computes does not depend on who else is in the batch.
+    """
+
+    def __init__(self, cache: KVCache, slots: Sequence[int], positions: Sequence[int]) -> None:
+        if max(positions) >= cache.length:
+            raise ValueError(f"position {max(positions)} in a cache of {cache.length}")
+        self._cache, self._positions = cache, list(positions)
+        first, count = slots[0], len(slots)
+        self._together = slice(first, first + count) if _lockstep(slots, positions) else None
+        self._rows = list(zip(slots, positions, strict=True))
+
+    def turns(self, table: Tensor) -> Tensor:
+        if self._together is not None:
+            position = self._positions[0]
+            return table[None, position : position + 1, None]
+        return table[self._positions][:, None, None]
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        keys, values = self._cache.k[layer], self._cache.v[layer]
+        if self._together is not None:
+            return _one_row(keys[self._together], values[self._together], self._positions[0], q, k, v)
+        rows = [
+            _one_row(keys[slot : slot + 1], values[slot : slot + 1], position, q[i : i + 1], k[i : i + 1], v[i : i + 1])
+            for i, (slot, position) in enumerate(self._rows)
+        ]
+        return torch.cat(rows)
+
+
+class GraphStep:
+    """One new row for each of the slots 0..batch-1, at positions int64 [batch] on the device; nothing read on the host.
+
+    Attends over the first `length` positions of the cache (a bucket at least as long as the longest row), masked to each
+    row's own past. Rows of idle slots compute something that nobody reads.
+    """
+
+    def __init__(self, cache: KVCache, positions: Tensor, length: int) -> None:
+        self._cache, self._positions, self._length = cache, positions, length
+        self._slots = torch.arange(len(positions), device=positions.device)
+        columns = torch.arange(length, device=positions.device)
+        self._mask = (columns <= positions[:, None])[:, None, None]
+
+    def turns(self, table: Tensor) -> Tensor:
+        return table.index_select(0, self._positions)[:, None, None]
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        batch, length = len(self._slots), self._length
+        keys, values = self._cache.k[layer], self._cache.v[layer]
+        keys[self._slots, :, self._positions] = k[:, 0]
+        values[self._slots, :, self._positions] = v[:, 0]
+        return _grouped(q, keys[:batch, :, :length], values[:batch, :, :length], self._mask)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, causal: bool = False) -> Tensor:
+    """q [batch, time, heads, D] over k, v [batch, kv_heads, length, D] -> [batch, time, heads, D]."""
+    if q.shape[1] == 1 and mask is None:
+        return _grouped(q, k, v)
+    grouped = q.shape[2] != k.shape[1]
+    out = scaled_dot_product_attention(q.transpose(1, 2), k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
+    return out.transpose(1, 2)
+
+
+def past(rows: int, start: int, device: torch.device | str) -> Tensor:
+    """bool [rows, start + rows]: row i, at position start + i, sees the positions up to its own."""
+    return torch.ones(rows, start + rows, dtype=torch.bool, device=device).tril(start)
+
+
+def _grouped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Attention of one row per sequence, the query heads of a group standing in the time axis of their key head.
+
+    So grouped-query attention needs no copies of keys and values: q [batch, 1, heads, D].
+    """
+    batch, _, heads, width = q.shape
+    groups = q.view(batch, k.shape[1], heads // k.shape[1], width)
+    return scaled_dot_product_attention(groups, k, v, attn_mask=mask).reshape(batch, 1, heads, width)
+
+
+def _one_row(keys: Tensor, values: Tensor, position: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Store one row's k and v at `position` of keys and values [batch, kv_heads, length, D], and attend up to it."""
+    keys[:, :, position] = k[:, 0]
+    values[:, :, position] = v[:, 0]
+    return _grouped(q, keys[:, :, : position + 1], values[:, :, : position + 1])
+
+
+def _lockstep(slots: Sequence[int], positions: Sequence[int]) -> bool:
+    return len(set(positions)) == 1 and list(slots) == list(range(slots[0], slots[0] + len(slots)))

@@ -1,0 +1,172 @@
+"""Tensors from safetensors files by name, one at a time, with the exact key set and shapes demanded.
+
+A tensor that is missing, has another shape or is not needed is an error that names it: a model that runs with
+uninitialised or mixed-up weights gives plausible noise instead of failing. Knows no model; never reads a pickle.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from backends.interface import ModelUnavailable
+
+_NAMED_AT_MOST = 8  # tensors listed in one error message
+
+
+class Checkpoint:
+    """A set of named tensors. `take` remembers what was used, `finish` insists that nothing is left over."""
+
+    def __init__(self, source: str, places: Mapping[str, Callable[[], Tensor]], stack: ExitStack | None = None) -> None:
+        self.source, self._places, self._used = source, dict(places), set[str]()
+        self._stack = stack or ExitStack()
+
+    @classmethod
+    def from_files(cls, files: Sequence[Path]) -> Checkpoint:
+        """All tensors of the files. Raises ModelUnavailable for an unreadable file or a name that occurs twice."""
+        places: dict[str, Callable[[], Tensor]] = {}
+        stack = ExitStack()
+        for file in files:
+            for name, place in _open(file, stack).items():
+                if name in places:
+                    raise ModelUnavailable(f"tensor {name} occurs in more than one file of {file.parent}")
+                places[name] = place
+        return cls(", ".join(sorted({str(file.parent) for file in files})), places, stack)
+
+    @classmethod
+    def from_folder(cls, folder: Path, index: str = "model.safetensors.index.json") -> Checkpoint:
+        """The shards that `index` lists if it is there, else every *.safetensors file of the folder."""
+        return cls.from_files(shards(folder, index))
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], source: str = "memory") -> Checkpoint:
+        return cls(source, {name: partial(_itself, tensor) for name, tensor in tensors.items()})
+
+    @property
+    def names(self) -> frozenset[str]:
+        return frozenset(self._places)
+
+    def under(self, prefix: str) -> Checkpoint:
+        """The tensors whose names start with `prefix`, without it."""
+        places = {name.removeprefix(prefix): place for name, place in self._places.items() if name.startswith(prefix)}
+        return Checkpoint(self.source, places, self._stack)
+
+    def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """The tensor of that name. Raises ModelUnavailable, naming it, if it is missing or has another shape."""
+        if name not in self._places:
+            raise ModelUnavailable(f"the checkpoint in {self.source} lacks tensor {name} {list(shape)}")
+        tensor = self._places[name]()
+        if tuple(tensor.shape) != shape:
+            raise ModelUnavailable(
+                f"tensor {name} in {self.source} has shape {list(tensor.shape)}, the configuration asks for {list(shape)}"
+            )
+        self._used.add(name)
+        return tensor
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor, for dimensions that no configuration tells. Raises ModelUnavailable if it is missing."""
+        self.demand([name])
+        return tuple(self._places[name]().shape)
+
+    def reader(self, rename: Callable[[str], str]) -> Callable[[str, tuple[int, ...]], Tensor]:
+        """`take` under other names: rename maps a canonical name of the model to the checkpoint's."""
+        return lambda name, shape: self.take(rename(name), shape)
+
+    def demand(self, names: Iterable[str]) -> None:
+        """Raise ModelUnavailable naming those of `names` that are missing, all at once."""
+        missing = [name for name in names if name not in self._places]
+        if missing:
+            raise ModelUnavailable(f"the checkpoint in {self.source} lacks {_listed(missing)}")
+
+    def finish(self, ignore: Iterable[str] = ()) -> None:
+        """Raise ModelUnavailable for tensors that were not taken and match none of the regular expressions `ignore`."""
+        patterns = [re.compile(pattern) for pattern in ignore]
+        left = [name for name in sorted(self.names - self._used) if not any(p.fullmatch(name) for p in patterns)]
+        if left:
+            raise ModelUnavailable(f"the checkpoint in {self.source} holds {_listed(left)}, which this model does not have")
+
+    def close(self) -> None:
+        """Close the files (memory maps)."""
+        self._stack.close()
+
+
+def shards(folder: Path, index: str = "model.safetensors.index.json") -> list[Path]:
+    """The weight files of a folder. Raises ModelUnavailable if there are none or one of the index is missing."""
+    if not folder.is_dir():
+        raise ModelUnavailable(f"there is no folder {folder}")
+    listing = folder / index
+    if not listing.is_file():
+        files = sorted(folder.glob("*.safetensors"))
+        if not files:
+            raise ModelUnavailable(f"{folder} holds no *.safetensors file")
+        return files
+    files = [folder / name for name in sorted(set(_weight_map(listing).values()))]
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise ModelUnavailable(f"{folder} lacks the weight file {_listed(missing)}, which {index} lists")
+    return files
+
+
+def llama_names(prefix: str = "model.") -> Callable[[str], str]:
+    """Canonical names to those of transformers' Llama: "layers.0.q" -> "model.layers.0.self_attn.q_proj.weight"."""
+    return renamed(
+        prefix,
+        {
+            "attention_norm": "input_layernorm.weight",
+            "q": "self_attn.q_proj.weight",
+            "k": "self_attn.k_proj.weight",
+            "v": "self_attn.v_proj.weight",
+            "o": "self_attn.o_proj.weight",
+            "mlp_norm": "post_attention_layernorm.weight",
+            "gate": "mlp.gate_proj.weight",
+            "up": "mlp.up_proj.weight",
+            "down": "mlp.down_proj.weight",
+        },
+        norm="norm.weight",
+    )
+
+
+def renamed(prefix: str, parts: Mapping[str, str], norm: str, layers: str = "layers.") -> Callable[[str], str]:
+    """A rename from the names of a layer's nine parts, the final norm, and what stands before a layer's number."""
+
+    def rename(name: str) -> str:
+        if name == "norm":
+            return prefix + norm
+        _, layer, part = name.split(".")
+        return f"{prefix}{layers}{layer}.{parts[part]}"
+
+    return rename
+
+
+def _open(file: Path, stack: ExitStack) -> dict[str, Callable[[], Tensor]]:
+    try:
+        handle: Any = stack.enter_context(safe_open(str(file), "pt"))
+        return {name: partial(handle.get_tensor, name) for name in handle.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ModelUnavailable(f"{file} is not a readable safetensors file: {error}") from error
+
+
+def _itself(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _weight_map(listing: Path) -> dict[str, str]:
+    try:
+        found = json.loads(listing.read_text(encoding="utf-8"))["weight_map"]
+    except (ValueError, KeyError, OSError) as error:
+        raise ModelUnavailable(f"{listing} is not a readable index of weight files: {error}") from error
+    weight_map: dict[str, str] = found
+    return weight_map
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - _NAMED_AT_MOST
+    return ", ".join(names[:_NAMED_AT_MOST]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,153 @@
+"""The Llama-family transformer: embeddings in, normalised hidden states out.
+
+Pre-norm blocks of grouped-query attention with rotary positions and a SwiGLU, as in Llama, CSM's two stacks and LLaDA.
+Whether it is causal, what is remembered and at which positions the rows stand is the business of the view (attention.py).
+Knows no tokens, no audio, no embedding table and no head: those differ between the models built on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from backends.transformer.attention import View
+from backends.transformer.linear import Linear, Precision, make_linear
+from backends.transformer.rope import Rope, interleave, rotate, rotations
+
+Take = Callable[[str, tuple[int, ...]], Tensor]
+"""Gives the tensor of a canonical name, of exactly that shape, or raises an error that names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class TransformerConfig:
+    """layers, width, heads, kv_heads, head_dim; hidden: SwiGLU width; max_positions: rows of the rotation table."""
+
+    layers: int
+    width: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    hidden: int
+    norm_eps: float = 1e-5
+    max_positions: int = 2048
+    rope: Rope = field(default_factory=Rope)
+
+
+def tensor_shapes(config: TransformerConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Canonical name and shape of every tensor of the stack: "layers.0.q", "layers.0.gate", ..., "norm"."""
+    for layer in range(config.layers):
+        for name, shape in _layer_shapes(config).items():
+            yield f"layers.{layer}.{name}", shape
+    yield "norm", (config.width,)
+
+
+def _layer_shapes(config: TransformerConfig) -> dict[str, tuple[int, ...]]:
+    width, queries, keys = config.width, config.heads * config.head_dim, config.kv_heads * config.head_dim
+    return {
+        "attention_norm": (width,),
+        "q": (queries, width),
+        "k": (keys, width),
+        "v": (keys, width),
+        "o": (width, queries),
+        "mlp_norm": (width,),
+        "gate": (config.hidden, width),
+        "up": (config.hidden, width),
+        "down": (width, config.hidden),
+    }
+
+
+class RMSNorm:
+    """x / rms(x) * weight over the last axis; the mean square is computed in float32."""
+
+    __slots__ = ("_eps", "_shape", "weight")
+
+    def __init__(self, weight: Tensor, eps: float) -> None:
+        self.weight, self._eps, self._shape = weight, eps, tuple(weight.shape)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self._shape, self.weight, self._eps)
+
+
+class Block:
+    """One layer. qkv and gate_up are fused matrices: fewer, larger products."""
+
+    __slots__ = ("_config", "_split", "attention_norm", "down", "gate_up", "mlp_norm", "o", "qkv")
+
+    def __init__(self, config: TransformerConfig, tensors: dict[str, Tensor], linear: Callable[[Tensor], Linear]) -> None:
+        self._config = config
+        self._split = (config.heads, config.kv_heads, config.kv_heads)
+        q, k = tensors["q"], tensors["k"]
+        if not config.rope.interleaved:
+            q, k = interleave(q, config.heads), interleave(k, config.kv_heads)
+        self.attention_norm = RMSNorm(tensors["attention_norm"], config.norm_eps)
+        self.mlp_norm = RMSNorm(tensors["mlp_norm"], config.norm_eps)
+        self.qkv = linear(torch.cat([q, k, tensors["v"]]))
+        self.o, self.down = linear(tensors["o"]), linear(tensors["down"])
+        self.gate_up = linear(torch.cat([tensors["gate"], tensors["up"]]))
+
+    def __call__(self, x: Tensor, layer: int, turns: Tensor, view: View) -> Tensor:
+        x = x + self._attention(self.attention_norm(x), layer, turns, view)
+        return x + self._mlp(self.mlp_norm(x))
+
+    def _attention(self, x: Tensor, layer: int, turns: Tensor, view: View) -> Tensor:
+        config = self._config
+        heads = self.qkv(x).view(*x.shape[:-1], -1, config.head_dim)
+        turned = rotate(heads[:, :, : config.heads + config.kv_heads], turns)
+        q, k = turned[:, :, : config.heads], turned[:, :, config.heads :]
+        v = heads[:, :, config.heads + config.kv_heads :]
+        return self.o(view.attend(layer, q, k, v).flatten(-2))
+
+    def _mlp(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up(x).chunk(2, -1)
+        return self.down(F.silu(gate).mul_(up))
+
+    def bytes(self) -> int:
+        return sum(linear.bytes() for linear in (self.qkv, self.o, self.gate_up, self.down))
+
+
+class Transformer:
+    """A stack of blocks and the final norm. Inference only; plain tensors, no autograd, no modules."""
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        take: Take,
+        *,
+        precision: Precision,
+        device: torch.device | str = "cpu",
+        rows: int = 0,
+    ) -> None:
+        """take: where tensors come from (see Checkpoint.reader); rows: pads dense products to a fixed shape (linear.py)."""
+        self.config, self.device, self.dtype = config, torch.device(device), precision.compute
+        self._table = rotations(config.rope, config.head_dim, config.max_positions, device)
+
+        def small(name: str, shape: tuple[int, ...]) -> Tensor:
+            return take(name, shape).to(device, precision.compute, copy=True)
+
+        def linear(weight: Tensor) -> Linear:
+            return make_linear(weight, precision, device, rows)
+
+        self.blocks = [self._block(layer, take, small, linear) for layer in range(config.layers)]
+        self.norm = RMSNorm(small("norm", (config.width,)), config.norm_eps)
+
+    def _block(self, layer: int, take: Take, small: Take, linear: Callable[[Tensor], Linear]) -> Block:
+        shapes = _layer_shapes(self.config)
+        tensors = {name: (small if len(shape) == 1 else take)(f"layers.{layer}.{name}", shape) for name, shape in shapes.items()}
+        return Block(self.config, tensors, linear)
+
+    @torch.inference_mode()
+    def __call__(self, x: Tensor, view: View) -> Tensor:
+        """Hidden states [batch, time, width] after the final norm, for input embeddings x of the same shape."""
+        x = x.to(self.dtype)
+        turns = view.turns(self._table)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, layer, turns, view)
+        return self.norm(x)
+
+    def bytes(self) -> int:
+        """Bytes of the matrices on the device."""
+        return sum(block.bytes() for block in self.blocks)

@@ -1,0 +1,65 @@
+"""Number formats of the matrix products."""
+
+import pytest
+import torch
+
+from backends.interface import InvalidInput
+from backends.transformer import Precision, make_linear, precision
+
+
+def matrix(rows: int, columns: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("shape", [(1, 64), (3, 64), (2, 5, 64)])
+@pytest.mark.parametrize(("kind", "error"), [("float32", 1e-6), ("bfloat16", 0.01), ("int8", 0.02), ("int4", 0.15)])
+def test_products_are_near_the_exact_one(kind: str, error: float, shape: tuple[int, ...]) -> None:
+    weight, x = matrix(48, 64), torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    kept = precision(kind)
+    y = make_linear(weight, kept)(x.to(kept.compute))
+    exact = x @ weight.T
+    assert y.shape == exact.shape
+    assert y.dtype == kept.compute
+    assert (y.float() - exact).abs().max() <= error * exact.abs().max()
+
+
+def test_int8_rows_are_quantised_each_by_itself() -> None:
+    """A row a million times larger beside it takes nothing from a small row's resolution."""
+    linear, x = make_linear(matrix(32, 64), precision("int8")), matrix(3, 64, 2)
+    loud = x.clone()
+    loud[1] *= 1e6
+    assert torch.equal(linear(x)[0], linear(loud)[0])
+    assert torch.equal(linear(x)[2], linear(x[2:])[0])
+
+
+def test_int8_of_a_silent_row_is_zero() -> None:
+    linear = make_linear(matrix(32, 64), precision("int8"))
+    assert torch.equal(linear(torch.zeros(1, 64)), torch.zeros(1, 32))
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16"])
+def test_fixed_rows_make_the_number_of_rows_harmless(kind: str) -> None:
+    kept = precision(kind)
+    linear, x = make_linear(matrix(96, 64), kept, rows=4), matrix(4, 64, 3).to(kept.compute)
+    together = linear(x)
+    for row in range(4):
+        assert torch.equal(linear(x[row : row + 1]), together[row : row + 1])
+    assert linear(matrix(6, 64).to(kept.compute)).shape == (6, 96)
+
+
+def test_tiny_matrices_stay_dense() -> None:
+    weight, x = matrix(8, 4), matrix(1, 4)
+    assert torch.allclose(make_linear(weight, Precision(torch.float32, "int8"))(x), x @ weight.T, atol=1e-6)
+
+
+def test_bytes_are_those_of_the_format() -> None:
+    weight = matrix(64, 128)
+    assert make_linear(weight, precision("float32")).bytes() == 4 * 64 * 128
+    assert make_linear(weight, precision("bfloat16")).bytes() == 2 * 64 * 128
+    assert make_linear(weight, precision("int8")).bytes() == 64 * 128 + 4 * 64
+    assert make_linear(weight, precision("int4")).bytes() < 64 * 128
+
+
+def test_unknown_format_is_an_error() -> None:
+    with pytest.raises(InvalidInput, match="unknown dtype 'int3'"):
+        precision("int3")

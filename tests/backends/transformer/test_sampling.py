@@ -1,0 +1,78 @@
+"""Choosing tokens: the laws of top-k, top-p and temperature, and independence of the batch."""
+
+import pytest
+import torch
+
+from backends.transformer import penalised, pick, request_generator, request_noise
+
+
+def noise_like(logits: torch.Tensor, seed: int = 0) -> torch.Tensor:
+    return request_noise(request_generator(seed), torch.empty_like(logits))
+
+
+def test_temperature_zero_is_greedy_and_takes_the_lowest_of_ties() -> None:
+    logits = torch.tensor([[1.0, 5.0, 5.0, 2.0]])
+    assert pick(logits, noise_like(logits), 0.0, 2).tolist() == [1]
+    assert pick(logits, None).tolist() == [1]
+
+
+def test_is_the_race_of_probabilities_over_noise() -> None:
+    logits = torch.randn(6, 50, generator=torch.Generator().manual_seed(3))
+    noise = noise_like(logits)
+    scaled = logits / 0.9
+    kept = scaled.masked_fill(scaled < scaled.topk(5).values[:, -1:], -torch.inf)
+    assert torch.equal(pick(logits, noise, 0.9, 5), (kept.softmax(-1) / noise).argmax(-1))
+
+
+def test_entries_tied_at_the_cut_all_stay() -> None:
+    logits = torch.tensor([[3.0, 1.0, 1.0, 0.0]])
+    noise = torch.tensor([[1e9, 1e9, 1e-6, 1e9]])
+    assert pick(logits, noise, 1.0, 2).tolist() == [2]
+    assert pick(logits, torch.tensor([[1e9, 1e9, 1e9, 1e-9]]), 1.0, 2).tolist() != [3]
+
+
+@pytest.mark.parametrize("top_k", [0, 4, 100])
+def test_top_k_of_everything(top_k: int) -> None:
+    logits = torch.zeros(1, 4)
+    assert pick(logits, torch.tensor([[1.0, 1.0, 1.0, 1e-9]]), 1.0, top_k).tolist() == [3]
+
+
+def test_top_p_keeps_the_smallest_sufficient_set() -> None:
+    logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]]))
+    race = torch.tensor([[1.0, 1.0, 1e-9, 1e-12]])
+    assert pick(logits, race, 1.0, 0, 0.7).item() == 0 or pick(logits, race, 1.0, 0, 0.7).item() == 1
+    assert pick(logits, race, 1.0, 0, 0.9).item() == 2
+    assert pick(logits, race, 1.0, 0, 0.01).item() == 0
+
+
+def test_frequencies_follow_the_probabilities() -> None:
+    probabilities = torch.tensor([0.6, 0.3, 0.1])
+    logits = probabilities.log().expand(20_000, 3)
+    drawn = pick(logits, noise_like(logits, 7)).bincount(minlength=3) / 20_000
+    assert torch.allclose(drawn, probabilities, atol=0.02)
+
+
+def test_settings_per_row_equal_each_row_alone() -> None:
+    logits = torch.randn(4, 30, generator=torch.Generator().manual_seed(5))
+    noise = noise_like(logits)
+    temperature, top_k = torch.tensor([0.0, 0.5, 1.0, 2.0]), torch.tensor([3, 0, 5, 99])
+    top_p = torch.tensor([1.0, 0.9, 1.0, 0.5])
+    together = pick(logits, noise, temperature, top_k, top_p)
+    for row in range(4):
+        settings = float(temperature[row]), int(top_k[row]), float(top_p[row])
+        assert pick(logits[row], noise[row], *settings) == together[row]
+
+
+def test_seed_gives_the_same_noise_again_and_another_seed_other_noise() -> None:
+    logits = torch.empty(2, 9)
+    assert torch.equal(noise_like(logits, 4), noise_like(logits, 4))
+    assert not torch.equal(noise_like(logits, 4), noise_like(logits, 5))
+    request_generator(-1)
+    request_generator(2**70)
+
+
+def test_repetition_penalty_lowers_what_was_seen() -> None:
+    logits = torch.tensor([[2.0, -2.0, 2.0, -2.0]])
+    seen = torch.tensor([[True, True, False, False]])
+    assert penalised(logits, seen, 2.0).tolist() == [[1.0, -4.0, 2.0, -2.0]]
+    assert penalised(logits, seen, torch.tensor([1.0])).tolist() == logits.tolist()
