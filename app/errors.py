@@ -117,7 +117,8 @@ class UnsupportedContentType(InvalidRequest):
 
 
 class Unauthorized(ApiError):
-    status, code, type = 401, "401", INVALID_REQUEST
+    status, type = 401, INVALID_REQUEST
+    code: str | None = "401"
     reason = "unauthorized"
 
 

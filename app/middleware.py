@@ -1,0 +1,281 @@
+"""What happens around every request: ids, logs, metrics, error bodies, then the checks in the contract's order.
+
+Plain ASGI classes. `Observe` is the outermost; `Guard` is the innermost and runs the operation. Neither knows what an
+operation does. Order of checks: route, key, api-version, deployment, content type, size; the rest is the route's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import uuid
+from collections.abc import Iterator
+from typing import cast
+
+import structlog
+from starlette.datastructures import Headers, QueryParams
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.auth import Keyring
+from app.errors import (
+    ApiError,
+    Draining,
+    MethodNotAllowed,
+    NotFound,
+    UnsupportedContentType,
+    from_http_exception,
+    internal_error,
+)
+from app.routes.common import Call, Gateway, find_deployment, header_text
+from app.routes.operations import Match, Operation, Table
+from app.upload import ClientGone, Upload, never
+from app.versions import check_api_version
+
+log = structlog.get_logger("gateway")
+
+CLIENT_GONE = 499  # the status logs and metrics use for a client that left
+_CONSTANT_HEADERS = [(b"x-ms-region", b"local"), (b"x-content-type-options", b"nosniff")]
+
+
+class Visit:
+    """What the log and the headers say of one request."""
+
+    __slots__ = ("deployment", "owner", "request_id", "route", "started", "status")
+
+    def __init__(self) -> None:
+        self.request_id = str(uuid.uuid4())
+        self.started = time.perf_counter()
+        self.route, self.owner, self.deployment, self.status = "unknown", "", "", 0
+
+    @property
+    def milliseconds(self) -> float:
+        return (time.perf_counter() - self.started) * 1000
+
+
+class Observe:
+    """Gives every answer its headers, every error its body, every request a log line and a count."""
+
+    def __init__(self, app: ASGIApp, gateway: Gateway) -> None:
+        self.app, self.gateway = app, gateway
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        visit = scope["gateway.visit"] = Visit()
+        send = self._with_headers(scope, send, visit)
+        try:
+            await self.app(scope, receive, send)
+        except ClientGone:
+            visit.status = CLIENT_GONE
+            self.gateway.metrics.cancelled_total.inc()
+        except Exception as error:
+            await self._refuse(error, visit, scope, receive, send)
+        finally:
+            self._record(scope, visit)
+
+    async def _refuse(self, error: Exception, visit: Visit, scope: Scope, receive: Receive, send: Send) -> None:
+        answer = _api_error(error)
+        if answer.status >= 500 and not isinstance(error, ApiError):
+            log.error("internal_error", request_id=visit.request_id, route=visit.route, exc_info=error)
+        if answer.reason:
+            self.gateway.metrics.refused_total.labels(answer.reason).inc()
+        if visit.status:  # the answer has begun: only cutting the connection can tell the client
+            log.warning("answer_cut", request_id=visit.request_id, route=visit.route, code=answer.code)
+            return
+        await answer.response()(scope, receive, send)
+
+    def _with_headers(self, scope: Scope, send: Send, visit: Visit) -> Send:
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                visit.status = message["status"]
+                message = {**message, "headers": [*message.get("headers", ()), *self._headers(scope, visit)]}
+            await send(message)
+
+        return with_headers
+
+    def _headers(self, scope: Scope, visit: Visit) -> Iterator[tuple[bytes, bytes]]:
+        request_id = visit.request_id.encode("ascii")
+        yield b"x-request-id", request_id
+        yield b"apim-request-id", request_id
+        yield b"x-ms-client-request-id", _client_request_id(scope) or request_id
+        yield b"openai-processing-ms", b"%d" % round(visit.milliseconds)
+        yield from _CONSTANT_HEADERS
+        yield from scope.get("gateway.cors", ())
+        if self.gateway.draining:
+            yield b"connection", b"close"
+
+    def _record(self, scope: Scope, visit: Visit) -> None:
+        self.gateway.metrics.requests_total.labels(visit.route, str(visit.status)).inc()
+        log.info(
+            "request",
+            request_id=visit.request_id,
+            method=scope["method"],
+            route=visit.route,
+            status=visit.status,
+            ms=round(visit.milliseconds, 1),
+            owner=visit.owner,
+            deployment=visit.deployment,
+        )
+
+
+class Guard:
+    """Runs an operation once key, api-version, deployment, content type and size are right; stops it if the client leaves.
+
+    pages: path prefixes that `app` serves itself, such as a web page that calls the API with a key of its own.
+    """
+
+    def __init__(self, app: ASGIApp, gateway: Gateway, table: Table, pages: tuple[str, ...] = ()) -> None:
+        self.app, self.gateway, self.table, self.pages = app, gateway, table, pages
+        self._keyring = Keyring(gateway.settings.server)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"]
+        if scope["type"] == "lifespan" or any(path == page or path.startswith(f"{page}/") for page in self.pages):
+            await self.app(scope, receive, send)
+        elif scope["type"] == "http":
+            await self._operation(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1008, "reason": "nothing is served here"})
+
+    async def _operation(self, scope: Scope, receive: Receive, send: Send) -> None:
+        visit: Visit = scope["gateway.visit"]
+        headers = Headers(scope=scope)
+        upload = Upload(receive, headers.get("content-length"), headers.get("expect"))
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                match, operation = self._route(scope)
+                visit.route = operation.path
+                if operation.access != "public":
+                    stack.enter_context(self._in_flight())
+                call = self._call(scope, headers, match, operation, stack)
+                visit.owner, visit.deployment = call.owner, call.target or ""
+                call.body = await self._read(upload)
+            except ApiError as error:
+                if not await upload.drain():
+                    error.headers["connection"] = "close"
+                raise
+            await self._run(call, upload, scope, send)
+            visit.deployment = call.deployment.name if call.deployment else visit.deployment
+
+    def _route(self, scope: Scope) -> tuple[Match, Operation]:
+        match = self.table.match((scope.get("raw_path") or scope["path"].encode()).decode("latin-1"))
+        if match is None:
+            raise NotFound("Resource not found.")
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        operation = match.operations.get(method)
+        if operation is None:
+            allowed = ", ".join(sorted(match.operations))
+            raise MethodNotAllowed(f"{method} is not allowed here; allowed: {allowed}.", headers={"allow": allowed})
+        return match, operation
+
+    def _call(self, scope: Scope, headers: Headers, match: Match, operation: Operation, stack: contextlib.AsyncExitStack) -> Call:
+        query = QueryParams(scope["query_string"])
+        owner = ""
+        if operation.access != "public":
+            owner = self._admit(operation, match, headers, query, (scope.get("client") or ("", 0))[0])
+        check_api_version(match.scheme, query.get("api-version"), self.gateway.settings.server.api_versions)
+        if match.deployment is not None:
+            find_deployment(self.gateway.deployments, match.deployment, match.scheme)
+        _check_content_type(operation, headers)
+        return Call(
+            gateway=self.gateway,
+            operation=operation,
+            scheme=match.scheme,
+            request_id=scope["gateway.visit"].request_id,
+            owner=owner,
+            headers=headers,
+            query=query,
+            stack=stack,
+            target=match.deployment,
+            parameter=match.parameter,
+        )
+
+    def _admit(self, operation: Operation, match: Match, headers: Headers, query: QueryParams, client: str) -> str:
+        owner = self._keyring.owner(headers, query, match.scheme)
+        if operation.access == "admin":
+            self._keyring.admit_admin(headers, query, client)
+        if self.gateway.draining and operation.task is not None:
+            raise Draining("The server is shutting down and takes no new work.")
+        return owner
+
+    async def _read(self, upload: Upload) -> bytes:
+        limits = self.gateway.settings.limits
+        return await upload.read(limits.body_bytes, limits.upload_seconds)
+
+    @contextlib.contextmanager
+    def _in_flight(self) -> Iterator[None]:
+        self.gateway.in_flight += 1
+        self.gateway.metrics.requests_in_flight.inc()
+        try:
+            yield
+        finally:
+            self.gateway.in_flight -= 1
+            self.gateway.metrics.requests_in_flight.dec()
+
+    async def _run(self, call: Call, upload: Upload, scope: Scope, send: Send) -> None:
+        """The operation and its answer; ClientGone if the client leaves before the end of it."""
+        task = cast("asyncio.Task[object]", asyncio.current_task())
+        watch = _Watch(upload, task)
+        try:
+            answer = await call.operation.handler(call)
+            await answer(scope, never, watch.sending(send))
+        except asyncio.CancelledError:
+            if watch.client_gone and task.uncancel() == 0:
+                raise ClientGone from None
+            raise
+        finally:
+            watch.end()
+
+
+class _Watch:
+    """Cancels a task when the client leaves before the whole answer was sent."""
+
+    __slots__ = ("_over", "_task", "_watcher", "client_gone")
+
+    def __init__(self, upload: Upload, task: asyncio.Task[object]) -> None:
+        self._over = self.client_gone = False
+        self._task = task
+        self._watcher = asyncio.ensure_future(self._wait(upload))
+
+    async def _wait(self, upload: Upload) -> None:
+        await upload.left()
+        if not self._over:
+            self.client_gone = True
+            self._task.cancel("the client has gone")
+
+    def sending(self, send: Send) -> Send:
+        async def sending(message: Message) -> None:
+            # Set before the server learns that the answer is complete: it reports that as a disconnect too.
+            self._over = message["type"] == "http.response.body" and not message.get("more_body", False)
+            await send(message)
+
+        return sending
+
+    def end(self) -> None:
+        self._over = True
+        self._watcher.cancel()
+
+
+def _check_content_type(operation: Operation, headers: Headers) -> None:
+    given = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if operation.consumes and given not in operation.consumes:
+        wanted = " or ".join(operation.consumes)
+        raise UnsupportedContentType(f"The content type must be {wanted}, not {given or 'missing'!r}.")
+
+
+def _client_request_id(scope: Scope) -> bytes:
+    for name, value in scope["headers"]:
+        if name == b"x-ms-client-request-id":
+            return header_text(value.decode("latin-1"))[:256].encode("ascii")
+    return b""
+
+
+def _api_error(error: Exception) -> ApiError:
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, HTTPException):
+        return from_http_exception(error)
+    return internal_error()

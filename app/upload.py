@@ -1,0 +1,86 @@
+"""One request's body and connection: read it within caps, throw it away politely, notice that the client left.
+
+Owns every use of `receive`. Knows nothing of what the bytes mean; all caps hold before any parser sees them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from starlette.types import Message, Receive
+
+from app.errors import RequestTimeout, TooLarge
+
+DRAIN_BYTES = 32 * 1024 * 1024  # of a refused body that are still read, so that the client sees the answer
+DRAIN_SECONDS = 10.0
+
+
+class ClientGone(Exception):
+    """The client closed its connection before the answer was complete."""
+
+
+class Upload:
+    """The body of one request."""
+
+    __slots__ = ("_announced", "_receive", "complete", "gone", "received", "waits")
+
+    def __init__(self, receive: Receive, content_length: str | None, expect: str | None) -> None:
+        """expect: the Expect header; a client that waits for "100 Continue" has sent nothing yet."""
+        self._receive = receive
+        self._announced = int(content_length) if content_length and content_length.isdigit() else 0
+        self.waits = (expect or "").lower() == "100-continue"
+        self.complete = self.gone = False
+        self.received = 0
+
+    async def read(self, cap: int, seconds: float) -> bytes:
+        """The whole body. Raises TooLarge above `cap` bytes, RequestTimeout after `seconds`, ClientGone."""
+        if self._announced > cap:
+            raise _too_large(cap, self._announced)
+        chunks: list[bytes] = []
+        try:
+            async with asyncio.timeout(seconds):
+                while not self.complete:
+                    chunks.append(await self._next())
+                    if self.received > cap:
+                        raise _too_large(cap, self.received)
+        except TimeoutError:
+            raise RequestTimeout(f"The upload took longer than {seconds:g} seconds.", headers={"connection": "close"}) from None
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    async def drain(self) -> bool:
+        """Throw away what is still coming, within bounds. False: not all of it came."""
+        if self.waits and self.received == 0:
+            return False
+        limit = self.received + DRAIN_BYTES
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_SECONDS):
+                while not self.complete and self.received < limit:
+                    await self._next()
+        return self.complete
+
+    async def left(self) -> None:
+        """Returns when the client has closed the connection (or the server has, after the answer)."""
+        while not self.gone:
+            message = await self._receive()
+            self.gone = message["type"] == "http.disconnect"
+
+    async def _next(self) -> bytes:
+        message: Message = await self._receive()
+        if message["type"] == "http.disconnect":
+            self.gone = True
+            raise ClientGone
+        body: bytes = message.get("body", b"")
+        self.received += len(body)
+        self.complete = not message.get("more_body", False)
+        return body
+
+
+async def never() -> Message:
+    """The `receive` of an answering app: the body is read already, and leaving is the guard's matter."""
+    await asyncio.Event().wait()
+    raise AssertionError("an event that nobody sets")
+
+
+def _too_large(cap: int, size: int) -> TooLarge:
+    return TooLarge(f"The request body is larger than the limit of {cap} bytes ({size} bytes read or announced).")

@@ -1,0 +1,31 @@
+"""Which api-version values are served. Every operation is served under every accepted version."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from app.errors import NotFound
+from app.routes.operations import Scheme
+
+_STABLE = ("2022-12-01", "2023-05-15", "2024-02-01", "2024-06-01", "2024-10-21")
+_PREVIEW = (
+    *("2022-03-01", "2022-06-01", "2023-03-15", "2023-06-01", "2023-07-01", "2023-08-01", "2023-09-01", "2023-10-01"),
+    *("2023-12-01", "2024-02-15", "2024-03-01", "2024-04-01", "2024-05-01", "2024-07-01", "2024-08-01", "2024-09-01"),
+    *("2024-10-01", "2024-12-01", "2025-01-01", "2025-02-01", "2025-03-01", "2025-04-01"),
+)
+DATED = frozenset(_STABLE) | {f"{date}-preview" for date in _PREVIEW}
+V1 = frozenset({"v1", "preview", "latest"})
+
+
+def check_api_version(scheme: Scheme, given: str | None, further: Sequence[str]) -> None:
+    """Raises NotFound, as Azure does, for a missing (dated schemes) or unknown version."""
+    if scheme.dated:
+        if not given:
+            raise NotFound("Resource not found: the api-version query parameter is missing.")
+        known = given in DATED or given in further
+    elif scheme is Scheme.AZURE_V1:  # the Azure client appends its dated version to whatever base URL it was given
+        known = not given or given in V1 or given in DATED or given in further
+    else:
+        known = True
+    if not known:
+        raise NotFound(f"Resource not found: the api-version {given!r} is not supported.")
