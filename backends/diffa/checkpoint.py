@@ -1,7 +1,7 @@
-"""Reading named tensors out of a model folder, whatever way its weights are stored.
+"""Opening a model folder, whatever way its weights are stored.
 
-Owns the order of preference (sharded or single safetensors, then a pickle under weights_only) and the errors of a broken
-folder. Knows no architecture: callers ask for names and get tensors, or an error that names what is missing.
+Owns the order of preference (sharded or single safetensors, then the published pickle under weights_only) and the reading
+of config.json. Which tensors are demanded is the caller's business.
 """
 
 from __future__ import annotations
@@ -9,53 +9,28 @@ from __future__ import annotations
 import json
 import pickle
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from backends.interface import ModelUnavailable
+from backends.transformer import Checkpoint
 
-_NAMED_IN_MESSAGE = 8
+_SINGLE, _PICKLE = "model.safetensors", "pytorch_model.bin"
 
 
-class Checkpoint:
-    """All tensors of one folder; nothing is read before it is asked for."""
-
-    def __init__(self, folder: Path) -> None:
-        """Raises ModelUnavailable for a folder without weights, with a missing shard or with an unreadable file."""
-        self.folder = folder
-        self._file_of = _index(folder)
-        self._pickles: dict[Path, Mapping[str, Tensor]] = {}
-
-    def names(self) -> set[str]:
-        return set(self._file_of)
-
-    def load(self, names: Iterable[str], convert: Callable[[Tensor], Tensor] | None = None) -> dict[str, Tensor]:
-        """The tensors called `names`, in the stored dtype unless `convert` changes them. Raises ModelUnavailable."""
-        wanted = list(names)
-        self.require(wanted)
-        tensors: dict[str, Tensor] = {}
-        for file in dict.fromkeys(self._file_of[name] for name in wanted):
-            here = [name for name in wanted if self._file_of[name] == file]
-            for name, tensor in self._read(file, here):
-                tensors[name] = convert(tensor) if convert else tensor
-        return tensors
-
-    def require(self, names: Iterable[str]) -> None:
-        """Raises ModelUnavailable naming those of `names` that the folder lacks."""
-        missing = [name for name in names if name not in self._file_of]
-        if missing:
-            raise ModelUnavailable(f"{self.folder} lacks {len(missing)} tensors: {_some(missing)}")
-
-    def _read(self, file: Path, names: list[str]) -> Iterable[tuple[str, Tensor]]:
-        if file.suffix != ".safetensors":
-            pickled = self._pickles.setdefault(file, read_pickle(file))
-            return [(name, pickled[name]) for name in names]
-        return _read_safetensors(file, names)
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """The folder's tensors by name. Raises ModelUnavailable if it holds none or they cannot be read."""
+    if (folder / f"{_SINGLE}.index.json").is_file():
+        return Checkpoint.from_folder(folder)
+    if (folder / _SINGLE).is_file():
+        return Checkpoint.from_files([folder / _SINGLE])
+    if (folder / _PICKLE).is_file() and not any(folder.glob("*.safetensors")):
+        return Checkpoint.from_tensors(read_pickle(folder / _PICKLE), str(folder))
+    return Checkpoint.from_folder(folder)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -82,53 +57,15 @@ def read_pickle(file: Path) -> Mapping[str, Tensor]:
     return {name: value for name, value in loaded.items() if isinstance(value, Tensor)}
 
 
-def _index(folder: Path) -> dict[str, Path]:
-    """Tensor name -> file, from the best format that the folder has."""
-    for stem in ("model.safetensors", "pytorch_model.bin"):
-        index = folder / f"{stem}.index.json"
-        if index.is_file():
-            return _from_index(index)
-        if (folder / stem).is_file():
-            return dict.fromkeys(_names_in(folder / stem), folder / stem)
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise ModelUnavailable(f"{folder} holds no weights (model.safetensors, its index, or pytorch_model.bin)")
-    return {name: file for file in files for name in _names_in(file)}
+def fill(module: nn.Module, checkpoint: Checkpoint, prefix: str = "", rename: Mapping[str, str] | None = None) -> None:
+    """Put the checkpoint's tensors, in float32, into a module that was made on the meta device.
 
-
-def _from_index(index: Path) -> dict[str, Path]:
-    try:
-        weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelUnavailable(f"{index} cannot be read: {error!r}") from error
-    # Shards lie beside their index; a path that leads elsewhere is not followed.
-    shards = {shard: index.parent / Path(shard).name for shard in weight_map.values()}
-    missing = sorted(shard for shard, file in shards.items() if not file.is_file())
-    if missing:
-        raise ModelUnavailable(f"{index.parent} lacks the shards {_some(missing)}")
-    return {name: shards[shard] for name, shard in weight_map.items()}
-
-
-def _names_in(file: Path) -> list[str]:
-    if file.suffix != ".safetensors":
-        return list(read_pickle(file))
-    try:
-        with safe_open(file, framework="pt") as opened:
-            return list(opened.keys())
-    except (OSError, SafetensorError) as error:
-        raise ModelUnavailable(f"{file} cannot be read: {error}") from error
-
-
-def _read_safetensors(file: Path, names: list[str]) -> Iterable[tuple[str, Tensor]]:
-    try:
-        with safe_open(file, framework="pt") as opened:
-            for name in names:
-                yield name, opened.get_tensor(name)
-    except (OSError, SafetensorError) as error:
-        raise ModelUnavailable(f"{file} cannot be read: {error}") from error
-
-
-def _some(names: list[str]) -> str:
-    shown = ", ".join(sorted(names)[:_NAMED_IN_MESSAGE])
-    rest = len(names) - _NAMED_IN_MESSAGE
-    return f"{shown} and {rest} more" if rest > 0 else shown
+    rename: the module's own names -> those after `prefix` in the checkpoint. Raises ModelUnavailable naming what is missing
+    or has another shape.
+    """
+    names = {name: prefix + (rename or {}).get(name, name) for name in module.state_dict()}
+    checkpoint.demand(names.values())
+    shapes = {name: tuple(empty.shape) for name, empty in module.state_dict().items()}
+    # A copy: a mapped file must not stay open, or change under the model.
+    tensors = {name: checkpoint.take(names[name], shapes[name]).to(torch.float32, copy=True) for name in names}
+    module.load_state_dict(tensors, assign=True)

@@ -20,8 +20,9 @@ from transformers.models.whisper.configuration_whisper import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from backends.diffa import acoustic, semantic
-from backends.diffa.checkpoint import Checkpoint, read_config
+from backends.diffa.checkpoint import fill, open_checkpoint, read_config
 from backends.interface import LISTENING_RATE, InvalidInput, ModelUnavailable, Samples
+from backends.transformer import Checkpoint
 
 SHORTEST_SAMPLES = LISTENING_RATE * 80 // 1000
 _TAPS_OF_DEPTH = {32: 8}  # whisper-large has eight taps, every other size four
@@ -128,13 +129,12 @@ def _load_encoder(folder: Path) -> WhisperEncoder:
     raw = read_config(folder)
     if raw.get("model_type") != "whisper":
         raise ModelUnavailable(f"{folder} is not a Whisper model (model_type {raw.get('model_type')!r})")
-    config = WhisperConfig(**raw)
     with torch.device("meta"):
-        encoder = WhisperEncoder(config)
-    checkpoint = Checkpoint(folder)
-    prefix = next((p for p in ("model.encoder.", "encoder.", "") if f"{p}conv1.weight" in checkpoint.names()), "model.encoder.")
-    stored = checkpoint.load([prefix + name for name in encoder.state_dict()], torch.Tensor.float)
-    _assign(encoder, {name.removeprefix(prefix): tensor for name, tensor in stored.items()}, folder)
+        encoder = WhisperEncoder(WhisperConfig(**raw))
+    checkpoint = open_checkpoint(folder)
+    prefixes = (prefix for prefix in ("model.encoder.", "encoder.") if f"{prefix}conv1.weight" in checkpoint.names)
+    fill(encoder, checkpoint, next(prefixes, "model.encoder."))
+    checkpoint.close()
     return encoder
 
 
@@ -151,32 +151,30 @@ def _load_extractor(folder: Path, config: WhisperConfig) -> WhisperFeatureExtrac
 def _load_adapters(
     folder: Path, whisper: WhisperConfig, out_width: int
 ) -> tuple[acoustic.AcousticAdapter, semantic.SemanticAdapter]:
-    checkpoint = Checkpoint(folder)
-    stored = checkpoint.load(_required(checkpoint, whisper.encoder_layers), torch.Tensor.float)
-    feed_forward = stored[acoustic.published_name("layers.0.feed_forward.up.weight")]
-    prompts, taps = stored[acoustic.published_name("layer_weights")].shape
-    wide = len(stored[semantic.published_name("conv.2.bias")])
-    inner = len(stored[semantic.published_name("linear_connector.0.bias")])
+    checkpoint = open_checkpoint(folder)
+    checkpoint.demand(required_names(checkpoint, whisper.encoder_layers))
+    inner = checkpoint.shape(acoustic.published_name("layers.0.feed_forward.up.bias"))[0]
+    prompts, taps = checkpoint.shape(acoustic.published_name("layer_weights"))
+    wide = checkpoint.shape(semantic.PREFIX + "conv.2.bias")[0]
+    narrow = checkpoint.shape(semantic.PREFIX + "linear_connector.0.bias")[0]
+    heads = _heads(folder, whisper)
     with torch.device("meta"):
-        acoustic_adapter = acoustic.AcousticAdapter(
-            whisper.d_model, _heads(folder, whisper), len(feed_forward), prompts, taps, out_width
-        )
-        semantic_adapter = semantic.SemanticAdapter(whisper.d_model, wide, inner, out_width)
-    _assign(acoustic_adapter, {n: stored[acoustic.published_name(n)] for n in acoustic_adapter.state_dict()}, folder)
-    _assign(semantic_adapter, {n: stored[semantic.published_name(n)] for n in semantic_adapter.state_dict()}, folder)
+        acoustic_adapter = acoustic.AcousticAdapter(whisper.d_model, heads, inner, prompts, taps, out_width)
+        semantic_adapter = semantic.SemanticAdapter(whisper.d_model, wide, narrow, out_width)
+    fill(acoustic_adapter, checkpoint, rename={n: acoustic.published_name(n) for n in acoustic_adapter.state_dict()})
+    fill(semantic_adapter, checkpoint, semantic.PREFIX)
+    checkpoint.close()
     return acoustic_adapter, semantic_adapter
 
 
-def _required(checkpoint: Checkpoint, depth: int) -> list[str]:
+def required_names(checkpoint: Checkpoint, depth: int) -> list[str]:
     """Published names of all adapter tensors (71 with four taps); other keys of the file are not looked at."""
     weights = acoustic.published_name("layer_weights")
-    taps = _TAPS_OF_DEPTH.get(depth, _DEFAULT_TAPS)
-    if weights in checkpoint.names():
-        taps = checkpoint.load([weights])[weights].shape[-1]
+    taps = checkpoint.shape(weights)[-1] if weights in checkpoint.names else _TAPS_OF_DEPTH.get(depth, _DEFAULT_TAPS)
     with torch.device("meta"):
         networks = acoustic.AcousticAdapter(1, 1, 1, 1, taps, 1), semantic.SemanticAdapter(1, 1, 1, 1)
     names = [acoustic.published_name(name) for name in networks[0].state_dict()]
-    return names + [semantic.published_name(name) for name in networks[1].state_dict()]
+    return names + [semantic.PREFIX + name for name in networks[1].state_dict()]
 
 
 def _heads(folder: Path, whisper: WhisperConfig) -> int:
@@ -186,15 +184,3 @@ def _heads(folder: Path, whisper: WhisperConfig) -> int:
     if whisper.d_model % heads:
         raise ModelUnavailable(f"{folder}: {heads} attention heads do not divide the width {whisper.d_model}")
     return int(heads)
-
-
-def _assign(module: nn.Module, tensors: dict[str, Tensor], folder: Path) -> None:
-    """Put `tensors` into `module`, whose parameters hold nothing yet. Raises ModelUnavailable naming wrong shapes."""
-    wrong = [
-        f"{name} is {tuple(tensors[name].shape)} instead of {tuple(empty.shape)}"
-        for name, empty in module.state_dict().items()
-        if tensors[name].shape != empty.shape
-    ]
-    if wrong:
-        raise ModelUnavailable(f"{folder} does not fit this model: {'; '.join(wrong[:4])}")
-    module.load_state_dict(tensors, assign=True)

@@ -1,6 +1,6 @@
 """The semantic adapter: subsamples the encoder's output by four and projects it to the language model's width.
 
-Owns the network and the published names of its tensors. Knows nothing of files or of the language model.
+Owns the network, whose parameters bear the published names. Knows nothing of files or of the language model.
 """
 
 from __future__ import annotations
@@ -10,11 +10,6 @@ from torch.nn import functional as F
 
 PREFIX = "semantic_connector."
 SUBSAMPLING = 4
-
-
-def published_name(name: str) -> str:
-    """Name of one of this module's parameters in a DIFFA checkpoint."""
-    return PREFIX + name
 
 
 class SemanticAdapter(nn.Module):

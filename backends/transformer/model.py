@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -120,18 +121,21 @@ class Transformer:
         precision: Precision,
         device: torch.device | str = "cpu",
         rows: int = 0,
+        place: Callable[[int, Tensor], Linear] | None = None,
     ) -> None:
-        """take: where tensors come from (see Checkpoint.reader); rows: pads dense products to a fixed shape (linear.py)."""
+        """take: where tensors come from (see Checkpoint.reader); rows: pads dense products to a fixed shape (linear.py);
+        place: makes the linear layers of the block of that number, where they differ (offloading).
+        """
         self.config, self.device, self.dtype = config, torch.device(device), precision.compute
         self._table = rotations(config.rope, config.head_dim, config.max_positions, device)
 
         def small(name: str, shape: tuple[int, ...]) -> Tensor:
             return take(name, shape).to(device, precision.compute, copy=True)
 
-        def linear(weight: Tensor) -> Linear:
-            return make_linear(weight, precision, device, rows)
+        def linear(layer: int, weight: Tensor) -> Linear:
+            return place(layer, weight) if place else make_linear(weight, precision, device, rows)
 
-        self.blocks = [self._block(layer, take, small, linear) for layer in range(config.layers)]
+        self.blocks = [self._block(layer, take, small, partial(linear, layer)) for layer in range(config.layers)]
         self.norm = RMSNorm(small("norm", (config.width,)), config.norm_eps)
 
     def _block(self, layer: int, take: Take, small: Take, linear: Callable[[Tensor], Linear]) -> Block:

@@ -1,0 +1,183 @@
+"""How an answer is denoised: the options, their rules, the reference's presets, and what a request may change.
+
+Knows no tensor and no HTTP. Rules: max_new_tokens is a multiple of block_length; steps is a multiple of the number of
+blocks; a threshold and a factor exclude each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import msgspec
+
+from backends.interface import InvalidInput
+
+Cache = Literal["none", "prefix", "dual"]
+
+
+@dataclass(frozen=True, slots=True)
+class DecodingOptions:
+    """One way to denoise an answer.
+
+    steps: in all blocks together; block_length, max_new_tokens: tokens; temperature: of the noise on the logits;
+    cfg_scale: weight of the guidance away from an answer to a masked prompt; cache: "none" computes everything at every
+    step, "prefix" keeps keys and values before the block, "dual" also those after it; threshold: confidence that commits
+    a token (None: the fixed schedule); factor: the factor rule; early_stop: skip the blocks after one with an end token.
+    """
+
+    steps: int = 16
+    block_length: int = 16
+    max_new_tokens: int = 16
+    temperature: float = 0.0
+    cfg_scale: float = 0.0
+    cache: Cache = "none"
+    threshold: float | None = None
+    factor: float | None = None
+    early_stop: bool = False
+
+    @property
+    def blocks(self) -> int:
+        return self.max_new_tokens // self.block_length
+
+    @property
+    def steps_per_block(self) -> int:
+        return self.steps // self.blocks
+
+    @property
+    def parallel(self) -> bool:
+        """The confidence decides how many tokens a step commits, not the schedule."""
+        return self.threshold is not None or self.factor is not None
+
+    def checked(self) -> DecodingOptions:
+        """Itself. Raises InvalidInput with the rule that is broken."""
+        for name in ("steps", "block_length", "max_new_tokens"):
+            _require(getattr(self, name) >= 1, name, f"{name} must be at least 1, not {getattr(self, name)}")
+        length, block = self.max_new_tokens, self.block_length
+        _require(length % block == 0, "max_new_tokens", f"max_new_tokens ({length}) must be a multiple of block_length ({block})")
+        rule = f"steps ({self.steps}) must be a multiple of the number of blocks ({length} / {block} = {self.blocks})"
+        _require(self.steps % self.blocks == 0, "steps", rule)
+        for name in ("temperature", "cfg_scale"):
+            _require(0 <= getattr(self, name) < float("inf"), name, f"{name} must be 0 or more")
+        _require(self.cache in ("none", "prefix", "dual"), "cache", f"cache must be none, prefix or dual, not {self.cache!r}")
+        _require(self.threshold is None or 0 < self.threshold <= 1, "threshold", "threshold must be above 0 and at most 1")
+        _require(self.factor is None or 0 < self.factor < float("inf"), "factor", "factor must be above 0")
+        exclusive = self.threshold is None or self.factor is None
+        _require(exclusive, "factor", "threshold and factor exclude each other: give one of them")
+        return self
+
+
+# Steps, block length and new tokens of the published scripts, which know neither caches nor confidence rules.
+PRESETS: Mapping[str, DecodingOptions] = {
+    "reference": DecodingOptions(steps=128, block_length=32, max_new_tokens=128),
+    "mmsu": DecodingOptions(steps=4, block_length=4, max_new_tokens=4),
+    "mmau": DecodingOptions(steps=16, block_length=16, max_new_tokens=16),
+    "voicebench": DecodingOptions(steps=16, block_length=16, max_new_tokens=16),
+}
+
+
+class RequestOptions(msgspec.Struct, forbid_unknown_fields=True):
+    """The documented extra fields of a request. A null or zero threshold or factor switches that rule off."""
+
+    preset: str | None = None
+    steps: int | None = None
+    block_length: int | None = None
+    max_new_tokens: int | None = None
+    temperature: float | None = None
+    cfg_scale: float | None = None
+    cache: str | None = None
+    threshold: float | msgspec.UnsetType | None = msgspec.UNSET
+    factor: float | msgspec.UnsetType | None = msgspec.UNSET
+    early_stop: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """What a request will be denoised with, and remarks on what was changed to get there."""
+
+    options: DecodingOptions
+    notes: tuple[str, ...] = ()
+
+
+def deployment_defaults(options: Mapping[str, Any]) -> DecodingOptions:
+    """The defaults of a deployment from its options; a preset replaces all its decoding keys. Raises InvalidInput."""
+    if options["preset"]:
+        return PRESETS[options["preset"]]
+    names = ("block_length", "max_new_tokens", "temperature", "cfg_scale", "cache", "early_stop")
+    given: dict[str, Any] = {name: options[name] for name in names}
+    steps = options["steps"] or options["max_new_tokens"]
+    factor = options["factor"] or None
+    threshold = options["threshold"] or None if factor is None else None
+    return DecodingOptions(steps=steps, threshold=threshold, factor=factor, **given).checked()
+
+
+def resolve(
+    defaults: DecodingOptions, given: Mapping[str, Any], max_tokens: int | None = None, temperature: float | None = None
+) -> Resolved:
+    """The deployment's defaults with a request's wishes over them.
+
+    given: the extra fields, strings from a form included; max_tokens: rounded up to whole blocks; steps that the request
+    does not name follow the number of tokens at the default's tokens per step. Raises InvalidInput.
+    """
+    wishes = _parse(given)
+    base = _base(defaults, wishes.preset)
+    plain = ("block_length", "max_new_tokens", "temperature", "cfg_scale", "cache", "early_stop")
+    changes: dict[str, Any] = {n: getattr(wishes, n) for n in plain if getattr(wishes, n) is not None}
+    if temperature is not None:
+        changes.setdefault("temperature", temperature)
+    changes |= _rule_changes(wishes)
+    notes: tuple[str, ...] = ()
+    if max_tokens is not None:
+        _require(wishes.max_new_tokens is None, "max_new_tokens", "give max_tokens or max_new_tokens, not both")
+        block = changes.get("block_length", base.block_length)
+        changes["max_new_tokens"], notes = _rounded_up(max_tokens, block)
+    options = replace(base, **changes)
+    return Resolved(replace(options, steps=_steps(base, options, wishes.steps)).checked(), notes)
+
+
+def _parse(given: Mapping[str, Any]) -> RequestOptions:
+    try:
+        return msgspec.convert(dict(given), RequestOptions, strict=False)
+    except msgspec.ValidationError as error:
+        known = ", ".join(RequestOptions.__struct_fields__)
+        param = next((name for name in given if f"`{name}`" in str(error) or f"$.{name}`" in str(error)), None)
+        raise InvalidInput(f"{error} (the decoding fields are: {known})", param=param) from error
+
+
+def _base(defaults: DecodingOptions, preset: str | None) -> DecodingOptions:
+    if not preset:
+        return defaults
+    _require(preset in PRESETS, "preset", f"preset must be one of {', '.join(PRESETS)}, not {preset!r}")
+    return PRESETS[preset]
+
+
+def _rule_changes(wishes: RequestOptions) -> dict[str, Any]:
+    """A rule that the request names replaces the deployment's other one."""
+    named = {n: v or None for n in ("threshold", "factor") if (v := getattr(wishes, n)) is not msgspec.UNSET}
+    if named.get("factor") is not None:
+        named.setdefault("threshold", None)
+    if named.get("threshold") is not None:
+        named.setdefault("factor", None)
+    return named
+
+
+def _rounded_up(max_tokens: int, block: int) -> tuple[int, tuple[str, ...]]:
+    _require(max_tokens >= 1, "max_tokens", f"max_tokens must be at least 1, not {max_tokens}")
+    _require(block >= 1, "block_length", f"block_length must be at least 1, not {block}")
+    rounded = -(-max_tokens // block) * block
+    if rounded == max_tokens:
+        return rounded, ()
+    return rounded, (f"max_tokens {max_tokens} was rounded up to {rounded}, whole blocks of {block}",)
+
+
+def _steps(base: DecodingOptions, options: DecodingOptions, wished: int | None) -> int:
+    if wished is not None or options.max_new_tokens % max(options.block_length, 1):
+        return base.steps if wished is None else wished
+    per_block = round(options.block_length * base.steps / base.max_new_tokens)
+    return max(1, per_block) * options.blocks
+
+
+def _require(holds: bool, param: str, rule: str) -> None:
+    if not holds:
+        raise InvalidInput(rule, param=param)

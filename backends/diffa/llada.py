@@ -1,0 +1,226 @@
+"""LLaDA, the masked-diffusion language model, on the shared transformer core.
+
+Owns its configuration, its key layout, embedding table and head, and the forward pass over several answers at once. Knows
+nothing of audio (embeddings come in from outside) and nothing of the denoising schedule (windows come in from outside).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backends.diffa.checkpoint import open_checkpoint, read_config
+from backends.diffa.denoise import Window
+from backends.diffa.offload import Offload
+from backends.diffa.ragged import Ragged, Stretch
+from backends.interface import ModelUnavailable
+from backends.transformer import KVCache, Linear, Precision, Rope, Transformer, TransformerConfig, make_linear, renamed
+
+_PARTS = {
+    "attention_norm": "attn_norm.weight",
+    "q": "q_proj.weight",
+    "k": "k_proj.weight",
+    "v": "v_proj.weight",
+    "o": "attn_out.weight",
+    "mlp_norm": "ff_norm.weight",
+    "gate": "ff_proj.weight",
+    "up": "up_proj.weight",
+    "down": "ff_out.weight",
+}
+_PREFIX = "model.transformer."
+# What the published checkpoints have; another value would need another network.
+_EXPECTED = {
+    "model_type": ("llada",),
+    "block_type": ("llama", None),
+    "activation_type": ("silu", None),
+    "layer_norm_type": ("rms", None),
+    "rope": (True, None),
+    "alibi": (False, None),
+    "include_bias": (False, None),
+    "include_qkv_bias": (False, None),
+    "attention_layer_norm": (False, None),
+    "scale_logits": (False, None),
+    "input_emb_norm": (False, None),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LladaConfig:
+    """stack: the transformer's shape; rows: of the embedding table and of the head; tied: both are one matrix."""
+
+    stack: TransformerConfig
+    rows: int
+    tied: bool
+
+
+@dataclass(slots=True)
+class Conversation:
+    """What the model holds of one answer in progress.
+
+    prompt: embeddings [rows, positions, width], two rows with guidance; cache: keys and values of all positions, one slot
+    per row (None: nothing is remembered).
+    """
+
+    prompt: Tensor
+    cache: KVCache | None
+
+    @property
+    def prompt_length(self) -> int:
+        return int(self.prompt.shape[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One forward pass wanted for one answer: ids int64 [answer length] and the window to compute."""
+
+    conversation: Conversation
+    ids: Tensor
+    window: Window
+
+
+class Llada:
+    """The network. `dtype`: of activations and caches; weights may be int8."""
+
+    def __init__(self, config: LladaConfig, stack: Transformer, table: Tensor, head: Linear) -> None:
+        self.config, self.stack, self._table, self._head = config, stack, table, head
+        self.device, self.dtype = stack.device, stack.dtype
+
+    @property
+    def width(self) -> int:
+        return self.config.stack.width
+
+    @property
+    def max_positions(self) -> int:
+        return self.config.stack.max_positions
+
+    def bytes(self) -> int:
+        table = self._table.numel() * self._table.element_size()
+        return self.stack.bytes() + self._head.bytes() + table
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """ids int64 [n] -> [n, width]."""
+        return self._table[ids.to(self._table.device)].to(self.device, self.dtype)
+
+    def conversation(self, prompt: Tensor, answer_length: int, *, remember: bool) -> Conversation:
+        """State for an answer to prompt embeddings [rows, positions, width]."""
+        rows, positions = prompt.shape[:2]
+        cache = None
+        if remember:
+            cache = KVCache(self.config.stack, rows, positions + answer_length, self.dtype, self.device)
+        return Conversation(prompt.to(self.device, self.dtype), cache)
+
+    @torch.inference_mode()
+    def logits(self, embeddings: Tensor) -> Tensor:
+        """Logits [positions, vocabulary] of a whole sequence of embeddings [positions, width]."""
+        hidden = self.stack(embeddings[None], Ragged([Stretch(0, len(embeddings), len(embeddings))]))
+        return self._head(hidden[0])
+
+    @torch.inference_mode()
+    def block_logits(self, passes: Sequence[Pass]) -> list[Tensor]:
+        """One forward pass for all answers at once; per answer the logits [rows, block, vocabulary] of its block.
+
+        Rows of all answers stand one behind another in one long batch, so answers of any length share every matrix product;
+        only attention is computed per answer. The head sees the rows of the blocks alone.
+        """
+        inputs = [row for wanted in passes for row in self._inputs(wanted)]
+        stretches = [stretch for wanted in passes for stretch in _stretches(wanted)]
+        hidden = self.stack(torch.cat(inputs)[None], Ragged(stretches))[0]
+        logits = self._head(hidden[self._block_rows(passes)])
+        sizes = [len(wanted.conversation.prompt) * _length(wanted.window.block) for wanted in passes]
+        return [
+            part.view(len(wanted.conversation.prompt), -1, part.shape[-1])
+            for wanted, part in zip(passes, torch.split(logits, sizes), strict=True)
+        ]
+
+    def _inputs(self, wanted: Pass) -> list[Tensor]:
+        """Embeddings to feed, one [time, width] per row."""
+        window = wanted.window
+        answer = self.embed(wanted.ids[window.start : window.stop])
+        if not window.whole:
+            return [answer] * len(wanted.conversation.prompt)
+        return [torch.cat([prompt, answer]) for prompt in wanted.conversation.prompt]
+
+    def _block_rows(self, passes: Sequence[Pass]) -> Tensor:
+        """Where the blocks stand in the long batch."""
+        places: list[int] = []
+        offset = 0
+        for wanted in passes:
+            window = wanted.window
+            before = wanted.conversation.prompt_length if window.whole else 0
+            for _ in wanted.conversation.prompt:
+                first = offset + before + window.block.start - window.start
+                places.extend(range(first, first + _length(window.block)))
+                offset += before + window.stop - window.start
+        return torch.tensor(places, device=self.device)
+
+
+def load_llada(folder: Path, precision: Precision, device: torch.device, offload: Offload | None = None) -> Llada:
+    """The language model of `folder`. offload: which layers stay in the processor's memory. Raises ModelUnavailable."""
+    config = llada_config(folder)
+    checkpoint = open_checkpoint(folder)
+    rename = renamed(_PREFIX, _PARTS, "ln_f.weight", "blocks.")
+    stack = Transformer(
+        config.stack,
+        checkpoint.reader(rename),
+        precision=precision,
+        device=device,
+        place=offload.place(precision, device) if offload else None,
+    )
+    shape = (config.rows, config.stack.width)
+    stored = checkpoint.take(f"{_PREFIX}wte.weight", shape)
+    head_weight = stored if config.tied else checkpoint.take(f"{_PREFIX}ff_out.weight", shape)
+    checkpoint.finish(ignore=(r".*\.rotary_emb\..*", r"model\.transformer\.ff_out\.weight" if config.tied else "$"))
+    head = make_linear(head_weight, precision, device)
+    # The table is only looked up: bfloat16 as stored loses nothing, whatever the model computes in.
+    kept = torch.bfloat16 if stored.dtype == torch.bfloat16 else precision.compute
+    table = stored.to("cpu" if offload and offload.table else device, kept, copy=True)
+    checkpoint.close()
+    return Llada(config, stack, table, head)
+
+
+def llada_config(folder: Path) -> LladaConfig:
+    """The shape that config.json tells. Raises ModelUnavailable for another architecture or a missing key."""
+    raw = read_config(folder)
+    for key, allowed in _EXPECTED.items():
+        if raw.get(key) not in allowed:
+            raise ModelUnavailable(f"{folder} is not a LLaDA checkpoint that can be served: {key} is {raw.get(key)!r}")
+    try:
+        return _parse(raw)
+    except KeyError as error:
+        raise ModelUnavailable(f"{folder / 'config.json'} lacks {error}") from error
+
+
+def _parse(raw: Mapping[str, Any]) -> LladaConfig:
+    width, heads = int(raw["d_model"]), int(raw["n_heads"])
+    shared_keys = 1 if raw.get("multi_query_attention") else heads
+    stack = TransformerConfig(
+        layers=int(raw["n_layers"]),
+        width=width,
+        heads=heads,
+        kv_heads=int(raw.get("n_kv_heads") or shared_keys),
+        head_dim=width // heads,
+        hidden=int(raw.get("mlp_hidden_size") or raw.get("mlp_ratio", 4) * width),
+        norm_eps=float(raw.get("rms_norm_eps", 1e-5)),
+        max_positions=int(raw.get("max_sequence_length", 4096)),
+        rope=Rope(theta=float(raw.get("rope_theta", 500_000.0))),
+    )
+    return LladaConfig(stack, int(raw.get("embedding_size") or raw["vocab_size"]), bool(raw.get("weight_tying", False)))
+
+
+def _stretches(wanted: Pass) -> list[Stretch]:
+    """Where the rows of a pass stand in their sequences, one stretch per row of the conversation."""
+    conversation, window = wanted.conversation, wanted.window
+    length = conversation.prompt_length + len(wanted.ids)
+    start = 0 if window.whole else conversation.prompt_length + window.start
+    stop = conversation.prompt_length + window.stop
+    cache = conversation.cache if window.keep else None
+    return [Stretch(start, stop, length, cache, slot) for slot in range(len(conversation.prompt))]
+
+
+def _length(rows: slice) -> int:
+    return int(rows.stop - rows.start)

@@ -1,0 +1,189 @@
+"""DIFFA whole: audio side, tokenizer and language model, and the answering of questions.
+
+`load_diffa` opens the three published folders. `begin` and `step` serve many answers at once; `answer` is the same for one,
+and with its defaults the exact loop of the reference. Knows no requests, no worker and no HTTP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from backends.diffa.checkpoint import read_config
+from backends.diffa.decoding import Cache, DecodingOptions
+from backends.diffa.denoise import Denoising
+from backends.diffa.listening import Heard, Listener, load_listener
+from backends.diffa.llada import Conversation, Llada, Pass, load_llada
+from backends.diffa.offload import Offload
+from backends.diffa.prompt import Prompt, build_prompt, question_messages
+from backends.diffa.tokens import Tokenizer
+from backends.interface import InvalidInput, ModelUnavailable
+from backends.transformer import Precision, request_generator
+
+SYSTEM_PROMPT = "You are a helpful voice assistant."
+
+
+@dataclass(slots=True)
+class Answer:
+    """An answer in progress: what the language model holds of it, and how far it is denoised."""
+
+    conversation: Conversation
+    denoising: Denoising
+
+    @property
+    def done(self) -> bool:
+        return self.denoising.done
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerResult:
+    """token_ids: all max_new_tokens ids (after an early stop the end token); forward_passes: sequences computed, so two per
+    step with guidance; text: cut at the first end token, stripped."""
+
+    token_ids: list[int]
+    forward_passes: int
+    prompt_ids: list[int]
+    text: str
+
+
+class DiffaModel:
+    """A loaded DIFFA."""
+
+    def __init__(self, tokenizer: Tokenizer, listener: Listener, llada: Llada) -> None:
+        self.tokenizer, self.listener, self.llada = tokenizer, listener, llada
+
+    def hear(self, samples: Any) -> Heard:
+        """samples: float32 [time] at 16 kHz. Raises InvalidInput for empty audio."""
+        return self.listener.hear(np.asarray(samples, np.float32))
+
+    def speech_embeddings(self, samples: Any) -> Tensor:
+        """Audio of any length -> float32 [n, width]: 64 acoustic and 12.5 semantic embeddings per second, per window."""
+        return self.hear(samples).embeddings
+
+    def prompt_embeddings(self, prompt: Prompt, audio: Sequence[Tensor], *, masked: bool = False) -> Tensor:
+        """Prompt with audio spliced in -> [positions, width]. masked: every text id is the mask (the unguided prompt)."""
+        ids = torch.tensor(prompt.ids)
+        text = self.llada.embed(torch.full_like(ids, self.tokenizer.mask) if masked else ids)
+        edges = [0, *prompt.splices, len(ids)]
+        parts = [text[edges[0] : edges[1]]]
+        for place, heard in enumerate(audio, 1):
+            parts += [heard.to(text), text[edges[place] : edges[place + 1]]]
+        return torch.cat(parts)
+
+    def first_logits(self, samples: Any, prompt_ids: Sequence[int], splice_index: int | None, n_masks: int) -> Tensor:
+        """float32 [prompt + audio + n_masks, vocabulary], everything seen by everything, mask not suppressed."""
+        prompt, audio = self._given(samples, prompt_ids, splice_index)
+        masks = self.llada.embed(torch.full((n_masks,), self.tokenizer.mask))
+        return self.llada.logits(torch.cat([self.prompt_embeddings(prompt, audio), masks])).float()
+
+    def decode_text(self, ids: Sequence[int]) -> str:
+        """Text of new ids: cut at the first end token, without special tokens, stripped."""
+        return self.tokenizer.answer_text([int(token) for token in ids])
+
+    def positions(self, prompt: Prompt, audio: Sequence[Tensor], options: DecodingOptions) -> int:
+        """Positions that an answer needs. Raises InvalidInput if the model has fewer."""
+        heard = sum(len(embeddings) for embeddings in audio)
+        needed, limit = len(prompt.ids) + heard + options.max_new_tokens, self.llada.max_positions
+        if needed > limit:
+            raise InvalidInput(
+                f"{len(prompt.ids)} text tokens, {heard} audio tokens and {options.max_new_tokens} new tokens are {needed}; "
+                f"this model has {limit} positions",
+                param="messages",
+                code="context_length_exceeded",
+            )
+        return needed
+
+    def begin(self, prompt: Prompt, audio: Sequence[Tensor], options: DecodingOptions, seed: int = 0) -> Answer:
+        """State of a new answer, nothing computed yet. Raises InvalidInput for broken rules or too long a prompt."""
+        options.checked()
+        self.positions(prompt, audio, options)
+        noise = request_generator(seed, "cpu") if options.temperature > 0 else None
+        tokens = self.tokenizer
+        denoising = Denoising(options, tokens.mask, tokens.ends, tokens.eos, self.llada.device, noise)
+        rows = [self.prompt_embeddings(prompt, audio, masked=masked) for masked in (False, True)[: denoising.rows]]
+        remember = options.cache != "none"
+        return Answer(self.llada.conversation(torch.stack(rows), options.max_new_tokens, remember=remember), denoising)
+
+    def step(self, answers: Sequence[Answer]) -> None:
+        """One denoising step of every answer, in one forward pass."""
+        passes = [Pass(one.conversation, one.denoising.ids, one.denoising.window()) for one in answers]
+        for one, logits in zip(answers, self.llada.block_logits(passes), strict=True):
+            one.denoising.take(logits)
+
+    def answer(
+        self,
+        samples: Any,
+        question: str = "",
+        system_prompt: str = SYSTEM_PROMPT,
+        steps: int = 16,
+        block_length: int = 16,
+        max_new_tokens: int = 16,
+        temperature: float = 0.0,
+        cfg_scale: float = 0.0,
+        cache: Cache = "none",
+        threshold: float | None = None,
+        factor: float | None = None,
+        early_stop: bool = False,
+        prompt_ids: Sequence[int] | None = None,
+        splice_index: int | None = None,
+        seed: int = 0,
+    ) -> AnswerResult:
+        """Answer one question about one stretch of audio (None: about nothing but itself).
+
+        prompt_ids, splice_index: a finished prompt instead of a question, and the index before which the audio goes.
+        """
+        rules = (steps, block_length, max_new_tokens, temperature, cfg_scale, cache, threshold, factor, early_stop)
+        options = DecodingOptions(*rules).checked()
+        if prompt_ids is None:
+            prompt_of = build_prompt(self.tokenizer, question_messages(question, system_prompt, samples))
+            prompt, audio = prompt_of, [] if samples is None else [self.speech_embeddings(samples)]
+        else:
+            prompt, audio = self._given(samples, prompt_ids, splice_index)
+        answer = self.begin(prompt, audio, options, seed)
+        while not answer.done:
+            self.step([answer])
+        ids = answer.denoising.ids.tolist()
+        return AnswerResult(ids, answer.denoising.forward_passes, list(prompt.ids), self.decode_text(ids))
+
+    def bytes(self) -> int:
+        """Bytes of all weights on the device."""
+        return self.llada.bytes() + sum(p.numel() * p.element_size() for p in self.listener.parameters())
+
+    def _given(self, samples: Any, prompt_ids: Sequence[int], splice_index: int | None) -> tuple[Prompt, list[Tensor]]:
+        ids = tuple(int(token) for token in prompt_ids)
+        if samples is None:
+            return Prompt(ids), []
+        if splice_index is None or not 0 <= splice_index <= len(ids):
+            raise InvalidInput(f"splice_index must be 0 to {len(ids)} where audio is given with prompt_ids", param="splice_index")
+        return Prompt(ids, (int(splice_index),)), [self.speech_embeddings(samples)]
+
+
+def load_diffa(
+    llm_dir: Path | str,
+    whisper_dir: Path | str,
+    adapter_dir: Path | str,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    *,
+    weights: str = "dense",
+    offload: Offload | None = None,
+) -> DiffaModel:
+    """The model of three folders: LLaDA, Whisper, DIFFA adapters. Raises ModelUnavailable naming what is missing.
+
+    dtype: of the language model; the audio side is always float32; weights: "dense" or "int8" matrices; offload: layers
+    that stay in the processor's memory.
+    """
+    folders = llm, whisper, adapter = Path(llm_dir), Path(whisper_dir), Path(adapter_dir)
+    for folder in folders:
+        if not folder.is_dir():
+            raise ModelUnavailable(f"there is no folder {folder}")
+    where = torch.device(device)
+    tokenizer = Tokenizer(llm, read_config(llm))
+    llada = load_llada(llm, Precision(dtype, weights), where, offload)
+    return DiffaModel(tokenizer, load_listener(whisper, adapter, llada.width, where), llada)
