@@ -1,0 +1,65 @@
+"""Samples to the six formats of the speech route (and the chat route's pcm16), streamed as they are made.
+
+Owns the names and content types of the formats and the hand-over to an encoder thread. Everything is 24 kHz 16-bit mono,
+as the real service sends it. Knows no encoder library: those are in `audio_encoders`, imported on first use.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+from backends.interface import AudioChunk
+
+if TYPE_CHECKING:
+    from app.writers.audio_encoders import Encoder
+
+OUTPUT_RATE = 24_000  # Hz, every format
+MEDIA_TYPES = {
+    "mp3": "audio/mpeg",
+    "opus": "audio/opus",
+    "aac": "audio/aac",
+    "flac": "audio/flac",
+    "wav": "audio/wav",
+    "pcm": "audio/pcm",
+}
+PIECE_SECONDS = 1.0  # encoded at a time, so that a cancelled request stops soon and a long chunk is streamed too
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
+
+
+async def encode(chunks: AsyncIterator[AudioChunk], format: str, *, streaming: bool, speed: float = 1.0) -> AsyncIterator[bytes]:  # noqa: A002
+    """The encoded file in pieces, none empty.
+
+    format: a key of MEDIA_TYPES; streaming: send from the first chunk on, with headers that leave the length open
+    (otherwise the end comes first to the encoder, so that the header is complete); speed: 0.25..4, stretched with the pitch kept.
+    """
+    encoder = await _in_thread(_make_encoder, format, streaming, speed)
+    try:
+        async for chunk in chunks:
+            step = max(1, int(PIECE_SECONDS * chunk.rate))
+            for start in range(0, len(chunk.samples), step):
+                if data := await _in_thread(encoder.push, chunk.samples[start : start + step], chunk.rate):
+                    yield data
+        if data := await _in_thread(encoder.finish):
+            yield data
+    finally:
+        encoder.close()
+
+
+def _make_encoder(format: str, streaming: bool, speed: float) -> Encoder:  # noqa: A002
+    from app.writers.audio_encoders import Encoder
+
+    return Encoder(format, streaming=streaming, speed=speed)
+
+
+async def _in_thread(work: Callable[_Arguments, _Result], *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+    """Run `work` in a thread. A cancelled call still waits for the thread: nothing may touch the encoder beside it."""
+    task = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
