@@ -1,0 +1,135 @@
+"""The two published key layouts of CSM's language model, as renames of the core's canonical names.
+
+The layout is detected by the names in the files, never by config.json: either configuration may stand beside either. The
+layouts also differ in the order of q and k rows (rope convention); a mix-up would give plausible noise, so names decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from backends.interface import ModelUnavailable
+from backends.transformer.checkpoint import Checkpoint, llama_names, renamed
+
+_TRANSFORMERS_INDEX = "transformers.safetensors.index.json"  # an unusual stem, so that model.safetensors can lie beside it
+_MODEL_INDEX = "model.safetensors.index.json"
+
+Rename = Callable[[str], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Names of the tensors outside the stacks, renames for the stacks, and what a checkpoint may hold besides."""
+
+    name: str
+    interleaved: bool
+    text: str
+    audio: str
+    projection: str
+    first_head: str
+    other_heads: str
+    backbone: Rename
+    decoder: Rename
+    ignored: tuple[str, ...]
+
+
+_TORCHTUNE = {
+    "attention_norm": "sa_norm.scale",
+    "q": "attn.q_proj.weight",
+    "k": "attn.k_proj.weight",
+    "v": "attn.v_proj.weight",
+    "o": "attn.output_proj.weight",
+    "mlp_norm": "mlp_norm.scale",
+    "gate": "mlp.w1.weight",
+    "up": "mlp.w3.weight",
+    "down": "mlp.w2.weight",
+}
+
+ORIGINAL = Layout(
+    name="original",
+    interleaved=True,
+    text="text_embeddings.weight",
+    audio="audio_embeddings.weight",
+    projection="projection.weight",
+    first_head="codebook0_head.weight",
+    other_heads="audio_head",
+    backbone=renamed("backbone.", _TORCHTUNE, norm="norm.scale"),
+    decoder=renamed("decoder.", _TORCHTUNE, norm="norm.scale"),
+    ignored=(r"(backbone|decoder)_causal_mask",),
+)
+
+TRANSFORMERS = Layout(
+    name="transformers",
+    interleaved=False,
+    text="embed_text_tokens.weight",
+    audio="backbone_model.embed_tokens.embed_audio_tokens.weight",
+    projection="depth_decoder.model.inputs_embeds_projector.weight",
+    first_head="lm_head.weight",
+    other_heads="depth_decoder.codebooks_head.weight",
+    backbone=llama_names("backbone_model."),
+    decoder=llama_names("depth_decoder.model."),
+    ignored=(
+        r"depth_decoder\.model\.embed_tokens\.weight",  # the tied copy of the audio embeddings
+        r"codec_model\..*",
+        r"backbone_model\.embed_tokens\.audio_tokens_offsets",
+        r".*\.rotary_emb\.(original_)?inv_freq",
+    ),
+)
+
+
+def open_language_model(folder: Path) -> tuple[Checkpoint, Layout]:
+    """The tensors of the language model and their layout. Raises ModelUnavailable, naming what is missing or mixed."""
+    for index in (_TRANSFORMERS_INDEX, _MODEL_INDEX):
+        if (folder / index).is_file():
+            return _detected(Checkpoint.from_folder(folder, index))
+    shards = sorted(folder.glob("transformers-*-of-*.safetensors"))
+    if shards:
+        return _detected(Checkpoint.from_files(_all_shards(shards)))
+    single = folder / "model.safetensors"
+    files = [single] if single.is_file() else _language_files(folder)
+    return _detected(Checkpoint.from_files(files))
+
+
+def _all_shards(shards: list[Path]) -> list[Path]:
+    """Shards without an index: the names tell how many there must be."""
+    total = int(shards[0].stem.rsplit("-", 1)[1])
+    for number in range(1, total + 1):
+        wanted = shards[0].with_name(f"transformers-{number:05d}-of-{total:05d}.safetensors")
+        if not wanted.is_file():
+            raise ModelUnavailable(f"{wanted.parent} lacks the weight file {wanted.name}")
+    return shards
+
+
+def _language_files(folder: Path) -> list[Path]:
+    """Every safetensors file that holds a tensor of the language model (a codec may lie in the same folder)."""
+    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    if not files:
+        raise ModelUnavailable(f"{folder} holds no *.safetensors file")
+    return [file for file in files if _speaks(Checkpoint.from_files([file]).names)] or files
+
+
+def _speaks(names: frozenset[str]) -> bool:
+    return any(name.startswith(_STARTS[ORIGINAL.name] + _STARTS[TRANSFORMERS.name]) for name in names)
+
+
+_STARTS: dict[str, tuple[str, ...]] = {
+    "original": ("backbone.", "decoder.layers.0.attn.", "text_embeddings.", "audio_", "codebook0_head.", "projection."),
+    "transformers": ("backbone_model.", "depth_decoder.", "embed_text_tokens.", "lm_head."),
+}
+
+
+def _detected(checkpoint: Checkpoint) -> tuple[Checkpoint, Layout]:
+    found = [layout for layout in (ORIGINAL, TRANSFORMERS) if any(n.startswith(_STARTS[layout.name]) for n in checkpoint.names)]
+    if len(found) == 1:
+        return checkpoint, found[0]
+    if not found:
+        raise ModelUnavailable(
+            f"the weights in {checkpoint.source} are not CSM's: neither {ORIGINAL.audio} nor {TRANSFORMERS.audio} is there"
+        )
+    strangers = sorted(name for name in checkpoint.names if name.startswith(_STARTS["original"]))
+    raise ModelUnavailable(
+        f"the checkpoint in {checkpoint.source} mixes both key layouts: {strangers[0]} is of the original one, "
+        f"beside tensors of the transformers one"
+    )
