@@ -1,0 +1,219 @@
+"""The weights of a Whisper on disk: safetensors, one file or shards, read lazily as memory maps.
+
+Owns the tensor names of the published layout and the check that all of them are there. Knows no engine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backends.interface import ModelUnavailable
+from backends.whisper.config import Dims, read_json
+
+_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+_MAX_HEADER = 100_000_000  # bytes, the cap of the safetensors format
+_NAMES_SHOWN = 8
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    path: Path
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+
+
+class Checkpoint:
+    """Tensors by their published name without the `model.` prefix; `checkpoint[name]` is float32, copied out of the map."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.files = _weight_files(folder)
+        self._entries: dict[str, _Entry] = {}
+        for path in self.files:
+            self._entries.update(_read_header(path))
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._entries
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._entries[name].shape
+
+    def __getitem__(self, name: str) -> NDArray[np.float32]:
+        return _as_float32(self.raw(name), self._entries[name].dtype)
+
+    def raw(self, name: str) -> NDArray[Any]:
+        """The memory map itself (bfloat16 appears as uint16)."""
+        entry = self._entries[name]
+        return np.memmap(entry.path, dtype=_DTYPES[entry.dtype], mode="r", offset=entry.offset, shape=entry.shape or (1,))
+
+    def rows(self, name: str, index: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Some rows of a matrix; only their pages are read."""
+        return _as_float32(self.raw(name)[index], self._entries[name].dtype)
+
+    def bytes_on_disk(self) -> int:
+        return sum(path.stat().st_size for path in self.files)
+
+    def content_hash(self) -> str:
+        """SHA-256 over the weight files' content; remembered by size and time in the folder if that can be written."""
+        marks = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in self.files]
+        memo = self.folder / ".content-hash.json"
+        try:
+            known = json.loads(memo.read_text(encoding="utf-8"))
+            if known["files"] == marks:
+                return str(known["sha256"])
+        except (OSError, ValueError, KeyError, TypeError):
+            known = None  # never computed here, or not readable: computed below
+        digest = hashlib.sha256()
+        for path in self.files:
+            with path.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+        try:
+            memo.write_text(json.dumps({"files": marks, "sha256": digest.hexdigest()}), encoding="utf-8")
+        except OSError:
+            return digest.hexdigest()  # a read-only folder: hashed anew at the next start
+        return digest.hexdigest()
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """model.safetensors, else the shards of its index, else the one safetensors file there is."""
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.is_file():
+        return [single]
+    if index.is_file():
+        names = sorted(set(read_json(index).get("weight_map", {}).values()))
+        files = [folder / Path(str(name)).name for name in names]
+        missing = [path.name for path in files if not path.is_file()]
+        if missing or not files:
+            raise ModelUnavailable(f"{folder} lacks weight files: {', '.join(missing) or 'all'}; pull the model again")
+        return files
+    others = sorted(folder.glob("*.safetensors"))
+    if len(others) != 1:
+        found = ", ".join(path.name for path in others) or "none"
+        raise ModelUnavailable(f"{folder} has no model.safetensors (safetensors files: {found}); pull the model again")
+    return others
+
+
+def _read_header(path: Path) -> dict[str, _Entry]:
+    """The table of a safetensors file: 8 bytes of length, JSON, then the tensors' bytes."""
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if size < 8 or length > min(_MAX_HEADER, size - 8):
+            raise ModelUnavailable(f"{path} is truncated or not a safetensors file; pull the model again")
+        try:
+            table = json.loads(stream.read(length))
+            return dict(_entries(path, table, 8 + length, size))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ModelUnavailable(f"{path} has a broken header: {error}") from error
+
+
+def _entries(path: Path, table: Mapping[str, Any], base: int, size: int) -> Iterator[tuple[str, _Entry]]:
+    for name, item in table.items():
+        if name == "__metadata__":
+            continue
+        if item["dtype"] not in _DTYPES:
+            raise ModelUnavailable(f"{path}: tensor {name} has type {item['dtype']}, which is not a float type")
+        shape = tuple(int(n) for n in item["shape"])
+        first, last = (int(n) for n in item["data_offsets"])
+        wanted = int(np.prod(shape, dtype=np.int64)) * np.dtype(_DTYPES[item["dtype"]]).itemsize
+        if last - first != wanted or first < 0:
+            raise ModelUnavailable(f"{path}: tensor {name} has a wrong length")
+        if base + last > size:
+            raise ModelUnavailable(f"{path} is truncated ({size} bytes, {base + last} needed); pull the model again")
+        yield name.removeprefix("model."), _Entry(path, item["dtype"], shape, base + first)
+
+
+def _as_float32(raw: NDArray[Any], dtype: str) -> NDArray[np.float32]:
+    if dtype == "BF16":
+        wide: NDArray[np.float32] = (raw.astype(np.uint32) << 16).view(np.float32)
+        return wide
+    return np.array(raw, dtype=np.float32)
+
+
+def expected_shapes(dims: Dims) -> dict[str, tuple[int, ...]]:
+    """Every tensor that a Whisper of this shape needs, by published name without prefix."""
+    width = dims.width
+    shapes: dict[str, tuple[int, ...]] = {
+        "encoder.conv1.weight": (width, dims.mels, 3),
+        "encoder.conv1.bias": (width,),
+        "encoder.conv2.weight": (width, width, 3),
+        "encoder.conv2.bias": (width,),
+        "decoder.embed_tokens.weight": (dims.vocabulary, width),
+        "decoder.embed_positions.weight": (dims.target_positions, width),
+    }
+    shapes |= _norm("encoder.layer_norm", width) | _norm("decoder.layer_norm", width)
+    for layer in range(dims.encoder_layers):
+        prefix = f"encoder.layers.{layer}"
+        shapes |= _attention(f"{prefix}.self_attn", width) | _feed_forward(prefix, width, dims.encoder_ffn)
+        shapes |= _norm(f"{prefix}.self_attn_layer_norm", width)
+    for layer in range(dims.decoder_layers):
+        prefix = f"decoder.layers.{layer}"
+        shapes |= _attention(f"{prefix}.self_attn", width) | _attention(f"{prefix}.encoder_attn", width)
+        shapes |= _norm(f"{prefix}.self_attn_layer_norm", width) | _norm(f"{prefix}.encoder_attn_layer_norm", width)
+        shapes |= _feed_forward(prefix, width, dims.decoder_ffn)
+    if not dims.tied:
+        shapes["proj_out.weight"] = (dims.vocabulary, width)
+    return shapes
+
+
+def _norm(prefix: str, width: int) -> dict[str, tuple[int, ...]]:
+    return {f"{prefix}.weight": (width,), f"{prefix}.bias": (width,)}
+
+
+def _attention(prefix: str, width: int) -> dict[str, tuple[int, ...]]:
+    """The key projection has no bias."""
+    shapes: dict[str, tuple[int, ...]] = {f"{prefix}.{name}_proj.weight": (width, width) for name in ("q", "k", "v", "out")}
+    return shapes | {f"{prefix}.{name}_proj.bias": (width,) for name in ("q", "v", "out")}
+
+
+def _feed_forward(prefix: str, width: int, ffn: int) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {
+        f"{prefix}.fc1.weight": (ffn, width),
+        f"{prefix}.fc1.bias": (ffn,),
+        f"{prefix}.fc2.weight": (width, ffn),
+        f"{prefix}.fc2.bias": (width,),
+    }
+    return shapes | _norm(f"{prefix}.final_layer_norm", width)
+
+
+def check(checkpoint: Checkpoint, dims: Dims) -> None:
+    """Raise ModelUnavailable with the names of missing or misshapen tensors."""
+    expected = expected_shapes(dims)
+    missing = [name for name in expected if name not in checkpoint]
+    if missing:
+        raise ModelUnavailable(f"{checkpoint.folder} lacks {len(missing)} tensors: {_some(missing)}; pull the model again")
+    wrong = [f"{name} {checkpoint.shape(name)}" for name, shape in expected.items() if checkpoint.shape(name) != shape]
+    if wrong:
+        raise ModelUnavailable(f"{checkpoint.folder} does not fit its config.json: {_some(wrong)}")
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:_NAMES_SHOWN])
+    return shown if len(names) <= _NAMES_SHOWN else f"{shown} and {len(names) - _NAMES_SHOWN} more"
+
+
+def encoder_positions(checkpoint: Checkpoint, dims: Dims) -> NDArray[np.float32]:
+    """The encoder's position table [positions, width]; sinusoids where the file leaves them out."""
+    name = "encoder.embed_positions.weight"
+    if name in checkpoint:
+        if checkpoint.shape(name) != (dims.source_positions, dims.width):
+            raise ModelUnavailable(f"{checkpoint.folder} does not fit its config.json: {name} {checkpoint.shape(name)}")
+        return checkpoint[name]
+    half = dims.width // 2
+    rates = np.exp(-np.log(10_000) / (half - 1) * np.arange(half))
+    angles = np.arange(dims.source_positions)[:, None] * rates[None, :]
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)
+
+
+def head_name(checkpoint: Checkpoint, dims: Dims) -> str:
+    """The tensor that makes logits: the token embedding, unless the config unties them."""
+    return "decoder.embed_tokens.weight" if dims.tied else "proj_out.weight"

@@ -1,0 +1,149 @@
+"""A published Whisper's shape and its generation rules, read from config.json and generation_config.json.
+
+Knows no weights and no text; the tokenizer fills what an old generation config leaves out.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from backends.interface import ModelUnavailable
+from backends.whisper.audio import HOP, SECONDS_PER_TIMESTAMP
+
+
+@dataclass(frozen=True, slots=True)
+class Dims:
+    """The network's shape. source_positions: encoder output length (1500 = 30 s); target_positions: longest decoding."""
+
+    width: int
+    mels: int
+    encoder_layers: int
+    encoder_heads: int
+    encoder_ffn: int
+    decoder_layers: int
+    decoder_heads: int
+    decoder_ffn: int
+    vocabulary: int
+    source_positions: int
+    target_positions: int
+    activation: str
+    scale_embedding: bool
+    tied: bool
+
+    @property
+    def mel_frames(self) -> int:
+        return 2 * self.source_positions
+
+    @property
+    def window_samples(self) -> int:
+        return self.mel_frames * HOP
+
+    @property
+    def window_seconds(self) -> float:
+        return self.source_positions * SECONDS_PER_TIMESTAMP
+
+    @property
+    def head_width(self) -> int:
+        return self.width // self.decoder_heads
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRules:
+    """What the generation config says about tokens; None or empty where the file is silent.
+
+    forced: decoder prompt of English-only and older checkpoints, without the start token.
+    """
+
+    start: int | None
+    end: int | None
+    languages: dict[str, int]
+    tasks: dict[str, int]
+    no_timestamps: int | None
+    previous: int | None
+    suppressed: tuple[int, ...]
+    suppressed_first: tuple[int, ...]
+    forced: tuple[int, ...]
+    alignment_heads: tuple[tuple[int, int], ...]
+    multilingual: bool | None
+    max_initial_timestamp: int | None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; ModelUnavailable names the file if it is missing or broken."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelUnavailable(f"{path.name} is missing in {path.parent}; pull the model again") from error
+    except (OSError, ValueError) as error:
+        raise ModelUnavailable(f"{path} cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise ModelUnavailable(f"{path} does not hold a JSON object")
+    return value
+
+
+def read_dims(folder: Path) -> Dims:
+    """The shape of the model in `folder`. Raises ModelUnavailable if it is not a Whisper."""
+    raw = read_json(folder / "config.json")
+    kind = raw.get("model_type")
+    if kind != "whisper":
+        raise ModelUnavailable(f"{folder} holds a model of type {kind!r}, not a Whisper")
+    try:
+        dims = _dims(raw)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelUnavailable(f"{folder / 'config.json'} lacks or garbles {error}") from error
+    if dims.activation not in {"gelu", "relu"}:
+        raise ModelUnavailable(f"{folder}: activation_function {dims.activation!r} is not supported (gelu or relu)")
+    if dims.width % dims.decoder_heads or dims.width % dims.encoder_heads:
+        raise ModelUnavailable(f"{folder}: d_model {dims.width} is not a multiple of the number of heads")
+    return dims
+
+
+def _dims(raw: dict[str, Any]) -> Dims:
+    return Dims(
+        width=int(raw["d_model"]),
+        mels=int(raw.get("num_mel_bins", 80)),
+        encoder_layers=int(raw["encoder_layers"]),
+        encoder_heads=int(raw["encoder_attention_heads"]),
+        encoder_ffn=int(raw["encoder_ffn_dim"]),
+        decoder_layers=int(raw["decoder_layers"]),
+        decoder_heads=int(raw["decoder_attention_heads"]),
+        decoder_ffn=int(raw["decoder_ffn_dim"]),
+        vocabulary=int(raw["vocab_size"]),
+        source_positions=int(raw.get("max_source_positions", 1500)),
+        target_positions=int(raw.get("max_target_positions", 448)),
+        activation=str(raw.get("activation_function", "gelu")),
+        scale_embedding=bool(raw.get("scale_embedding", False)),
+        tied=bool(raw.get("tie_word_embeddings", True)),
+    )
+
+
+def read_rules(folder: Path) -> GenerationRules:
+    """generation_config.json over the generation keys that older repositories keep in config.json."""
+    raw = read_json(folder / "config.json")
+    if (folder / "generation_config.json").is_file():
+        raw = raw | {key: value for key, value in read_json(folder / "generation_config.json").items() if value is not None}
+    return GenerationRules(
+        start=raw.get("decoder_start_token_id"),
+        end=_first(raw.get("eos_token_id")),
+        languages={str(name).strip("<|>"): int(token) for name, token in (raw.get("lang_to_id") or {}).items()},
+        tasks={str(name): int(token) for name, token in (raw.get("task_to_id") or {}).items()},
+        no_timestamps=raw.get("no_timestamps_token_id"),
+        previous=raw.get("prev_sot_token_id"),
+        suppressed=_ids(raw.get("suppress_tokens")),
+        suppressed_first=_ids(raw.get("begin_suppress_tokens")),
+        forced=tuple(int(token) for _, token in raw.get("forced_decoder_ids") or () if token is not None),
+        alignment_heads=tuple((int(layer), int(head)) for layer, head in raw.get("alignment_heads") or ()),
+        multilingual=raw.get("is_multilingual"),
+        max_initial_timestamp=raw.get("max_initial_timestamp_index"),
+    )
+
+
+def _first(value: int | list[int] | None) -> int | None:
+    return value[0] if isinstance(value, list) and value else value if isinstance(value, int) else None
+
+
+def _ids(value: list[int] | None) -> tuple[int, ...]:
+    return tuple(int(token) for token in value or () if int(token) >= 0)

@@ -1,0 +1,98 @@
+"""The parts both Whisper graphs are made of: linear layers (float or int8), norms, feed-forward.
+
+Knows the checkpoint's names and the operators; knows no attention and no files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backends.whisper.checkpoint import Checkpoint
+from backends.whisper.config import Dims
+from backends.whisper.graph import GraphWriter
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How a graph is built.
+
+    weights: "float32", "float16" or "int8" (weights per output channel, activations quantised on the fly);
+    bits: of int8 weights: 8, or 7 where the processor's byte products would saturate; static: fixed shapes for DirectML,
+    with a cache of `cache` positions and `batch` rows.
+    """
+
+    weights: str = "float32"
+    bits: int = 8
+    static: bool = False
+    cache: int = 0
+    batch: int = 1
+
+    @property
+    def element(self) -> type[np.floating[Any]]:
+        return np.float16 if self.weights == "float16" else np.float32
+
+
+def quantise(weight: Floats, bits: int) -> tuple[NDArray[np.int8], Floats]:
+    """Symmetric int8 per output channel; weight [inputs, outputs] -> (int8 of the same shape, scale [outputs])."""
+    top = float(2 ** (bits - 1) - 1)
+    scale = np.maximum(np.abs(weight).max(axis=0), np.finfo(np.float32).tiny) / top
+    return np.clip(np.rint(weight / scale), -top, top).astype(np.int8), scale.astype(np.float32)
+
+
+class Layers:
+    """Emits named pieces of the checkpoint into a graph."""
+
+    def __init__(self, graph: GraphWriter, checkpoint: Checkpoint, dims: Dims, form: Form) -> None:
+        self.graph, self.checkpoint, self.dims, self.form = graph, checkpoint, dims, form
+
+    def norm(self, value: str, prefix: str) -> str:
+        weights = [self.graph.constant(self.checkpoint[f"{prefix}.{part}"]) for part in ("weight", "bias")]
+        return self.graph.op("LayerNormalization", value, *weights, axis=-1, epsilon=1e-5)
+
+    def linear(self, value: str, *prefixes: str) -> str:
+        """x W^T + b; several prefixes share one product and their outputs lie side by side. A missing bias is zero."""
+        weight = np.concatenate([self.checkpoint[f"{prefix}.weight"] for prefix in prefixes]).T
+        return self.product(value, weight, np.concatenate([self._bias(prefix) for prefix in prefixes]))
+
+    def product(self, value: str, weight: Floats, bias: Floats | None) -> str:
+        """weight [inputs, outputs]."""
+        graph = self.graph
+        if self.form.weights == "int8":
+            whole, scale = quantise(weight, self.form.bits)
+            inputs = [graph.constant(whole), graph.constant(scale), graph.constant(np.zeros(len(scale), np.int8))]
+            if bias is not None:
+                inputs.append(graph.constant(bias))
+            return graph.op("DynamicQuantizeMatMul", value, *inputs, domain="ms")
+        result = graph.op("MatMul", value, graph.constant(weight))
+        return result if bias is None else graph.op("Add", result, graph.constant(bias))
+
+    def _bias(self, prefix: str) -> Floats:
+        name = f"{prefix}.bias"
+        return self.checkpoint[name] if name in self.checkpoint else np.zeros(self.dims.width, np.float32)
+
+    def activation(self, value: str) -> str:
+        """gelu is the exact one, with the error function."""
+        if self.dims.activation == "relu":
+            return self.graph.op("Relu", value)
+        return self.graph.op("Gelu", value, domain="ms")
+
+    def feed_forward(self, value: str, prefix: str) -> str:
+        hidden = self.norm(value, f"{prefix}.final_layer_norm")
+        hidden = self.activation(self.linear(hidden, f"{prefix}.fc1"))
+        return self.graph.op("Add", value, self.linear(hidden, f"{prefix}.fc2"))
+
+    def split_heads(self, value: str, heads: int, *, across: bool = False) -> str:
+        """[batch, time, width] -> [batch, heads, time, head width], or [batch, heads, head width, time]."""
+        shaped = self.graph.op("Reshape", value, self.graph.shape(0, 0, heads, self.dims.width // heads))
+        return self.graph.op("Transpose", shaped, perm=[0, 2, 3, 1] if across else [0, 2, 1, 3])
+
+    def join_heads(self, value: str) -> str:
+        """[batch, heads, time, head width] -> [batch, time, width]."""
+        turned = self.graph.op("Transpose", value, perm=[0, 2, 1, 3])
+        return self.graph.op("Reshape", turned, self.graph.shape(0, 0, self.dims.width))
