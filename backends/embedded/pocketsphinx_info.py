@@ -11,12 +11,12 @@ from backends.registry import BackendInfo
 class PocketsphinxOptions:
     """Keys of a deployment with backend = "pocketsphinx".
 
-    sentences: a closed list of English sentences; when given, every answer is one of them or empty (grammar mode);
-    piece_seconds: longest stretch of audio decoded in one step, cut at a pause.
+    sentences: a closed list of English sentences; when given, every utterance is one of them or empty (grammar mode);
+    longest_utterance: seconds decoded in one step; a longer one is cut where it is quietest.
     """
 
     sentences: tuple[str, ...] = ()
-    piece_seconds: float = 15.0
+    longest_utterance: float = 6.0
 
 
 INFO = BackendInfo(
