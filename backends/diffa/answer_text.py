@@ -22,7 +22,7 @@ class AnswerText:
         self._stop = tuple(text for text in stop if text)
         self._ids: list[int] = []
         self._shown = ""
-        self.ended = False
+        self.ended = self.stopped = False  # by an end token or a stop text; by a stop text
         self.tokens = 0  # up to and including the end token
 
     @property
@@ -55,7 +55,7 @@ class AnswerText:
     def _cut_at_stop(self, text: str) -> str:
         places = [place for stop in self._stop if (place := text.find(stop)) >= 0]
         if places:
-            self.ended = True
+            self.ended = self.stopped = True
             return text[: min(places)]
         return text
 

@@ -63,6 +63,13 @@ class Listener(nn.Module):
         """Samples of one encoder window."""
         return int(self.extractor.n_samples)
 
+    def tokens(self, samples: int) -> int:
+        """Embeddings that `samples` of audio become."""
+        whole, rest = divmod(samples, self.piece_samples)
+        pieces = [self.piece_samples] * whole + ([max(rest, SHORTEST_SAMPLES)] if rest else [])
+        frames = (encoder_frames(mel_frames(piece, self.extractor.hop_length)) for piece in pieces)
+        return sum(len(self.acoustic.layer_weights) + count // semantic.SUBSAMPLING for count in frames)
+
     @torch.no_grad()
     def hear(self, samples: Samples) -> Heard:
         """samples: float32 [time] at 16 kHz. Raises InvalidInput for empty or non-finite audio."""

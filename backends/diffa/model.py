@@ -1,7 +1,7 @@
 """DIFFA whole: audio side, tokenizer and language model, and the answering of questions.
 
-`load_diffa` opens the three published folders. `begin` and `step` serve many answers at once; `answer` is the same for one,
-and with its defaults the exact loop of the reference. Knows no requests, no worker and no HTTP.
+`load_diffa` opens the three published folders. `begin` and `logits` serve many answers at once; `answer` does the same for
+one, with its defaults by the exact loop of the reference. Knows no requests, no worker and no HTTP.
 """
 
 from __future__ import annotations
@@ -86,9 +86,8 @@ class DiffaModel:
         """Text of new ids: cut at the first end token, without special tokens, stripped."""
         return self.tokenizer.answer_text([int(token) for token in ids])
 
-    def positions(self, prompt: Prompt, audio: Sequence[Tensor], options: DecodingOptions) -> int:
-        """Positions that an answer needs. Raises InvalidInput if the model has fewer."""
-        heard = sum(len(embeddings) for embeddings in audio)
+    def check_room(self, prompt: Prompt, heard: int, options: DecodingOptions) -> None:
+        """Raise InvalidInput if prompt, `heard` audio embeddings and answer need more positions than the model has."""
         needed, limit = len(prompt.ids) + heard + options.max_new_tokens, self.llada.max_positions
         if needed > limit:
             raise InvalidInput(
@@ -97,12 +96,11 @@ class DiffaModel:
                 param="messages",
                 code="context_length_exceeded",
             )
-        return needed
 
     def begin(self, prompt: Prompt, audio: Sequence[Tensor], options: DecodingOptions, seed: int = 0) -> Answer:
         """State of a new answer, nothing computed yet. Raises InvalidInput for broken rules or too long a prompt."""
         options.checked()
-        self.positions(prompt, audio, options)
+        self.check_room(prompt, sum(len(embeddings) for embeddings in audio), options)
         noise = request_generator(seed, "cpu") if options.temperature > 0 else None
         tokens = self.tokenizer
         denoising = Denoising(options, tokens.mask, tokens.ends, tokens.eos, self.llada.device, noise)
@@ -110,11 +108,9 @@ class DiffaModel:
         remember = options.cache != "none"
         return Answer(self.llada.conversation(torch.stack(rows), options.max_new_tokens, remember=remember), denoising)
 
-    def step(self, answers: Sequence[Answer]) -> None:
-        """One denoising step of every answer, in one forward pass."""
-        passes = [Pass(one.conversation, one.denoising.ids, one.denoising.window()) for one in answers]
-        for one, logits in zip(answers, self.llada.block_logits(passes), strict=True):
-            one.denoising.take(logits)
+    def logits(self, answers: Sequence[Answer]) -> list[Tensor]:
+        """What the next denoising step of each answer needs, computed in one forward pass for all."""
+        return self.llada.block_logits([Pass(one.conversation, one.denoising.ids, one.denoising.window()) for one in answers])
 
     def answer(
         self,
@@ -147,7 +143,7 @@ class DiffaModel:
             prompt, audio = self._given(samples, prompt_ids, splice_index)
         answer = self.begin(prompt, audio, options, seed)
         while not answer.done:
-            self.step([answer])
+            answer.denoising.take(self.logits([answer])[0])
         ids = answer.denoising.ids.tolist()
         return AnswerResult(ids, answer.denoising.forward_passes, list(prompt.ids), self.decode_text(ids))
 
