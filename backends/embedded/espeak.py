@@ -102,7 +102,8 @@ class EspeakBackend:
 
     def _advance(self, job: _SpeechJob) -> Iterable[Event]:
         if job.waiting:
-            samples = self._say(job, job.waiting.pop(0))
+            samples = self._say(job, job.waiting[0])  # first: a step that raises is repeated
+            job.waiting.pop(0)
             audible = samples.size > 0 and float(np.abs(samples).max()) > _SILENT_PEAK
             job.heard = job.heard or audible
             if audible:
@@ -118,7 +119,8 @@ class EspeakBackend:
         native = min(max(wanted, SLOWEST_WPM), FASTEST_WPM)
         samples = self._library.synthesize(sentence, round(native), self._options.pitch, self._options.pitch_range)
         samples = stretch(samples, self._library.rate, native / wanted)
-        gap = int(self._library.rate * self._options.sentence_gap_ms / 1000 / job.request.speed) if job.waiting else 0
+        more = len(job.waiting) > 1
+        gap = int(self._library.rate * self._options.sentence_gap_ms / 1000 / job.request.speed) if more else 0
         return np.concatenate([samples, np.zeros(gap, np.float32)])
 
 

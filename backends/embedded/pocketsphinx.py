@@ -50,10 +50,11 @@ _SHORTEST_LIMIT, _LONGEST_LIMIT = 2.0, 60.0  # seconds, range of the option long
 
 @dataclass(slots=True, eq=False)
 class _TranscriptionJob:
-    """One recording in work. begun: time.perf_counter() at start."""
+    """One recording in work. pending: found and not decoded yet; begun: time.perf_counter() at start."""
 
     request: TranscriptionRequest
     finder: UtteranceFinder
+    pending: Utterance | None = None
     texts: list[str] = field(default_factory=list)
     noise_added: bool = False
     begun: float = field(default_factory=time.perf_counter)
@@ -124,9 +125,9 @@ class PocketsphinxBackend:
         )
 
     def _advance(self, job: _TranscriptionJob) -> Iterable[Event]:
-        utterance = job.finder.next()
-        if utterance is not None:
-            yield from self._decode(job, utterance)
+        job.pending = job.pending or job.finder.next()  # kept until it is decoded: a step that raises is repeated
+        if job.pending is not None:
+            yield from self._decode(job, job.pending)
         if job.finder.finished:
             yield _done(job)
         else:
@@ -136,6 +137,7 @@ class PocketsphinxBackend:
         samples = np.asarray(job.request.samples[utterance.begin : utterance.end], np.float32)
         samples, added = with_noise_floor(samples)
         heard = self._decoder.decode(samples)
+        job.pending = None
         job.noise_added = job.noise_added or added
         if heard.text:
             yield TextDelta(f" {heard.text}" if job.texts else heard.text)

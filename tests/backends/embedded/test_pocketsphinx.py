@@ -219,3 +219,19 @@ def test_the_canary_reaches_the_decoder(sphinx: PocketsphinxBackend, monkeypatch
     assert isinstance(events(sphinx, sphinx.canary())[-1], Done)
     assert len(calls) == 1
     assert sphinx.footprint() > 0
+
+
+def test_a_failed_step_can_be_repeated(
+    sphinx: PocketsphinxBackend, clips: dict[str, Samples], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker repeats a step that raised, so no utterance may be lost by it."""
+    whole = transcribed(sphinx, clips[FIRST])[-1]
+    job = sphinx.start(TranscriptionRequest(clips[FIRST]))
+    with monkeypatch.context() as patch:
+        patch.setattr(sphinx._decoder, "decode", lambda samples: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            list(sphinx.step([job]))
+    found: list[Event] = []
+    while not found or not isinstance(found[-1], Done):
+        found.extend(event for _, event in sphinx.step([job]))
+    assert found[-1].text == whole.text != ""  # type: ignore[union-attr]
