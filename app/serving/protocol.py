@@ -87,6 +87,9 @@ class Pool(Protocol):
     async def canary(self, deployment: Deployment, timeout_seconds: float) -> None:
         """Run the backend's canary request; raises ApiError if it fails or takes too long."""
 
+    def capabilities(self, deployment: Deployment) -> Capabilities | None:
+        """What the model told when it was last loaded, also if it is unloaded now; None before its first load."""
+
     def status(self) -> dict[str, DeploymentStatus]: ...
 
     def devices(self) -> list[DeviceStatus]: ...
