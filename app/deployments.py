@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from app.settings import ConfigError, DeploymentSettings, Settings
+from backends.interface import Task
 from backends.registry import BackendInfo, UnknownOption, backend_info, backend_names, check_options
 
 
@@ -33,6 +34,12 @@ class Deployment:
     revision: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     builtin: bool = False
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """What it does; a backend that could do several is told which by its `task` option."""
+        chosen = self.options.get("task")
+        return (chosen,) if chosen in self.info.tasks else self.info.tasks
 
 
 # The large models are fetched only when somebody asks for it: `speech-gateway pull NAME`, or auto_pull = true.
@@ -168,7 +175,7 @@ def _link(deployment: Deployment, by_name: Mapping[str, Deployment], aliases: Ma
         if target is not None:
             found[key] = target.name
     speaker = by_name.get(found.get("audio_deployment", ""))
-    if speaker is not None and "speech" not in speaker.info.tasks:
+    if speaker is not None and "speech" not in speaker.tasks:
         raise ConfigError(f'[deployments."{deployment.name}"] audio_deployment: {speaker.name!r} does not speak')
     return replace(deployment, **found)
 
@@ -179,6 +186,6 @@ def _check_fallbacks(deployment: Deployment, by_name: Mapping[str, Deployment]) 
     while name := by_name[seen[-1]].fallback:
         if name in seen:
             raise ConfigError(f"{where}: goes round in a circle: {' -> '.join([*seen, name])}")
-        if not set(deployment.info.tasks) <= set(by_name[name].info.tasks):
-            raise ConfigError(f"{where}: {name!r} does not do {' and '.join(deployment.info.tasks)}")
+        if not set(deployment.tasks) <= set(by_name[name].tasks):
+            raise ConfigError(f"{where}: {name!r} does not do {' and '.join(deployment.tasks)}")
         seen.append(name)

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import cast
 
 import structlog
@@ -30,7 +30,7 @@ from app.errors import (
 )
 from app.routes.common import Call, Gateway, find_deployment, header_text
 from app.routes.operations import Match, Operation, Table
-from app.upload import ClientGone, Upload, never
+from app.upload import ClientGone, Upload, capped, never
 from app.versions import check_api_version
 
 log = structlog.get_logger("gateway")
@@ -124,21 +124,25 @@ class Observe:
 class Guard:
     """Runs an operation once key, api-version, deployment, content type and size are right; stops it if the client leaves.
 
-    pages: path prefixes that `app` serves itself, such as a web page that calls the API with a key of its own.
+    pages: apps by path prefix that serve themselves, such as a web page, which calls the API with its visitor's key.
     """
 
-    def __init__(self, app: ASGIApp, gateway: Gateway, table: Table, pages: tuple[str, ...] = ()) -> None:
+    def __init__(self, app: ASGIApp, gateway: Gateway, table: Table, pages: Mapping[str, ASGIApp]) -> None:
         self.app, self.gateway, self.table, self.pages = app, gateway, table, pages
         self._keyring = Keyring(gateway.settings.server)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope["path"]
-        if scope["type"] == "lifespan" or any(path == page or path.startswith(f"{page}/") for page in self.pages):
+        if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
+        elif page := self._page(scope["path"]):
+            await page(scope, capped(receive, self.gateway.settings.limits.body_bytes), send)
         elif scope["type"] == "http":
             await self._operation(scope, receive, send)
         else:
             await send({"type": "websocket.close", "code": 1008, "reason": "nothing is served here"})
+
+    def _page(self, path: str) -> ASGIApp | None:
+        return next((page for at, page in self.pages.items() if path == at or path.startswith(f"{at}/")), None)
 
     async def _operation(self, scope: Scope, receive: Receive, send: Send) -> None:
         visit: Visit = scope["gateway.visit"]
@@ -149,7 +153,7 @@ class Guard:
                 match, operation = self._route(scope)
                 visit.route = operation.path
                 if operation.access != "public":
-                    stack.enter_context(self._in_flight())
+                    stack.enter_context(self.gateway.request())
                 call = self._call(scope, headers, match, operation, stack)
                 visit.owner, visit.deployment = call.owner, call.target or ""
                 call.body = await self._read(upload)
@@ -204,16 +208,6 @@ class Guard:
     async def _read(self, upload: Upload) -> bytes:
         limits = self.gateway.settings.limits
         return await upload.read(limits.body_bytes, limits.upload_seconds)
-
-    @contextlib.contextmanager
-    def _in_flight(self) -> Iterator[None]:
-        self.gateway.in_flight += 1
-        self.gateway.metrics.requests_in_flight.inc()
-        try:
-            yield
-        finally:
-            self.gateway.in_flight -= 1
-            self.gateway.metrics.requests_in_flight.dec()
 
     async def _run(self, call: Call, upload: Upload, scope: Scope, send: Send) -> None:
         """The operation and its answer; ClientGone if the client leaves before the end of it."""

@@ -80,6 +80,13 @@ class DeviceSettings(_Table):
     )
 
 
+class LogSettings(_Table):
+    format: Literal["auto", "console", "json"] = Field(
+        default="auto", description="console for people, json for machines; auto: console on a terminal."
+    )
+    level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level that is written.")
+
+
 class DeploymentSettings(BaseModel):
     """One [deployments.NAME] table. Keys that are not named here belong to the backend, which checks them."""
 
@@ -113,6 +120,7 @@ class Settings(_Table):
     server: ServerSettings = Field(default_factory=ServerSettings)
     limits: LimitSettings = Field(default_factory=LimitSettings)
     devices: DeviceSettings = Field(default_factory=DeviceSettings)
+    log: LogSettings = Field(default_factory=LogSettings)
     deployments: dict[str, DeploymentSettings] = Field(default_factory=dict[str, DeploymentSettings])
     aliases: dict[str, str] = Field(default_factory=dict[str, str])
     models_dir: Path = Field(default=Path("models"), description="Folder that holds weights and voices.")

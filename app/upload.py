@@ -76,6 +76,21 @@ class Upload:
         return body
 
 
+def capped(receive: Receive, cap: int) -> Receive:
+    """The same messages, for an app that reads the body itself; TooLarge is raised in it above `cap` bytes."""
+    received = 0
+
+    async def receive_capped() -> Message:
+        nonlocal received
+        message = await receive()
+        received += len(message.get("body", b""))
+        if received > cap:
+            raise _too_large(cap, received)
+        return message
+
+    return receive_capped
+
+
 async def never() -> Message:
     """The `receive` of an answering app: the body is read already, and leaving is the guard's matter."""
     await asyncio.Event().wait()

@@ -6,6 +6,7 @@ about it. Knows nothing of a particular operation and nothing of sockets: `app/m
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
@@ -44,8 +45,25 @@ class Gateway:
     metrics: Metrics
     started: float = field(default_factory=time.monotonic)
     in_flight: int = 0
+    idle: asyncio.Event = field(default_factory=asyncio.Event)  # set while nothing is in flight
     draining: bool = False
-    cut: int = 0  # requests that shutdown ended before their answer was complete
+
+    def __post_init__(self) -> None:
+        self.idle.set()
+
+    @contextmanager
+    def request(self) -> Iterator[None]:
+        """Count one request as in flight."""
+        self._count(1)
+        try:
+            yield
+        finally:
+            self._count(-1)
+
+    def _count(self, step: int) -> None:
+        self.in_flight += step
+        self.metrics.requests_in_flight.inc(step)
+        (self.idle.clear if self.in_flight else self.idle.set)()
 
 
 @dataclass(slots=True)
@@ -100,10 +118,10 @@ class Call:
         if not isinstance(name, str):
             raise InvalidRequest("model must be a string.", param="model")
         deployment = find_deployment(self.gateway.deployments, name, self.scheme)
-        if task not in deployment.info.tasks:
+        if task not in deployment.tasks:
             raise OperationNotSupported(
                 f"The {self.operation.path} operation does not work with the deployment {name!r}, "
-                f"which does {' and '.join(deployment.info.tasks)}.",
+                f"which does {' and '.join(deployment.tasks)}.",
                 param="model",
             )
         self.deployment = deployment

@@ -100,17 +100,19 @@ class Table:
         for prefix, scheme in _PREFIXES:
             if parts[: len(prefix)] == prefix:
                 rest = parts[len(prefix) :]
-                return self._find(scheme, rest) or self._find_in_deployment(scheme, rest)
+                return self._find(scheme, rest) or self._find_in_deployment(scheme, rest) or self._find_open(scheme, rest)
         return None
 
-    def _find(self, scheme: Scheme, rest: tuple[str, ...], deployment: str | None = None) -> Match | None:
+    def _find(self, scheme: Scheme, rest: tuple[str, ...]) -> Match | None:
         path = "/".join(rest)
-        if operations := self._fixed.get((scheme, path)):
-            return Match(path, scheme, operations, deployment)
+        operations = self._fixed.get((scheme, path))
+        return Match(path, scheme, operations) if operations else None
+
+    def _find_open(self, scheme: Scheme, rest: tuple[str, ...]) -> Match | None:
         for cut in range(1, len(rest)):
             head = "/".join(rest[:cut])
             if operations := self._open.get((scheme, head)):
-                return Match(f"{head}/*", scheme, operations, deployment, unquote("/".join(rest[cut:])))
+                return Match(f"{head}/*", scheme, operations, parameter=unquote("/".join(rest[cut:])))
         return None
 
     def _find_in_deployment(self, scheme: Scheme, rest: tuple[str, ...]) -> Match | None:

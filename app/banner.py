@@ -1,0 +1,67 @@
+"""What the server says when it has started: where it listens, and in plain words what each deployment is ready for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from app import VERSION
+from app.settings import is_loopback
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from app.deployments import Deployment
+    from app.routes.common import Gateway
+    from app.serving.protocol import DeploymentStatus
+
+
+def banner(app: FastAPI, port: int | None = None) -> str:
+    """Several lines of text; port: the one really listened on, where the configured one is 0."""
+    gateway: Gateway = app.state.gateway
+    server = gateway.settings.server
+    lines = [
+        f"Speech gateway {VERSION} at http://{_address(server.host)}:{port or server.port}  "
+        "(/docs describes it, /health shows its state, /ui is a page to try it)",
+        _keys(len(server.api_keys), server.host),
+        "",
+    ]
+    statuses = gateway.pool.status()
+    width = max((len(name) for name in statuses), default=0)
+    for name, status in statuses.items():
+        lines.append(f"  {name:<{width}}  {_state(gateway.deployments[name], status)}")
+    if gateway.deployments.aliases:
+        lines += ["", "  also known as: " + ", ".join(f"{alias} = {name}" for alias, name in gateway.deployments.aliases.items())]
+    return "\n".join(lines)
+
+
+def _keys(count: int, host: str) -> str:
+    if count:
+        return f"{count} API key{'s are' if count > 1 else ' is'} configured."
+    reach = "programs on this machine can reach it" if is_loopback(host) else "OTHER MACHINES CAN REACH IT"
+    return f"Any non-empty API key is accepted; {reach}."
+
+
+def _state(deployment: Deployment, status: DeploymentStatus) -> str:
+    where = f"{status.engine} on {status.device}" + ("" if status.dtype in ("", "auto") else f" in {status.dtype}")
+    if status.state in ("ready", "busy"):
+        return f"{status.state}, {where}"
+    if status.state == "unloaded":
+        return f"ready, {where}, loads when it is first asked for"
+    if status.state in ("pulling", "loading"):
+        return f"{status.state} {deployment.model or deployment.info.name}" + _reason(status)
+    return f"{status.state}: {status.error or 'cannot run now'}" + _cure(deployment, status)
+
+
+def _cure(deployment: Deployment, status: DeploymentStatus) -> str:
+    """The command that fetches what is missing, unless the error names it already, and who answers meanwhile."""
+    command = f"speech-gateway pull {deployment.name}"
+    cure = "" if status.state != "absent" or command in (status.error or "") else f"; fetch it with: {command}"
+    return cure + (f"; {deployment.fallback} answers meanwhile" if deployment.fallback else "")
+
+
+def _reason(status: DeploymentStatus) -> str:
+    return f" ({status.reason})" if status.reason else ""
+
+
+def _address(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,104 @@
+"""Builds the gateway: one function makes the app, one runs it.
+
+Owns the order in which the parts start and stop. Nothing happens at import; `uvicorn app.main:create_app --factory` works.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI
+
+from app import VERSION, logs
+from app.banner import banner
+from app.deployments import Deployments
+from app.metrics import Metrics
+from app.middleware import Guard, Observe
+from app.origins import OriginGuard
+from app.routes.common import Gateway
+from app.routes.table import build_table
+from app.serving.media import MediaPool
+from app.serving.protocol import Pool
+from app.settings import Settings, load_settings
+from app.ui.mount import PATH as PAGE_PATH
+from app.ui.mount import LazyPage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["banner", "create_app", "run_server"]
+
+
+def create_app(settings: Settings | None = None, *, pool: Pool | None = None) -> FastAPI:
+    """The gateway as an ASGI app. settings: None loads them from file and environment; pool: None starts worker processes.
+
+    Raises ConfigError.
+    """
+    if settings is None:
+        settings = load_settings()
+        logs.configure(settings.log)
+    deployments, metrics = Deployments.from_settings(settings), Metrics()
+    gateway = Gateway(
+        settings,
+        deployments,
+        pool or _worker_pool(settings, deployments, metrics),
+        MediaPool(settings.limits),
+        metrics,
+    )
+    app = FastAPI(
+        title="Speech gateway",
+        version=VERSION,
+        openapi_url=None,  # the documents and pages are operations of our own table
+        redirect_slashes=False,
+        lifespan=_lifespan,
+    )
+    app.state.gateway = gateway
+    app.state.page = LazyPage(_page_builder(app, gateway))
+    app.add_middleware(Guard, gateway=gateway, table=build_table(), pages={PAGE_PATH: app.state.page})
+    app.add_middleware(OriginGuard, server=settings.server)
+    app.add_middleware(Observe, gateway=gateway)
+    return app
+
+
+def run_server(settings: Settings) -> int:
+    """Serve until a signal comes. Returns the exit code: 0, 1 (could not start), 4 (shutdown cut requests off)."""
+    from app.server import serve  # uvicorn is not needed by those who bring their own server
+
+    logs.configure(settings.log)
+    return serve(create_app(settings), settings)
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    gateway: Gateway = app.state.gateway
+    async with contextlib.AsyncExitStack() as stack:
+        await gateway.media.start()
+        stack.push_async_callback(gateway.media.close)
+        stack.push_async_callback(app.state.page.close)
+        stack.push_async_callback(drain, gateway)
+        await gateway.pool.start()
+        yield
+
+
+async def drain(gateway: Gateway) -> bool:
+    """Refuse new work and stop all workers once running work has ended or its time is up. True if nothing was cut."""
+    gateway.draining = True
+    return await gateway.pool.drain(gateway.settings.server.drain_seconds)
+
+
+def _worker_pool(settings: Settings, deployments: Deployments, metrics: Metrics) -> Pool:
+    from app.serving.pool import WorkerPool
+
+    return WorkerPool(settings, deployments, metrics)
+
+
+def _page_builder(app: FastAPI, gateway: Gateway) -> Callable[[], FastAPI]:
+    def build() -> FastAPI:
+        from app.ui.page import build_page
+
+        needs_key = bool(gateway.settings.server.api_keys)
+        return build_page(app, gateway.deployments, gateway.media, needs_key=needs_key)
+
+    return build

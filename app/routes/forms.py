@@ -1,0 +1,206 @@
+"""multipart/form-data in one pass over a body that is already in memory, and typed reading of its fields.
+
+Owns the name variants that clients send: name[] and name[0] for lists, name[key] for objects, JSON strings for both, empty
+for unset. Knows no operation. File parts stay slices of the body; nothing is written to disk.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import unquote
+
+import msgspec
+
+from app.errors import BrokenBody, InvalidRequest, MissingParameter
+
+_HEADER_BYTES = 16 * 1024  # of one part; real ones have a few hundred
+_BOUNDARY = re.compile(r'boundary=(?:"([^"]+)"|([^;,\s]+))', re.IGNORECASE)
+_DISPOSITION = re.compile(rb"^content-disposition[ \t]*:(.*)$", re.IGNORECASE | re.MULTILINE)
+_PARAMETER = re.compile(r';\s*([a-z]+\*?)\s*=\s*(?:"((?:\\.|[^"\\])*)"|([^;\s]*))', re.IGNORECASE)
+_INDEXED = re.compile(r"^(.+)\[(\d*)\]$")
+_TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
+
+
+@dataclass(frozen=True, slots=True)
+class UploadedFile:
+    """name: as sent, meaningless for the content; data: a view of the request body."""
+
+    name: str
+    data: memoryview
+
+
+@dataclass(slots=True)
+class Form:
+    """Text fields in the order sent, and files by name."""
+
+    texts: list[tuple[str, str]] = field(default_factory=list)
+    files: dict[str, UploadedFile] = field(default_factory=dict)
+
+    def text(self, name: str) -> str | None:
+        """The last value of a field; None if it is unset or empty."""
+        values = [value for key, value in self.texts if key == name and value != ""]
+        return values[-1] if values else None
+
+    def texts_of(self, name: str) -> list[str]:
+        """A list field, whether sent as repeated `name`, `name[]`, `name[0]`, or as a JSON array."""
+        found: list[str] = []
+        for key, value in self.texts:
+            indexed = _INDEXED.match(key)
+            if value != "" and (key == name or (indexed and indexed[1] == name)):
+                found += _array(value)
+        return found
+
+    def mapping(self, name: str) -> str | dict[str, Any] | None:
+        """An object field sent as `name[key]` parts or as a JSON object; a plain string stays one."""
+        parts = {key[len(name) + 1 : -1]: value for key, value in self.texts if key.startswith(f"{name}[") and key.endswith("]")}
+        if parts:
+            return {key: value for key, value in parts.items() if key}
+        value = self.text(name)
+        if value is not None and value.lstrip().startswith("{"):
+            document = _decoded(value)
+            if not isinstance(document, dict):
+                raise InvalidRequest(f"{name} is not a valid JSON object.", param=name)
+            return document
+        return value
+
+    def number(self, name: str, low: float, high: float) -> float | None:
+        """A decimal number within low..high; None if unset."""
+        value = self.text(name)
+        return None if value is None else checked_number(value, name, low, high)
+
+    def flag(self, name: str) -> bool:
+        value = (self.text(name) or "false").lower()
+        if value not in (*_TRUE, *_FALSE):
+            raise InvalidRequest(f"{name} must be true or false, not {value!r}.", param=name)
+        return value in _TRUE
+
+    def choice(self, name: str, choices: tuple[str, ...], default: str) -> str:
+        value = self.text(name) or default
+        if value not in choices:
+            raise InvalidRequest(f"{name} must be one of {', '.join(choices)}, not {value!r}.", param=name)
+        return value
+
+    def file(self, name: str) -> UploadedFile:
+        """The uploaded file. Raises MissingParameter or, for text where a file should be, InvalidRequest."""
+        if name in self.files:
+            return self.files[name]
+        if self.text(name) is not None:
+            raise InvalidRequest(
+                f"{name} is a text field, not an uploaded file (with curl: -F {name}=@PATH, with the @).", param=name
+            )
+        raise MissingParameter(f"You must upload a {name}.", param=name)
+
+
+def checked_number(value: object, name: str, low: float, high: float) -> float:
+    """A number within low..high from a JSON value or a form's text. Raises InvalidRequest."""
+    try:
+        if isinstance(value, bool) or not isinstance(value, int | float | str):
+            raise ValueError
+        number = float(value)
+    except ValueError:
+        raise InvalidRequest(f"{name} must be a number, not {str(value)[:40]!r}.", param=name) from None
+    if not low <= number <= high:  # also false for NaN
+        raise InvalidRequest(f"{name} must be between {low:g} and {high:g}.", param=name)
+    return number
+
+
+def parse_form(content_type: str, body: bytes, most_fields: int) -> Form:
+    """The parts of a multipart body. Raises BrokenBody, or InvalidRequest above `most_fields` parts."""
+    found = _BOUNDARY.search(content_type)
+    if found is None:
+        raise BrokenBody("The content type has no multipart boundary.")
+    delimiter = b"--" + (found[1] or found[2]).encode("latin-1")
+    form = Form()
+    position = _after_delimiter(body, _first(body, delimiter), delimiter)
+    separator = b"\r\n" + delimiter
+    for _ in range(most_fields):
+        if position is None:
+            return form
+        end = body.find(separator, position - 2)
+        if end < 0:
+            raise BrokenBody("The multipart body ends before its closing boundary.")
+        _take_part(form, body, position, end)
+        position = _after_delimiter(body, end + 2, delimiter)
+    if position is not None:
+        raise InvalidRequest(f"The form has more than {most_fields} fields.", code="too_many_fields")
+    return form
+
+
+def _first(body: bytes, delimiter: bytes) -> int:
+    start = 0 if body.startswith(delimiter) else body.find(b"\r\n" + delimiter) + 2
+    if start == 1:
+        raise BrokenBody("The body does not contain the boundary that its content type names.")
+    return start
+
+
+def _after_delimiter(body: bytes, start: int, delimiter: bytes) -> int | None:
+    """Position of the next part's headers; None after the closing delimiter."""
+    after = start + len(delimiter)
+    if body.startswith(b"--", after):
+        return None
+    line_end = body.find(b"\r\n", after, after + 128)
+    if line_end < 0 or body[after:line_end].strip():
+        raise BrokenBody("A multipart boundary is not followed by a line end.")
+    return line_end + 2
+
+
+def _take_part(form: Form, body: bytes, start: int, end: int) -> None:
+    blank = body.find(b"\r\n\r\n", start - 2, min(end, start + _HEADER_BYTES))
+    if blank < 0:
+        raise BrokenBody("A multipart part has no headers, or too many.")
+    name, filename = _names(body[start:blank])
+    content = blank + 4
+    if filename is not None:
+        form.files[name] = UploadedFile(filename, memoryview(body)[content:end])
+        return
+    try:
+        form.texts.append((name, body[content:end].decode("utf-8")))
+    except UnicodeDecodeError:
+        raise InvalidRequest(f"{name} is not valid UTF-8 text.", param=name) from None
+
+
+def _names(headers: bytes) -> tuple[str, str | None]:
+    """Field name and, for a file part, its file name."""
+    line = _DISPOSITION.search(headers)
+    if line is None:
+        raise BrokenBody("A multipart part has no Content-Disposition.")
+    given = {
+        match[1].lower(): match[2] if match[2] is not None else match[3]
+        for match in _PARAMETER.finditer(line[1].decode("utf-8", "replace").strip("\r"))
+    }
+    if "name" not in given:
+        raise BrokenBody("A multipart part has no name.")
+    filename = given.get("filename")
+    if "filename*" in given:
+        filename = unquote(given["filename*"].rpartition("'")[2], errors="replace")
+    return _unescaped(given["name"]), None if filename is None else _unescaped(filename)
+
+
+def _unescaped(name: str) -> str:
+    """Browsers write a quote as %22, older clients as a backslash and a quote."""
+    return name.replace('\\"', '"').replace("%22", '"')
+
+
+def _array(value: str) -> list[str]:
+    if value.lstrip().startswith("["):
+        document = _decoded(value)
+        if isinstance(document, list) and all(isinstance(item, str) for item in document):
+            return document
+    return [value]
+
+
+def _decoded(value: str) -> Any:
+    try:
+        return msgspec.json.decode(value)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+
+
+def as_mapping(value: object, name: str) -> Mapping[str, Any]:
+    """A JSON value that must be an object. Raises InvalidRequest."""
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"{name} must be an object.", param=name)
+    return value

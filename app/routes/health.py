@@ -1,0 +1,211 @@
+"""How the server is: /health for people, /health/live and /health/ready for supervisors, /metrics for Prometheus.
+
+Liveness never depends on a model; readiness does. None of these needs a key. Also the control routes that load and unload
+a deployment, which need the admin key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any, Protocol, runtime_checkable
+
+import msgspec
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from app import VERSION
+from app.deployments import Deployment
+from app.errors import ApiError, NotFound, UnsupportedValue
+from app.routes.common import Call, Gateway, find_deployment
+from app.routes.doc import answers, array, integer, number, obj, stated, text
+from app.routes.operations import JSON, Operation, Scheme
+from app.serving.protocol import DeploymentStatus
+
+DEEP_SECONDS = 30.0  # a canary that takes longer has failed
+_STARTING = ("pulling", "loading")
+
+_HEALTH = obj(
+    {
+        "status": stated(text(""), enum=["ok", "loading", "degraded", "draining"]),
+        "version": text(""),
+        "uptime_seconds": number(""),
+        "devices": array(obj({"id": text(""), "kind": text(""), "name": text("")})),
+        "deployments": {"type": "object", "additionalProperties": obj({"state": text(""), "backend": text("")})},
+        "in_flight": integer(""),
+    },
+    ("status", "version", "uptime_seconds", "devices", "deployments", "in_flight"),
+)
+_READY = obj({"status": text(""), "reasons": array(text(""))}, ("status", "reasons"))
+
+
+@runtime_checkable
+class Controllable(Protocol):
+    """A pool whose deployments can be loaded and unloaded by hand."""
+
+    async def load(self, deployment: Deployment) -> None: ...
+
+    async def unload(self, deployment: Deployment) -> None: ...
+
+
+async def health(call: Call) -> ASGIApp:
+    """The whole document; with ?deep=1 every loaded deployment runs its canary first."""
+    gateway = call.gateway
+    failures = await _canaries(gateway) if _is_set(call.query.get("deep")) else {}
+    statuses = gateway.pool.status()
+    deployments = {name: msgspec.to_builtins(status) for name, status in statuses.items()}
+    for name, message in failures.items():
+        deployments[name]["error"] = message
+    document = {
+        "status": "degraded" if failures and not gateway.draining else _overall(gateway, statuses),
+        "version": VERSION,
+        "uptime_seconds": round(time.monotonic() - gateway.started, 1),
+        "devices": [msgspec.to_builtins(device) for device in gateway.pool.devices()],
+        "deployments": deployments,
+        "in_flight": gateway.in_flight,
+    }
+    return Response(msgspec.json.encode(document), media_type=JSON)
+
+
+async def live(call: Call) -> ASGIApp:
+    """The event loop turns; nothing else is asked."""
+    return Response(b'{"status":"ok"}', media_type=JSON)
+
+
+async def ready(call: Call) -> ASGIApp:
+    """503 with the reasons while draining, loading what must be loaded at start, or after a failed load."""
+    reasons = _not_ready(call.gateway)
+    if reasons:
+        body = msgspec.json.encode({"status": "not ready", "reasons": reasons})
+        return Response(body, 503, {"retry-after": "2", "retry-after-ms": "2000"}, JSON)
+    return Response(b'{"status":"ready","reasons":[]}', media_type=JSON)
+
+
+async def metrics(call: Call) -> ASGIApp:
+    return Response(call.gateway.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+
+
+async def load(call: Call) -> ASGIApp:
+    """Load a deployment now."""
+    deployment, pool = _controlled(call)
+    await pool.load(deployment)
+    return call.json({"deployment": deployment.name, "state": call.gateway.pool.status()[deployment.name].state})
+
+
+async def unload(call: Call) -> ASGIApp:
+    """End a deployment's worker and give its memory back."""
+    deployment, pool = _controlled(call)
+    await pool.unload(deployment)
+    return call.json({"deployment": deployment.name, "state": call.gateway.pool.status()[deployment.name].state})
+
+
+def _controlled(call: Call) -> tuple[Deployment, Controllable]:
+    pool = call.gateway.pool
+    if not isinstance(pool, Controllable):
+        raise UnsupportedValue("This scheduler does not load and unload by hand.")
+    if not call.parameter:
+        raise NotFound("Resource not found.")
+    return find_deployment(call.gateway.deployments, call.parameter, call.scheme), pool
+
+
+def _overall(gateway: Gateway, statuses: dict[str, DeploymentStatus]) -> str:
+    if gateway.draining or gateway.pool.draining:
+        return "draining"
+    if any(status.state in _STARTING for status in statuses.values()):
+        return "loading"
+    return "degraded" if any(status.state == "failed" for status in statuses.values()) else "ok"
+
+
+def _not_ready(gateway: Gateway) -> list[str]:
+    """What keeps the server from being ready: only deployments that are loaded at start count, others load when asked for."""
+    if gateway.draining or gateway.pool.draining:
+        return ["draining"]
+    reasons = []
+    for name, status in gateway.pool.status().items():
+        if gateway.deployments[name].preload and status.state not in ("ready", "busy", "unloaded"):
+            reasons.append(f"{name}: {status.state}" + (f": {status.error}" if status.error else ""))
+    return reasons
+
+
+async def _canaries(gateway: Gateway) -> dict[str, str]:
+    """Error by name of the loaded deployments whose canary failed."""
+    loaded = [name for name, status in gateway.pool.status().items() if status.state in ("ready", "busy")]
+    outcomes = await asyncio.gather(
+        *(gateway.pool.canary(gateway.deployments[name], DEEP_SECONDS) for name in loaded), return_exceptions=True
+    )
+    failures: dict[str, str] = {}
+    for name, outcome in zip(loaded, outcomes, strict=True):
+        if isinstance(outcome, ApiError):
+            failures[name] = f"canary: {outcome.message}"
+        elif isinstance(outcome, BaseException):
+            raise outcome
+    return failures
+
+
+def _is_set(value: str | None) -> bool:
+    return (value or "").lower() in ("1", "true", "yes")
+
+
+_LOCAL = frozenset({Scheme.LOCAL})
+_STATE: dict[str, Any] = obj({"deployment": text(""), "state": text("")}, ("deployment", "state"))
+OPERATIONS = (
+    Operation(
+        "health",
+        "GET",
+        health,
+        access="public",
+        schemes=_LOCAL,
+        doc={
+            "summary": "State of the server, its devices and deployments",
+            "parameters": [{"name": "deep", "in": "query", "schema": {"type": "string"}}],
+            "responses": answers(_HEALTH),
+        },
+    ),
+    Operation(
+        "health/live",
+        "GET",
+        live,
+        access="public",
+        schemes=_LOCAL,
+        doc={"summary": "The process answers", "responses": answers(obj({"status": text("")}, ("status",)))},
+    ),
+    Operation(
+        "health/ready",
+        "GET",
+        ready,
+        access="public",
+        schemes=_LOCAL,
+        doc={
+            "summary": "Work is welcome",
+            "responses": answers(_READY) | {"503": answers(_READY, "Not now; the reasons say why.")["200"]},
+        },
+    ),
+    Operation(
+        "metrics",
+        "GET",
+        metrics,
+        access="public",
+        schemes=_LOCAL,
+        doc={
+            "summary": "Prometheus metrics",
+            "responses": {"200": {"description": "Text format.", "content": {"text/plain": {"schema": text("")}}}},
+        },
+    ),
+    Operation(
+        "admin/load/{deployment}",
+        "POST",
+        load,
+        access="admin",
+        schemes=_LOCAL,
+        doc={"summary": "Load a deployment now", "responses": answers(_STATE)},
+    ),
+    Operation(
+        "admin/unload/{deployment}",
+        "POST",
+        unload,
+        access="admin",
+        schemes=_LOCAL,
+        doc={"summary": "Unload a deployment and give its memory back", "responses": answers(_STATE)},
+    ),
+)

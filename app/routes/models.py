@@ -1,0 +1,140 @@
+"""What can be asked for: the listings of models and deployments, under every scheme.
+
+One shape holds the fields of Azure's and OpenAI's listings, because clients of either read it. Starts nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.types import ASGIApp
+
+from app.deployments import Deployment
+from app.routes.common import Call, find_deployment
+from app.routes.doc import answers, array, boolean, integer, obj, ref, stated, text
+from app.routes.operations import LISTING_SCHEMES, Operation, Scheme
+
+CREATED = 1_730_000_000  # Unix time; fixed, so that a listing is the same after every start
+_OWNER = "speech-gateway"
+
+_MODEL_FIELDS = {
+    "id": text(""),
+    "object": stated(text(""), enum=["model"]),
+    "created": integer("Unix time."),
+    "created_at": integer("Unix time."),
+    "owned_by": text(""),
+    "status": text(""),
+    "lifecycle_status": text(""),
+    "capabilities": obj({"inference": boolean(""), "transcription": boolean(""), "speech": boolean("")}),
+    "deprecation": obj({"inference": {"type": ["integer", "null"]}}),
+}
+_DEPLOYMENT_FIELDS = {
+    "id": text("Name to use in paths."),
+    "model": text("What it serves."),
+    "object": stated(text(""), enum=["deployment"]),
+    "status": text(""),
+    "owner": text(""),
+    "created_at": integer("Unix time."),
+    "updated_at": integer("Unix time."),
+    "scale_settings": obj({"scale_type": text("")}),
+}
+SCHEMAS = {
+    "Model": obj(_MODEL_FIELDS, tuple(_MODEL_FIELDS)),
+    "ModelList": obj({"object": text(""), "data": array(ref("Model"))}, ("object", "data")),
+    "Deployment": obj(_DEPLOYMENT_FIELDS, tuple(_DEPLOYMENT_FIELDS)),
+    "DeploymentList": obj({"object": text(""), "data": array(ref("Deployment"))}, ("object", "data")),
+}
+
+
+async def list_models(call: Call) -> ASGIApp:
+    """Every name that requests may use, aliases included."""
+    known = call.gateway.deployments
+    data = [_model(name, known[name]) for name in known]
+    data += [_model(alias, known[name]) for alias, name in known.aliases.items()]
+    return call.json({"object": "list", "data": data})
+
+
+async def get_model(call: Call) -> ASGIApp:
+    deployment = find_deployment(call.gateway.deployments, call.parameter, call.scheme)
+    return call.json(_model(call.parameter, deployment))
+
+
+async def list_deployments(call: Call) -> ASGIApp:
+    known = call.gateway.deployments
+    data = [_deployment(name, known[name]) for name in known]
+    data += [_deployment(alias, known[name]) for alias, name in known.aliases.items()]
+    return call.json({"object": "list", "data": data})
+
+
+async def get_deployment(call: Call) -> ASGIApp:
+    deployment = find_deployment(call.gateway.deployments, call.parameter, call.scheme)
+    return call.json(_deployment(call.parameter, deployment))
+
+
+def _model(name: str, deployment: Deployment) -> dict[str, Any]:
+    tasks = deployment.tasks
+    return {
+        "id": name,
+        "object": "model",
+        "created": CREATED,
+        "created_at": CREATED,
+        "owned_by": _OWNER,
+        "status": "succeeded",
+        "lifecycle_status": "preview" if deployment.info.degraded else "generally-available",
+        "capabilities": {
+            "fine_tune": False,
+            "inference": True,
+            "completion": False,
+            "embeddings": False,
+            "chat_completion": "chat" in tasks,
+            "transcription": "transcription" in tasks,
+            "speech": "speech" in tasks,
+        },
+        "deprecation": {"inference": None},
+    }
+
+
+def _deployment(name: str, deployment: Deployment) -> dict[str, Any]:
+    return {
+        "id": name,
+        "model": deployment.model or deployment.info.name,
+        "object": "deployment",
+        "status": "succeeded",
+        "owner": "organization-owner",
+        "created_at": CREATED,
+        "updated_at": CREATED,
+        "scale_settings": {"scale_type": "standard"},
+    }
+
+
+_RESOURCE = frozenset({Scheme.RESOURCE})
+OPERATIONS = (
+    Operation(
+        "models",
+        "GET",
+        list_models,
+        schemes=LISTING_SCHEMES,
+        doc={"summary": "List what can be asked for", "responses": answers(ref("ModelList"))},
+    ),
+    Operation(
+        "models/{model}",
+        "GET",
+        get_model,
+        schemes=LISTING_SCHEMES - {Scheme.AZURE},
+        doc={"summary": "One model", "responses": answers(ref("Model"))},
+    ),
+    Operation(
+        "deployments",
+        "GET",
+        list_deployments,
+        schemes=_RESOURCE,
+        doc={"summary": "List deployments, as older Azure tools do", "responses": answers(ref("DeploymentList"))},
+    ),
+    Operation(
+        "deployments/{deployment}",
+        "GET",
+        get_deployment,
+        schemes=_RESOURCE,
+        doc={"summary": "One deployment", "responses": answers(ref("Deployment"))},
+    ),
+)

@@ -1,0 +1,17 @@
+"""All operations of the API in one table."""
+
+from __future__ import annotations
+
+from app.routes import docs, health, models, transcriptions
+from app.routes.operations import Operation, Table
+
+OPERATIONS: tuple[Operation, ...] = (
+    *transcriptions.OPERATIONS,
+    *models.OPERATIONS,
+    *health.OPERATIONS,
+    *docs.OPERATIONS,
+)
+
+
+def build_table() -> Table:
+    return Table(OPERATIONS)

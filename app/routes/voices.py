@@ -1,0 +1,117 @@
+"""Voices: what a name in a request means to a deployment, and the listings that Open WebUI asks for.
+
+Owns OpenAI's names. A backend's own names are known once its model was loaded; until then the backend itself judges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from starlette.types import ASGIApp
+
+from app.deployments import Deployment
+from app.routes.common import Call, Gateway, find_deployment
+from app.routes.doc import answers, array, obj, text
+from app.routes.operations import LISTING_SCHEMES, MODEL_SCHEMES, Operation
+
+OPENAI_VOICES = (
+    "alloy", "ash", "ballad", "coral", "echo", "fable", "onyx", "nova", "sage", "shimmer", "verse", "marin", "cedar",
+)  # fmt: skip
+_LOAD_SECONDS = 600.0  # longest wait for a model whose voices are not known yet
+
+
+async def backend_voice(gateway: Gateway, deployment: Deployment, name: str) -> str:
+    """The backend's voice for a name in a request: configured, its own, or one of OpenAI's names mapped in a fixed order.
+
+    A name that is none of these is returned as it is, for the backend to judge: some know more voices than they list.
+    Raises ApiError if the model has to be loaded for this and cannot.
+    """
+    if name in deployment.voices:
+        return deployment.voices[name]
+    if name.lower() not in OPENAI_VOICES:
+        return name
+    own = await _own_voices(gateway, deployment)
+    if not own or name.lower() in own:
+        return name.lower()
+    return own[OPENAI_VOICES.index(name.lower()) % len(own)]
+
+
+async def fallback_voice(gateway: Gateway, deployment: Deployment, name: str) -> str:
+    """The same for a deployment that answers in another's place, which need not know the other's own voices."""
+    known = {*deployment.voices, *OPENAI_VOICES, *await _own_voices(gateway, deployment)}
+    return await backend_voice(gateway, deployment, name if name in known else OPENAI_VOICES[0])
+
+
+async def _own_voices(gateway: Gateway, deployment: Deployment) -> list[str]:
+    """The ids that the backend lists; its model is loaded if it never was."""
+    told = gateway.pool.capabilities(deployment)
+    if told is None:
+        await gateway.pool.canary(deployment, _LOAD_SECONDS)
+        told = gateway.pool.capabilities(deployment)
+    return [voice.id for voice in told.voices] if told is not None else []
+
+
+async def list_voices(call: Call) -> ASGIApp:
+    """The voices of one deployment (named by the path or `?model=`), or of all that speak."""
+    seen: dict[str, dict[str, str]] = {}
+    for deployment in _asked(call):
+        for voice in voices_of(call.gateway, deployment):
+            seen.setdefault(voice["id"], voice)
+    return call.json({"voices": list(seen.values())})
+
+
+async def list_speech_models(call: Call) -> ASGIApp:
+    """Every name that a speech request may use as its model."""
+    known = call.gateway.deployments
+    names = [*known, *known.aliases]
+    return call.json({"models": [{"id": name} for name in names if _speaks(known.resolve(name))]})
+
+
+def voices_of(gateway: Gateway, deployment: Deployment) -> Iterator[dict[str, str]]:
+    """{"id", "name"}: configured names, OpenAI's, and the backend's own if its model was loaded once. Loads nothing."""
+    for name in deployment.voices:
+        yield {"id": name, "name": name}
+    for name in OPENAI_VOICES:
+        yield {"id": name, "name": name.capitalize()}
+    told = gateway.pool.capabilities(deployment)
+    for voice in told.voices if told is not None else ():
+        yield {"id": voice.id, "name": voice.name or voice.id}
+
+
+def _asked(call: Call) -> list[Deployment]:
+    known = call.gateway.deployments
+    name = call.target or call.query.get("model")
+    if name:
+        return [find_deployment(known, name, call.scheme)]
+    return [deployment for deployment in known.values() if _speaks(deployment)]
+
+
+def _speaks(deployment: Deployment | None) -> bool:
+    return deployment is not None and "speech" in deployment.info.tasks
+
+
+def _doc(summary: str, key: str, fields: tuple[str, ...]) -> dict[str, Any]:
+    item = obj({field: text("") for field in fields}, fields)
+    return {"summary": summary, "tags": ["speech"], "responses": answers(obj({key: array(item)}, (key,)))}
+
+
+# Open WebUI sends no key here; nothing is told that is worth one.
+OPERATIONS = (
+    Operation(
+        "audio/voices",
+        "GET",
+        list_voices,
+        access="public",
+        schemes=LISTING_SCHEMES | MODEL_SCHEMES,
+        doc=_doc("Voices, as Open WebUI asks for them", "voices", ("id", "name")),
+    ),
+    Operation(
+        "audio/models",
+        "GET",
+        list_speech_models,
+        access="public",
+        schemes=LISTING_SCHEMES | MODEL_SCHEMES,
+        doc=_doc("Names of speech models, as Open WebUI asks for them", "models", ("id",)),
+    ),
+)

@@ -1,0 +1,68 @@
+"""Server-sent events: framing, keep-alive comments while nothing comes, and errors inside a stream that has begun.
+
+Knows no event's meaning.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import structlog
+
+from app.errors import ApiError, internal_error
+
+log = structlog.get_logger("gateway")
+
+MEDIA_TYPE = "text/event-stream; charset=utf-8"
+DONE = b"data: [DONE]\n\n"
+PING = b": ping\n\n"
+PING_SECONDS = 15.0
+
+
+def event(document: Any) -> bytes:
+    """One `data:` event."""
+    return b"data: " + msgspec.json.encode(document) + b"\n\n"
+
+
+async def guarded(events: AsyncIterator[bytes], request_id: str) -> AsyncIterator[bytes]:
+    """The events; an exception among them becomes a last event that SDKs raise, because the status is long sent."""
+    try:
+        async for chunk in events:
+            yield chunk
+    except ApiError as error:
+        yield b"data: " + error.encoded() + b"\n\n"
+    except Exception as error:
+        log.error("internal_error", request_id=request_id, exc_info=error)
+        yield b"data: " + internal_error().encoded() + b"\n\n"
+
+
+async def kept_alive(events: AsyncIterator[bytes], seconds: float = PING_SECONDS) -> AsyncIterator[bytes]:
+    """The events, with a comment whenever none came for `seconds`: proxies and clients cut silent connections."""
+    iterator = aiter(events)
+    pending: asyncio.Task[bytes] | None = None
+    try:
+        while True:
+            pending = pending or asyncio.ensure_future(_next(iterator))
+            done, _ = await asyncio.wait({pending}, timeout=seconds)
+            if not done:
+                yield PING
+                continue
+            task, pending = pending, None
+            try:
+                chunk = task.result()
+            except StopAsyncIteration:
+                return
+            yield chunk
+    finally:
+        if pending is not None:
+            pending.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await pending
+
+
+async def _next(iterator: AsyncIterator[bytes]) -> bytes:
+    return await anext(iterator)

@@ -1,0 +1,43 @@
+"""Segments to SRT and WebVTT text. Knows times and text only.
+
+Both formats end lines with LF. WebVTT times always have hours, as the real service writes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from backends.interface import Segment
+
+_MS_PER_HOUR, _MS_PER_MINUTE, _MS_PER_SECOND = 3_600_000, 60_000, 1000
+
+
+def srt(segments: Iterable[Segment]) -> str:
+    """Numbered cues; an empty transcript is an empty file."""
+    return "".join(
+        f"{number}\n{timestamp(start, ',')} --> {timestamp(end, ',')}\n{text}\n\n"
+        for number, (start, end, text) in enumerate(_cues(segments), 1)
+    )
+
+
+def vtt(segments: Iterable[Segment]) -> str:
+    """The header and unnumbered cues."""
+    cues = (f"{timestamp(start, '.')} --> {timestamp(end, '.')}\n{text}\n\n" for start, end, text in _cues(segments))
+    return "WEBVTT\n\n" + "".join(cues)
+
+
+def timestamp(seconds: float, mark: str) -> str:
+    """HH:MM:SS and milliseconds after `mark`; rounding carries into the minutes. Negative times count as 0."""
+    total = max(0, round(seconds * _MS_PER_SECOND))
+    hours, rest = divmod(total, _MS_PER_HOUR)
+    minutes, rest = divmod(rest, _MS_PER_MINUTE)
+    whole, milliseconds = divmod(rest, _MS_PER_SECOND)
+    return f"{hours:02d}:{minutes:02d}:{whole:02d}{mark}{milliseconds:03d}"
+
+
+def _cues(segments: Iterable[Segment]) -> Iterator[tuple[float, float, str]]:
+    """(start, end, text) of what has text. A blank line would end a cue early and an arrow would begin one."""
+    for segment in segments:
+        lines = (line.strip() for line in segment.text.replace("-->", "->").splitlines())
+        if text := "\n".join(line for line in lines if line):
+            yield segment.start, max(segment.start, segment.end), text

@@ -1,0 +1,89 @@
+"""A real server on a free loopback port, in a thread of the test process, for tests with real clients and raw sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import uvicorn
+
+from app.deployments import Deployments
+from app.main import create_app
+from app.routes.common import Gateway
+from app.server import _config
+from app.settings import Settings
+from tests.support.fake_pool import FakePool
+
+FAKES = {
+    "fake-asr": {"backend": "fake", "task": "transcription"},
+    "fake-tts": {"backend": "fake", "task": "speech"},
+    "fake-chat": {"backend": "fake", "task": "chat", "audio_deployment": "fake-tts"},
+    "team/asr model": {"backend": "fake", "task": "transcription"},
+}
+
+
+def fake_settings(**tables: Any) -> Settings:
+    """Settings with fake deployments of every task, one of them with a name that must be percent-encoded."""
+    tables.setdefault("deployments", FAKES)
+    return Settings.model_validate({"offline": True, **tables})
+
+
+@dataclass
+class Running:
+    """A server that answers. pool: the fake one, if the settings were given without a pool."""
+
+    port: int
+    gateway: Gateway
+    loop: asyncio.AbstractEventLoop
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def pool(self) -> FakePool:
+        assert isinstance(self.gateway.pool, FakePool)
+        return self.gateway.pool
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=20)
+
+    def do(self, work: Callable[[], Any]) -> Any:
+        """Run something on the server's loop and give its result."""
+
+        async def run() -> Any:
+            return work()
+
+        return asyncio.run_coroutine_threadsafe(run(), self.loop).result(20)
+
+
+@contextmanager
+def running(settings: Settings | None = None, pool: FakePool | None = None) -> Iterator[Running]:
+    """Serve until the block ends."""
+    settings = settings or fake_settings()
+    app = create_app(settings, pool=pool or FakePool(Deployments.from_settings(settings)))
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(_config(app))
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def serve() -> None:
+        loops.append(asyncio.get_running_loop())
+        await server.serve([listener])
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
+    thread.start()
+    while not server.started:
+        thread.join(0.005)
+        assert thread.is_alive(), "the server did not start"
+    try:
+        yield Running(listener.getsockname()[1], app.state.gateway, loops[0])
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        listener.close()
+        assert not thread.is_alive(), "the server did not stop"
