@@ -59,6 +59,10 @@ class Checkpoint:
         places = {name.removeprefix(prefix): place for name, place in self._places.items() if name.startswith(prefix)}
         return Checkpoint(self.source, places, self._stack)
 
+    def joined(self, other: Checkpoint) -> Checkpoint:
+        """The tensors of both."""
+        return Checkpoint(self.source, {**self._places, **other._places}, self._stack)
+
     def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """The tensor of that name. Raises ModelUnavailable, naming it, if it is missing or has another shape."""
         if name not in self._places:
