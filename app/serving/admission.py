@@ -1,0 +1,114 @@
+"""The bounded, fair queue in front of one deployment.
+
+Fair between owners: the owner that got the least work lately is served first. Fair between short and long jobs: within
+an owner a short job goes first, but waiting makes a long one lighter, so that none starves. Also predicts how long a
+job would wait. Knows no worker; times are seconds on the event loop's clock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+AGEING = 0.5  # seconds of price that a waiting job loses per second
+_sequence = itertools.count()
+
+
+@dataclass(eq=False, slots=True)
+class Entry(Generic[T]):
+    """A job in the queue. price: predicted seconds; deadline: when waiting longer is pointless; granted: the result."""
+
+    owner: str
+    price: float
+    queued_at: float
+    deadline: float
+    granted: asyncio.Future[T]
+    number: int = field(default_factory=lambda: next(_sequence))
+
+    def weight(self, now: float) -> tuple[float, int]:
+        """The lightest goes first within an owner; ties by age."""
+        return self.price - AGEING * max(0.0, now - self.queued_at), self.number
+
+
+class FairQueue(Generic[T]):
+    """Entries ordered by owner fairness, then by weight."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, list[Entry[T]]] = {}
+        self._served: dict[str, float] = {}  # virtual time per owner: work given, never behind the present
+        self._present = 0.0
+
+    def __len__(self) -> int:
+        return sum(len(entries) for entries in self._waiting.values())
+
+    def entries(self) -> Iterable[Entry[T]]:
+        return itertools.chain.from_iterable(self._waiting.values())
+
+    def push(self, entry: Entry[T]) -> None:
+        """An owner that comes back after a pause starts at the present: it saves up no claim, and owes no debt."""
+        if entry.owner not in self._waiting:
+            self._served[entry.owner] = max(self._present, self._served.get(entry.owner, 0.0))
+        self._waiting.setdefault(entry.owner, []).append(entry)
+
+    def remove(self, entry: Entry[T]) -> bool:
+        """Whether it was still waiting."""
+        entries = self._waiting.get(entry.owner, [])
+        if entry not in entries:
+            return False
+        entries.remove(entry)
+        self._forget(entry.owner)
+        return True
+
+    def pop(self, now: float) -> Entry[T]:
+        """The next entry. Raises IndexError if none waits."""
+        if not self._waiting:
+            raise IndexError("the queue is empty")
+        owner = min(self._waiting, key=self._turn)
+        entry = min(self._waiting[owner], key=lambda e: e.weight(now))
+        self._present = self._served[owner]
+        self._served[owner] += entry.price
+        self._waiting[owner].remove(entry)
+        self._forget(owner)
+        return entry
+
+    def expired(self, now: float) -> list[Entry[T]]:
+        """Take out every entry whose deadline is over."""
+        late = [entry for entry in self.entries() if entry.deadline <= now]
+        for entry in late:
+            self.remove(entry)
+        return late
+
+    def extend(self, seconds: float) -> None:
+        """Waiting for a model to load does not count against the deadlines."""
+        for entry in self.entries():
+            entry.deadline += seconds
+
+    def work_before(self, owner: str, price: float, now: float) -> float:
+        """Seconds of work that would be served before a new job of this owner and price."""
+        probe: Entry[T] = Entry(owner, price, now, now, None)  # type: ignore[arg-type]  # never granted
+        copy: FairQueue[T] = FairQueue()
+        copy._waiting = {name: list(entries) for name, entries in self._waiting.items()}
+        copy._served, copy._present = dict(self._served), self._present
+        copy.push(probe)
+        work = 0.0
+        while (entry := copy.pop(now)) is not probe:
+            work += entry.price
+        return work
+
+    def _turn(self, owner: str) -> tuple[float, int]:
+        return self._served[owner], min(entry.number for entry in self._waiting[owner])
+
+    def _forget(self, owner: str) -> None:
+        """An owner without jobs is forgotten once its debt lies in the past, so that owners do not pile up."""
+        if not self._waiting[owner]:
+            del self._waiting[owner]
+        for name in [n for n, served in self._served.items() if n not in self._waiting and served <= self._present]:
+            del self._served[name]
+        if not self._waiting:
+            self._served.clear()
+            self._present = 0.0

@@ -1,0 +1,167 @@
+"""Who may hold how much memory on which device.
+
+Owns the leases of loaded models and makes room for new ones: idle models go first, those that idle long and load fast
+before others; where only busy ones are left, the one that was loaded first finishes its jobs and goes, once it had its
+time. Nobody with running jobs is ever unloaded. Knows models only as holders of leases. Sizes are bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from app.errors import OutOfMemory
+from app.serving.bell import Bell
+from app.serving.policy import Policy
+
+_log = structlog.get_logger("pool")
+
+
+class Holder(Protocol):
+    """A model that holds, or wants to hold, a lease."""
+
+    yielding: bool
+    idle_since: float
+    loaded_at: float
+    load_seconds: float
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def worker(self) -> object | None: ...
+
+    @property
+    def pinned(self) -> bool: ...
+
+    @property
+    def active(self) -> int: ...
+
+    @property
+    def waiting(self) -> int: ...
+
+    async def unload(self, reason: str) -> bool: ...
+
+
+@dataclass(eq=False, slots=True)
+class Lease:
+    """So much memory of a device belongs to this holder."""
+
+    holder: Holder
+    device: str
+    size: int
+
+
+class Arbiter:
+    """The ledger of what is held now."""
+
+    def __init__(self, budget: Callable[[str], int], policy: Policy, clock: Callable[[], float]) -> None:
+        self._budget, self._policy, self._clock = budget, policy, clock
+        self._leases: list[Lease] = []
+        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._changed = Bell()
+
+    def used(self, device: str) -> int:
+        return sum(lease.size for lease in self._leases if lease.device == device)
+
+    def room(self, lease: Lease) -> int:
+        """What its holder may occupy: its lease and what nobody else holds."""
+        return max(lease.size, self._budget(lease.device) - self.used(lease.device) + lease.size)
+
+    def look_again(self) -> None:
+        """Something about a holder has changed."""
+        self._changed.ring()
+
+    async def acquire(self, holder: Holder, device: str, size: int) -> Lease:
+        """Wait until `size` is free, making room in turn. Raises OutOfMemory if it cannot become free."""
+        size = min(size, self._budget(device))
+        async with self._turns[device]:
+            asked: list[Holder] = []
+            try:
+                await self._make_room(holder, device, size, asked)
+            finally:
+                for other in asked:
+                    other.yielding = False
+            lease = Lease(holder, device, size)
+            self._leases.append(lease)
+            return lease
+
+    async def _make_room(self, holder: Holder, device: str, size: int, asked: list[Holder]) -> None:
+        end = self._clock() + self._policy.memory_wait
+        while self.used(device) + size > self._budget(device):
+            if await self._evict_one(holder, device):
+                continue
+            others = [lease.holder for lease in self._leases if lease.device == device and not lease.holder.pinned]
+            if not others or self._clock() >= end:
+                raise self._no_room(holder, device, size)
+            pause = self._ask_one(others, asked)
+            await self._changed.wait(min(pause, end - self._clock()))
+
+    async def _evict_one(self, holder: Holder, device: str) -> bool:
+        """Unload the idle model that is missed least; False if none is idle."""
+        now = self._clock()
+        idle = [h for h in self._holders(device) if h is not holder and self._is_idle(h)]
+        if not idle:
+            return False
+        victim = max(idle, key=lambda h: ((now - h.idle_since) / max(h.load_seconds, 0.1), -h.loaded_at))
+        return await victim.unload(f"evicted to make room for {holder.name}")
+
+    def _holders(self, device: str) -> list[Holder]:
+        return [lease.holder for lease in self._leases if lease.device == device]
+
+    @staticmethod
+    def _is_idle(holder: Holder) -> bool:
+        free = holder.worker is not None and not holder.active and not holder.pinned
+        return free and (holder.yielding or not holder.waiting)
+
+    def _ask_one(self, others: list[Holder], asked: list[Holder]) -> float:
+        """Ask the model that is loaded longest to finish and go; returns seconds until another look is useful."""
+        if any(other.yielding for other in others):
+            return self._policy.memory_wait
+        loaded = [other for other in others if other.worker is not None]
+        if not loaded:
+            return self._policy.memory_wait  # they are loading or ending: the bell rings when that is over
+        oldest = min(loaded, key=lambda h: h.loaded_at)
+        left = oldest.loaded_at + self._policy.residency - self._clock()
+        if left > 0:
+            return left
+        oldest.yielding = True
+        asked.append(oldest)
+        _log.info("pool.asked_to_yield", deployment=oldest.name, active=oldest.active)
+        return 0.0 if not oldest.active else self._policy.memory_wait
+
+    def _no_room(self, holder: Holder, device: str, size: int) -> OutOfMemory:
+        names = ", ".join(h.name for h in self._holders(device)) or "nobody"
+        budget, used = self._budget(device), self.used(device)
+        return OutOfMemory(
+            f"{holder.name} needs {size} bytes on {device}; of {budget} bytes {used} are held by {names}.", retry_after=10.0
+        )
+
+    async def settle(self, lease: Lease, measured: int) -> bool:
+        """After a load: book what was measured, evict idle others for it; False if it does not fit now."""
+        self.measured(lease, measured)
+        limit = self._budget(lease.device) * (1 + self._policy.slack)
+        while self.used(lease.device) > limit:
+            if not await self._evict_one(lease.holder, lease.device):
+                return False
+        return True
+
+    def measured(self, lease: Lease, size: int) -> None:
+        """Book what a model really holds."""
+        lease.size = size
+
+    async def clear(self, device: str, holder: Holder) -> None:
+        """Evict every idle model of a device."""
+        while await self._evict_one(holder, device):
+            pass
+
+    def release(self, lease: Lease) -> None:
+        """The process that held it has ended."""
+        if lease in self._leases:
+            self._leases.remove(lease)
+        self._changed.ring()

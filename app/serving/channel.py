@@ -1,0 +1,138 @@
+"""One model worker process and the pipes to it: the gateway's asynchronous side of `backends.frames`.
+
+Owns starting the process with the right interpreter, environment and thread counts, sending and receiving frames, the
+worker's stderr in our log, and its certain end. Knows no job and no model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from backends import frames
+
+_ROOT = Path(__file__).resolve().parents[2]  # holds the `backends` package that every worker interpreter must find
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+_READ_AHEAD = 1 << 20  # bytes buffered from the worker before its pipe is left to fill
+_STDERR_LINE = 1000  # characters of one line of a worker that are logged
+
+_log = structlog.get_logger("worker")
+
+
+def worker_environment(threads: int) -> dict[str, str]:
+    """The environment of a worker: ours, thread counts that libraries read at import, no network, our packages."""
+    path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH", "")]))
+    return {
+        **os.environ,
+        **dict.fromkeys(_THREAD_VARIABLES, str(threads)),
+        "PYTHONPATH": path,
+        "PYTHONUTF8": "1",
+        "PYTHONUNBUFFERED": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",  # weights are fetched by `backends.weights` and nobody else
+    }
+
+
+def _process_options() -> dict[str, Any]:
+    """Ctrl+C and Ctrl+Break in the gateway's console must not reach the workers: the gateway drains them."""
+    if sys.platform == "win32":
+        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
+    return {"start_new_session": True}
+
+
+class Channel:
+    """A started worker process. Iterating gives its reports until the process or its pipe ends."""
+
+    def __init__(self, name: str, process: asyncio.subprocess.Process) -> None:
+        self._name, self._process = name, process
+        self._stderr = asyncio.create_task(self._log_stderr(), name=f"stderr of {name}")
+
+    @classmethod
+    async def open(cls, name: str, *, python: str = "", threads: int = 1) -> Channel:
+        """Start `python -m backends.worker`. Raises OSError if the interpreter cannot be started."""
+        process = await asyncio.create_subprocess_exec(
+            python or sys.executable,
+            "-P",  # a folder named backends in the user's directory must not be taken for ours
+            "-m",
+            "backends.worker",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            limit=_READ_AHEAD,
+            env=worker_environment(threads),
+            **_process_options(),
+        )
+        return cls(name, process)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.returncode
+
+    async def send(self, command: frames.Command) -> None:
+        """Raises FrameError for a value that cannot travel, ConnectionError if the worker is gone."""
+        assert self._process.stdin is not None  # noqa: S101 # opened with a pipe
+        self._process.stdin.write(frames.encode(command))
+        await self._process.stdin.drain()
+
+    async def reports(self) -> AsyncIterator[frames.Report]:
+        """Ends with the process. A corrupted stream ends it too: nothing that follows could be trusted."""
+        assert self._process.stdout is not None  # noqa: S101 # opened with a pipe
+        stdout = self._process.stdout
+        try:
+            while True:
+                head = await stdout.readexactly(frames.HEAD_BYTES)
+                message = frames.decode(await stdout.readexactly(frames.body_length(head)))
+                yield message  # type: ignore[misc]  # a worker sends reports only
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return
+        except frames.FrameError as error:
+            _log.error("worker.corrupted_stream", deployment=self._name, pid=self.pid, error=str(error))
+
+    async def close(self, grace_seconds: float) -> None:
+        """Let the process end by itself, kill it after the grace period, and wait until it is gone."""
+        assert self._process.stdin is not None  # noqa: S101 # opened with a pipe
+        self._process.stdin.close()
+        try:
+            await asyncio.wait_for(self._process.wait(), grace_seconds)
+        except TimeoutError:
+            self.kill()
+        await self._process.wait()
+        await self._stderr
+        with suppress(ConnectionError):
+            await self._process.stdin.wait_closed()
+
+    def kill(self) -> None:
+        """At once; `close` must still be awaited."""
+        with suppress(ProcessLookupError):
+            self._process.kill()
+
+    async def _log_stderr(self) -> None:
+        assert self._process.stderr is not None  # noqa: S101 # opened with a pipe
+        while True:
+            try:
+                line = await self._process.stderr.readline()
+            except ValueError:  # a line over the limit of the stream; its rest comes with the next reads
+                continue
+            if not line:
+                return
+            text = line.decode("utf-8", "replace").rstrip()[:_STDERR_LINE]
+            if text:
+                _log.info("worker.stderr", deployment=self._name, pid=self.pid, text=text)

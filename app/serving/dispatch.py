@@ -1,0 +1,215 @@
+"""Brings the jobs of one deployment to its worker: admission, fair order, slots, and what each job cost.
+
+Owns the queue and the running jobs. Where the worker comes from is the business of `resident`; what a client sees is
+the business of `tickets`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import structlog
+
+from app.errors import ApiError, InvalidRequest, Overloaded, WorkerLost
+from app.metrics import Metrics
+from app.serving.admission import Entry, FairQueue
+from app.serving.bell import Bell
+from app.serving.pricing import Pricer
+from app.serving.resident import Resident
+from app.serving.worker import Worker, WorkerJob
+from app.settings import LimitSettings
+from backends.frames import FrameError
+from backends.interface import Done, Failed, Request
+
+_log = structlog.get_logger("pool")
+
+Waiting = Entry[WorkerJob]
+
+
+class Dispatcher:
+    """The way of jobs to one resident model. places: requests that were admitted and do not run yet."""
+
+    def __init__(self, resident: Resident, limits: LimitSettings, metrics: Metrics, clock: Callable[[], float]) -> None:
+        self.resident, self._limits, self._metrics, self._clock = resident, limits, metrics, clock
+        self.name = resident.deployment.name
+        self.pricer = Pricer()
+        self.places = 0
+        self.last_used: float | None = None  # seconds since the epoch
+        self._queue: FairQueue[WorkerJob] = FairQueue()
+        self._requests: dict[Waiting, Request | None] = {}
+        self._active: dict[WorkerJob, tuple[Waiting, Request | None]] = {}
+        self._freed = Bell()
+        self._pump: asyncio.Task[None] | None = None
+        self._closed: ApiError | None = None
+        resident.attach(self)
+
+    # --- What the resident model asks ---------------------------------------------------------------------------------
+
+    @property
+    def active(self) -> int:
+        return len(self._active)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._queue)
+
+    # --- Admission ----------------------------------------------------------------------------------------------------
+
+    def check(self, owner: str, price: float | None = None) -> None:
+        """Raises Overloaded if one more job of this owner would wait too long; price None: not known yet."""
+        wait = self.predicted_wait(owner, self.pricer.typical if price is None else price)
+        if price is None and self.places >= self._limits.queue_jobs + max(0, self.slots - self.active):
+            raise self._overloaded("queue_full", wait, f"{self.places} requests wait for {self.name} already")
+        if self.pricer.known and wait > self._limits.queue_seconds:
+            raise self._overloaded("queue_seconds", wait, f"a request to {self.name} would wait about {wait:.0f} s")
+
+    def predicted_wait(self, owner: str, price: float) -> float:
+        """Seconds until a new job would start."""
+        now = self._clock()
+        running = sum(max(0.0, entry.price - (now - job.sent_at)) for job, (entry, _) in self._active.items())
+        if self.active + self.waiting < self.slots:
+            return 0.0
+        return (running + self._queue.work_before(owner, price, now)) / self.slots
+
+    @property
+    def slots(self) -> int:
+        return self.resident.slots
+
+    def _overloaded(self, reason: str, wait: float, text: str) -> Overloaded:
+        self._metrics.refused_total.labels(reason).inc()
+        return Overloaded(f"The server is at its limit: {text}. Please retry later.", retry_after=max(1.0, wait))
+
+    # --- A job's way ----------------------------------------------------------------------------------------------------
+
+    def enqueue(self, owner: str, request: Request | None) -> Waiting:
+        """Put a priced job into the queue. Its `granted` gives the job once a worker has it. Raises Draining."""
+        if self._closed is not None:
+            raise self._closed
+        now = self._clock()
+        price = self.pricer.typical if request is None else self.pricer.price(request)
+        entry: Waiting = Entry(owner, price, now, now + self._limits.queue_seconds, asyncio.get_running_loop().create_future())
+        self._requests[entry] = request
+        self._queue.push(entry)
+        self._tell()
+        if self._pump is None or self._pump.done():
+            self._pump = asyncio.create_task(self._run_pump(), name=f"pump of {self.name}")
+        return entry
+
+    def withdraw(self, entry: Waiting) -> None:
+        """The client left: out of the queue, or out of the worker at its next step."""
+        if self._queue.remove(entry):
+            self._requests.pop(entry, None)
+            self._tell()
+            if not self._queue and self.resident.waits_for_memory and self._pump is not None:
+                self._pump.cancel()
+        if not entry.granted.done():
+            entry.granted.cancel()
+        for job, (running, _) in self._active.items():
+            if running is entry and self.resident.worker is not None:
+                self.resident.worker.cancel(job)
+
+    async def _run_pump(self) -> None:
+        try:
+            await self._bring_jobs()
+        except ApiError as error:
+            self.fail_waiting(error)
+        except Exception as error:
+            _log.exception("pool.pump_failed", deployment=self.name)
+            self.fail_waiting(ApiError(f"The queue of {self.name} failed: {type(error).__name__}."))
+
+    async def _bring_jobs(self) -> None:
+        while self._queue:
+            began = self._clock()
+            worker = await self.resident.ensure()
+            self._queue.extend(self._clock() - began)
+            if self.resident.yielding:
+                await self.resident.changed.wait()
+                continue
+            self._drop_expired()
+            if self._queue and self.active >= self.slots:
+                await self._freed.wait(min(entry.deadline for entry in self._queue.entries()) - self._clock())
+            elif self._queue:
+                await self._begin(worker, self._queue.pop(self._clock()))
+
+    async def _begin(self, worker: Worker, entry: Waiting) -> None:
+        """From here on the slot is taken; between taking and `ensure` nothing was awaited, so the worker is there."""
+        request = self._requests.pop(entry)
+        placeholder = WorkerJob(0, self._clock())
+        self._active[placeholder] = entry, request
+        try:
+            job = await worker.submit(request)
+        except FrameError as error:
+            self._settle(entry, InvalidRequest(f"The request is too large for the model's worker: {error}"))
+            return
+        except BaseException:
+            self._settle(entry, WorkerLost(f"The worker of {self.name} was stopped."))
+            raise
+        finally:
+            del self._active[placeholder]
+            self._tell()
+        self._active[job] = entry, request
+        self._tell()
+        job.when_ended(self._ended)
+        if entry.granted.done():
+            worker.cancel(job)
+        else:
+            entry.granted.set_result(job)
+
+    def _ended(self, job: WorkerJob) -> None:
+        _, request = self._active.pop(job)
+        self.last_used = time.time()
+        if request is not None and isinstance(job.last, Done):
+            self._learn(request, job)
+        self._tell()
+        self._freed.ring()
+        self.resident.job_ended(job.last)
+
+    def _learn(self, request: Request, job: WorkerJob) -> None:
+        self.pricer.learn(request, self._clock() - job.sent_at)
+        if self.pricer.real_time_factor is not None:
+            self._metrics.real_time_factor.labels(self.name).set(self.pricer.real_time_factor)
+
+    async def relieve(self, attempt: int) -> bool:
+        """A job ran out of memory: first fewer jobs at once and everyone idle off the device, then the CPU; False: give up."""
+        _log.warning("pool.out_of_memory", deployment=self.name, at="work", attempt=attempt)
+        if attempt == 1:
+            await self.resident.make_space()
+            return True
+        return attempt == 2 and await self.resident.replace_on_cpu()
+
+    def _drop_expired(self) -> None:
+        for entry in self._queue.expired(self._clock()):
+            self._requests.pop(entry, None)
+            self._settle(entry, self._overloaded("expired", 1.0, f"the request waited too long for {self.name}"))
+        self._tell()
+
+    def fail_waiting(self, error: ApiError) -> None:
+        """Nothing in the queue can be served."""
+        for entry in list(self._queue.entries()):
+            self._queue.remove(entry)
+            self._requests.pop(entry, None)
+            self._settle(entry, error)
+        self._tell()
+
+    @staticmethod
+    def _settle(entry: Waiting, error: ApiError) -> None:
+        if not entry.granted.done():
+            entry.granted.set_exception(error)
+
+    def _tell(self) -> None:
+        self._metrics.jobs_active.labels(self.name).set(self.active)
+        self._metrics.queue_depth.labels(self.name).set(self.waiting)
+
+    # --- The end --------------------------------------------------------------------------------------------------------
+
+    async def close(self, error: ApiError) -> None:
+        """Refuse what waits and what comes, cut what runs."""
+        self._closed = error
+        self.fail_waiting(error)
+        for job in list(self._active):
+            job.take(Failed("draining", error.message))
+        if self._pump is not None:
+            self._pump.cancel()
+            await asyncio.gather(self._pump, return_exceptions=True)

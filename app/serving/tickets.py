@@ -1,0 +1,133 @@
+"""A request's place in the queue and its running job, as the routes see them (`Ticket` and `Run` of the protocol).
+
+Owns what happens to one request: pricing, waiting, the retries after running out of memory, and the cancel when its
+client leaves.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+
+import structlog
+
+from app.deployments import Deployment
+from app.errors import ApiError, Draining, from_failure
+from app.serving.dispatch import Dispatcher, Waiting
+from app.serving.worker import WorkerJob
+from backends.interface import Capabilities, Done, Event, Failed, Request
+
+_log = structlog.get_logger("pool")
+
+
+class PoolTicket:
+    """A place with one dispatcher. Leave it with `leave`."""
+
+    def __init__(self, dispatcher: Dispatcher, *, owner: str, request_id: str, fallback_from: str | None) -> None:
+        self.deployment: Deployment = dispatcher.resident.deployment
+        self.fallback_from = fallback_from
+        self.request_id = request_id
+        self._dispatcher, self._owner = dispatcher, owner
+        self._admitted_at = time.monotonic()
+        self._entry: Waiting | None = None
+        self._request: Request | None = None
+        self._holds_place = True
+        self._retries = 0
+        self.finished = True
+        dispatcher.places += 1
+
+    async def run(self, request: Request) -> PoolRun:
+        """Price it, wait for its turn and a worker. Raises ApiError."""
+        price = self._dispatcher.pricer.price(request)
+        self._dispatcher.check(self._owner, price)
+        self._request = request
+        return await self._started()
+
+    async def run_canary(self) -> PoolRun:
+        """The backend's own small request instead."""
+        return await self._started()
+
+    async def _started(self) -> PoolRun:
+        self.finished = False
+        job = await self._accepted()
+        worker = self._dispatcher.resident.worker
+        capabilities = worker.capabilities if worker else None
+        if capabilities is None:
+            raise self._error(job.last if isinstance(job.last, Failed) else Failed("worker_lost", "the worker has ended"))
+        return PoolRun(self, job, capabilities, time.monotonic() - self._admitted_at)
+
+    async def _accepted(self) -> WorkerJob:
+        """A job that its worker took up. One that ran out of memory at its start climbs the ladder."""
+        while True:
+            self._entry = self._dispatcher.enqueue(self._owner, self._request)
+            job = await self._entry.granted
+            self.give_place_back()
+            await job.started.wait()
+            if not isinstance(job.last, Failed):
+                return job
+            if not await self.may_retry(job):
+                raise self._error(job.last)
+
+    async def may_retry(self, job: WorkerJob) -> bool:
+        """After running out of memory, and only while the client has seen nothing of the answer."""
+        last = job.last
+        if not isinstance(last, Failed) or last.kind != "out_of_memory" or job.has_output:
+            return False
+        self._retries += 1
+        return await self._dispatcher.relieve(self._retries)
+
+    async def again(self) -> WorkerJob:
+        return await self._accepted()
+
+    def _error(self, failure: Failed) -> ApiError:
+        self.finished = True
+        _log.warning(
+            "pool.job_failed",
+            deployment=self.deployment.name,
+            request_id=self.request_id,
+            kind=failure.kind,
+            error=failure.message,
+        )
+        if failure.kind == "draining":
+            return Draining(failure.message, retry_after=5.0)
+        return from_failure(failure)
+
+    def give_place_back(self) -> None:
+        if self._holds_place:
+            self._holds_place = False
+            self._dispatcher.places -= 1
+
+    def leave(self) -> bool:
+        """Give everything back; True if that cut a job off."""
+        self.give_place_back()
+        if self._entry is None:
+            return False
+        self._dispatcher.withdraw(self._entry)
+        return not self.finished
+
+    def failed(self, failure: Failed) -> ApiError:
+        return self._error(failure)
+
+
+class PoolRun:
+    """A job that a worker has accepted; iterate once."""
+
+    def __init__(self, ticket: PoolTicket, job: WorkerJob, capabilities: Capabilities, queue_seconds: float) -> None:
+        self.deployment = ticket.deployment
+        self.capabilities = capabilities
+        self.queue_seconds = queue_seconds
+        self._ticket, self._job = ticket, job
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        while True:
+            event = await self._job.events.get()
+            if isinstance(event, Failed):
+                if not await self._ticket.may_retry(self._job):
+                    raise self._ticket.failed(event)
+                self._job = await self._ticket.again()
+                continue
+            if isinstance(event, Done):
+                self._ticket.finished = True
+            yield event
+            if isinstance(event, Done):
+                return

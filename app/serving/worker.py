@@ -1,0 +1,240 @@
+"""A loaded model as the pool sees it: jobs go in, events come out, and it tells when it is lost.
+
+`Worker` is the small protocol that the pool relies on; `ProcessWorker` implements it over a `Channel`. Knows nothing of
+queues, prices and memory budgets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from app.serving.channel import Channel
+from backends import frames
+from backends.interface import AudioChunk, Capabilities, Done, Event, Failed, Request, Segment, TextDelta
+
+_log = structlog.get_logger("worker")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSpec:
+    """All that is needed to start a worker. python: another interpreter, "" = ours."""
+
+    deployment: str
+    load: frames.LoadModel
+    python: str = ""
+
+
+class LoadError(Exception):
+    """The worker could not load its model; `failure` says why."""
+
+    def __init__(self, failure: Failed) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+class WorkerJob:
+    """One job of a worker. `events` ends with Done or Failed; `ended` is set when its slot is free."""
+
+    def __init__(self, number: int, now: float) -> None:
+        self.number = number
+        self.events: asyncio.Queue[Event] = asyncio.Queue()
+        self.started = asyncio.Event()  # accepted, or over
+        self.ended = asyncio.Event()
+        self.last: Done | Failed | None = None
+        self.has_output = False
+        self.sent_at = now
+        self._callbacks: list[Callable[[WorkerJob], None]] = []
+
+    def when_ended(self, callback: Callable[[WorkerJob], None]) -> None:
+        """Call back once the slot is free, at once if it is."""
+        if self.ended.is_set():
+            callback(self)
+        else:
+            self._callbacks.append(callback)
+
+    def take(self, event: Event) -> None:
+        if isinstance(event, Done | Failed):
+            self.last = event
+        elif isinstance(event, TextDelta | Segment | AudioChunk):
+            self.has_output = True
+        self.events.put_nowait(event)
+
+    def end(self, why: Failed) -> None:
+        """The slot is free; without a last event before it, the job failed for the reason given. Once only."""
+        if self.ended.is_set():
+            return
+        if self.last is None:
+            self.take(why)
+        self.started.set()
+        self.ended.set()
+        for callback in self._callbacks:
+            callback(self)
+
+
+class Worker(Protocol):
+    """A worker with its model loaded."""
+
+    capabilities: Capabilities
+    load_seconds: float
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def pulse(self) -> frames.Heartbeat: ...
+
+    @property
+    def progress_at(self) -> float:
+        """When the worker last ended a step or was idle, on the event loop's clock."""
+
+    async def submit(self, request: Request | None) -> WorkerJob:
+        """Start a job; None is the canary. Raises FrameError; a lost worker shows in the job's events."""
+
+    def cancel(self, job: WorkerJob) -> None:
+        """Without waiting: the job's `ended` tells."""
+
+    def limit_batch(self, jobs: int) -> None: ...
+
+    def kill(self) -> None: ...
+
+    async def close(self) -> None:
+        """Unload: returns when the process is gone, and with it all its memory."""
+
+
+Spawn = Callable[[WorkerSpec, Callable[["Worker"], None]], Awaitable[Worker]]
+"""Start a worker and load its model; the callback tells of an end that nobody asked for. Raises LoadError."""
+
+_LOST = Failed("worker_lost", "the worker process of this model ended in the middle of the job; it is being restarted")
+_CANCELLED = Failed("cancelled", "the job was cancelled")
+_CLOSE_GRACE_SECONDS = 5.0
+
+
+class ProcessWorker:
+    """A worker in a child process."""
+
+    def __init__(self, spec: WorkerSpec, channel: Channel, on_lost: Callable[[Worker], None]) -> None:
+        self._spec, self._channel, self._on_lost = spec, channel, on_lost
+        self._numbers = itertools.count(1)
+        self._jobs: dict[int, WorkerJob] = {}
+        self._sends: set[asyncio.Task[None]] = set()
+        self._clock = asyncio.get_running_loop().time
+        self._loaded: asyncio.Future[frames.Loaded] = asyncio.get_running_loop().create_future()
+        self._closing = False
+        self.pulse = frames.Heartbeat(0, True, 0, 0, 0, 0)
+        self.progress_at = self._clock()
+        self._reader = asyncio.create_task(self._read(), name=f"reports of {spec.deployment}")
+
+    @classmethod
+    async def start(cls, spec: WorkerSpec, on_lost: Callable[[Worker], None]) -> ProcessWorker:
+        """Spawn, load, warm up. Raises LoadError; leaves no process behind if it does or is cancelled."""
+        threads = spec.load.placement.threads
+        try:
+            channel = await Channel.open(spec.deployment, python=spec.python, threads=threads)
+        except OSError as error:
+            python = spec.python or "the interpreter"
+            raise LoadError(Failed("model_unavailable", f"{python} cannot be started: {error}")) from error
+        worker = cls(spec, channel, on_lost)
+        try:
+            await worker._send(spec.load)
+            loaded = await worker._loaded
+        except BaseException:
+            worker.kill()
+            await worker.close()
+            raise
+        worker.capabilities = loaded.capabilities
+        worker.load_seconds = loaded.load_seconds + loaded.warm_seconds
+        return worker
+
+    capabilities: Capabilities
+    load_seconds: float
+
+    @property
+    def pid(self) -> int:
+        return self._channel.pid
+
+    async def submit(self, request: Request | None) -> WorkerJob:
+        job = WorkerJob(next(self._numbers), self._clock())
+        command: frames.Command
+        command = frames.StartCanary(job.number) if request is None else frames.StartJob(job.number, request)
+        self._jobs[job.number] = job
+        try:
+            if self._reader.done():
+                job.end(_LOST)
+            else:
+                await self._send(command)
+        except frames.FrameError:
+            del self._jobs[job.number]
+            raise
+        except asyncio.CancelledError:
+            self.cancel(job)
+            raise
+        return job
+
+    def cancel(self, job: WorkerJob) -> None:
+        if not job.ended.is_set():
+            self._send_soon(frames.CancelJob(job.number))
+
+    def limit_batch(self, jobs: int) -> None:
+        self._send_soon(frames.LimitBatch(jobs))
+
+    def kill(self) -> None:
+        self._channel.kill()
+
+    async def close(self) -> None:
+        self._closing = True
+        await self._channel.close(_CLOSE_GRACE_SECONDS)
+        await self._reader
+        if self._sends:
+            await asyncio.wait(self._sends)
+        if self._loaded.done() and not self._loaded.cancelled():
+            self._loaded.exception()  # a load error that nobody waits for any more is no surprise
+
+    async def _send(self, command: frames.Command) -> None:
+        """A worker that is gone is noticed by the reader, which ends all jobs."""
+        try:
+            await self._channel.send(command)
+        except (ConnectionError, RuntimeError) as error:
+            _log.debug("worker.gone", deployment=self._spec.deployment, error=str(error))
+
+    def _send_soon(self, command: frames.Command) -> None:
+        task = asyncio.create_task(self._send(command))
+        self._sends.add(task)
+        task.add_done_callback(self._sends.discard)
+
+    async def _read(self) -> None:
+        async for report in self._channel.reports():
+            self._take(report)
+        self._lose()
+
+    def _take(self, report: frames.Report) -> None:
+        match report:
+            case frames.JobEvent(number, event) if number in self._jobs:
+                self._jobs[number].take(event)
+            case frames.JobStarted(number) if number in self._jobs:
+                self._jobs[number].started.set()
+            case frames.JobEnded(number) if number in self._jobs:
+                self._jobs.pop(number).end(_CANCELLED)
+            case frames.Heartbeat():
+                if report.steps != self.pulse.steps or not report.working:
+                    self.progress_at = self._clock()
+                self.pulse = report
+            case frames.Loaded() if not self._loaded.done():
+                self._loaded.set_result(report)
+            case frames.LoadFailed(failure) if not self._loaded.done():
+                self._loaded.set_exception(LoadError(failure))
+
+    def _lose(self) -> None:
+        """The stream has ended: nothing more will come of any job."""
+        self._channel.kill()
+        if not self._loaded.done():
+            self._loaded.set_exception(LoadError(Failed("worker_lost", "the worker process ended while it loaded the model")))
+        while self._jobs:
+            self._jobs.popitem()[1].end(_LOST)
+        if not self._closing:
+            self._on_lost(self)

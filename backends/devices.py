@@ -1,0 +1,281 @@
+"""Which model runs where, with which numbers, and how much memory and how many threads it gets.
+
+Owns the placement and dtype rules, the budgets, the thread budget, and the ledger of measured footprints. The inventory
+is made by a short-lived process (`python -m backends.devices --json`): this module imports no tensor library, so the
+gateway may import it. Sizes are bytes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import platformdirs
+
+from backends.interface import ModelUnavailable, Placement
+from backends.inventory import Device, Inventory, cpu_inventory, probe
+from backends.registry import BackendInfo
+
+Budget = Literal["auto"] | Mapping[str, str | int]
+
+CPU_SHARE = 0.8  # of the memory that is free at start, when the budget is "auto"; the rest is for everyone else
+GPU_SHARE = 0.9
+WEIGHTS_FACTOR = 1.2  # memory per byte of weights, before the first measurement
+WORKER_BYTES = 64 << 20  # a worker without weights
+UNLIMITED = 1 << 62  # budget of a device that does not tell its memory
+_LIBRARY_OF_ENGINE = {"onnx": "onnxruntime"}  # every other engine that needs a GPU uses torch
+
+_UNITS = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", re.IGNORECASE)
+
+
+def parse_bytes(size: str | int) -> int:
+    """A number of bytes, or text such as "14GiB", "800 MB". Raises ValueError for anything else."""
+    match = _SIZE.fullmatch(str(size))
+    if match is None or match[2].lower() not in _UNITS:
+        raise ValueError(f"{size!r} is not a size such as 14GiB, 800MB or a number of bytes")
+    return int(float(match[1]) * _UNITS[match[2].lower()]) if "." in match[1] else int(match[1]) * _UNITS[match[2].lower()]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A placement and, where the CPU was only second choice, the cause as a sentence."""
+
+    placement: Placement
+    fell_back: str = ""
+
+
+class Ledger:
+    """Measured footprints, kept in a file over restarts. A ledger that cannot be written is only less precise."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._sizes: dict[str, int] = {}
+        if path is not None and path.is_file():
+            self._read(path)
+
+    def _read(self, path: Path) -> None:
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return  # an unreadable ledger is an empty one
+        if isinstance(stored, dict):
+            self._sizes = {str(key): size for key, size in stored.items() if isinstance(size, int) and size > 0}
+
+    def get(self, key: str) -> int | None:
+        return self._sizes.get(key)
+
+    def record(self, key: str, size: int) -> None:
+        """Keep the newest measurement; small changes are not worth a write."""
+        known = self._sizes.get(key, 0)
+        self._sizes[key] = size
+        if self._path is None or abs(size - known) < 0.02 * size:
+            return
+        draft = self._path.with_suffix(".new")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            draft.write_text(json.dumps(self._sizes, indent=1, sort_keys=True), encoding="utf-8")
+            draft.replace(self._path)
+        except OSError:
+            return
+
+
+def ledger_path() -> Path:
+    """Where the footprints of this user's machine are kept."""
+    return Path(platformdirs.user_cache_dir("speech-gateway", appauthor=False)) / "footprints.json"
+
+
+class DeviceManager:
+    """Decides; holds no process and no lock. Used from one thread."""
+
+    def __init__(self, budget: Budget = "auto", *, ledger: Path | None = None, inventory: Inventory | None = None) -> None:
+        self.inventory = inventory or cpu_inventory()
+        self._others: dict[str, Inventory] = {}
+        self._budgets = {} if budget == "auto" else {device: parse_bytes(size) for device, size in budget.items()}
+        self._ledger = Ledger(ledger)
+        self._threads: dict[str, int] = {}
+
+    def learn(self, inventory: Inventory, python: str = "") -> None:
+        """Take the result of a probe; python: whose, "" = the gateway's own interpreter."""
+        if not python:
+            self.inventory = inventory
+            return
+        self._others[python] = inventory
+        known = {device.id for device in self.inventory.devices}
+        new = [device for device in inventory.devices if device.id not in known]
+        self.inventory = dataclasses.replace(self.inventory, devices=(*new, *self.inventory.devices))
+
+    # --- Where ------------------------------------------------------------------------------------------------------------
+
+    def place(
+        self,
+        info: BackendInfo,
+        *,
+        engine: str = "auto",
+        device: str = "auto",
+        dtype: str = "auto",
+        python: str = "",
+        has_libraries: Callable[[str], bool] = lambda engine: True,
+    ) -> Decision:
+        """The best device and engine. Raises ModelUnavailable for a wish that this machine cannot fulfil."""
+        inventory = self._others.get(python, self.inventory)
+        engines = [e for e in info.engines if has_libraries(e)] if engine == "auto" else [engine]
+        if engine != "auto" and engine not in info.engines:
+            raise ModelUnavailable(f"backend {info.name} has no engine {engine!r} (it has: {', '.join(info.engines)})")
+        for kind, found in _candidates(info, inventory, device):
+            for name in engines or info.engines:
+                if kind in info.engine_wishes.get(name, info.wishes) and _can_use(name, found):
+                    return self._decide(info, inventory, name, found, dtype, asked=device)
+        there = ", ".join(f"{d.id} ({d.name})" for d in inventory.devices)
+        raise ModelUnavailable(f"backend {info.name} cannot run on {device!r} here; this machine has {there}")
+
+    def _decide(self, info: BackendInfo, inventory: Inventory, engine: str, device: Device, dtype: str, asked: str) -> Decision:
+        wishes = info.engine_wishes.get(engine, info.wishes)
+        cause = ""
+        if asked != "auto":
+            reason = f"{device.id} ({device.name}): as configured"
+        elif device.kind != "cpu":
+            reason = f"{device.id} ({device.name}): the best device here for {info.name}"
+        elif (missed := [kind for kind in info.wishes if kind != "cpu"]) and info.wishes[0] != "cpu":
+            cause = "; ".join(_why_not(inventory, kind) for kind in missed)
+            reason = f"cpu, because there is no better device: {cause}"
+        else:
+            reason = f"cpu: {info.name} wants no other device" if wishes == ("cpu",) else f"cpu: the best device for {info.name}"
+        return Decision(Placement(device.id, resolve_dtype(dtype, device), engine, reason=reason), cause)
+
+    # --- How much ---------------------------------------------------------------------------------------------------------
+
+    def device(self, device_id: str) -> Device | None:
+        return next((device for device in self.inventory.devices if device.id == device_id), None)
+
+    def budget(self, device_id: str) -> int:
+        """Bytes that all models together may hold on a device."""
+        kind = device_id.partition(":")[0]
+        for name in (device_id, kind):
+            if name in self._budgets:
+                return self._budgets[name]
+        device = self.device(device_id)
+        if device is None or not device.memory_total:
+            return UNLIMITED
+        share = CPU_SHARE if kind == "cpu" else GPU_SHARE
+        return int(share * device.memory_free)
+
+    @staticmethod
+    def key(info: BackendInfo, model: str, placement: Placement, options: Mapping[str, Any]) -> str:
+        """What a measured footprint is remembered under."""
+        digest = hashlib.sha256(repr(sorted(options.items())).encode()).hexdigest()[:8]
+        return f"{info.name} {model or '-'} {digest} {placement.engine} {placement.dtype} {placement.device}"
+
+    def expect(self, key: str, weights_bytes: int) -> int:
+        """What a load will hold: measured if it ever ran, else estimated from the size of its weights."""
+        measured = self._ledger.get(key)
+        return measured if measured is not None else WORKER_BYTES + int(WEIGHTS_FACTOR * weights_bytes)
+
+    def record(self, key: str, size: int) -> None:
+        self._ledger.record(key, size)
+
+    # --- Threads ----------------------------------------------------------------------------------------------------------
+
+    def claim_threads(self, name: str, *, alone: bool, single: bool) -> int:
+        """CPU threads for a worker: never more in all than there are cores, and never fewer than one each.
+
+        alone: no other model will ever run on the CPU, so it gets everything; otherwise each load gets half of what is
+        free. single: its engine uses one thread anyway. Workers with one thread only share cores; it is several
+        threads that wait for each other that collapse when there are more of them than cores.
+        """
+        free = self.inventory.cores - sum(self._threads.values())
+        wanted = 1 if single else free if alone else -(-free // 2)
+        self._threads[name] = max(1, min(wanted, self.inventory.cores))
+        return self._threads[name]
+
+    def release_threads(self, name: str) -> None:
+        self._threads.pop(name, None)
+
+
+def _candidates(info: BackendInfo, inventory: Inventory, asked: str) -> list[tuple[str, Device]]:
+    """Devices in the order of the backend's wishes, or the one that is asked for ("cuda" means the first of its kind)."""
+    if asked != "auto":
+        return [(d.kind, d) for d in inventory.devices if asked in (d.id, d.kind)][:1]
+    kinds = list(dict.fromkeys([*info.wishes, *(kind for wishes in info.engine_wishes.values() for kind in wishes)]))
+    return [(kind, d) for kind in kinds for d in inventory.devices if d.kind == kind]
+
+
+def _can_use(engine: str, device: Device) -> bool:
+    return device.kind == "cpu" or _LIBRARY_OF_ENGINE.get(engine, "torch") in device.libraries
+
+
+def _why_not(inventory: Inventory, kind: str) -> str:
+    notes = dict(inventory.notes)
+    if any(device.kind == kind for device in inventory.devices):
+        return f"{kind} is there, but no installed engine of this backend can use it"
+    return f"no {kind} ({notes[kind]})" if kind in notes else f"no {kind}"
+
+
+def resolve_dtype(wish: str, device: Device) -> str:
+    """bfloat16 where it is native, else float16 on CUDA; float32 on DirectML, where float16 is unstable on some parts;
+    "auto" on the CPU, where the backend measures."""
+    if wish != "auto" or device.kind == "cpu":
+        return wish
+    if device.kind == "directml":
+        return "float32"
+    for dtype in ("bfloat16", "float16"):
+        if dtype in device.dtypes:
+            return dtype
+    return "float32"
+
+
+def run_probe(python: str = "", timeout_seconds: float = 120.0) -> Inventory:
+    """Ask a short-lived process with this interpreter ("" = ours). Blocks. Raises OSError, ValueError, TimeoutExpired."""
+    command = [python or sys.executable, "-P", "-m", "backends.devices", "--json"]
+    environment = probe_environment()
+    done = subprocess.run(command, capture_output=True, timeout=timeout_seconds, check=False, env=environment)  # noqa: S603
+    return parse_inventory(done.stdout)
+
+
+def probe_environment() -> dict[str, str]:
+    """Ours, with this package to be found by any interpreter."""
+    import os
+
+    root = str(Path(__file__).resolve().parents[1])
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
+    return {**os.environ, "PYTHONPATH": path, "PYTHONUTF8": "1", "OMP_NUM_THREADS": "1"}
+
+
+def parse_inventory(text: bytes) -> Inventory:
+    """The probe's answer is the last line it prints. Raises ValueError."""
+    lines = text.decode("utf-8", "replace").strip().splitlines()
+    if not lines:
+        raise ValueError("the device probe printed nothing")
+    try:
+        stored = json.loads(lines[-1])
+        devices = tuple(
+            Device(**{**d, "dtypes": tuple(d["dtypes"]), "libraries": tuple(d["libraries"])}) for d in stored["devices"]
+        )
+        return Inventory(devices, int(stored["cores"]), tuple((kind, note) for kind, note in stored["notes"]))
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"the device probe's answer is not understood: {error}") from error
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the inventory, as JSON with --json."""
+    inventory = probe()
+    if "--json" in arguments:
+        print(json.dumps(dataclasses.asdict(inventory)))
+        return 0
+    for device in inventory.devices:
+        print(f"{device.id:12} {device.name}, {device.memory_total / 2**30:.1f} GiB, {', '.join(device.dtypes)} {device.driver}")
+    for kind, note in inventory.notes:
+        print(f"no {kind}: {note}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
