@@ -1,0 +1,43 @@
+# Every target sets up what it needs. Logic is in scripts/bootstrap.py, where it can be tested.
+#
+#   make serve                  start the server at 127.0.0.1:8000
+#   make serve PORT=8123        elsewhere; also HOST=, CONFIG=gateway.toml, EXTRAS="torch ui"
+#   make test                   lint, types, tests with branch coverage; ARGS="-k media" is passed to pytest
+#   make check                  lint and types only
+#   make bench                  the benchmarks of the embedded engines
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3 || command -v python)
+BOOTSTRAP = $(PYTHON) scripts/bootstrap.py
+
+.PHONY: help serve setup test check fix docs bench clean
+
+help:
+	@sed -n '2,8s/^# \{0,1\}//p' Makefile
+
+serve:
+	@$(BOOTSTRAP) serve --extras "$(EXTRAS)" $(if $(HOST),--host "$(HOST)") $(if $(PORT),--port "$(PORT)") $(if $(CONFIG),--config "$(CONFIG)") -- $(ARGS)
+
+setup:
+	@$(BOOTSTRAP) setup --extras "$(EXTRAS)"
+
+test:
+	@$(BOOTSTRAP) test -- $(ARGS)
+
+check:
+	@$(BOOTSTRAP) test --checks-only
+
+fix: check-environment
+	@.venv/bin/ruff check --fix . && .venv/bin/ruff format .
+
+docs: check-environment
+	@.venv/bin/python scripts/write_docs.py
+
+bench: check-environment
+	@.venv/bin/python scripts/bench_embedded.py
+
+clean:
+	@rm -rf .coverage .hypothesis .mypy_cache .ruff_cache build dist
+
+.PHONY: check-environment
+check-environment:
+	@test -x .venv/bin/ruff || $(BOOTSTRAP) test --checks-only
