@@ -1,0 +1,31 @@
+"""The command `speech-gateway`: names of the commands, nothing else. What they do is in `app/commands/`."""
+
+from __future__ import annotations
+
+import typer
+
+from app.commands.calls import ask, speak, transcribe
+from app.commands.console import use_utf8
+from app.commands.server import serve
+
+cli = typer.Typer(
+    name="speech-gateway",
+    help="A local, private server that speaks Azure OpenAI's audio API.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+for command in (serve, transcribe, speak, ask):
+    cli.command()(command)
+
+
+def main() -> None:
+    """The console entry."""
+    use_utf8()
+    cli()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""`speech-gateway transcribe`, `speak` and `ask`: one request each to a running or a temporary server."""
+
+from __future__ import annotations
+
+import base64
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from app.commands.client import Answer, deployment_path
+from app.commands.connection import Key, Server, session
+from app.commands.console import messages, output
+
+Model = Annotated[str, typer.Option("--model", "-m", help="Deployment or alias.")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="File to write to.", dir_okay=False)]
+Sound = Annotated[Path, typer.Argument(help="Audio file.", exists=True, dir_okay=False)]
+
+
+def transcribe(
+    file: Sound,
+    model: Model = "whisper-1",
+    language: Annotated[str, typer.Option(help="ISO 639-1 code; empty: detect.", show_default=False)] = "",
+    format: Annotated[str, typer.Option(help="text, json, verbose_json, srt, vtt or diarized_json.")] = "text",  # noqa: A002
+    prompt: Annotated[str, typer.Option(help="Text that leads the model: names, spellings.", show_default=False)] = "",
+    translate: Annotated[bool, typer.Option("--translate", help="Into English.")] = False,
+    words: Annotated[bool, typer.Option("--words", help="Word times (verbose_json).")] = False,
+    out: Output = None,
+    server: Server = "",
+    key: Key = "",
+) -> None:
+    """Write down what is said in FILE."""
+    fields = {"response_format": "verbose_json" if words else format, "language": language, "prompt": prompt}
+    if words:
+        fields["timestamp_granularities[]"] = "word"
+    operation = "audio/translations" if translate else "audio/transcriptions"
+    given = {name: value for name, value in fields.items() if value and not (translate and name != "response_format")}
+    with session(server, key) as client:
+        answer = client.post_file(deployment_path(model, operation), file, given)
+    _tell(answer)
+    _write(answer.body.decode("utf-8"), out)
+
+
+def speak(
+    text: Annotated[str, typer.Argument(help='What to say; "-" reads it from standard input.')],
+    model: Model = "embedded-tts",
+    voice: Annotated[str, typer.Option(help="Voice name.")] = "alloy",
+    format: Annotated[str, typer.Option(help="mp3, opus, aac, flac, wav or pcm; empty: as OUTPUT is named.")] = "",  # noqa: A002
+    speed: Annotated[float, typer.Option(min=0.25, max=4.0)] = 1.0,
+    instructions: Annotated[str, typer.Option(help="How to say it.", show_default=False)] = "",
+    out: Annotated[Path, typer.Option("--output", "-o", help="File to write to.", dir_okay=False)] = Path("speech.wav"),
+    server: Server = "",
+    key: Key = "",
+) -> None:
+    """Say TEXT and write it to a file."""
+    said = sys.stdin.read() if text == "-" else text
+    document: dict[str, Any] = {"input": said, "voice": voice, "speed": speed, "response_format": format or _format_of(out)}
+    if instructions:
+        document["instructions"] = instructions
+    with session(server, key) as client:
+        answer = client.stream_to(deployment_path(model, "audio/speech"), document, out)
+    _tell(answer)
+    messages().print(f"Written to {out}.")
+
+
+def ask(
+    file: Sound,
+    question: Annotated[str, typer.Argument(help="What you want to know about it.")],
+    model: Model = "gpt-4o-audio-preview",
+    steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps; more is slower and better.")] = None,
+    block_length: Annotated[int | None, typer.Option(min=1, help="Tokens denoised together.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer, tokens.")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0.0, max=2.0)] = None,
+    system: Annotated[str, typer.Option(help="System message.", show_default=False)] = "",
+    out: Output = None,
+    server: Server = "",
+    key: Key = "",
+) -> None:
+    """Ask QUESTION about what is heard in FILE."""
+    wishes = {"steps": steps, "block_length": block_length, "max_tokens": max_new_tokens, "temperature": temperature}
+    document = _chat_request(file, question, system) | {name: value for name, value in wishes.items() if value is not None}
+    with session(server, key) as client, messages().status("Listening and thinking ..."):
+        pieces = list(_deltas(client.events(deployment_path(model, "chat/completions"), document)))
+    _write("".join(pieces) + "\n", out)
+
+
+def _chat_request(file: Path, question: str, system: str) -> dict[str, Any]:
+    sound = base64.b64encode(file.read_bytes()).decode("ascii")
+    kind = "mp3" if file.suffix.lower() == ".mp3" else "wav"  # the server decides by content
+    parts = [{"type": "input_audio", "input_audio": {"data": sound, "format": kind}}, {"type": "text", "text": question}]
+    messages_sent: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
+    return {"messages": [*messages_sent, {"role": "user", "content": parts}], "stream": True}
+
+
+def _deltas(events: Iterator[dict[str, Any]]) -> Iterator[str]:
+    for event in events:
+        for choice in event.get("choices", []):
+            if text := choice.get("delta", {}).get("content"):
+                yield text
+
+
+def _format_of(file: Path) -> str:
+    known = {".mp3": "mp3", ".opus": "opus", ".ogg": "opus", ".aac": "aac", ".flac": "flac", ".pcm": "pcm", ".raw": "pcm"}
+    return known.get(file.suffix.lower(), "wav")
+
+
+def _tell(answer: Answer) -> None:
+    """Which engine answered, and what it wants known."""
+    told = [answer.headers.get(f"x-gateway-{name}", "") for name in ("engine", "device", "dtype")]
+    spent = answer.headers.get("x-gateway-model-ms")
+    line = " ".join(part for part in told if part) + (f", {float(spent) / 1000:.2f} s of model time" if spent else "")
+    for text in (line, answer.headers.get("x-gateway-note", "")):
+        if text:
+            messages().print(text)
+
+
+def _write(text: str, file: Path | None) -> None:
+    if file is None:
+        output().print(text, end="" if text.endswith("\n") else "\n")
+    else:
+        file.write_text(text, encoding="utf-8")
+        messages().print(f"Written to {file}.")

@@ -1,0 +1,135 @@
+"""The command line's own HTTP client, on the standard library alone.
+
+Owns requests, multipart bodies, server-sent events and what an error answer means. Knows no command and no terminal.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+API_VERSION = "2024-10-21"
+_CONNECT_SECONDS = 3.0
+_PIECE = 64 * 1024  # bytes read at a time
+
+
+class CallFailed(Exception):
+    """The server cannot be reached or answered with an error; the text is for the user."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A complete answer; header names are lower case."""
+
+    body: bytes
+    headers: Mapping[str, str]
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Client:
+    """Calls to one server. key: any non-empty text where the server has no list of keys."""
+
+    def __init__(self, url: str, key: str) -> None:
+        parts = urlsplit(url if "//" in url else f"http://{url}")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise CallFailed(f"{url!r} is no address of a server; write http://HOST:PORT")
+        self.url = f"{parts.scheme}://{parts.netloc}"
+        self._secure, self._host, self._port = parts.scheme == "https", parts.hostname, parts.port
+        self._prefix, self._key = parts.path.rstrip("/"), key
+
+    def get(self, path: str) -> Answer:
+        with self._exchange("GET", path) as answer:
+            return Answer(answer.read(), _headers(answer))
+
+    def post_json(self, path: str, document: Mapping[str, Any]) -> Answer:
+        with self._exchange("POST", path, json.dumps(document).encode(), "application/json") as answer:
+            return Answer(answer.read(), _headers(answer))
+
+    def post_file(self, path: str, file: Path, fields: Mapping[str, str]) -> Answer:
+        body, content_type = multipart(file.name, file.read_bytes(), fields)
+        with self._exchange("POST", path, body, content_type) as answer:
+            return Answer(answer.read(), _headers(answer))
+
+    def stream_to(self, path: str, document: Mapping[str, Any], file: Path) -> Answer:
+        """Write the answer's body to `file` as it comes; a broken-off answer leaves no file."""
+        with self._exchange("POST", path, json.dumps(document).encode(), "application/json") as answer:
+            partial = file.with_name(file.name + ".part")
+            try:
+                with partial.open("wb") as out:
+                    while piece := answer.read1(_PIECE):
+                        out.write(piece)
+                partial.replace(file)
+            finally:
+                partial.unlink(missing_ok=True)
+            return Answer(b"", _headers(answer))
+
+    def events(self, path: str, document: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """The JSON objects of a server-sent event stream. Raises CallFailed for an error event."""
+        with self._exchange("POST", path, json.dumps(document).encode(), "application/json") as answer:
+            for line in answer:
+                data = line.decode("utf-8").removeprefix("data:").strip()
+                if not line.startswith(b"data:") or data == "[DONE]":
+                    continue
+                event: dict[str, Any] = json.loads(data)
+                if event.get("error"):
+                    raise CallFailed(str(event["error"].get("message", event["error"])))
+                yield event
+
+    @contextmanager
+    def _exchange(
+        self, method: str, path: str, body: bytes | None = None, content_type: str = ""
+    ) -> Iterator[http.client.HTTPResponse]:
+        make = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
+        connection = make(self._host, self._port, timeout=_CONNECT_SECONDS)
+        headers = {"api-key": self._key, "accept": "*/*"} | ({"content-type": content_type} if content_type else {})
+        try:
+            connection.connect()
+            connection.sock.settimeout(None)  # a long recording may take long; the server has its own limits
+            connection.request(method, self._prefix + path, body, headers)
+            answer = connection.getresponse()
+            if answer.status >= 400:
+                raise CallFailed(_error_text(answer.status, answer.read()))
+            yield answer
+        except (OSError, http.client.HTTPException) as error:
+            raise CallFailed(f"no answer from {self.url}: {error or type(error).__name__}") from error
+        finally:
+            connection.close()
+
+
+def deployment_path(deployment: str, operation: str) -> str:
+    """Azure's path of an operation of a deployment."""
+    return f"/openai/deployments/{quote(deployment, safe='')}/{operation}?api-version={API_VERSION}"
+
+
+def multipart(name: str, data: bytes, fields: Mapping[str, str]) -> tuple[bytes, str]:
+    """A form with `fields` and the file `name`; and its content type."""
+    boundary = secrets.token_hex(16)
+    field = '--{}\r\nContent-Disposition: form-data; name="{}"\r\n\r\n{}\r\n'
+    parts = [field.format(boundary, key, value).encode() for key, value in fields.items()]
+    shown = name.replace('"', "_").replace("\r", "_").replace("\n", "_")
+    disposition = f'Content-Disposition: form-data; name="file"; filename="{shown}"'
+    head = f"--{boundary}\r\n{disposition}\r\nContent-Type: application/octet-stream\r\n\r\n"
+    body = b"".join([*parts, head.encode(), data, f"\r\n--{boundary}--\r\n".encode()])
+    return body, f"multipart/form-data; boundary={boundary}"
+
+
+def _headers(answer: http.client.HTTPResponse) -> dict[str, str]:
+    return {name.lower(): value for name, value in answer.getheaders()}
+
+
+def _error_text(status: int, body: bytes) -> str:
+    try:
+        error = json.loads(body)["error"]
+        code, message = error.get("code"), error.get("message")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"the server answered with status {status}"
+    return f"{message} ({status}{f' {code}' if code and str(code) != str(status) else ''})"

@@ -1,0 +1,65 @@
+"""What the command line prints with: UTF-8, tables, and errors on one line.
+
+Owns the terminal's encoding and the exit statuses. Knows no command.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from typing import NoReturn
+
+import typer
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+FAILED, WRONG_USE = 1, 2  # exit statuses: the work failed; the command or the configuration is wrong
+
+
+def use_utf8() -> None:
+    """Make output UTF-8 wherever nobody chose otherwise, and never die of a letter that the console cannot show.
+
+    A Japanese or Western Windows gives pipes its own code page (cp932, cp1252), in which a transcript would not fit.
+    """
+    chosen = os.environ.get("PYTHONIOENCODING", "").partition(":")[0] or None
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding=chosen or "utf-8", errors="replace")
+
+
+def output() -> Console:
+    """For results; plain when it is not a terminal."""
+    return Console(highlight=False, emoji=False, markup=False, soft_wrap=True)
+
+
+def messages() -> Console:
+    """For everything that is not the result, so that results can be piped."""
+    return Console(stderr=True, highlight=False, emoji=False, markup=False, soft_wrap=True)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    table = Table(*columns, box=SIMPLE, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    output().print(table)
+
+
+def fail(message: str, status: int = FAILED) -> NoReturn:
+    """Say what is wrong and end the program."""
+    messages().print(f"speech-gateway: {message}")
+    raise typer.Exit(status)
+
+
+def size_text(size: int | None) -> str:
+    """Bytes for people, in binary units: "244.0 MiB"; "-" for nothing."""
+    if not size:
+        return "-"
+    value = float(size)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024 or unit == "GiB":
+            break
+        value /= 1024
+    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
