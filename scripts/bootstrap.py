@@ -5,301 +5,45 @@
     python scripts/bootstrap.py setup [--accelerator auto|directml|torch-directml|cuda|cpu] [--extras ui]
     python scripts/bootstrap.py run [-- OPTIONS OF THE SERVER]
 
-Owns which packages this machine gets and how uv is found. Standard library only: it runs before anything is installed.
+Owns the commands. Which packages this machine gets is decided in `provision.py`. Standard library only.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import os
-import platform
 import re
-import shutil
 import subprocess
 import sys
 import time
-import tomllib
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-TOOLS = ROOT / ".venv-tools"  # holds uv where the machine has none
-DIRECTML_ENVIRONMENT = ".venv-directml"
-ACCELERATORS = ("auto", "directml", "torch-directml", "cuda", "rocm", "mps", "cpu")
-BEST_PYTHON, OTHER_PYTHON = "3.11", "3.12"  # pocketsphinx 5.1.1 has wheels for 3.11, on 3.12 it is compiled
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-# Deployments that need the extra `torch`; Whisper does with this engine only. A test holds it against backends.registry.
-TORCH_BACKENDS = frozenset({"csm", "diffa", "llasa"})
-TORCH_ENGINES = frozenset({("whisper", "torch")})
-TORCH_BUILTINS = frozenset({"csm-1b", "diffa", "llasa-1b"})
+from provision import (
+    ACCELERATORS,
+    DIRECTML_ENVIRONMENT,
+    ROOT,
+    TORCH_BUILTINS,
+    Plan,
+    SetupError,
+    Steps,
+    environment_python,
+    install,
+    look_at_machine,
+    plan_serving,
+    plan_setup,
+    read_configuration,
+    run_command,
+)
 
 TEST_EXTRAS, TEST_GROUPS = ("torch", "embedded", "ui"), ("dev", "oracle")
 _CHECKS = (("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",))
 _COVERAGE = ("pytest", "--cov", "--cov-branch", "--cov-report=term:skip-covered")
 _READY_SECONDS = 120.0
-
-
-class SetupError(Exception):
-    """The set-up cannot go on; the text says what to do."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What one environment holds. torch_backend: let uv choose the torch build for this machine's GPU driver."""
-
-    extras: tuple[str, ...]
-    groups: tuple[str, ...] = ()
-    torch_backend: bool = False
-    environment: str = ".venv"
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What was found of this machine. gpu: "cuda", "rocm", "mps" or ""."""
-
-    system: str
-    gpu: str
-
-
-@dataclass
-class Steps:
-    """Commands to run, and lines to tell the user afterwards."""
-
-    plans: list[Plan] = field(default_factory=list)
-    told: list[str] = field(default_factory=list)
-
-
-# --- What this machine is and what it needs ---------------------------------------------------------------------------
-
-
-def look_at_machine() -> Machine:
-    """The system's name as platform.system() says it, and its GPU, without any library."""
-    system = platform.system()
-    if system == "Darwin":
-        return Machine(system, "mps" if platform.machine() == "arm64" else "")
-    if _answers("nvidia-smi", "-L"):
-        return Machine(system, "cuda")
-    if system == "Linux" and Path("/dev/kfd").exists():
-        return Machine(system, "rocm")
-    return Machine(system, "")
-
-
-def _answers(*command: str) -> bool:
-    """The program exists, succeeds and prints something."""
-    program = shutil.which(command[0])
-    if program is None:
-        return False
-    try:
-        done = subprocess.run([program, *command[1:]], capture_output=True, timeout=20, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return done.returncode == 0 and bool(done.stdout.strip())
-
-
-def torch_deployments(settings: Mapping[str, object]) -> list[str]:
-    """Names of the configured deployments that need torch in the main environment."""
-    tables = settings.get("deployments", {})
-    if not isinstance(tables, Mapping):
-        return []
-    return [name for name, table in tables.items() if isinstance(table, Mapping) and _needs_torch(name, table)]
-
-
-def _needs_torch(name: str, table: Mapping[str, object]) -> bool:
-    if table.get("python"):
-        return False  # its worker has an environment of its own
-    backend = table.get("backend")
-    if backend is None:
-        return name in TORCH_BUILTINS
-    return backend in TORCH_BACKENDS or (backend, table.get("engine")) in TORCH_ENGINES
-
-
-def read_configuration(file: Path | None) -> dict[str, object]:
-    """The configuration file's tables; {} where there is none. What is wrong in it is the server's to tell."""
-    chosen = file or Path(os.environ.get("SPEECH_GATEWAY_CONFIG") or ROOT / "gateway.toml")
-    try:
-        return tomllib.loads(chosen.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError):
-        return {}
-
-
-def extras_for_serving(machine: Machine, settings: Mapping[str, object], wanted: Iterable[str]) -> tuple[tuple[str, ...], str]:
-    """The extras and one sentence that says why."""
-    chosen = {"embedded", *wanted}
-    needing = torch_deployments(settings)
-    if "torch" in chosen:
-        reason = "torch was asked for"
-    elif machine.gpu:
-        reason = f"torch because a {machine.gpu} device was found"
-    elif needing:
-        reason = f"torch because the configuration has {', '.join(needing)}"
-    else:
-        return tuple(sorted(chosen)), "no torch: no GPU for it was found and no configured deployment needs it"
-    return tuple(sorted({*chosen, "torch"})), reason
-
-
-def plan_serving(machine: Machine, settings: Mapping[str, object], wanted: Iterable[str]) -> Steps:
-    extras, reason = extras_for_serving(machine, settings, wanted)
-    special_build = "torch" in extras and (machine.gpu == "rocm" or (machine.gpu == "cuda" and machine.system == "Windows"))
-    return Steps([Plan(extras, torch_backend=special_build)], [f"Installing {', '.join(extras)} ({reason})."])
-
-
-def plan_setup(machine: Machine, accelerator: str, settings: Mapping[str, object], wanted: Iterable[str]) -> Steps:
-    """What setup.ps1's -Accelerator stands for. Raises SetupError for one that this system does not have."""
-    if accelerator == "auto":
-        return plan_serving(machine, settings, wanted)
-    if accelerator in ("directml", "torch-directml") and machine.system != "Windows":
-        raise SetupError(f"{accelerator} exists on Windows only; here use auto, cuda, rocm, mps or cpu")
-    extras = tuple(sorted({"embedded", *wanted}))
-    if accelerator in ("cpu", "directml"):
-        return Steps([Plan(extras)], [f"Installing {', '.join(extras)} ({_WITHOUT_TORCH[accelerator]})."])
-    if accelerator == "torch-directml":
-        own = Plan(("directml",), environment=DIRECTML_ENVIRONMENT)
-        told = f"Installing {', '.join(extras)}, and torch-directml in {DIRECTML_ENVIRONMENT} (it needs an old torch)."
-        return Steps([Plan(extras), own], [told])
-    extras = tuple(sorted({*extras, "torch"}))
-    return Steps([Plan(extras, torch_backend=accelerator != "mps")], [f"Installing {', '.join(extras)} for {accelerator}."])
-
-
-_WITHOUT_TORCH = {
-    "cpu": "CPU only, no torch",
-    "directml": "ONNX Runtime with DirectML runs Whisper on any DirectX 12 GPU, without torch",
-}
-
-
-# --- uv ---------------------------------------------------------------------------------------------------------------
-
-
-def uv_variables(environ: Mapping[str, str]) -> dict[str, str]:
-    """Variables to add for uv: pip's find-links, which pip separates by spaces and uv by commas."""
-    links = environ.get("PIP_FIND_LINKS", "").split()
-    if not links or environ.get("UV_FIND_LINKS"):
-        return {}
-    return {"UV_FIND_LINKS": ",".join(links)}
-
-
-def find_uv() -> str:
-    """The machine's uv, or one installed into .venv-tools. Raises SetupError."""
-    found = shutil.which("uv") or shutil.which("uv", path=str(_scripts(TOOLS)))
-    if found:
-        return found
-    print("uv is missing; installing it into .venv-tools ...", flush=True)
-    try:
-        subprocess.run([sys.executable, "-m", "venv", str(TOOLS)], check=True)
-        subprocess.run([str(environment_python(TOOLS)), "-m", "pip", "install", "--quiet", "uv"], check=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise SetupError(
-            "uv could not be installed. Install it yourself (https://docs.astral.sh/uv/), or on Debian and Ubuntu the "
-            f"package python3-venv, and try again ({error})"
-        ) from error
-    return str(shutil.which("uv", path=str(_scripts(TOOLS))))
-
-
-def _scripts(environment: Path) -> Path:
-    return environment / ("Scripts" if os.name == "nt" else "bin")
-
-
-def environment_python(environment: Path) -> Path:
-    return _scripts(environment) / ("python.exe" if os.name == "nt" else "python")
-
-
-def choose_python(environment: Path, running: tuple[int, int], find: Mapping[str, str]) -> str:
-    """What to pass to uv's --python: the environment's own version, else 3.11 found here, else 3.12, else one that uv fetches.
-
-    find: version -> interpreter on this machine. uv would rebuild an environment made with another version.
-    """
-    made_with = _environment_version(environment)
-    if made_with:
-        return made_with
-    if BEST_PYTHON in find:
-        return find[BEST_PYTHON]
-    version = f"{running[0]}.{running[1]}"
-    if version == OTHER_PYTHON:
-        return sys.executable
-    return find.get(OTHER_PYTHON, BEST_PYTHON)
-
-
-def _environment_version(environment: Path) -> str:
-    try:
-        text = (environment / "pyvenv.cfg").read_text(encoding="utf-8")
-    except OSError:
-        return ""
-    match = re.search(r"^version(?:_info)?\s*=\s*(\d+\.\d+)", text, re.MULTILINE)
-    return match[1] if match else ""
-
-
-def _pythons() -> dict[str, str]:
-    found = {f"{sys.version_info[0]}.{sys.version_info[1]}": sys.executable}
-    for version in (BEST_PYTHON, OTHER_PYTHON):
-        if version not in found and _answers(f"python{version}", "--version"):
-            found[version] = str(shutil.which(f"python{version}"))
-    return found
-
-
-def sync_command(uv: str, plan: Plan, python: str) -> list[str]:
-    """--inexact: what another target installed before stays."""
-    command = [uv, "sync", "--inexact", "--no-default-groups", "--python", python]
-    for extra in plan.extras:
-        command += ["--extra", extra]
-    for group in plan.groups:
-        command += ["--group", group]
-    return command
-
-
-def torch_command(uv: str, plan: Plan, pyproject: Mapping[str, object]) -> list[str]:
-    """Replaces the torch that the sync brought by the build for this machine's driver."""
-    python = str(environment_python(ROOT / plan.environment))
-    pinned = _pinned_torch(pyproject)
-    return [uv, "pip", "install", "--python", python, "--torch-backend=auto", "--reinstall-package", "torch", pinned]
-
-
-def _pinned_torch(pyproject: Mapping[str, object]) -> str:
-    extras: Mapping[str, list[str]] = pyproject["project"]["optional-dependencies"]  # type: ignore[index]
-    return next(requirement for requirement in extras["torch"] if re.match(r"torch\s*==", requirement))
-
-
-def install(plan: Plan) -> None:
-    """Bring the environment to the plan; does nothing where it is there already."""
-    environment = ROOT / plan.environment
-    stamp, wanted = environment / "bootstrap.json", _fingerprint(plan)
-    if _stamped(stamp).get(wanted["key"]) == wanted["value"] and environment_python(environment).exists():
-        return
-    uv = find_uv()
-    variables = {**os.environ, **uv_variables(os.environ), "UV_PROJECT_ENVIRONMENT": plan.environment}
-    python = choose_python(environment, sys.version_info[:2], _pythons())
-    _run(sync_command(uv, plan, python), variables)
-    if plan.torch_backend:
-        pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-        _run(torch_command(uv, plan, pyproject), variables)
-    stamps = {**_stamped(stamp), wanted["key"]: wanted["value"]}
-    stamp.write_text(json.dumps(stamps, indent=1), encoding="utf-8")
-
-
-def _fingerprint(plan: Plan) -> dict[str, str]:
-    key = " ".join([*plan.extras, "+", *plan.groups, "+", str(plan.torch_backend)])
-    return {"key": key, "value": hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()}
-
-
-def _stamped(stamp: Path) -> dict[str, str]:
-    try:
-        stamps: dict[str, str] = json.loads(stamp.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return stamps
-
-
-def _run(command: Sequence[str], variables: Mapping[str, str] | None = None) -> None:
-    """Raises SetupError with the command where it fails."""
-    done = subprocess.run(command, cwd=ROOT, env=dict(variables) if variables is not None else None, check=False)
-    if done.returncode != 0:
-        raise SetupError(f"this command failed with status {done.returncode}: {' '.join(command)}")
-
-
-# --- Commands ---------------------------------------------------------------------------------------------------------
 
 
 def serve(arguments: argparse.Namespace) -> int:
@@ -319,7 +63,7 @@ def test(arguments: argparse.Namespace) -> int:
     checks = [*_CHECKS, *(() if arguments.checks_only else ((*_COVERAGE, *arguments.options),))]
     for check in checks:
         print(f"--- {' '.join(check)}", flush=True)
-        _run([str(environment_python(ROOT / ".venv")), "-m", *check])
+        run_command([str(environment_python(ROOT / ".venv")), "-m", *check])
     return 0
 
 
