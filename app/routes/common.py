@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -199,7 +199,7 @@ class Stream:
     """ASGI app that sends chunks as they come. The guard watches for the client's leaving, not this."""
 
     chunks: AsyncIterator[bytes]
-    headers: Mapping[str, str]
+    headers: dict[str, str]
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in self.headers.items()]

@@ -44,19 +44,18 @@ async def speak(call: Call) -> ASGIApp:
     call.body = b""
     running = await call.run(ticket, request)
     audio = SpeechAudio(call, running)
-    speed = 1.0 if running.capabilities.native_speed else wish.speed
-    answer = await _events(call, wish, audio, speed) if wish.sse else await _audio(call, wish, audio, speed)
+    answer = await (_events if wish.sse else _audio)(call, wish, audio)
     answer.headers["x-gateway-answer-id"] = request.answer_id
     if wish.ignored:
         answer.headers["x-gateway-ignored"] = header_text(", ".join(wish.ignored))
     return answer
 
 
-async def _audio(call: Call, wish: SpeechWish, audio: SpeechAudio, speed: float) -> Response | Stream:
+async def _audio(call: Call, wish: SpeechWish, audio: SpeechAudio) -> Response | Stream:
     whole = not wish.stream
     if wish.stream and wish.format in _GRACE_FORMATS and len(wish.text) <= _GRACE_CHARACTERS:
         whole = await audio.ends_within(_GRACE_SECONDS)
-    encoded = _timed(call, audio, encode(aiter(audio), wish.format, streaming=not whole, speed=speed))
+    encoded = _encoded(call, wish, audio, streaming=not whole)
     first = await anext(encoded)  # awaited before the headers go, so that a refusal keeps its status
     if not whole:
         return call.stream(_joined(first, encoded), MEDIA_TYPES[wish.format])
@@ -66,8 +65,8 @@ async def _audio(call: Call, wish: SpeechWish, audio: SpeechAudio, speed: float)
     return answer
 
 
-async def _events(call: Call, wish: SpeechWish, audio: SpeechAudio, speed: float) -> Stream:
-    encoded = _timed(call, audio, encode(aiter(audio), wish.format, streaming=True, speed=speed))
+async def _events(call: Call, wish: SpeechWish, audio: SpeechAudio) -> Stream:
+    encoded = _encoded(call, wish, audio, streaming=True)
     first = await anext(encoded)
     events = _speech_events(_joined(first, encoded), audio)
     return call.stream(sse.kept_alive(sse.guarded(events, call.request_id)), sse.MEDIA_TYPE)
@@ -88,6 +87,14 @@ def usage_document(done: Done) -> dict[str, int]:
         "output_tokens": usage.output_tokens,
         "total_tokens": usage.input_tokens + usage.output_tokens,
     }
+
+
+def _encoded(call: Call, wish: SpeechWish, audio: SpeechAudio, *, streaming: bool) -> AsyncIterator[bytes]:
+    """The file in pieces, stretched where the backend cannot speak at another speed. Freed when the call is over."""
+    speed = 1.0 if audio.native_speed else wish.speed
+    pieces = encode(audio.chunks(), wish.format, streaming=streaming, speed=speed)
+    call.stack.push_async_callback(pieces.aclose)
+    return _timed(call, audio, pieces)
 
 
 async def _timed(call: Call, audio: SpeechAudio, encoded: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

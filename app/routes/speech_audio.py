@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 from app.errors import InvalidRequest
 from app.routes.common import Call
@@ -17,27 +17,23 @@ from backends.interface import AudioChunk, Done
 
 
 class SpeechAudio:
-    """Iterates the chunks of a job once. done: its last event, when all chunks are out."""
+    """The chunks of a job. done: its last event, once all chunks are out; native_speed: it speaks at the wished speed."""
 
     def __init__(self, call: Call, running: Run) -> None:
         self._call, self._running = call, running
+        self.native_speed = running.capabilities.native_speed
         self.done = Done()
         self.model_seconds = 0.0  # time spent waiting for the model so far
         self.finished = False
         self._ahead: list[AudioChunk] = []
         self._chunks = self._receive()
         self._pending: asyncio.Task[AudioChunk | None] | None = None
+        call.stack.push_async_callback(self._close)
 
-    async def __aiter__(self) -> AsyncIterator[AudioChunk]:
-        try:
-            while True:
-                chunk = self._ahead.pop(0) if self._ahead else await self._next()
-                if chunk is None:
-                    break
-                yield chunk
-        finally:
-            await self._stop_looking()
-            self._call.gateway.metrics.stage_seconds.labels("model").observe(self.model_seconds)
+    async def chunks(self) -> AsyncIterator[AudioChunk]:
+        """All chunks of the job, once."""
+        while (chunk := self._ahead.pop(0) if self._ahead else await self._next()) is not None:
+            yield chunk
 
     async def ends_within(self, seconds: float) -> bool:
         """Whether the job is over `seconds` after its first chunk; what came until then is kept for the iteration."""
@@ -63,13 +59,16 @@ class SpeechAudio:
     async def _next_chunk(self) -> AudioChunk | None:
         return await anext(self._chunks, None)
 
-    async def _stop_looking(self) -> None:
+    async def _close(self) -> None:
+        """At the end of the call, complete or not."""
         if self._pending is not None:
             self._pending.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await self._pending
+        await self._chunks.aclose()
+        self._call.gateway.metrics.stage_seconds.labels("model").observe(self.model_seconds)
 
-    async def _receive(self) -> AsyncIterator[AudioChunk]:
+    async def _receive(self) -> AsyncGenerator[AudioChunk, None]:
         """The chunks as they come. Raises InvalidRequest if the job ends without any."""
         heard = False
         begun = time.perf_counter()

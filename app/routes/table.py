@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from app.routes import docs, health, models, transcriptions
+from app.routes import docs, health, models, speech, transcriptions, voices
 from app.routes.operations import Operation, Table
 
 OPERATIONS: tuple[Operation, ...] = (
     *transcriptions.OPERATIONS,
+    *speech.OPERATIONS,
+    *voices.OPERATIONS,
     *models.OPERATIONS,
     *health.OPERATIONS,
     *docs.OPERATIONS,

@@ -7,7 +7,7 @@ as the real service sends it. Knows no encoder library: those are in `audio_enco
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from backends.interface import AudioChunk
@@ -30,7 +30,13 @@ _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 
 
-async def encode(chunks: AsyncIterator[AudioChunk], format: str, *, streaming: bool, speed: float = 1.0) -> AsyncIterator[bytes]:  # noqa: A002
+async def encode(
+    chunks: AsyncIterator[AudioChunk],
+    format: str,  # noqa: A002
+    *,
+    streaming: bool,
+    speed: float = 1.0,
+) -> AsyncGenerator[bytes, None]:
     """The encoded file in pieces, none empty.
 
     format: a key of MEDIA_TYPES; streaming: send from the first chunk on, with headers that leave the length open

@@ -100,13 +100,14 @@ class FakeTicket:
         if self.pool.refuse_run is not None:
             raise self.pool.refuse_run
         self.pool.requests.append(request)
-        return FakeRun(self.deployment, self.pool.capabilities, self.pool.script(request), self.pool)
+        return FakeRun(self.deployment, self.pool.told, self.pool.script(request), self.pool)
 
 
 @dataclass
 class FakePool:
     """delay: seconds before each event; refuse, refuse_run: raised by admit or run; script: what a run says;
-    fallbacks: deployment name -> the one that answers for it. active, requests: what happened."""
+    fallbacks: deployment name -> the one that answers for it; told: what runs tell of themselves. active, requests: what
+    happened."""
 
     deployments: Mapping[str, Deployment]
     script: Script = answer
@@ -116,13 +117,14 @@ class FakePool:
     refuse_canary: ApiError | None = None
     fallbacks: dict[str, str] = field(default_factory=dict)
     states: dict[str, str] = field(default_factory=dict)
-    capabilities: Capabilities = field(
+    told: Capabilities = field(
         default_factory=lambda: Capabilities("fake", "cpu", "float32", sample_rate=SPEECH_RATE, voices=(Voice("fake"),))
     )
     requests: list[Any] = field(default_factory=list)
     owners: list[str] = field(default_factory=list)
     active: int = 0
     started: bool = False
+    loaded: bool = True  # whether the models' capabilities are known
     _draining: bool = False
 
     async def start(self) -> None:
@@ -155,12 +157,16 @@ class FakePool:
     async def canary(self, deployment: Deployment, timeout_seconds: float) -> None:
         if self.refuse_canary is not None:
             raise self.refuse_canary
+        self.loaded = True
 
     async def load(self, deployment: Deployment) -> None:
         self.states[deployment.name] = "ready"
 
     async def unload(self, deployment: Deployment) -> None:
         self.states[deployment.name] = "unloaded"
+
+    def capabilities(self, deployment: Deployment) -> Capabilities | None:
+        return self.told if self.loaded else None
 
     def status(self) -> dict[str, DeploymentStatus]:
         return {name: self._status(deployment) for name, deployment in self.deployments.items()}
