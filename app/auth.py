@@ -26,8 +26,8 @@ class Keyring:
     """The valid keys with their owners' names."""
 
     def __init__(self, server: ServerSettings) -> None:
-        self._digests = [(_digest(key.key.get_secret_value()), key.name) for key in server.api_keys]
-        self._admin = _digest(server.admin_key.get_secret_value()) if server.admin_key else None
+        self._digests = [(_digest(key.key.get_secret_value().encode()), key.name) for key in server.api_keys]
+        self._admin = _digest(server.admin_key.get_secret_value().encode()) if server.admin_key else None
 
     def owner(self, headers: Headers, query: QueryParams, scheme: Scheme) -> str:
         """Name of the first valid key of the request. Raises Unauthorized."""
@@ -48,7 +48,7 @@ class Keyring:
         elif not any(hmac.compare_digest(_digest(key), self._admin) for key in _keys(headers, query)):
             raise Forbidden("This operation needs the admin key.")
 
-    def _name(self, key: str) -> str | None:
+    def _name(self, key: bytes) -> str | None:
         digest = _digest(key)
         found = "admin" if self._admin is not None and hmac.compare_digest(digest, self._admin) else None
         for known, name in self._digests:  # no early end: the time must not tell which key came near
@@ -59,21 +59,21 @@ class Keyring:
         return found
 
 
-def _keys(headers: Headers, query: QueryParams) -> Iterator[str]:
-    """All keys the request carries, `api-key` first."""
+def _keys(headers: Headers, query: QueryParams) -> Iterator[bytes]:
+    """All keys the request carries, `api-key` first, as the bytes that were sent."""
     for name in _KEY_HEADERS:
         if key := headers.get(name, "").strip():
-            yield key
+            yield key.encode("latin-1")
     scheme, _, token = headers.get("authorization", "").partition(" ")  # a key may hold spaces itself
     if scheme.lower() == "bearer" and token.strip():
-        yield token.strip()
+        yield token.strip().encode("latin-1")
     if key := query.get("subscription-key", "").strip():
-        yield key
+        yield key.encode()
 
 
-def _digest(key: str) -> bytes:
+def _digest(key: bytes) -> bytes:
     """Equal lengths for compare_digest, whatever the key's."""
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+    return hashlib.sha256(key).digest()
 
 
 def _is_local(client: str) -> bool:

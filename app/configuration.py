@@ -140,7 +140,8 @@ def _explain(layers: _Layers, detail: ErrorDetails) -> str:
         table, key = path, ""
     where = f"{layers.source_of(path)}: " + (f"[{_dotted(table)}] " if table else "") + (f"{key}: " if key else "")
     if detail["type"] == "extra_forbidden":
-        return where + "there is no such key" + _suggestion(table, key)
+        what = "key" if key else "table"
+        return where + f"there is no such {what}" + (_suggestion(table, key) if key else _suggestion((), table[0]))
     return where + detail["msg"].removeprefix("Value error, ")
 
 

@@ -152,7 +152,7 @@ class Guard:
             try:
                 match, operation = self._route(scope)
                 visit.route = operation.path
-                if operation.access != "public":
+                if not self._is_open(operation):
                     stack.enter_context(self.gateway.request())
                 call = self._call(scope, headers, match, operation, stack)
                 visit.owner, visit.deployment = call.owner, call.target or ""
@@ -178,7 +178,7 @@ class Guard:
     def _call(self, scope: Scope, headers: Headers, match: Match, operation: Operation, stack: contextlib.AsyncExitStack) -> Call:
         query = QueryParams(scope["query_string"])
         owner = ""
-        if operation.access != "public":
+        if not self._is_open(operation):
             owner = self._admit(operation, match, headers, query, (scope.get("client") or ("", 0))[0])
         check_api_version(match.scheme, query.get("api-version"), self.gateway.settings.server.api_versions)
         if match.deployment is not None:
@@ -196,6 +196,10 @@ class Guard:
             target=match.deployment,
             parameter=match.parameter,
         )
+
+    def _is_open(self, operation: Operation) -> bool:
+        """No key is needed."""
+        return operation.access == "public" or (operation.access == "listing" and self.gateway.settings.server.open_listings)
 
     def _admit(self, operation: Operation, match: Match, headers: Headers, query: QueryParams, client: str) -> str:
         owner = self._keyring.owner(headers, query, match.scheme)

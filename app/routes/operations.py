@@ -19,7 +19,8 @@ from backends.interface import Task
 if TYPE_CHECKING:
     from app.routes.common import Call
 
-Access = Literal["key", "public", "admin"]
+# listing: what Open WebUI asks for without a key; open only where the configuration says so
+Access = Literal["key", "public", "admin", "listing"]
 Handler = Callable[["Call"], Awaitable[ASGIApp]]
 
 JSON = "application/json"

@@ -1,4 +1,4 @@
-"""The listings that Open WebUI asks for, under every base URL and without a key."""
+"""The listings that Open WebUI asks for, under every base URL."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from app.routes.voices import OPENAI_VOICES
 from tests.support.running import FAKES, Running, fake_settings, running
 
 BASES = ["/v1", "/openai/v1", "/openai/deployments/fake-tts", "/openai"]
+KEY = {"api-key": "any"}
 VERSION = "?api-version=2024-10-21"
 
 
@@ -23,7 +24,7 @@ def server() -> Iterator[Running]:
 
 @pytest.mark.parametrize("base", BASES)
 def test_voices(server: Running, base: str) -> None:
-    answer = httpx.get(f"{server.url}{base}/audio/voices{VERSION}")
+    answer = httpx.get(f"{server.url}{base}/audio/voices{VERSION}", headers=KEY)
     assert answer.status_code == 200, answer.text
     voices = answer.json()["voices"]
     assert all(set(voice) == {"id", "name"} for voice in voices)
@@ -34,21 +35,21 @@ def test_voices(server: Running, base: str) -> None:
 
 @pytest.mark.parametrize("base", BASES)
 def test_models(server: Running, base: str) -> None:
-    names = {model["id"] for model in httpx.get(f"{server.url}{base}/audio/models{VERSION}").json()["models"]}
+    names = {model["id"] for model in httpx.get(f"{server.url}{base}/audio/models{VERSION}", headers=KEY).json()["models"]}
     assert {"fake-tts", "my voice", "embedded-tts"} <= names
     assert "embedded-asr" not in names
 
 
 def test_voices_of_one_deployment(server: Running) -> None:
-    ids = {voice["id"] for voice in httpx.get(f"{server.url}/v1/audio/voices?model=embedded-tts").json()["voices"]}
+    ids = {voice["id"] for voice in httpx.get(f"{server.url}/v1/audio/voices?model=embedded-tts", headers=KEY).json()["voices"]}
     assert "Anna" not in ids
-    assert httpx.get(f"{server.url}/v1/audio/voices?model=nobody").status_code == 404
-    assert httpx.get(f"{server.url}/openai/deployments/nobody/audio/voices{VERSION}").status_code == 404
+    assert httpx.get(f"{server.url}/v1/audio/voices?model=nobody", headers=KEY).status_code == 404
+    assert httpx.get(f"{server.url}/openai/deployments/nobody/audio/voices{VERSION}", headers=KEY).status_code == 404
 
 
 def test_a_model_that_was_never_loaded_is_not_loaded_for_a_listing(server: Running) -> None:
     server.pool.loaded = False
-    ids = {voice["id"] for voice in httpx.get(f"{server.url}/v1/audio/voices").json()["voices"]}
+    ids = {voice["id"] for voice in httpx.get(f"{server.url}/v1/audio/voices", headers=KEY).json()["voices"]}
     assert ids == {*OPENAI_VOICES, "Anna"}
     assert not server.pool.loaded
     server.pool.loaded = True
