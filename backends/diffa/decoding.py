@@ -172,8 +172,10 @@ def _rounded_up(max_tokens: int, block: int) -> tuple[int, tuple[str, ...]]:
 
 
 def _steps(base: DecodingOptions, options: DecodingOptions, wished: int | None) -> int:
-    if wished is not None or options.max_new_tokens % max(options.block_length, 1):
-        return base.steps if wished is None else wished
+    if wished is not None:
+        return wished
+    if min(options.block_length, options.max_new_tokens) < 1 or options.max_new_tokens % options.block_length:
+        return base.steps  # the lengths are refused anyway
     per_block = round(options.block_length * base.steps / base.max_new_tokens)
     return max(1, per_block) * options.blocks
 

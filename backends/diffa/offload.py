@@ -106,6 +106,7 @@ class Skeleton(nn.Module):
                 layers[int(layer)][part] = shape
         self.head = _hollow((rows, config.width), torch.int8 if precision.weights != "dense" else precision.compute)
         self.layers = nn.ModuleList(SkeletonLayer(shapes, precision) for shapes in layers)
+        self.norm = _hollow((config.width,), precision.compute)
         self.table = _hollow((rows, config.width), precision.compute)
 
 
