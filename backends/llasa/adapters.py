@@ -1,0 +1,168 @@
+"""LoRA adapters: found on disk, read through peft, and merged into weights one matrix at a time.
+
+peft wraps a model that holds no weights at all, so the base is never in memory twice; each merged matrix is computed in
+float32. An adapter that does not fit the base model is an error that says so. Knows no prompts and no voices.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from backends.interface import ModelUnavailable
+
+CONFIG = "adapter_config.json"
+Take = Callable[[str, tuple[int, ...]], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """What an adapter changes. deltas: weight name in the base -> matrix to add; replaced: weight name -> whole tensor."""
+
+    folder: Path
+    base: str
+    deltas: Mapping[str, Tensor]
+    replaced: Mapping[str, Tensor]
+
+    @property
+    def changed(self) -> set[str]:
+        """Names of the base weights that are not used as they are."""
+        return {*self.deltas, *self.replaced}
+
+    def over(self, take: Take) -> Take:
+        """A reader of base weights that gives them with this adapter merged in."""
+
+        def merged(name: str, shape: tuple[int, ...]) -> Tensor:
+            weight = take(name, shape)
+            for part in (self.replaced.get(name), self.deltas.get(name)):
+                if part is not None and tuple(part.shape) != shape:
+                    raise ModelUnavailable(f"{_misfit(self.folder, self.base)}: {name} is {list(part.shape)}, not {list(shape)}")
+            weight = self.replaced.get(name, weight)
+            delta = self.deltas.get(name)
+            return weight if delta is None else weight.float() + delta
+
+        return merged
+
+
+def adapter_folders(name: str, folder: Path) -> dict[str, Path]:
+    """Voice name -> adapter folder: the folder itself, its checkpoint-N folders, and adapters lying beside each other in it."""
+    if not folder.is_dir():
+        raise ModelUnavailable(f"there is no adapter folder {folder}")
+    found = {name: folder} if (folder / CONFIG).is_file() else {}
+    inner = sorted((path.parent for path in folder.glob(f"*/{CONFIG}")), key=lambda path: (_step(path), path.name))
+    found.update({f"{name}-{path.name}": path for path in inner})
+    if not found:
+        raise ModelUnavailable(f"{folder} holds no adapter (no {CONFIG}, nor folders such as checkpoint-100 with one)")
+    return found
+
+
+def adapter_base(folder: Path) -> str:
+    """The base model that an adapter folder names, "" if it names none."""
+    return str(_config(folder).get("base_model_name_or_path") or "")
+
+
+def read_adapter(folder: Path, base_config: Path) -> Adapter:
+    """An adapter for the Llama whose config.json lies at `base_config`. Raises ModelUnavailable if it does not fit."""
+    config = _config(folder)
+    for key, value in (("peft_type", "LORA"), ("use_dora", False), ("bias", "none")):
+        if config.get(key, value) != value:
+            raise ModelUnavailable(f"{folder / CONFIG} has {key} = {config[key]!r}; only plain LoRA can be merged")
+    base = str(config.get("base_model_name_or_path") or "")
+    misfit, names = _misfit(folder, base), _tensor_names(folder)
+    try:
+        model = _wrapped(folder, base_config)
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise ModelUnavailable(f"{misfit} or is damaged: {error}") from error
+    _exact_fit(model, names, misfit)
+    deltas, replaced = _changes(model)
+    return Adapter(folder, base, deltas, replaced)
+
+
+def _wrapped(folder: Path, base_config: Path) -> Any:
+    """The base architecture without weights, wrapped by peft with the adapter's tensors in place."""
+    from peft import PeftModel
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    with torch.device("meta"):
+        base = LlamaForCausalLM(LlamaConfig.from_json_file(str(base_config)))
+    _weightless(base)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = PeftModel.from_pretrained(base, str(folder), low_cpu_mem_usage=True, torch_device="cpu")
+    missing = [str(warning.message) for warning in caught if "missing adapter keys" in str(warning.message)]
+    if missing:
+        raise ValueError(missing[0])
+    return model
+
+
+def _weightless(model: torch.nn.Module) -> None:
+    """Give every parameter its shape but one number of memory: peft puts adapter tensors where the base's are."""
+    nothing = torch.zeros(1)
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            setattr(module, name, torch.nn.Parameter(nothing.expand(parameter.shape), requires_grad=False))
+
+
+def _exact_fit(model: Any, names: list[str], misfit: str) -> None:
+    """Every place has its tensor, and every tensor its place (an adapter of a deeper model has some to spare)."""
+    state = model.state_dict()
+    empty = [name for name, tensor in state.items() if "lora_" in name and tensor.is_meta]
+    if empty:
+        raise ModelUnavailable(f"{misfit}: it has nothing for {', '.join(empty[:4])}")
+    spare = [name for name in names if "lora_" in name and re.sub(r"\.weight$", ".default.weight", name) not in state]
+    if spare:
+        raise ModelUnavailable(f"{misfit}: there is no place for {', '.join(spare[:4])}")
+
+
+def _misfit(folder: Path, base: str) -> str:
+    return f"the adapter in {folder} was made for another base model ({base or 'not named'})"
+
+
+def _tensor_names(folder: Path) -> list[str]:
+    path = folder / "adapter_model.safetensors"
+    if not path.is_file():
+        raise ModelUnavailable(f"{folder} holds no adapter_model.safetensors (pickled adapters are not read)")
+    try:
+        with safe_open(str(path), "pt") as file:
+            return list(file.keys())
+    except (SafetensorError, OSError) as error:
+        raise ModelUnavailable(f"{path} is not a readable safetensors file: {error}") from error
+
+
+def _changes(model: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    deltas: dict[str, Tensor] = {}
+    replaced: dict[str, Tensor] = {}
+    for name, module in model.named_modules():
+        place = name.removeprefix("base_model.model.")
+        if hasattr(module, "get_delta_weight"):
+            with torch.inference_mode():
+                deltas[f"{place}.weight"] = sum(module.get_delta_weight(active) for active in module.active_adapters).float()
+        elif hasattr(module, "modules_to_save") and hasattr(module, "original_module"):
+            for active in module.active_adapters:
+                replaced[f"{place}.weight"] = module.modules_to_save[active].weight.detach()
+    return deltas, replaced
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelUnavailable(f"{path} is missing or not readable: {error}") from error
+    if not isinstance(found, dict):
+        raise ModelUnavailable(f"{path} does not hold an object")
+    return found
+
+
+def _step(path: Path) -> int:
+    number = re.fullmatch(r"checkpoint-(\d+)", path.name)
+    return int(number.group(1)) if number else -1

@@ -1,0 +1,174 @@
+"""Generation: utterances in the slots of one key/value cache, all advanced by one token per step.
+
+A prompt is computed in pieces of fixed boundaries, so that a long one delays the others by one piece at most and the
+result never depends on who else is there. Tokens stay on the device; the stop token is looked for every few steps, and
+what was drawn after it is dropped. Knows token ids, and nothing of text or audio.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from backends.interface import InvalidInput
+from backends.llasa.choosing import Sampling, draw
+from backends.transformer.attention import KVCache, Span, Step
+from backends.transformer.sampling import request_generator
+
+if TYPE_CHECKING:
+    from backends.llasa.model import Llasa
+
+PIECE = 256  # prompt rows computed per step
+_CHECK_EVERY = {"cpu": 1}  # steps between two looks at the tokens; elsewhere a look stalls the device
+_CHECK_ELSEWHERE = 4
+_PREFIXES = 16  # prompt beginnings whose keys and values are kept
+
+
+class Utterance:
+    """One answer in the making. ids: new token ids known so far, the stop token included once it came.
+
+    ended: the stop token came; full: the limit was reached without one.
+    """
+
+    def __init__(
+        self, prompt: Sequence[int], limit: int, sampling: Sampling, seed: int, *, variant: str = "", prefix: int = 0
+    ) -> None:
+        """limit: most new tokens; prefix: prompt rows shared with other prompts, whose keys and values may be reused."""
+        if not prompt or limit < 1:
+            raise InvalidInput("the prompt leaves no room for speech within max_length")
+        self.prompt, self.limit, self.sampling, self.seed = list(prompt), limit, sampling, seed
+        self.variant, self.prefix = variant, prefix
+        self.ids: list[int] = []
+        self.ended = False
+        self.filled = self.produced = 0
+        self.slot = -1
+        self.tokens = self.seen = torch.empty(0)
+        self.generator = torch.Generator()
+
+    @property
+    def full(self) -> bool:
+        return not self.ended and len(self.ids) >= self.limit
+
+    @property
+    def over(self) -> bool:
+        return self.ended or self.full
+
+    @property
+    def ready(self) -> bool:
+        """The whole prompt is computed and a first token drawn."""
+        return self.produced > 0
+
+    def look(self, stop: int) -> None:
+        """Bring the tokens drawn since the last look to the host; everything after a stop token is dropped."""
+        fresh: list[int] = self.tokens[len(self.ids) : self.produced].tolist()
+        if stop in fresh:
+            fresh = fresh[: fresh.index(stop) + 1]
+            self.ended = True
+        self.ids += fresh
+
+
+class TokenLoop:
+    """The slots, and the step that advances them."""
+
+    def __init__(self, model: Llasa, slots: int, length: int) -> None:
+        self._model = model
+        self.length = length
+        self._cache = KVCache(model.config.stack, slots, length, dtype=model.compute, device=model.device)
+        self._prefixes: OrderedDict[tuple[str, tuple[int, ...]], Tensor] = OrderedDict()
+        self._every = _CHECK_EVERY.get(model.device.type, _CHECK_ELSEWHERE)
+
+    @property
+    def free(self) -> int:
+        return self._cache.free
+
+    def bytes(self) -> int:
+        return self._cache.bytes()
+
+    def admit(self, utterance: Utterance) -> None:
+        """Give an utterance a slot. Raises InvalidInput if it does not fit the cache."""
+        if len(utterance.prompt) + utterance.limit > self.length:
+            raise InvalidInput(f"{len(utterance.prompt) + utterance.limit} tokens exceed max_length {self.length}")
+        device = self._model.device
+        utterance.tokens = torch.zeros(utterance.limit, dtype=torch.int64, device=device)
+        utterance.seen = self._model.seen(utterance.prompt, utterance.variant)
+        utterance.generator = request_generator(utterance.seed, device)
+        utterance.slot = self._cache.take()
+
+    def release(self, utterance: Utterance) -> None:
+        if utterance.slot >= 0:
+            self._cache.give_back(utterance.slot)
+            utterance.slot = -1
+            utterance.tokens = utterance.seen = torch.empty(0)
+
+    @torch.inference_mode()
+    def step(self, utterances: Sequence[Utterance]) -> None:
+        """One token for every utterance that has its prompt computed, one piece of prompt for the others."""
+        groups: dict[tuple[str, Sampling], list[Utterance]] = {}
+        for utterance in utterances:
+            if utterance.over:
+                continue
+            if utterance.ready:
+                if utterance.produced < utterance.limit:
+                    groups.setdefault((utterance.variant, utterance.sampling), []).append(utterance)
+            else:
+                self._prefill(utterance)
+        for (variant, _), members in groups.items():
+            self._advance(variant, sorted(members, key=lambda member: member.slot))
+        for utterance in utterances:
+            drawn = utterance.produced
+            if drawn > len(utterance.ids) and (drawn == utterance.limit or drawn % self._every == 0):
+                utterance.look(self._model.vocabulary.stop)
+
+    def _advance(self, variant: str, members: Sequence[Utterance]) -> None:
+        last = torch.stack([member.tokens[member.produced - 1] for member in members])
+        positions = [len(member.prompt) + member.produced - 1 for member in members]
+        view = Step(self._cache, [member.slot for member in members], positions)
+        part = self._model.variants[variant]
+        self._draw(variant, part.hidden(last[:, None], view)[:, -1], members)
+
+    def _prefill(self, utterance: Utterance) -> None:
+        part = self._model.variants[utterance.variant]
+        self._reuse_prefix(utterance)
+        start, total = utterance.filled, len(utterance.prompt)
+        end = utterance.prefix if start < utterance.prefix else min(total, start + PIECE)
+        rows = torch.tensor(utterance.prompt[start:end], device=self._model.device)
+        hidden = part.hidden(rows[None], Span(self._cache, utterance.slot, end - start, start, causal=True))
+        utterance.filled = end
+        if end == utterance.prefix and end:
+            self._keep_prefix(utterance)
+        if end == total:
+            self._draw(utterance.variant, hidden[:, -1], [utterance])
+
+    def _draw(self, variant: str, hidden: Tensor, members: Sequence[Utterance]) -> None:
+        part, sampling = self._model.variants[variant], members[0].sampling
+        penalise = sampling.repetition_penalty != 1.0
+        seen = torch.stack([member.seen for member in members]) if penalise else torch.empty(0)
+        rows = draw(part.head(hidden), seen, sampling, [member.generator for member in members])
+        ids = rows if part.row_ids is None else part.row_ids[rows]
+        for i, member in enumerate(members):
+            member.tokens[member.produced] = ids[i]
+            if penalise:
+                member.seen[rows[i]] = True
+            member.produced += 1
+
+    def _reuse_prefix(self, utterance: Utterance) -> None:
+        if utterance.filled or not utterance.prefix:
+            return
+        key = _prefix_key(utterance)
+        if key in self._prefixes:
+            self._prefixes.move_to_end(key)
+            self._cache.restore(utterance.slot, self._prefixes[key])
+            utterance.filled = utterance.prefix
+
+    def _keep_prefix(self, utterance: Utterance) -> None:
+        self._prefixes[_prefix_key(utterance)] = self._cache.saved(utterance.slot, utterance.prefix)
+        while len(self._prefixes) > _PREFIXES:
+            self._prefixes.popitem(last=False)
+
+
+def _prefix_key(utterance: Utterance) -> tuple[str, tuple[int, ...]]:
+    return utterance.variant, tuple(utterance.prompt[: utterance.prefix])
