@@ -27,7 +27,6 @@ from provision import (
     ACCELERATORS,
     DIRECTML_ENVIRONMENT,
     ROOT,
-    TORCH_BUILTINS,
     Plan,
     SetupError,
     Steps,
@@ -72,7 +71,7 @@ def setup(arguments: argparse.Namespace) -> int:
     steps = plan_setup(look_at_machine(), arguments.accelerator, read_configuration(None), _names(arguments.extras))
     _install_all(steps)
     if any(plan.environment == DIRECTML_ENVIRONMENT for plan in steps.plans):
-        _set_directml_workers()
+        _set_directml_worker()
     print("Done. Start it with .\\run.ps1" if os.name == "nt" else "Done. Start it with: make serve")
     return 0
 
@@ -96,18 +95,17 @@ def _install_all(steps: Steps) -> None:
         install(plan)
 
 
-def _set_directml_workers() -> None:
-    """Point the torch deployments at their own interpreter, in gateway.toml where there is none yet."""
+def _set_directml_worker() -> None:
+    """Give Whisper, the one backend that torch-directml can run, that interpreter: in gateway.toml, where there is none yet."""
     python = environment_python(ROOT / DIRECTML_ENVIRONMENT).as_posix()
-    lines = [f'[deployments."{name}"]\npython = "{python}"\ndevice = "directml:0"\n' for name in sorted(TORCH_BUILTINS)]
+    table = f'[deployments."whisper-1"]\nengine = "torch"\ndevice = "directml:0"\npython = "{python}"\n'
     file = ROOT / "gateway.toml"
     if file.exists():
-        print("Add this to gateway.toml, so that these deployments run on DirectML:\n\n" + "\n".join(lines))
+        print(f"Add this to gateway.toml, so that Whisper runs on torch-directml:\n\n{table}")
     else:
-        file.write_text(
-            "# Written by setup.ps1; gateway.example.toml explains every key.\n\n" + "\n".join(lines), encoding="utf-8"
-        )
-        print("gateway.toml was written: its deployments run with torch-directml.")
+        head = "# Written by setup.ps1; gateway.example.toml explains every key.\n\n"
+        file.write_text(head + table, encoding="utf-8")
+        print("gateway.toml was written: whisper-1 runs with torch-directml.")
 
 
 def server_address(options: Sequence[str], settings: Mapping[str, object], environ: Mapping[str, str]) -> str:

@@ -1,0 +1,215 @@
+"""Which packages a machine gets, and the uv commands for them."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from backends.registry import backend_info, backend_names
+from scripts import provision
+from scripts.provision import Machine, Plan, SetupError
+
+PYPROJECT = tomllib.loads((provision.ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PLAIN = Machine("Linux", "")
+
+
+def extras(machine: Machine = PLAIN, settings: dict[str, object] | None = None, *wanted: str) -> tuple[str, ...]:
+    return provision.extras_for_serving(machine, settings or {}, wanted)[0]
+
+
+def test_a_machine_without_a_gpu_gets_no_torch() -> None:
+    chosen, reason = provision.extras_for_serving(PLAIN, {}, ())
+    assert chosen == ("embedded",)
+    assert "no torch" in reason
+
+
+@pytest.mark.parametrize("gpu", ["cuda", "rocm", "mps"])
+def test_a_gpu_that_torch_can_use_brings_torch(gpu: str) -> None:
+    chosen, reason = provision.extras_for_serving(Machine("Linux", gpu), {}, ())
+    assert chosen == ("embedded", "torch")
+    assert gpu in reason
+
+
+def test_wishes_are_added() -> None:
+    assert extras(PLAIN, {}, "torch", "ui") == ("embedded", "torch", "ui")
+
+
+@pytest.mark.parametrize(
+    ("table", "needs"),
+    [
+        ({"backend": "llasa"}, True),
+        ({"backend": "csm"}, True),
+        ({"backend": "diffa"}, True),
+        ({"backend": "whisper"}, False),
+        ({"backend": "whisper", "engine": "torch"}, True),
+        ({"backend": "llasa", "python": ".venv-directml/bin/python"}, False),
+        ({"backend": "espeak"}, False),
+    ],
+)
+def test_a_configured_deployment_brings_what_it_needs(table: dict[str, object], needs: bool) -> None:
+    assert ("torch" in extras(PLAIN, {"deployments": {"mine": table}})) is needs
+
+
+def test_a_builtin_deployment_may_leave_its_backend_out() -> None:
+    assert "torch" in extras(PLAIN, {"deployments": {"llasa-1b": {"preload": True}}})
+    assert "torch" not in extras(PLAIN, {"deployments": {"whisper-1": {"preload": True}}})
+
+
+def test_the_list_of_torch_backends_is_what_the_registry_says() -> None:
+    from app.deployments import BUILTIN
+
+    needing, engines = set(), set()
+    for name in backend_names():
+        try:
+            info = backend_info(name)
+        except ModuleNotFoundError:
+            continue
+        if "torch" in info.libraries.get("", ()):
+            needing.add(name)
+        engines |= {(name, engine) for engine in info.engines if "torch" in info.libraries.get(engine, ())}
+    assert needing <= provision.TORCH_BACKENDS
+    assert engines - {(name, e) for name, e in engines if name in provision.TORCH_BACKENDS} == provision.TORCH_ENGINES
+    assert {name for name, table in BUILTIN.items() if table["backend"] in provision.TORCH_BACKENDS} == provision.TORCH_BUILTINS
+
+
+def test_a_broken_configuration_is_left_to_the_server(tmp_path: Path) -> None:
+    broken = tmp_path / "gateway.toml"
+    broken.write_text("[server", encoding="utf-8")
+    assert provision.read_configuration(broken) == {}
+    assert provision.read_configuration(tmp_path / "missing.toml") == {}
+    broken.write_text("[deployments.a]\nbackend = 'csm'\n", encoding="utf-8-sig")
+    assert provision.torch_deployments(provision.read_configuration(broken)) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "expected"),
+    [
+        ("cpu", [Plan(("embedded", "ui"))]),
+        ("directml", [Plan(("embedded", "ui"))]),
+        ("cuda", [Plan(("embedded", "torch", "ui"), torch_backend=True)]),
+        ("torch-directml", [Plan(("embedded", "ui")), Plan(("directml",), environment=".venv-directml")]),
+    ],
+)
+def test_accelerators_on_windows(accelerator: str, expected: list[Plan]) -> None:
+    steps = provision.plan_setup(Machine("Windows", ""), accelerator, {}, ["ui"])
+    assert steps.plans == expected
+    assert steps.told
+
+
+def test_auto_on_windows_takes_the_nvidia_build_only_for_nvidia() -> None:
+    assert provision.plan_setup(Machine("Windows", "cuda"), "auto", {}, []).plans == [
+        Plan(("embedded", "torch"), torch_backend=True)
+    ]
+    assert provision.plan_setup(Machine("Windows", ""), "auto", {}, []).plans == [Plan(("embedded",))]
+
+
+@pytest.mark.parametrize("accelerator", ["directml", "torch-directml"])
+def test_directml_is_refused_elsewhere(accelerator: str) -> None:
+    with pytest.raises(SetupError, match="Windows only"):
+        provision.plan_setup(PLAIN, accelerator, {}, [])
+
+
+def test_planned_extras_and_groups_exist_in_the_project() -> None:
+    from scripts.bootstrap import TEST_EXTRAS, TEST_GROUPS
+
+    known = set(PYPROJECT["project"]["optional-dependencies"])
+    for accelerator in ("cpu", "directml", "cuda", "torch-directml"):
+        for plan in provision.plan_setup(Machine("Windows", ""), accelerator, {}, []).plans:
+            assert set(plan.extras) <= known
+    assert set(TEST_EXTRAS) <= known
+    assert set(TEST_GROUPS) <= set(PYPROJECT["dependency-groups"])
+
+
+def test_find_links_are_passed_on_with_commas() -> None:
+    assert provision.uv_variables({"PIP_FIND_LINKS": "one two"}) == {"UV_FIND_LINKS": "one,two"}
+    assert provision.uv_variables({"PIP_FIND_LINKS": "one", "UV_FIND_LINKS": "mine"}) == {}
+    assert provision.uv_variables({}) == {}
+
+
+def test_the_sync_command_removes_nothing_and_names_the_interpreter() -> None:
+    command = provision.sync_command("uv", Plan(("embedded", "torch"), ("dev",)), "3.11")
+    assert command[:2] == ["uv", "sync"]
+    assert {"--inexact", "--no-default-groups"} <= set(command)
+    assert command[command.index("--python") + 1] == "3.11"
+    assert [command[i + 1] for i, part in enumerate(command) if part == "--extra"] == ["embedded", "torch"]
+    assert [command[i + 1] for i, part in enumerate(command) if part == "--group"] == ["dev"]
+
+
+def test_the_torch_build_is_chosen_by_uv_and_keeps_the_pinned_version() -> None:
+    command = provision.torch_command("uv", Plan(("torch",)), PYPROJECT)
+    assert "--torch-backend=auto" in command
+    assert command[-1] in PYPROJECT["project"]["optional-dependencies"]["torch"]
+
+
+def test_the_interpreter_of_an_environment_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "pyvenv.cfg").write_text("home = x\nversion_info = 3.12.4\n", encoding="utf-8")
+    assert provision.choose_python(tmp_path, (3, 11), {"3.11": "here"}) == "3.12"
+
+
+def test_3_11_is_preferred_and_3_12_will_do(tmp_path: Path) -> None:
+    assert provision.choose_python(tmp_path, (3, 12), {"3.11": "eleven", "3.12": "twelve"}) == "eleven"
+    assert provision.choose_python(tmp_path, (3, 12), {"3.12": "twelve"}) == sys.executable
+    assert provision.choose_python(tmp_path, (3, 9), {"3.9": "nine", "3.12": "twelve"}) == "twelve"
+    assert provision.choose_python(tmp_path, (3, 9), {"3.9": "nine"}) == "3.11"
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project folder in which a program stands in for uv and notes how it was called."""
+    (tmp_path / "pyproject.toml").write_text('[project]\noptional-dependencies = {torch = ["torch==1.2.3"]}\n', encoding="utf-8")
+    monkeypatch.setattr(provision, "ROOT", tmp_path)
+    monkeypatch.setattr(provision, "find_uv", lambda: "uv")
+    calls: list[tuple[list[str], str]] = []
+
+    def run(command: list[str], variables: dict[str, str]) -> None:
+        calls.append((command, variables["UV_PROJECT_ENVIRONMENT"]))
+        python = provision.environment_python(tmp_path / variables["UV_PROJECT_ENVIRONMENT"])
+        python.parent.mkdir(parents=True, exist_ok=True)
+        python.touch()
+
+    monkeypatch.setattr(provision, "run_command", run)
+    monkeypatch.setattr(provision, "calls", calls, raising=False)
+    return tmp_path
+
+
+def test_an_installed_plan_is_not_installed_again(project: Path) -> None:
+    plan = Plan(("embedded",))
+    provision.install(plan)
+    provision.install(plan)
+    assert len(provision.calls) == 1  # type: ignore[attr-defined]
+    (project / "pyproject.toml").write_text("[project]\n", encoding="utf-8")
+    provision.install(plan)
+    assert len(provision.calls) == 2  # type: ignore[attr-defined]
+
+
+def test_a_gpu_build_of_torch_follows_the_sync(project: Path) -> None:
+    provision.install(Plan(("torch",), torch_backend=True))
+    commands = [command for command, _ in provision.calls]  # type: ignore[attr-defined]
+    assert [command[1] for command in commands] == ["sync", "pip"]
+    assert commands[1][-1] == "torch==1.2.3"
+
+
+def test_a_plan_has_its_own_environment(project: Path) -> None:
+    provision.install(Plan(("directml",), environment=".venv-directml"))
+    assert provision.calls[0][1] == ".venv-directml"  # type: ignore[attr-defined]
+
+
+def test_a_failed_command_is_named() -> None:
+    with pytest.raises(SetupError, match=r"status 3.*sys\.exit\(3\)"):
+        provision.run_command([sys.executable, "-c", "import sys; sys.exit(3)"])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the stand-in is a shell script")
+def test_an_nvidia_card_is_found_by_its_driver_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho GPU 0: a card\n", encoding="utf-8")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(provision.platform, "system", lambda: "Linux")
+    assert provision.look_at_machine().gpu == "cuda"
+    tool.write_text("#!/bin/sh\nexit 9\n", encoding="utf-8")
+    assert provision.look_at_machine().gpu != "cuda"
