@@ -6,6 +6,7 @@ import typer
 
 from app.commands.calls import ask, speak, transcribe
 from app.commands.console import use_utf8
+from app.commands.doctor import doctor
 from app.commands.server import serve
 
 cli = typer.Typer(
@@ -17,7 +18,7 @@ cli = typer.Typer(
     rich_markup_mode=None,
 )
 
-for command in (serve, transcribe, speak, ask):
+for command in (serve, doctor, transcribe, speak, ask):
     cli.command()(command)
 
 

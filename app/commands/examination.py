@@ -1,0 +1,170 @@
+"""What `speech-gateway doctor` finds out about this machine and installation.
+
+Owns the questions and their answers as values; printing is `doctor.py`'s. Probes run in processes of their own, so this one
+imports no tensor library.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.commands.client import CallFailed, Client
+from app.deployments import Deployment
+from app.settings import Settings
+from backends.devices import DeviceManager, run_probe
+from backends.interface import ModelUnavailable
+from backends.inventory import Inventory
+from backends.registry import BackendInfo
+
+# Distribution that users know -> what it is for.
+LIBRARIES: Mapping[str, str] = {
+    "onnxruntime": "Whisper",
+    "onnxruntime-directml": "Whisper on any DirectX 12 GPU (Windows)",
+    "soundfile": "reading and writing audio",
+    "av": "reading and writing compressed audio",
+    "espeakng-loader": "embedded-tts (extra: embedded)",
+    "pocketsphinx": "embedded-asr (extra: embedded)",
+    "torch": "CSM, LLASA, DIFFA, Whisper on CUDA (extra: torch)",
+    "transformers": "CSM, LLASA, DIFFA (extra: torch)",
+    "torch-directml": "torch on DirectML (extra: directml, an environment of its own)",
+    "gradio": "the page at /ui (extra: ui)",
+}
+_SELF_TEST_SECONDS = 180
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What will happen to one deployment. ready: libraries and weights are there; where: engine on device; cure: a command."""
+
+    name: str
+    ready: bool
+    where: str
+    reason: str
+    cure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SelfTest:
+    """error: why it could not run at all; failed: (said, heard) of the sentences that did not come back."""
+
+    passed: int
+    failed: tuple[tuple[str, str], ...]
+    error: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return not self.error and not self.failed and self.passed > 0
+
+
+def system_lines(settings: Settings) -> list[tuple[str, str]]:
+    """Name and value of what support would ask first."""
+    folder = settings.models_dir.absolute()
+    return [
+        ("system", f"{platform.system()} {platform.release()} ({platform.machine()})"),
+        ("python", f"{platform.python_version()} at {sys.executable}"),
+        ("weights lie in", str(folder)),
+        ("disk free there", f"{free_bytes(folder) / 2**30:.1f} GiB"),
+        ("hub", "offline: never asked" if settings.offline else "asked for missing weights"),
+    ]
+
+
+def free_bytes(folder: Path) -> int:
+    """Free space where `folder` is or will be."""
+    existing = next(place for place in (folder, *folder.parents) if place.exists())
+    return shutil.disk_usage(existing).free
+
+
+def library_lines() -> list[tuple[str, str, str]]:
+    """(distribution, version or "missing", purpose)."""
+    return [(name, _version(name), purpose) for name, purpose in LIBRARIES.items()]
+
+
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "-"
+
+
+def port_line(settings: Settings) -> str:
+    """Whether the configured port can be used."""
+    host, port = settings.server.host, settings.server.port
+    if port == 0:
+        return "0: a free port is taken at start"
+    try:
+        with socket.create_server((host, port)):
+            return f"{host}:{port} is free"
+    except OSError as error:
+        try:
+            Client(f"http://{host}:{port}", "local").get("/health/live")
+        except CallFailed:
+            return f"{host}:{port} cannot be used ({error.strerror or error}); choose another: speech-gateway serve --port 8123"
+    return f"{host}:{port} is in use by a running speech gateway"
+
+
+def probe_devices() -> tuple[Inventory | None, str]:
+    """The inventory, or why there is none."""
+    try:
+        return run_probe(), ""
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        return None, f"the device probe failed: {error}"
+
+
+def outlooks(deployments: Iterable[Deployment], manager: DeviceManager, missing_weights: Mapping[str, str]) -> list[Outlook]:
+    """missing_weights: deployment -> what is missing, for those that lack something."""
+    return [_outlook(deployment, manager, missing_weights.get(deployment.name, "")) for deployment in deployments]
+
+
+def _outlook(deployment: Deployment, manager: DeviceManager, missing_weights: str) -> Outlook:
+    info = deployment.info
+    missing = [] if deployment.python else missing_libraries(info, deployment.engine)
+    if missing:
+        cure = f"make serve EXTRAS={info.extra}" if info.extra else "make setup"
+        return Outlook(deployment.name, False, "-", f"libraries are missing: {', '.join(missing)}", cure)
+    try:
+        decision = manager.place(
+            info,
+            engine=deployment.engine,
+            device=deployment.device,
+            dtype=deployment.dtype,
+            has_libraries=lambda engine: not missing_libraries(info, engine),
+        )
+    except ModelUnavailable as error:
+        return Outlook(deployment.name, False, "-", error.message, "")
+    where = f"{decision.placement.engine} on {decision.placement.device}"
+    if missing_weights:
+        return Outlook(deployment.name, False, where, missing_weights, f"speech-gateway pull {deployment.name}")
+    return Outlook(deployment.name, True, where, decision.placement.reason)
+
+
+def missing_libraries(info: BackendInfo, engine: str) -> list[str]:
+    """Modules that no installed engine of the backend could do without ("auto": the engine that lacks least)."""
+    engines = info.engines if engine == "auto" else (engine,)
+    lacks = [[module for module in _modules(info, name) if importlib.util.find_spec(module) is None] for name in engines]
+    return min(lacks, key=len, default=[])
+
+
+def _modules(info: BackendInfo, engine: str) -> tuple[str, ...]:
+    return (*info.libraries.get("", ()), *info.libraries.get(engine, ()))
+
+
+def run_self_test() -> SelfTest:
+    """Every self-test sentence spoken and recognised, in a process of its own: the engines are native libraries."""
+    command = [sys.executable, "-m", "backends.embedded.selftest"]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=_SELF_TEST_SECONDS, check=False)  # noqa: S603 (ours)
+        report = json.loads(done.stdout.decode("utf-8").strip().splitlines()[-1])
+    except (OSError, ValueError, IndexError, subprocess.TimeoutExpired) as error:
+        return SelfTest(0, (), f"the self-test did not run: {error}")
+    failed = tuple((row["said"], row["heard"]) for row in report["results"] if not row["passed"])
+    return SelfTest(len(report["results"]) - len(failed), failed, report["error"] or "")
