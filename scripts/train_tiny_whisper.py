@@ -227,7 +227,18 @@ def build_model(tokenizer: Tokenizer) -> WhisperForConditionalGeneration:
         begin_suppress_tokens=None,
         dropout=0.0,
     )
-    return WhisperForConditionalGeneration(config)
+    model = WhisperForConditionalGeneration(config)
+    shape_timestamps(model, tokenizer)
+    return model
+
+
+def shape_timestamps(model: WhisperForConditionalGeneration, tokenizer: Tokenizer) -> None:
+    """Give timestamp tokens the sinusoid of their encoder position: 1501 unrelated vectors would take hours to learn."""
+    first = tokenizer.token_to_id("<|0.00|>")
+    table = model.model.decoder.embed_tokens.weight.data
+    waves = model.model.encoder.embed_positions.weight.data
+    size = table[:first].norm(dim=-1).mean()
+    table[first : first + TIMESTAMPS - 1] = waves / waves.norm(dim=-1, keepdim=True) * size
 
 
 def encode(model: WhisperForConditionalGeneration, mel: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
@@ -277,21 +288,22 @@ class Phase:
 
 
 PHASES = (
-    Phase(0.45, 200, 24, 2e-3, True, 0.3, 0.05, 1.0),
-    Phase(0.25, 450, 12, 1.2e-3, True, 0.6, 0.06, 0.5),
-    Phase(0.30, 1500, 4, 6e-4, False, 0.85, 0.12, 0.2),
+    Phase(0.25, 200, 24, 2e-3, True, 0.3, 0.05, 1.0),
+    Phase(0.45, 600, 8, 1.5e-3, True, 0.8, 0.08, 0.5),
+    Phase(0.30, 1500, 4, 8e-4, False, 0.9, 0.12, 0.2),
 )
 
 
-def train(model: WhisperForConditionalGeneration, material: Material, eot: int, minutes: float) -> None:
+def train(model: WhisperForConditionalGeneration, material: Material, eot: int, minutes: float, phases: Sequence[Phase]) -> None:
     ctc_head = torch.nn.Linear(model.config.d_model, eot + 1)
     parameters = [*model.parameters(), *ctc_head.parameters()]
     optimizer = torch.optim.AdamW([p for p in parameters if p.requires_grad], lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01)
-    for number, phase in enumerate(PHASES):
-        began, budget, step = time.process_time(), phase.share * minutes * 60, 0
+    shares = sum(phase.share for phase in phases)
+    for number, phase in enumerate(phases):
+        began, budget, step = time.process_time(), phase.share / shares * minutes * 60, 0
         while (spent := time.process_time() - began) < budget:
             rate = phase.rate * min(1.0, (step + 1) / 100) * (1.0 - 0.75 * spent / budget)
-            if number == len(PHASES) - 1:
+            if number == len(phases) - 1:
                 rate = phase.rate * min(1.0, (step + 1) / 30) * max(0.02, 1.0 - spent / budget)
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -351,15 +363,20 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30.0, help="processor time of the training")
     parser.add_argument("--clips", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--resume", type=Path, help="a folder that this script wrote: go on from its weights")
+    parser.add_argument("--from-phase", type=int, default=0, help="leave out earlier phases")
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)
     tokenizer = build_tokenizer()
     clips = speak_clips(random.Random(arguments.seed), arguments.clips, unseen=False)
     material = Material(tokenizer, clips, arguments.seed)
     model = build_model(tokenizer)
+    if arguments.resume:
+        model = WhisperForConditionalGeneration.from_pretrained(arguments.resume, dtype=torch.float32)
+        shape_timestamps(model, tokenizer)
     size = sum(parameter.numel() for parameter in model.parameters())
     print(f"{tokenizer.get_vocab_size()} tokens, {size:,} parameters, {len(clips)} clips", flush=True)
-    train(model, material, tokenizer.token_to_id("<|endoftext|>"), arguments.minutes)
+    train(model, material, tokenizer.token_to_id("<|endoftext|>"), arguments.minutes, PHASES[arguments.from_phase :])
     save(model, tokenizer, choose_alignment_heads(model, material), arguments.folder)
 
 

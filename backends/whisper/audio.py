@@ -25,15 +25,15 @@ _CHUNK_FRAMES = 512  # frames transformed at once, so that a long input needs li
 _DYNAMIC_RANGE = 8.0  # decades below the loudest bin that are kept
 
 
-def log_mel(samples: Floats, mels: int) -> Floats:
+def log_mel(samples: Floats, mels: int, window_frames: int = WINDOW_FRAMES) -> Floats:
     """Log-mel spectrogram of one window, as WhisperFeatureExtractor makes it.
 
-    samples: float32 [time] at 16 kHz, cut or padded with zeros to 30 s; returns float32 [mels, 3000].
+    samples: float32 [time] at 16 kHz, cut or padded with zeros to the window (30 s); returns float32 [mels, window_frames].
     """
-    power = np.zeros((mels, WINDOW_FRAMES), dtype=np.float32)
-    used = samples[:WINDOW_SAMPLES]
-    frames = min(WINDOW_FRAMES, -(-(len(used) + FFT_SIZE // 2) // HOP))  # the rest sees only zeros
-    padded = _centred(np.asarray(used, dtype=np.float32))
+    power = np.zeros((mels, window_frames), dtype=np.float32)
+    used = samples[: window_frames * HOP]
+    frames = min(window_frames, -(-(len(used) + FFT_SIZE // 2) // HOP))  # the rest sees only zeros
+    padded = _centred(np.asarray(used, dtype=np.float32), window_frames * HOP)
     shape = (frames, FFT_SIZE)
     view = np.lib.stride_tricks.as_strided(padded, shape, (padded.strides[0] * HOP, padded.strides[0]), writeable=False)
     filters, window = mel_filters(mels), _hann()
@@ -42,16 +42,18 @@ def log_mel(samples: Floats, mels: int) -> Floats:
         energy = spectrum.real**2 + spectrum.imag**2
         power[:, first : first + len(spectrum)] = filters @ energy.astype(np.float32).T
     logarithm = np.log10(np.maximum(power, np.float32(1e-10)))
-    return (np.maximum(logarithm, logarithm.max() - np.float32(_DYNAMIC_RANGE)) + np.float32(4)) / np.float32(4)
+    floored = np.maximum(logarithm, logarithm.max() - np.float32(_DYNAMIC_RANGE))
+    scaled: Floats = (floored + np.float32(4)) / np.float32(4)
+    return scaled
 
 
-def _centred(samples: Floats) -> Floats:
-    """The window's samples with half an FFT mirrored at both ends (torch.stft's centre padding), zeros up to 30 s."""
-    full = np.zeros(WINDOW_SAMPLES + FFT_SIZE, dtype=np.float32)
+def _centred(samples: Floats, length: int) -> Floats:
+    """`length` samples, zeros behind the given ones, with half an FFT mirrored at both ends (torch.stft's padding)."""
+    full = np.zeros(length + FFT_SIZE, dtype=np.float32)
     half = FFT_SIZE // 2
     full[half : half + len(samples)] = samples
     full[:half] = full[half + 1 : FFT_SIZE + 1][::-1]
-    end = half + WINDOW_SAMPLES
+    end = half + length
     full[end:] = full[end - 1 - half : end - 1][::-1]
     return full
 

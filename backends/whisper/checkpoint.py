@@ -40,6 +40,9 @@ class Checkpoint:
         self._entries: dict[str, _Entry] = {}
         for path in self.files:
             self._entries.update(_read_header(path))
+        # Tied weights are stored once, under either name.
+        if "proj_out.weight" in self._entries:
+            self._entries.setdefault("decoder.embed_tokens.weight", self._entries["proj_out.weight"])
 
     def __contains__(self, name: str) -> bool:
         return name in self._entries

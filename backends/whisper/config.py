@@ -30,7 +30,6 @@ class Dims:
     source_positions: int
     target_positions: int
     activation: str
-    scale_embedding: bool
     tied: bool
 
     @property
@@ -115,7 +114,6 @@ def _dims(raw: dict[str, Any]) -> Dims:
         source_positions=int(raw.get("max_source_positions", 1500)),
         target_positions=int(raw.get("max_target_positions", 448)),
         activation=str(raw.get("activation_function", "gelu")),
-        scale_embedding=bool(raw.get("scale_embedding", False)),
         tied=bool(raw.get("tie_word_embeddings", True)),
     )
 

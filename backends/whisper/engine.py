@@ -1,0 +1,299 @@
+"""A loaded Whisper: the network with its tokenizer and rules, and what can be asked of it.
+
+`load_whisper` is the door for tools and checks; the worker's backend adds jobs and events around the same object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backends.interface import Chunking, ModelUnavailable, Segment, Word
+from backends.whisper.audio import log_mel
+from backends.whisper.checkpoint import Checkpoint, check
+from backends.whisper.config import Dims, GenerationRules, read_dims, read_rules
+from backends.whisper.decode import WindowResult, WindowTask, decode_windows, log_softmax
+from backends.whisper.ladder import Thresholds, climb
+from backends.whisper.network import Floats, Memory, Network
+from backends.whisper.rules import Rule, Suppress, SuppressFirst, Timestamps
+from backends.whisper.segments import Piece
+from backends.whisper.stretches import Gate, Stretch, speech_stretches, whole
+from backends.whisper.tokenizer import SpecialTokens, WhisperTokenizer, checked_language, special_tokens
+from backends.whisper.transcription import Transcription, Window
+from backends.whisper.vad import SpeechDetector
+from backends.whisper.words import alignment_heads, split_words, token_starts, word_times
+
+Task = Literal["transcribe", "translate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What one transcription asks for. language: Whisper's code or None; temperatures: the ladder, one rung = no ladder."""
+
+    language: str | None = None
+    task: str = "transcribe"
+    prompt: str = ""
+    temperatures: tuple[float, ...] = (0.0,)
+    words: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """A whole recording as text."""
+
+    text: str
+    language: str | None
+    segments: tuple[Segment, ...] = ()
+    words: tuple[Word, ...] = ()
+
+
+@dataclass(slots=True)
+class WindowInWork:
+    """A window of some recording with what its job wishes; memory: the encoded audio."""
+
+    recording: Transcription
+    window: Window
+    wish: Wish
+    memory: Memory | None = field(default=None)
+
+
+class Whisper:
+    """Network, tokenizer and generation rules of one checkpoint."""
+
+    def __init__(self, folder: Path, network: Network, thresholds: Thresholds | None = None) -> None:
+        self.network = network
+        self.dims: Dims = network.dims
+        self.tokenizer = WhisperTokenizer(folder)
+        self.rules: GenerationRules = read_rules(folder)
+        self.special: SpecialTokens = special_tokens(self.rules, self.tokenizer, self.dims)
+        self.thresholds = thresholds or Thresholds()
+        self._heads = alignment_heads(self.rules, self.dims)
+        self._detector: SpeechDetector | None = None
+
+    # --- Inspection ------------------------------------------------------------------------------------------------
+
+    def logits(self, samples: NDArray[np.float32], tokens: Sequence[int]) -> Floats:
+        """Raw logits after each of `tokens` (the whole decoder input): float32 [len(tokens), vocabulary].
+
+        samples: [time] at 16 kHz, cut or padded to one window. Nothing is suppressed.
+        """
+        decoding = self.network.decode(self.encode([samples]))
+        result: Floats = decoding.feed(np.array([list(tokens)], np.int64))[0]
+        return result
+
+    def greedy_tokens(
+        self, samples: NDArray[np.float32], language: str = "en", task: Task = "transcribe", max_new_tokens: int = 440
+    ) -> list[int]:
+        """Likeliest continuation of the prompt start, language, task, no-timestamps, under the suppress lists.
+
+        Returns only the new tokens, the end token included if it came (what generate returns behind its prompt). No gate,
+        no fallback, no timestamp rules; one window.
+        """
+        prompt = self.special.prompt(checked_language(self.special, language), task, timestamps=False)
+        decoding = self.network.decode(self.encode([samples]))
+        room = min(max_new_tokens, self.dims.target_positions - len(prompt))
+        tokens: list[int] = []
+        logits = decoding.feed(np.array([prompt], np.int64), len(prompt) - 1)
+        while len(tokens) < room:
+            row = np.array(logits[:, -1], np.float32)
+            for rule in self.token_rules(timestamps=False):
+                rule.apply(row, [tokens])
+            tokens.append(int(row[0].argmax()))
+            if tokens[-1] == self.special.end:
+                break
+            if len(tokens) < room:
+                logits = decoding.feed(np.array([[tokens[-1]]], np.int64))
+        return tokens
+
+    def transcribe(
+        self,
+        samples: NDArray[np.float32],
+        language: str | None = None,
+        task: Task = "transcribe",
+        word_timestamps: bool = False,
+        temperature: float | Sequence[float] = 0.0,
+        *,
+        prompt: str = "",
+        vad: bool = True,
+        chunking: Chunking | None = None,
+    ) -> Transcript:
+        """The whole recording. A single temperature means no fallback ladder; a sequence is the ladder."""
+        ladder = (temperature,) if isinstance(temperature, int | float) else tuple(temperature)
+        wish = Wish(checked_language(self.special, language), task, prompt, tuple(float(t) for t in ladder), word_timestamps)
+        recording = self.recording(samples, gate=Gate.of(chunking, 0.5) if vad else None)
+        segments: list[Segment] = []
+        while windows := recording.next_windows(self.network.max_batch):
+            if wish.language is None:
+                wish = self._with_language(recording, windows[0], wish)
+            self.work([WindowInWork(recording, window, wish) for window in windows])
+            segments.extend(recording.finished_segments())
+        words = tuple(word for segment in segments for word in segment.words)
+        return Transcript("".join(segment.text for segment in segments).strip(), wish.language, tuple(segments), words)
+
+    # --- Steps -----------------------------------------------------------------------------------------------------
+
+    def encode(self, pieces: Sequence[NDArray[np.float32]]) -> list[Memory]:
+        """Each piece is one window's audio."""
+        dims = self.dims
+        return self.network.encode([log_mel(np.asarray(p, np.float32), dims.mels, dims.mel_frames) for p in pieces])
+
+    def recording(
+        self,
+        samples: NDArray[np.float32],
+        *,
+        gate: Gate | None,
+        carry_prompt: bool = True,
+        logprobs: bool = False,
+    ) -> Transcription:
+        """A transcription in its first state; gate None: everything is decoded."""
+        stretches = whole(samples) if gate is None else self._gated(samples, gate)
+        return Transcription(
+            samples,
+            stretches,
+            self.dims.window_samples,
+            self.tokenizer,
+            self.special,
+            carry_prompt=carry_prompt,
+            logprobs=logprobs,
+        )
+
+    def _gated(self, samples: NDArray[np.float32], gate: Gate) -> Iterator[Stretch]:
+        if self._detector is None:
+            self._detector = SpeechDetector()
+        return speech_stretches(samples, self._detector, gate, self.dims.window_seconds)
+
+    def detect_language(self, memory: Memory) -> tuple[str, float]:
+        """The likeliest language of a window and its probability among the languages; English-only models know one."""
+        if not self.special.multilingual:
+            return "en", 1.0
+        logits = self.network.decode([memory]).feed(np.array([[self.special.start]], np.int64))[0, -1]
+        codes = list(self.special.languages)
+        logprobs = log_softmax(logits[[self.special.languages[code] for code in codes]])
+        best = int(logprobs.argmax())
+        return codes[best], float(np.exp(logprobs[best]))
+
+    def _with_language(self, recording: Transcription, window: Window, wish: Wish) -> Wish:
+        language, _ = self.detect_language(self.encode([recording.audio(window)])[0])
+        return replace(wish, language=language)
+
+    def work(self, windows: Sequence[WindowInWork]) -> None:
+        """Decode windows of any recordings together and hand the results back to them. Languages are known by now."""
+        missing = [item for item in windows if item.memory is None]
+        pieces = [item.recording.audio(item.window) for item in missing]
+        for item, memory in zip(missing, self.encode(pieces), strict=True):
+            item.memory = memory
+        tasks = [self._task(item) for item in windows]
+        ladders = [item.wish.temperatures for item in windows]
+        results = climb(tasks, ladders, self.thresholds, self._decode_batch, self._text)
+        for item, result in zip(windows, results, strict=True):
+            self._settle(item, result)
+
+    def _task(self, item: WindowInWork) -> WindowTask:
+        prompt = self.special.prompt(item.wish.language, item.wish.task, timestamps=self._timed)
+        context = self._context(item)
+        if item.memory is None:
+            raise ValueError("a window is encoded before it is decoded")
+        room = self.dims.target_positions - len(context) - len(prompt)
+        limit = min(self.dims.target_positions // 2, room)
+        return WindowTask(item.memory, (*context, *prompt), len(context), max_tokens=limit, seed=item.window.start)
+
+    def _context(self, item: WindowInWork) -> list[int]:
+        """<|startofprev|> and the end of what the user or the window before said; at most half the positions."""
+        if self.special.previous is None:
+            return []
+        given = self.tokenizer.encode(f" {item.wish.prompt.strip()}") if item.wish.prompt.strip() else []
+        before = [*given, *item.window.context]
+        room = self.dims.target_positions // 2 - 1
+        return [self.special.previous, *before[-room:]] if before and room > 0 else []
+
+    @property
+    def _timed(self) -> bool:
+        """Does the vocabulary have timestamps?"""
+        return self.special.first_timestamp < self.dims.vocabulary
+
+    def token_rules(self, *, timestamps: bool) -> list[Rule]:
+        rules: list[Rule] = [Suppress(self.rules.suppressed), SuppressFirst(self.rules.suppressed_first)]
+        if timestamps:
+            rules.append(Timestamps(self.special, self.rules.max_initial_timestamp))
+        return rules
+
+    def _decode_batch(self, tasks: Sequence[WindowTask]) -> list[WindowResult]:
+        size, rules = self.network.max_batch, self.token_rules(timestamps=self._timed)
+        parts = [tasks[first : first + size] for first in range(0, len(tasks), size)]
+        return [result for part in parts for result in decode_windows(self.network, self.special, rules, part)]
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        return self.tokenizer.decode(token for token in tokens if token < self.special.first_timestamp)
+
+    def _settle(self, item: WindowInWork, result: WindowResult) -> None:
+        if not result.tokens or self.thresholds.is_silence(result):
+            item.recording.skip(item.window)
+            return
+        words = [self._words(item, result, piece) for piece in self._aligned(item, result)] if item.wish.words else []
+        item.recording.accept(item.window, result, words)
+
+    # --- Word times ------------------------------------------------------------------------------------------------
+
+    def _aligned(self, item: WindowInWork, result: WindowResult) -> list[tuple[Piece, Floats]]:
+        """Each piece with the beginnings of its text tokens and the end of the last: seconds within the window."""
+        pieces = item.recording.pieces(item.window, result)
+        text = [token for piece in pieces for token in item.recording.text_tokens(piece)]
+        if not text or item.memory is None:
+            return [(piece, np.array([piece.start], np.float32)) for piece in pieces]
+        prompt = self.special.prompt(item.wish.language, item.wish.task, timestamps=False)
+        text = text[: self.dims.target_positions - len(prompt) - 1]
+        weights = self.network.cross_weights(item.memory, [*prompt, *text, self.special.end], self._heads)
+        # A token's time is read where it is predicted, one row earlier; the weights' rows are inputs.
+        positions = -(-item.window.length // 320)
+        starts = token_starts(weights, len(prompt) - 1, len(text), positions)
+        aligned, at = [], 0
+        for piece in pieces:
+            count = len(item.recording.text_tokens(piece))
+            aligned.append((piece, starts[min(at, len(starts) - 1) : at + count + 1]))
+            at += count
+        return aligned
+
+    def _words(self, item: WindowInWork, result: WindowResult, aligned: tuple[Piece, Floats]) -> list[Word]:
+        piece, starts = aligned
+        tokens = item.recording.text_tokens(piece)[: len(starts) - 1]
+        groups = split_words(tokens, self.tokenizer, item.wish.language)
+        inside = np.clip(starts, piece.start, piece.end)
+        return word_times(groups, inside, item.recording.text_logprobs(piece, result), item.window.start / 16_000)
+
+
+def load_whisper(
+    model_dir: Path | str,
+    engine: str = "onnx",
+    device: str = "cpu",
+    dtype: str = "float32",
+    *,
+    threads: int = 1,
+    max_batch: int = 8,
+    cache_folder: str = "",
+    thresholds: Thresholds | None = None,
+) -> Whisper:
+    """Load a published Whisper folder. Raises ModelUnavailable with the names of what is missing."""
+    folder = Path(model_dir)
+    if not folder.is_dir():
+        raise ModelUnavailable(f"there is no folder {folder}; pull the model first")
+    dims = read_dims(folder)
+    check(Checkpoint(folder), dims)
+    network: Network
+    if engine == "onnx":
+        from backends.whisper.onnx_engine import OnnxNetwork
+
+        network = OnnxNetwork(
+            folder, dims, device=device, dtype=dtype, threads=threads, max_batch=max_batch, cache_folder=cache_folder
+        )
+    elif engine == "torch":
+        from backends.whisper.torch_engine import TorchNetwork
+
+        network = TorchNetwork(folder, dims, device=device, dtype=dtype, threads=threads, max_batch=max_batch)
+    else:
+        raise ModelUnavailable(f"Whisper has no engine {engine!r} (onnx or torch)")
+    return Whisper(folder, network, thresholds)

@@ -1,0 +1,175 @@
+"""Whisper on ONNX Runtime: CPU (dynamic graphs, float32 or int8) and DirectML (static graphs, float32 or float16).
+
+Owns sessions and caches. Knows tokens only as rows of the embedding table; no torch, no transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from backends.interface import ModelUnavailable
+from backends.whisper.checkpoint import Checkpoint
+from backends.whisper.config import Dims
+from backends.whisper.graph_cache import built_graphs
+from backends.whisper.layers import Form
+from backends.whisper.network import Floats, Memory, Tokens, attention_probabilities
+from backends.whisper.onnx_decoding import (
+    DecoderSession,
+    DynamicDecoding,
+    OnnxMemory,
+    StaticDecoding,
+    Target,
+    engine_error,
+    run_bound,
+)
+from backends.whisper.products import int8_bits
+
+_STATIC_CACHE = 448
+
+
+def target_of(device: str) -> Target:
+    """Target of "cpu" or "directml:N". Raises ModelUnavailable if this onnxruntime has no such provider."""
+    kind, _, number = device.partition(":")
+    if kind == "cpu":
+        return Target("CPUExecutionProvider", {}, "cpu")
+    if kind == "directml":
+        if "DmlExecutionProvider" not in onnxruntime.get_available_providers():
+            have = ", ".join(onnxruntime.get_available_providers())
+            raise ModelUnavailable(
+                f"this onnxruntime has no DmlExecutionProvider (it has: {have}); install onnxruntime-directml on Windows"
+            )
+        return Target("DmlExecutionProvider", {"device_id": number or "0"}, "dml", int(number or 0))
+    raise ModelUnavailable(f"Whisper's onnx engine runs on cpu and directml, not on {device}; use the torch engine")
+
+
+class OnnxNetwork:
+    """Implements Network."""
+
+    engine = "onnx"
+
+    def __init__(
+        self,
+        folder: Path,
+        dims: Dims,
+        *,
+        device: str = "cpu",
+        dtype: str = "float32",
+        threads: int = 1,
+        max_batch: int = 8,
+        static: bool | None = None,
+        cache_folder: str = "",
+    ) -> None:
+        """static: force the DirectML form of the graphs (default: on DirectML only)."""
+        self.dims, self.device, self.dtype = dims, device, dtype
+        self._target = target_of(device)
+        use_static = self._target.memory == "dml" if static is None else static
+        self._form = _form(dims, dtype, use_static)
+        self.max_batch = self._form.batch if use_static else max_batch
+        self._threads = threads
+        self.checkpoint = Checkpoint(folder)
+        self._graphs = built_graphs(self.checkpoint, dims, self._form, cache_folder)
+        self._encoder = self._session("encoder")
+        session = self._session("decoder")
+        self._decoder = DecoderSession(session, self._target, self.checkpoint, dims, self._form)
+
+    def _session(self, name: str) -> onnxruntime.InferenceSession:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # Idle worker threads must not spin: several models share the processor.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if self._threads > 1 else "0")
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        if hasattr(onnxruntime.InferenceSession, "get_provider_graph_assignment_info"):
+            options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        if self._target.memory == "dml":
+            # A node that fell back to the processor would cost a copy per token: refuse rather than be slow in silence.
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+            # DirectML supports neither memory patterns nor parallel execution.
+            options.enable_mem_pattern = False
+            options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+        try:
+            return onnxruntime.InferenceSession(
+                str(self._graphs / f"{name}.onnx"), options, providers=[(self._target.provider, self._target.options)]
+            )
+        except (RuntimeError, MemoryError) as error:
+            raise engine_error(error) from error
+
+    # --- Network ---------------------------------------------------------------------------------------------------
+
+    def encode(self, mels: Sequence[Floats]) -> list[Memory]:
+        return [self._encode_one(mel) for mel in mels]
+
+    def _encode_one(self, mel: Floats) -> OnnxMemory:
+        binding = self._encoder.io_binding()
+        binding.bind_ortvalue_input("mel", self._decoder.value(mel[None].astype(self._form.element)))
+        names = [output.name for output in self._encoder.get_outputs()]
+        for name in names:
+            binding.bind_output(name, self._target.memory, self._target.device_id)
+        run_bound(self._encoder, binding)
+        return OnnxMemory(dict(zip(names, binding.get_outputs(), strict=True)))
+
+    def decode(self, memories: Sequence[Memory], padding: Sequence[int] = ()) -> DynamicDecoding | StaticDecoding:
+        windows = [memory for memory in memories if isinstance(memory, OnnxMemory)]
+        if not self._form.static:
+            return DynamicDecoding(self._decoder, windows, list(padding) or [0] * len(windows))
+        if len(windows) > self._form.batch:
+            raise ValueError(f"a static graph of {self._form.batch} rows cannot hold {len(windows)} windows")
+        return StaticDecoding(self._decoder, windows, list(padding) or [0] * len(windows))
+
+    def cross_weights(self, memory: Memory, tokens: Sequence[int], heads: Sequence[tuple[int, int]]) -> Floats:
+        assert isinstance(memory, OnnxMemory)  # noqa: S101 - each engine gets its own memories back
+        queries = self._cross_queries(memory, np.array([tokens], np.int64), sorted({layer for layer, _ in heads}))
+        width, rows = self.dims.head_width, []
+        for layer, head in heads:
+            key = memory.tensors[f"cross_key.{layer}"].numpy()[0, head].astype(np.float32)
+            part = slice(head * width, (head + 1) * width)
+            rows.append(attention_probabilities(queries[layer][:, part], key.T if self._form.static else key))
+        return np.stack(rows)
+
+    def _cross_queries(self, memory: OnnxMemory, tokens: Tokens, layers: list[int]) -> dict[int, Floats]:
+        """Cross-attention queries [tokens, width] by layer."""
+        decoding = self.decode([memory])
+        if not isinstance(decoding, StaticDecoding):
+            decoding.feed(tokens, tokens.shape[1] - 1, layers)
+            return decoding.queries
+        pieces: list[dict[int, Floats]] = []
+        for column in range(tokens.shape[1]):
+            decoding.feed(tokens[:, column : column + 1], 0, layers)
+            pieces.append(decoding.queries)
+        return {layer: np.concatenate([piece[layer] for piece in pieces]) for layer in layers}
+
+    def footprint(self) -> int:
+        return sum(path.stat().st_size for path in self._graphs.glob("*.data"))
+
+    def detail(self) -> dict[str, Any]:
+        """The graph's form, and how many nodes each provider really holds."""
+        nodes = {"encoder": nodes_by_provider(self._encoder), "decoder": nodes_by_provider(self._decoder.session)}
+        return {"graph": "static" if self._form.static else "dynamic", "weights": self._form.weights, "nodes": nodes}
+
+
+def nodes_by_provider(session: onnxruntime.InferenceSession) -> dict[str, int]:
+    """Nodes per execution provider; an onnxruntime that does not tell gives its providers with 0."""
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return dict.fromkeys(session.get_providers(), 0)
+    counts: dict[str, int] = {}
+    for part in session.get_provider_graph_assignment_info():
+        counts[part.ep_name] = counts.get(part.ep_name, 0) + len(part.get_nodes())
+    return counts
+
+
+def _form(dims: Dims, dtype: str, static: bool) -> Form:
+    if dtype not in {"float32", "float16", "int8"}:
+        raise ModelUnavailable(f"Whisper's onnx engine has no dtype {dtype!r} (float32, float16 or int8)")
+    if dtype == "float16" and not static:
+        raise ModelUnavailable("float16 is for DirectML; on the CPU choose float32 or int8")
+    if dtype == "int8" and static:
+        raise ModelUnavailable("int8 is for the CPU; on DirectML choose float32 or float16")
+    form = Form(weights=dtype, bits=int8_bits() if dtype == "int8" else 8)
+    return replace(form, static=True, cache=min(_STATIC_CACHE, dims.target_positions)) if static else form

@@ -1,0 +1,70 @@
+"""From a window's tokens to segments, and how far the next window moves on.
+
+Owns the reading of Whisper's timestamp tokens. Knows no model; times are seconds within the window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from backends.whisper.audio import SECONDS_PER_TIMESTAMP
+from backends.whisper.decode import WindowResult
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One segment of a window. tokens: with its timestamps; first: index of tokens[0] in the window's result."""
+
+    start: float
+    end: float
+    tokens: tuple[int, ...]
+    first: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """advance: seconds until the next window begins."""
+
+    pieces: tuple[Piece, ...]
+    advance: float
+
+
+def read_window(result: WindowResult, first_timestamp: int, seconds: float) -> Reading:
+    """Pieces of a window that holds `seconds` of audio.
+
+    Two neighbouring times end one segment and begin the next. A last segment without an end was cut by the window: the
+    next window begins where the last whole one ended. A single time at the end means that nothing was cut.
+    """
+    tokens = result.tokens
+    is_time = [token >= first_timestamp for token in tokens]
+    cuts = [index for index in range(1, len(tokens)) if is_time[index] and is_time[index - 1]]
+    if not cuts:
+        return Reading(tuple(_single(tokens, is_time, first_timestamp, seconds)), seconds)
+    complete = is_time[-2:] == [False, True]
+    edges = [0, *cuts, *([len(tokens)] if complete else [])]
+    pieces = [_piece(tokens, begin, end, first_timestamp, seconds) for begin, end in pairwise(edges)]
+    advance = seconds if complete else _time(tokens[cuts[-1] - 1], first_timestamp, seconds)
+    return Reading(tuple(pieces), advance if advance > 0 else seconds)
+
+
+def _single(tokens: Sequence[int], is_time: Sequence[bool], first_timestamp: int, seconds: float) -> list[Piece]:
+    """A window without a pair of times is one segment."""
+    if not tokens:
+        return []
+    times = [_time(token, first_timestamp, seconds) for token, timed in zip(tokens, is_time, strict=True) if timed]
+    start = times[0] if is_time[0] and len(times) > 1 else 0.0
+    end = times[-1] if times and times[-1] > start else seconds
+    return [Piece(start, end, tuple(tokens), 0)]
+
+
+def _piece(tokens: Sequence[int], begin: int, end: int, first_timestamp: int, seconds: float) -> Piece:
+    part = tuple(tokens[begin:end])
+    start = _time(part[0], first_timestamp, seconds)
+    return Piece(start, max(start, _time(part[-1], first_timestamp, seconds)), part, begin)
+
+
+def _time(token: int, first_timestamp: int, seconds: float) -> float:
+    """Seconds of a timestamp token, never past the audio; a text token (a broken answer) is the beginning."""
+    return min(seconds, max(0, token - first_timestamp) * SECONDS_PER_TIMESTAMP)

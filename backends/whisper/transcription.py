@@ -1,0 +1,182 @@
+"""One recording on its way to text: which windows come next, and what their tokens mean for the whole.
+
+Owns seek positions, carried prompts and the order of segments. Decodes nothing itself; samples may be a memory map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backends.interface import Segment, TokenLogprob, Word
+from backends.whisper.audio import FRAMES_PER_SECOND, SAMPLE_RATE
+from backends.whisper.decode import WindowResult
+from backends.whisper.repetition import compression_ratio
+from backends.whisper.segments import Piece, read_window
+from backends.whisper.stretches import Stretch
+from backends.whisper.tokenizer import SpecialTokens, WhisperTokenizer
+
+_SAFE_TEMPERATURE = 0.5  # hotter text is no prompt for what follows
+_SHORTEST_WINDOW = int(0.02 * SAMPLE_RATE)  # samples; what is left of a stretch below this holds nothing
+
+
+@dataclass(slots=True)
+class _Progress:
+    """A stretch in work. seek: sample of its next window; context: tokens said so far, empty where unsafe."""
+
+    stretch: Stretch
+    seek: int
+    context: list[int] = field(default_factory=list)
+    ready: list[Segment] = field(default_factory=list)
+    waiting: bool = False
+
+    @property
+    def over(self) -> bool:
+        return not self.waiting and self.stretch.end - self.seek < _SHORTEST_WINDOW
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A window to decode. start, length: samples of the recording; context: prompt tokens from the window before."""
+
+    progress: _Progress
+    start: int
+    length: int
+    context: tuple[int, ...]
+
+    @property
+    def seconds(self) -> float:
+        return self.length / SAMPLE_RATE
+
+
+WordTimes = Sequence[Sequence[Word]]
+
+
+class Transcription:
+    """State of one recording."""
+
+    def __init__(
+        self,
+        samples: NDArray[np.float32],
+        stretches: Iterator[Stretch],
+        window_samples: int,
+        tokenizer: WhisperTokenizer,
+        special: SpecialTokens,
+        *,
+        carry_prompt: bool = True,
+        logprobs: bool = False,
+    ) -> None:
+        self.samples = samples
+        self._stretches = stretches
+        self._window_samples = window_samples
+        self._tokenizer, self._special = tokenizer, special
+        self._carry_prompt, self._logprobs = carry_prompt, logprobs
+        self._open: list[_Progress] = []
+        self._exhausted = False
+        self._segments = 0
+
+    # --- Windows ---------------------------------------------------------------------------------------------------
+
+    def next_windows(self, limit: int) -> list[Window]:
+        """Up to `limit` windows that do not depend on each other: one per stretch, in the order of time."""
+        while not self._exhausted and sum(not progress.over for progress in self._open) < limit:
+            stretch = next(self._stretches, None)
+            if stretch is None:
+                self._exhausted = True
+            else:
+                self._open.append(_Progress(stretch, stretch.start))
+        idle = [progress for progress in self._open if not progress.waiting and not progress.over]
+        return [self._window(progress) for progress in idle[:limit]]
+
+    def _window(self, progress: _Progress) -> Window:
+        progress.waiting = True
+        length = min(self._window_samples, progress.stretch.end - progress.seek)
+        return Window(progress, progress.seek, length, tuple(progress.context))
+
+    def audio(self, window: Window) -> NDArray[np.float32]:
+        """The window's samples, read now."""
+        return np.array(self.samples[window.start : window.start + window.length], np.float32)
+
+    # --- Results ---------------------------------------------------------------------------------------------------
+
+    def pieces(self, window: Window, result: WindowResult) -> tuple[Piece, ...]:
+        return read_window(result, self._special.first_timestamp, window.seconds).pieces
+
+    def skip(self, window: Window) -> None:
+        """Nothing was said in this window."""
+        window.progress.seek = window.start + window.length
+        window.progress.context = []
+        window.progress.waiting = False
+
+    def accept(self, window: Window, result: WindowResult, words: WordTimes = ()) -> None:
+        """Take a decoded window. words: one list per piece, times in the recording, or nothing."""
+        reading = read_window(result, self._special.first_timestamp, window.seconds)
+        progress = window.progress
+        for index, piece in enumerate(reading.pieces):
+            segment = self._segment(window, result, piece, tuple(words[index]) if words else ())
+            if segment.text.strip():
+                progress.ready.append(segment)
+        safe = self._carry_prompt and result.temperature < _SAFE_TEMPERATURE and not result.looped
+        said = [token for piece in reading.pieces for token in piece.tokens]
+        progress.context = [*progress.context, *said] if safe else []
+        progress.seek = window.start + max(_SHORTEST_WINDOW, min(window.length, int(reading.advance * SAMPLE_RATE)))
+        progress.waiting = False
+
+    def _segment(self, window: Window, result: WindowResult, piece: Piece, words: tuple[Word, ...]) -> Segment:
+        text = self._tokenizer.decode(self.text_tokens(piece))
+        offset = window.start / SAMPLE_RATE
+        return Segment(
+            id=0,  # given when it leaves in order
+            start=round(offset + piece.start, 3),
+            end=round(offset + piece.end, 3),
+            text=text,
+            seek=window.start * FRAMES_PER_SECOND // SAMPLE_RATE,
+            tokens=piece.tokens,
+            temperature=result.temperature,
+            avg_logprob=result.avg_logprob,
+            compression_ratio=compression_ratio(text.strip()),
+            no_speech_prob=result.no_speech_prob,
+            words=words,
+            logprobs=self._token_logprobs(piece, result) if self._logprobs else (),
+        )
+
+    def text_tokens(self, piece: Piece) -> list[int]:
+        first = self._special.first_timestamp
+        return [token for token in piece.tokens if token < first and self._tokenizer.is_text(token)]
+
+    def text_logprobs(self, piece: Piece, result: WindowResult) -> list[float]:
+        """Log-probabilities of `text_tokens`."""
+        first = self._special.first_timestamp
+        values = zip(piece.tokens, result.logprobs[piece.first :], strict=False)
+        return [logprob for token, logprob in values if token < first and self._tokenizer.is_text(token)]
+
+    def _token_logprobs(self, piece: Piece, result: WindowResult) -> tuple[TokenLogprob, ...]:
+        values = zip(self.text_tokens(piece), self.text_logprobs(piece, result), strict=True)
+        return tuple(self._token_logprob(token, logprob) for token, logprob in values)
+
+    def _token_logprob(self, token: int, logprob: float) -> TokenLogprob:
+        raw = self._tokenizer.token_bytes(token)
+        return TokenLogprob(raw.decode("utf-8", errors="replace"), tuple(raw), logprob)
+
+    def finished_segments(self) -> Iterator[Segment]:
+        """Segments whose predecessors are all known, in the order of time, each once."""
+        while self._open:
+            first = self._open[0]
+            for segment in first.ready:
+                yield _numbered(segment, self._segments)
+                self._segments += 1
+            first.ready = []
+            if not first.over:
+                return
+            self._open.pop(0)
+
+    @property
+    def over(self) -> bool:
+        return self._exhausted and not self._open
+
+
+def _numbered(segment: Segment, number: int) -> Segment:
+    return replace(segment, id=number)
