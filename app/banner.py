@@ -8,6 +8,8 @@ from app import VERSION
 from app.settings import is_loopback
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from fastapi import FastAPI
 
     from app.deployments import Deployment
@@ -29,9 +31,18 @@ def banner(app: FastAPI, port: int | None = None) -> str:
     width = max((len(name) for name in statuses), default=0)
     for name, status in statuses.items():
         lines.append(f"  {name:<{width}}  {_state(gateway.deployments[name], status)}")
-    if gateway.deployments.aliases:
-        lines += ["", "  also known as: " + ", ".join(f"{alias} = {name}" for alias, name in gateway.deployments.aliases.items())]
+    if aliases := gateway.deployments.aliases:
+        lines += ["", "  other names:"]
+        lines += [f"  {name:<{width}}  {', '.join(others)}" for name, others in _grouped(aliases).items()]
     return "\n".join(lines)
+
+
+def _grouped(aliases: Mapping[str, str]) -> dict[str, list[str]]:
+    """Aliases by the deployment they stand for."""
+    groups: dict[str, list[str]] = {}
+    for alias, name in aliases.items():
+        groups.setdefault(name, []).append(alias)
+    return groups
 
 
 def _keys(count: int, host: str) -> str:
@@ -42,14 +53,19 @@ def _keys(count: int, host: str) -> str:
 
 
 def _state(deployment: Deployment, status: DeploymentStatus) -> str:
-    where = f"{status.engine} on {status.device}" + ("" if status.dtype in ("", "auto") else f" in {status.dtype}")
     if status.state in ("ready", "busy"):
-        return f"{status.state}, {where}"
+        return status.state + _where(status)
     if status.state == "unloaded":
-        return f"ready, {where}, loads when it is first asked for"
+        return f"ready{_where(status)}, loads when it is first asked for"
     if status.state in ("pulling", "loading"):
         return f"{status.state} {deployment.model or deployment.info.name}" + _reason(status)
     return f"{status.state}: {status.error or 'cannot run now'}" + _cure(deployment, status)
+
+
+def _where(status: DeploymentStatus) -> str:
+    """What is decided already; "auto" is not."""
+    parts = ((": ", status.engine), (" on ", status.device), (" in ", status.dtype))
+    return "".join(mark + value for mark, value in parts if value not in ("", "auto"))
 
 
 def _cure(deployment: Deployment, status: DeploymentStatus) -> str:

@@ -43,6 +43,7 @@ def configure(settings: LogSettings) -> None:
     root.handlers[:] = [handler]
     root.setLevel(max(level, logging.INFO))
     logging.getLogger("uvicorn.access").disabled = True  # our own line has the request id and no query string
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # the banner and our own lines tell of start and stop
 
 
 def _renderer(form: str) -> Callable[..., Any]:
