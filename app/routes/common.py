@@ -23,6 +23,7 @@ from starlette.types import Scope as AsgiScope
 from app.deployments import Deployment, Deployments
 from app.errors import BrokenBody, DeploymentNotFound, InvalidRequest, MissingParameter, ModelNotFound, OperationNotSupported
 from app.metrics import Metrics
+from app.routes.chat_memory import SpokenAnswers
 from app.routes.operations import JSON, Operation, Scheme
 from app.serving.protocol import Pool, Run, Ticket
 from app.settings import Settings
@@ -43,6 +44,7 @@ class Gateway:
     pool: Pool
     media: MediaPool
     metrics: Metrics
+    spoken: SpokenAnswers = field(default_factory=SpokenAnswers)
     started: float = field(default_factory=time.monotonic)
     in_flight: int = 0
     idle: asyncio.Event = field(default_factory=asyncio.Event)  # set while nothing is in flight

@@ -19,8 +19,9 @@ from backends.interface import AudioChunk, Done
 class SpeechAudio:
     """The chunks of a job. done: its last event, once all chunks are out; native_speed: it speaks at the wished speed."""
 
-    def __init__(self, call: Call, running: Run) -> None:
-        self._call, self._running = call, running
+    def __init__(self, call: Call, running: Run, stage: str = "model") -> None:
+        """stage: the name under which the time is told."""
+        self._call, self._running, self._stage = call, running, stage
         self.native_speed = running.capabilities.native_speed
         self.done = Done()
         self.model_seconds = 0.0  # time spent waiting for the model so far
@@ -66,7 +67,7 @@ class SpeechAudio:
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await self._pending
         await self._chunks.aclose()
-        self._call.gateway.metrics.stage_seconds.labels("model").observe(self.model_seconds)
+        self._call.gateway.metrics.stage_seconds.labels(self._stage).observe(self.model_seconds)
 
     async def _receive(self) -> AsyncGenerator[AudioChunk, None]:
         """The chunks as they come. Raises InvalidRequest if the job ends without any."""
@@ -88,4 +89,4 @@ class SpeechAudio:
 
     def _count(self, begun: float) -> None:
         self.model_seconds += time.perf_counter() - begun
-        self._call.timings["model"] = self.model_seconds
+        self._call.timings[self._stage] = self.model_seconds

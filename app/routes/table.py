@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from app.routes import docs, health, models, speech, transcriptions, voices
+from app.routes import chat, chat_questions, docs, health, models, speech, transcriptions, voices
 from app.routes.operations import Operation, Table
 
 OPERATIONS: tuple[Operation, ...] = (
     *transcriptions.OPERATIONS,
     *speech.OPERATIONS,
     *voices.OPERATIONS,
+    *chat.OPERATIONS,
+    *chat_questions.OPERATIONS,
     *models.OPERATIONS,
     *health.OPERATIONS,
     *docs.OPERATIONS,
