@@ -46,6 +46,7 @@ from backends.interface import (
     TextPart,
     Usage,
 )
+from backends.weights import model_folder
 
 
 @dataclass(eq=False, slots=True)
@@ -79,9 +80,9 @@ class DiffaBackend:
         options = self._options = DiffaOptions(**model.options)
         self._defaults = deployment_defaults(asdict(options))
         torch.set_num_threads(max(1, placement.threads))
-        folder = _folder(model.folder, model.model, model.models_dir)
-        whisper = _folder(None, options.whisper_model, model.models_dir)
-        adapter = _folder(None, options.adapter_model, model.models_dir)
+        folder = model.folder or _folder(model.model, model.models_dir)
+        whisper = _folder(options.whisper_model, model.models_dir)
+        adapter = _folder(options.adapter_model, model.models_dir)
         device, config = torch.device(placement.device), llada_config(folder)
         listener = load_listener(whisper, adapter, config.stack.width, device)
         heard = sum(p.numel() * p.element_size() for p in listener.parameters())
@@ -179,10 +180,9 @@ def _done(job: DiffaJob) -> Done:
     return Done(job.text.text, None, job.text.finish_reason, usage, job.seed, dict(job.seconds), job.notes)
 
 
-def _folder(given: Path | None, name: str, models_dir: Path) -> Path:
-    """Where a model lies. Raises ModelUnavailable."""
-    places = [given] if given else [Path(name), models_dir / name, models_dir / name.replace("/", "--")]
-    for place in places:
-        if place.is_dir():
-            return place
-    raise ModelUnavailable(f"the weights of {name} are not in {models_dir}; fetch them with: speech-gateway pull {name}")
+def _folder(name: str, models_dir: Path) -> Path:
+    """Where one of the three models lies. Raises ModelUnavailable."""
+    folder = model_folder(models_dir, name)
+    if not folder.is_dir():
+        raise ModelUnavailable(f"the weights of {name} are missing: there is no folder {folder}; the pull command fetches them")
+    return folder
