@@ -24,6 +24,7 @@ from app.errors import (
     Draining,
     MethodNotAllowed,
     NotFound,
+    RequestTimeout,
     UnsupportedContentType,
     from_http_exception,
     internal_error,
@@ -158,7 +159,7 @@ class Guard:
                 visit.owner, visit.deployment = call.owner, call.target or ""
                 call.body = await self._read(upload)
             except ApiError as error:
-                if not await upload.drain():
+                if isinstance(error, RequestTimeout) or not await upload.drain():
                     error.headers["connection"] = "close"
                 raise
             await self._run(call, upload, scope, send)

@@ -45,7 +45,7 @@ class Upload:
                     if self.received > cap:
                         raise _too_large(cap, self.received)
         except TimeoutError:
-            raise RequestTimeout(f"The upload took longer than {seconds:g} seconds.", headers={"connection": "close"}) from None
+            raise RequestTimeout(f"The upload took longer than {seconds:g} seconds.") from None
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     async def drain(self) -> bool:

@@ -40,8 +40,9 @@ async def guarded(events: AsyncIterator[bytes], request_id: str) -> AsyncIterato
         yield b"data: " + internal_error().encoded() + b"\n\n"
 
 
-async def kept_alive(events: AsyncIterator[bytes], seconds: float = PING_SECONDS) -> AsyncIterator[bytes]:
+async def kept_alive(events: AsyncIterator[bytes], seconds: float | None = None) -> AsyncIterator[bytes]:
     """The events, with a comment whenever none came for `seconds`: proxies and clients cut silent connections."""
+    seconds = PING_SECONDS if seconds is None else seconds
     iterator = aiter(events)
     pending: asyncio.Task[bytes] | None = None
     try:

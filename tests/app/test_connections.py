@@ -1,0 +1,186 @@
+"""Clients that hang up, stall, lie about sizes or send too much, over raw sockets; nothing stays behind."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import socket
+import time
+from collections.abc import Callable
+
+import httpx
+import pytest
+
+from tests.support.running import Running, fake_settings, running
+
+PATH = "/v1/audio/transcriptions"
+
+
+def _form(wav: bytes, model: str = "fake-asr", **fields: str) -> bytes:
+    parts = [
+        f'--b\r\nContent-Disposition: form-data; name="{k}"\r\n\r\n{v}\r\n'.encode()
+        for k, v in ({"model": model} | fields).items()
+    ]
+    return b"".join(parts) + b'--b\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n' + wav + b"\r\n--b--\r\n"
+
+
+def _head(length: int | None, *extra: str, key: str = "api-key: k", path: str = PATH) -> bytes:
+    lines = [f"POST {path} HTTP/1.1", "Host: localhost", "Content-Type: multipart/form-data; boundary=b", *extra]
+    if key:
+        lines.append(key)
+    lines.append("Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}")
+    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+
+def _answer(connection: socket.socket) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers and body of one answer."""
+    reader = connection.makefile("rb")
+    status = int(reader.readline().split()[1])
+    headers: dict[str, str] = {}
+    while line := reader.readline().strip():
+        name, _, value = line.decode().partition(": ")
+        headers[name.lower()] = value
+    return status, headers, reader.read(int(headers.get("content-length", 0)))
+
+
+def _soon(check: Callable[[], bool], seconds: float = 10.0) -> None:
+    ends = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < ends, "it did not come true in time"
+        time.sleep(0.01)
+
+
+def _quiet(server: Running) -> bool:
+    return server.gateway.in_flight == 0 and server.pool.active == 0
+
+
+def _count(server: Running, name: str) -> float:
+    return server.gateway.metrics.registry.get_sample_value(name) or 0.0
+
+
+def test_leaving_while_the_model_works_cancels_the_job(wav: bytes) -> None:
+    with running() as server:
+        server.pool.delay = 30.0
+        body = _form(wav)
+        with server.connect() as connection:
+            connection.sendall(_head(len(body)) + body)
+            _soon(lambda: server.pool.active == 1)
+            assert server.gateway.in_flight == 1
+        _soon(lambda: _quiet(server), 3.0)
+        _soon(lambda: _count(server, "gateway_cancelled_total") == 1)
+        labels = {"route": "audio/transcriptions", "status": "499"}
+        assert server.gateway.metrics.registry.get_sample_value("gateway_requests_total", labels) == 1
+
+
+def test_leaving_in_the_middle_of_a_stream_cancels_the_job(wav: bytes) -> None:
+    with running() as server:
+        server.pool.delay = 0.3
+        body = _form(wav, stream="true")
+        with server.connect() as connection:
+            connection.sendall(_head(len(body)) + body)
+            assert b"text/event-stream" in connection.recv(4096)
+        _soon(lambda: _quiet(server), 3.0)
+        assert _count(server, "gateway_cancelled_total") == 1
+
+
+def test_a_storm_of_clients_that_leave_anywhere_leaves_nothing_behind(wav: bytes) -> None:
+    dice = random.Random(7)
+    with running() as server:
+        server.pool.delay = 0.005
+        whole = _head(len(_form(wav, stream="true"))) + _form(wav, stream="true")
+        for _ in range(60):
+            with server.connect() as connection:
+                connection.sendall(whole[: dice.choice([0, 10, 200, dice.randrange(len(whole)), len(whole)])])
+                if dice.random() < 0.5:
+                    time.sleep(dice.random() * 0.02)
+        _soon(lambda: _quiet(server))
+        assert server.gateway.media.folder is not None
+        _soon(lambda: not list(server.gateway.media.folder.iterdir()))
+        tasks = server.do(lambda: len(asyncio.all_tasks()))
+        time.sleep(0.05)
+        answer = httpx.post(server.url + PATH, headers={"api-key": "k"}, data={"model": "fake-asr"}, files={"file": wav})
+        assert answer.status_code == 200
+        assert tasks < 20
+
+
+def test_a_slow_upload_is_ended_with_408() -> None:
+    with running(fake_settings(limits={"upload_seconds": 0.3})) as server, server.connect() as connection:
+        connection.sendall(_head(1000) + b"--b\r\n")
+        status, headers, body = _answer(connection)
+        assert (status, json.loads(body)["error"]["code"]) == (408, "request_timeout")
+        assert (headers["connection"], headers["retry-after"]) == ("close", "1")
+        assert connection.recv(1) == b""
+        _soon(lambda: _quiet(server))
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_large_body_is_refused_after_it_was_read(announced: bool) -> None:
+    with running(fake_settings(limits={"body_bytes": 100_000})) as server, server.connect() as connection:
+        junk = b"x" * 3_000_000
+        if announced:
+            connection.sendall(_head(len(junk)) + junk)
+        else:
+            connection.sendall(_head(None) + b"%x\r\n" % len(junk) + junk + b"\r\n0\r\n\r\n")
+        status, _, body = _answer(connection)
+        error = json.loads(body)["error"]
+        assert (status, error["code"], error["type"]) == (413, None, "server_error")
+        assert "100000" in error["message"]
+        connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert _answer(connection)[0] == 200, "the connection must be usable afterwards"
+
+
+def test_a_missing_key_is_refused_after_the_body_was_read(server: Running) -> None:
+    with server.connect() as connection:
+        junk = b"x" * 2_000_000
+        connection.sendall(_head(len(junk), key="") + junk)
+        assert _answer(connection)[0] == 401
+        connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert _answer(connection)[0] == 200
+
+
+def test_a_client_that_asks_first_need_not_send_its_body(server: Running) -> None:
+    with server.connect() as connection:
+        connection.sendall(_head(2_000_000, "Expect: 100-continue", key=""))
+        status, headers, _ = _answer(connection)
+        assert (status, headers["connection"]) == (401, "close")
+
+
+def test_a_welcome_client_that_asks_first_is_told_to_go_on(server: Running, wav: bytes) -> None:
+    body = _form(wav)
+    with server.connect() as connection:
+        connection.sendall(_head(len(body), "Expect: 100-continue"))
+        assert connection.recv(100).startswith(b"HTTP/1.1 100")
+        connection.sendall(body)
+        assert _answer(connection)[0] == 200
+
+
+def test_an_endless_refused_body_is_cut_off(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.upload.DRAIN_SECONDS", 0.3)
+    with server.connect() as connection:
+        connection.sendall(_head(None, key="") + b"5\r\nhello\r\n")
+        status, headers, _ = _answer(connection)
+        assert (status, headers["connection"]) == (401, "close")
+
+
+def test_two_requests_on_one_connection(server: Running, wav: bytes) -> None:
+    body = _form(wav)
+    with server.connect() as connection:
+        for _ in range(2):
+            connection.sendall(_head(len(body)) + body)
+            assert _answer(connection)[0] == 200
+    assert _count(server, "gateway_cancelled_total") == 0
+
+
+def test_quiet_streams_are_kept_alive(server: Running, wav: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.writers.sse.PING_SECONDS", 0.05)
+    server.pool.delay = 0.2
+    try:
+        answer = httpx.post(
+            server.url + PATH, headers={"api-key": "k"}, data={"model": "fake-asr", "stream": "true"}, files={"file": wav}
+        )
+    finally:
+        server.pool.delay = 0.0
+    assert answer.text.startswith(": ping\n\n")
+    assert answer.text.endswith("data: [DONE]\n\n")
+    assert '"text":"Good morning to you."' in answer.text

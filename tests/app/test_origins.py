@@ -1,0 +1,77 @@
+"""Strange Host names and foreign web pages are refused; allowed pages get CORS, on errors too."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from tests.support.running import Running, fake_settings, running
+
+KEY = {"api-key": "k"}
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost", 200),
+        ("LOCALHOST:8000", 200),
+        ("127.0.0.1:1", 200),
+        ("[::1]:8000", 200),
+        ("192.168.0.7", 200),
+        ("gateway", 200),
+        ("me.localhost", 200),
+        ("host.docker.internal:8000", 200),
+        ("myres.openai.azure.com", 200),
+        ("evil.example", 403),
+        ("evil.example:8000", 403),
+        ("openai.azure.com.evil.example", 403),
+        ("127.0.0.1.nip.io", 403),
+    ],
+)
+def test_hosts(server: Running, host: str, status: int) -> None:
+    answer = httpx.get(f"{server.url}/v1/models", headers=KEY | {"host": host})
+    assert answer.status_code == status
+    if status == 403:
+        assert answer.json()["error"]["code"] == "host_not_allowed"
+
+
+def test_further_hosts_can_be_allowed() -> None:
+    with running(fake_settings(server={"allowed_hosts": ["Speech.Example"]})) as server:
+        assert httpx.get(f"{server.url}/health", headers={"host": "speech.example:80"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("origin", "allowed"),
+    [
+        ("http://localhost:3000", True),
+        ("http://127.0.0.1", True),
+        ("https://chat.example", True),
+        ("https://evil.example", False),
+        ("null", False),
+        ("http://localhost.evil.example", False),
+    ],
+)
+def test_pages(origin: str, allowed: bool) -> None:
+    with running(fake_settings(server={"cors_origins": ["https://chat.example/"]})) as server:
+        preflight = httpx.options(
+            f"{server.url}/v1/audio/speech",
+            headers={"origin": origin, "access-control-request-method": "POST", "access-control-request-headers": "api-key"},
+        )
+        assert preflight.status_code == (204 if allowed else 403)
+        listing = httpx.get(f"{server.url}/v1/models", headers=KEY | {"origin": origin})
+        work = httpx.post(f"{server.url}/v1/audio/transcriptions?subscription-key=k", headers={"origin": origin})
+        if allowed:
+            assert preflight.headers["access-control-allow-headers"] == "api-key"
+            assert listing.headers["access-control-allow-origin"] == work.headers["access-control-allow-origin"] == origin
+            assert "x-request-id" in listing.headers["access-control-expose-headers"]
+            assert work.status_code == 400
+        else:
+            assert "access-control-allow-origin" not in listing.headers
+            assert (work.status_code, work.json()["error"]["code"]) == (403, "origin_not_allowed")
+
+
+def test_our_own_page_may_call_us(server: Running) -> None:
+    answer = httpx.post(
+        f"{server.url}/v1/audio/transcriptions", headers=KEY | {"origin": server.url, "host": f"127.0.0.1:{server.port}"}
+    )
+    assert answer.status_code == 400
