@@ -47,6 +47,8 @@ class Holder(Protocol):
 
     async def unload(self, reason: str) -> bool: ...
 
+    def ask_to_yield(self, please: bool) -> None: ...
+
 
 @dataclass(eq=False, slots=True)
 class Lease:
@@ -86,7 +88,7 @@ class Arbiter:
                 await self._make_room(holder, device, size, asked)
             finally:
                 for other in asked:
-                    other.yielding = False
+                    other.ask_to_yield(False)
             lease = Lease(holder, device, size)
             self._leases.append(lease)
             return lease
@@ -106,10 +108,10 @@ class Arbiter:
         """Unload the idle model that is missed least; False if none is idle."""
         now = self._clock()
         idle = [h for h in self._holders(device) if h is not holder and self._is_idle(h)]
-        if not idle:
-            return False
-        victim = max(idle, key=lambda h: ((now - h.idle_since) / max(h.load_seconds, 0.1), -h.loaded_at))
-        return await victim.unload(f"evicted to make room for {holder.name}")
+        for victim in sorted(idle, key=lambda h: (now - h.idle_since) / max(h.load_seconds, 0.1), reverse=True):
+            if await victim.unload(f"evicted to make room for {holder.name}"):
+                return True
+        return False
 
     def _holders(self, device: str) -> list[Holder]:
         return [lease.holder for lease in self._leases if lease.device == device]
@@ -130,7 +132,7 @@ class Arbiter:
         left = oldest.loaded_at + self._policy.residency - self._clock()
         if left > 0:
             return left
-        oldest.yielding = True
+        oldest.ask_to_yield(True)
         asked.append(oldest)
         _log.info("pool.asked_to_yield", deployment=oldest.name, active=oldest.active)
         return 0.0 if not oldest.active else self._policy.memory_wait

@@ -102,7 +102,7 @@ class Dispatcher:
         if self._queue.remove(entry):
             self._requests.pop(entry, None)
             self._tell()
-            if not self._queue and self.resident.waits_for_memory and self._pump is not None:
+            if not self._queue and self.resident.loader.waits_for_memory and self._pump is not None:
                 self._pump.cancel()
         if not entry.granted.done():
             entry.granted.cancel()

@@ -7,6 +7,7 @@ Wires the parts together and owns their start and end. Decides nothing itself: p
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,19 +15,23 @@ from typing import Any
 import structlog
 
 from app.deployments import Deployment
-from app.errors import Draining, ServiceUnavailable
+from app.errors import ApiError, Draining, ModelUnavailable, ServiceUnavailable
 from app.metrics import Metrics
 from app.serving.arbiter import Arbiter
 from app.serving.bell import Bell
 from app.serving.dispatch import Dispatcher
+from app.serving.loading import SINGLE_THREADED, Machinery
 from app.serving.policy import Policy
+from app.serving.probing import probe_devices
 from app.serving.protocol import DeploymentStatus, DeviceStatus, Ticket
-from app.serving.resident import SINGLE_THREADED, Machinery, Resident
+from app.serving.pulls import Puller
+from app.serving.resident import Resident
 from app.serving.sources import ModelSources
 from app.serving.tickets import PoolTicket
 from app.serving.worker import ProcessWorker, Spawn
 from app.settings import Settings
 from backends.devices import UNLIMITED, DeviceManager, ledger_path
+from backends.interface import Capabilities
 
 _log = structlog.get_logger("pool")
 
@@ -44,7 +49,9 @@ class WorkerPool:
         devices: DeviceManager | None = None,
         spawn: Spawn = ProcessWorker.start,
     ) -> None:
+        """devices: decided by the caller and not looked for; spawn: how workers are made. Both serve tests."""
         self._settings, self._metrics, self._policy = settings, metrics, policy or Policy()
+        self._looks_for_devices = devices is None
         self._devices = devices or DeviceManager(settings.devices.memory_budget, ledger=ledger_path())
         self._deployments, self._spawn = dict(deployments), spawn
         self._draining = False
@@ -52,47 +59,110 @@ class WorkerPool:
         self._left = Bell()  # rings when a ticket is given back
         self._tasks: set[asyncio.Task[Any]] = set()
         self._dispatchers: dict[str, Dispatcher] = {}
+        self._sources: dict[str, ModelSources] = {}
+        self._arbiter: Arbiter | None = None
 
     @property
     def draining(self) -> bool:
         return self._draining
 
+    # --- Start ------------------------------------------------------------------------------------------------------------
+
     async def start(self) -> None:
-        """Returns at once; models load in the background."""
+        """Returns at once; devices are looked for, weights fetched and models loaded in the background."""
         loop = asyncio.get_running_loop()
-        arbiter = Arbiter(self._devices.budget, self._policy, loop.time)
+        self._arbiter = Arbiter(self._devices.budget, self._policy, loop.time)
         heavy = [d for d in self._deployments.values() if d.info.name not in SINGLE_THREADED]
+        known = asyncio.Event()
         machinery = Machinery(
-            self._devices, arbiter, self._metrics, self._policy, self._spawn, loop.time, len(heavy) < 2, self._background
+            devices=self._devices,
+            arbiter=self._arbiter,
+            metrics=self._metrics,
+            policy=self._policy,
+            spawn=self._spawn,
+            clock=loop.time,
+            one_heavy=len(heavy) < 2,
+            inventory_known=known,
+            background=self._background,
         )
-        self._arbiter = arbiter
         for name, deployment in self._deployments.items():
-            resident = Resident(deployment, ModelSources(deployment, self._settings.models_dir), machinery)
+            sources = ModelSources(deployment, self._settings.models_dir, loop.time, self._policy.availability)
+            resident = Resident(deployment, sources, machinery)
+            self._sources[name] = sources
             self._dispatchers[name] = Dispatcher(resident, self._settings.limits, self._metrics, loop.time)
+        self._name_alternatives()
+        self._background(self._look_for_devices(known), "device probe")
         self._background(self._watch(), "watch")
+        self._prepare_models()
+
+    def _name_alternatives(self) -> None:
+        """For messages: which deployment of the same task needs no weights and has its libraries."""
+        ready = [d for d in self._deployments.values() if not self._sources[d.name].wanted and not self._sources[d.name].lacks()]
+        for name, deployment in self._deployments.items():
+            same_task = (d.name for d in ready if d.name != name and set(d.tasks) & set(deployment.tasks))
+            self._sources[name].works_already = next(same_task, "")
+
+    async def _look_for_devices(self, known: asyncio.Event) -> None:
+        for python in sorted({d.python for d in self._deployments.values()} | {""}) if self._looks_for_devices else ():
+            try:
+                inventory = await probe_devices(python)
+            except (OSError, ValueError, TimeoutError) as error:
+                _log.warning("pool.device_probe_failed", python=python or "own", error=str(error))
+                continue
+            self._devices.learn(inventory, python)
+            _log.info("pool.devices", python=python or "own", devices=[d.id for d in inventory.devices], cores=inventory.cores)
+        known.set()
+
+    def _prepare_models(self) -> None:
+        """Fetch what may be fetched, load what is to be loaded at start."""
+        offline = self._settings.offline or os.environ.get("HF_HUB_OFFLINE", "") in ("1", "true", "True")
+        puller = Puller(self._settings.models_dir)
+        for name, deployment in self._deployments.items():
+            sources = self._sources[name]
+
+            async def arrived(deployment: Deployment = deployment) -> None:
+                if deployment.preload:
+                    await self._preload(deployment.name)
+
+            if deployment.auto_pull and not offline and not sources.lacks() and sources.wrong():
+                self._background(puller.keep_pulling(name, sources, arrived), f"pull of {name}")
+            elif deployment.preload:
+                self._background(self._preload(name), f"preload of {name}")
+
+    async def _preload(self, name: str) -> None:
+        try:
+            await self.load(name)
+        except ApiError as error:
+            _log.error("pool.preload_failed", deployment=name, error=error.message)
 
     def _background(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._forget)
         return task
 
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("pool.background_failed", task=task.get_name(), exc_info=error)
+
     async def _watch(self) -> None:
-        loop = asyncio.get_running_loop()
+        """Look at all workers regularly. If we were late ourselves (the machine slept), nobody else is to blame."""
+        clock = asyncio.get_running_loop().time
         while True:
+            before = clock()
             await asyncio.sleep(self._policy.watch)
+            if clock() - before > 2 * self._policy.watch + self._policy.hang / 2:
+                continue
             for dispatcher in self._dispatchers.values():
-                dispatcher.resident.watch(loop.time())
+                dispatcher.resident.watch(clock())
+
+    # --- Requests -----------------------------------------------------------------------------------------------------------
 
     @asynccontextmanager
     async def admit(self, deployment: Deployment, *, owner: str, request_id: str) -> AsyncIterator[Ticket]:
         """A place in the queue, for as long as the context lasts."""
-        if self._draining:
-            raise Draining("The server is shutting down.", retry_after=5.0)
-        dispatcher = self._dispatchers[deployment.name]
-        dispatcher.resident.check()
-        dispatcher.check(owner)
-        ticket = PoolTicket(dispatcher, owner=owner, request_id=request_id, fallback_from=None)
+        ticket = self._ticket(deployment, owner, request_id)
         self._tickets.add(ticket)
         try:
             yield ticket
@@ -102,18 +172,56 @@ class WorkerPool:
             if ticket.leave():
                 self._metrics.cancelled_total.inc()
 
+    def _ticket(self, deployment: Deployment, owner: str, request_id: str) -> PoolTicket:
+        """Raises Draining, ModelUnavailable or Overloaded."""
+        if self._draining:
+            self._metrics.refused_total.labels("draining").inc()
+            raise Draining("The server is shutting down.", retry_after=5.0)
+        dispatcher = self._who_answers(deployment)
+        dispatcher.check(owner)
+        fell_back = deployment.name if dispatcher.name != deployment.name else None
+        if fell_back:
+            _log.warning("pool.fallback", deployment=deployment.name, answered_by=dispatcher.name, request_id=request_id)
+        return PoolTicket(dispatcher, owner=owner, request_id=request_id, fallback_from=fell_back)
+
+    def _who_answers(self, deployment: Deployment) -> Dispatcher:
+        """The deployment's own dispatcher, or the first of its fallbacks that can run now."""
+        dispatcher = self._dispatchers[deployment.name]
+        try:
+            dispatcher.resident.check()
+        except ModelUnavailable:
+            if not deployment.fallback:
+                self._metrics.refused_total.labels("unavailable").inc()
+                raise
+            return self._who_answers(self._deployments[deployment.fallback])
+        return dispatcher
+
     async def canary(self, deployment: Deployment, timeout_seconds: float) -> None:
         """Run the backend's own small request through the queue."""
+        dispatcher = self._dispatchers[deployment.name]
+        dispatcher.resident.check()
+        ticket = PoolTicket(dispatcher, owner="health", request_id="canary", fallback_from=None)
         try:
-            async with asyncio.timeout(timeout_seconds), self.admit(deployment, owner="health", request_id="canary") as ticket:
-                assert isinstance(ticket, PoolTicket)  # noqa: S101 # ours
+            async with asyncio.timeout(timeout_seconds):
                 async for _ in await ticket.run_canary():
                     pass
         except TimeoutError as error:
             raise ServiceUnavailable(f"{deployment.name} gave no answer within {timeout_seconds:g} s.") from error
+        finally:
+            ticket.leave()
+
+    # --- Control ------------------------------------------------------------------------------------------------------------
+
+    async def load(self, name: str) -> None:
+        """Load a deployment now. Raises ApiError, KeyError."""
+        await self._dispatchers[name].resident.ensure()
+
+    async def unload(self, name: str) -> bool:
+        """Unload a deployment now; False if it has work, or is not loaded. Raises KeyError."""
+        return await self._dispatchers[name].resident.unload("asked for")
 
     async def drain(self, seconds: float) -> bool:
-        """Refuse new work, let the rest end, then stop everything."""
+        """Refuse new work, let the rest end, then stop everything; True if nothing was cut."""
         self._draining = True
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
@@ -122,18 +230,27 @@ class WorkerPool:
         cut = len(self._tickets)
         for dispatcher in self._dispatchers.values():
             await dispatcher.close(Draining("The server is shutting down.", retry_after=5.0))
-        await asyncio.gather(*(dispatcher.resident.close() for dispatcher in self._dispatchers.values()))
-        for task in list(self._tasks):
+        for task in [t for t in self._tasks if not t.get_name().startswith("end of ")]:
             task.cancel()
+        await asyncio.gather(*(dispatcher.resident.close() for dispatcher in self._dispatchers.values()))
         await asyncio.gather(*self._tasks, return_exceptions=True)
         return not cut
 
-    def status(self) -> dict[str, DeploymentStatus]:
-        return {name: self._row(dispatcher) for name, dispatcher in self._dispatchers.items()}
+    # --- State --------------------------------------------------------------------------------------------------------------
 
-    def _row(self, dispatcher: Dispatcher) -> DeploymentStatus:
+    def capabilities(self, deployment: Deployment) -> Capabilities | None:
+        """What the model told when it was last loaded, also if it is unloaded now; None before its first load."""
+        return self._dispatchers[deployment.name].resident.told
+
+    def status(self) -> dict[str, DeploymentStatus]:
+        return {name: self._row(dispatcher, self._sources[name]) for name, dispatcher in self._dispatchers.items()}
+
+    def _row(self, dispatcher: Dispatcher, sources: ModelSources) -> DeploymentStatus:
         resident, d = dispatcher.resident, dispatcher.resident.deployment
-        real, placement = resident.worker.capabilities if resident.worker else None, resident.placement
+        real, placement, state = resident.worker.capabilities if resident.worker else None, resident.placement, resident.state
+        detail: dict[str, object] = dict(real.detail) if real else {}
+        if sources.pulling:
+            detail["pull"] = {"bytes_done": sources.done, "bytes_total": sources.total}
         return DeploymentStatus(
             backend=d.info.name,
             model=d.model,
@@ -141,23 +258,22 @@ class WorkerPool:
             device=real.device if real else placement.device if placement else d.device,
             dtype=real.dtype if real else d.dtype,
             reason=placement.reason if placement else "",
-            state=resident.state,
-            error=resident.error,
+            state=state,
+            error=resident.error or (sources.problem() if state in ("absent", "pulling") else None),
             fallback=d.fallback,
             footprint_bytes=resident.memory_bytes,
             jobs_active=dispatcher.active,
             queue_depth=dispatcher.waiting,
             real_time_factor=dispatcher.pricer.real_time_factor,
             last_used=dispatcher.last_used,
-            detail=dict(real.detail) if real else {},
+            detail=detail,
         )
 
     def devices(self) -> list[DeviceStatus]:
         rows = []
         for device in self._devices.inventory.devices:
             budget = self._devices.budget(device.id)
-            used = self._arbiter.used(device.id)
-            rows.append(
-                DeviceStatus(device.id, device.kind, device.name, device.memory_total, used, 0 if budget == UNLIMITED else budget)
-            )
+            used = self._arbiter.used(device.id) if self._arbiter else 0
+            shown = 0 if budget == UNLIMITED else budget
+            rows.append(DeviceStatus(device.id, device.kind, device.name, device.memory_total, used, shown))
         return rows

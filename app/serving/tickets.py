@@ -60,7 +60,11 @@ class PoolTicket:
         """A job that its worker took up. One that ran out of memory at its start climbs the ladder."""
         while True:
             self._entry = self._dispatcher.enqueue(self._owner, self._request)
-            job = await self._entry.granted
+            try:
+                job = await self._entry.granted
+            except ApiError:
+                self.finished = True  # refused by us, not left by the client
+                raise
             self.give_place_back()
             await job.started.wait()
             if not isinstance(job.last, Failed):

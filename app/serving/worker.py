@@ -84,6 +84,10 @@ class Worker(Protocol):
     load_seconds: float
 
     @property
+    def lost(self) -> bool:
+        """Its process has ended, or will take no more jobs."""
+
+    @property
     def pid(self) -> int: ...
 
     @property
@@ -155,6 +159,10 @@ class ProcessWorker:
     load_seconds: float
 
     @property
+    def lost(self) -> bool:
+        return self._reader.done()
+
+    @property
     def pid(self) -> int:
         return self._channel.pid
 
@@ -164,7 +172,7 @@ class ProcessWorker:
         command = frames.StartCanary(job.number) if request is None else frames.StartJob(job.number, request)
         self._jobs[job.number] = job
         try:
-            if self._reader.done():
+            if self.lost:
                 job.end(_LOST)
             else:
                 await self._send(command)

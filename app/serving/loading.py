@@ -1,0 +1,210 @@
+"""How a deployment's worker comes to be: where it is placed, the memory it waits for, and the ladder when that runs out.
+
+Owns placement, lease, thread claim and spawn of one worker at a time, and gives all of them back when its process has
+ended. Knows nothing of jobs, keep-alive or crashes; `resident` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
+
+import structlog
+
+from app.deployments import Deployment
+from app.metrics import Metrics
+from app.serving.arbiter import Arbiter, Holder, Lease
+from app.serving.policy import Policy
+from app.serving.protocol import State
+from app.serving.worker import LoadError, Spawn, Worker, WorkerSpec
+from backends import frames
+from backends.devices import DeviceManager
+from backends.interface import Failed, ModelFiles, Placement
+from backends.interface import ModelUnavailable as BackendUnavailable
+
+SINGLE_THREADED = ("espeak", "pocketsphinx", "fake")
+
+_log = structlog.get_logger("pool")
+
+
+class Sources(Protocol):
+    """What must be there before a model can be loaded."""
+
+    @property
+    def state(self) -> State:
+        """unloaded: all is there."""
+
+    def check(self) -> None:
+        """Raises ModelUnavailable while libraries or weights are missing."""
+
+    def has_libraries(self, engine: str) -> bool: ...
+
+    def files(self) -> ModelFiles: ...
+
+    def weights_bytes(self) -> int: ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Machinery:
+    """What all deployments share. one_heavy: only one of them can ever compute with several threads; inventory_known: is
+    set once devices have been looked for."""
+
+    devices: DeviceManager
+    arbiter: Arbiter
+    metrics: Metrics
+    policy: Policy
+    spawn: Spawn
+    clock: Callable[[], float]
+    one_heavy: bool
+    inventory_known: asyncio.Event
+    background: Callable[[Coroutine[Any, Any, Any], str], asyncio.Task[Any]]
+
+
+def memory_of(worker: Worker, placement: Placement | None) -> int:
+    """Bytes a worker holds on its device; where that is the CPU, its whole process counts."""
+    pulse = worker.pulse
+    on_cpu = placement is not None and placement.device == "cpu"
+    return max(pulse.footprint_bytes, pulse.resident_bytes if on_cpu else 0)
+
+
+class Loader:
+    """Makes the workers of one deployment. placement: of the newest worker; batch_limit: jobs per step (0: no limit)."""
+
+    def __init__(self, deployment: Deployment, holder: Holder, sources: Sources, machinery: Machinery) -> None:
+        self._deployment, self._holder, self._sources, self._m = deployment, holder, sources, machinery
+        self.placement: Placement | None = None
+        self.lease: Lease | None = None
+        self.batch_limit = 0
+        self.waits_for_memory = False
+        self._cpu_cause = ""  # set: only the CPU is tried from now on
+
+    # --- Loading --------------------------------------------------------------------------------------------------------
+
+    async def load(self, on_lost: Callable[[Worker], None]) -> Worker:
+        """The ladder at load: as placed; alone on the device; on the CPU, if the deployment leaves the choice to us.
+
+        Raises LoadError, and OutOfMemory of the arbiter when nobody can make room.
+        """
+        info = self._deployment.info
+        if {kind for wishes in (info.wishes, *info.engine_wishes.values()) for kind in wishes} != {"cpu"}:
+            await self._m.inventory_known.wait()
+        placement = self._place()
+        try:
+            return await self._load_at(placement, on_lost)
+        except LoadError as error:
+            if error.failure.kind != "out_of_memory":
+                raise
+            _log.warning("pool.out_of_memory", deployment=self._deployment.name, at="load", device=placement.device)
+        await self._m.arbiter.clear(placement.device, self._holder)
+        try:
+            return await self._load_at(placement, on_lost)
+        except LoadError as error:
+            if error.failure.kind != "out_of_memory" or not self.move_to_cpu(f"{placement.device} is out of memory"):
+                raise
+        return await self._load_at(self._place(), on_lost)
+
+    def move_to_cpu(self, cause: str) -> bool:
+        """From now on load on the CPU; False if the deployment insists on its device or is there already."""
+        on_cpu = self.placement is not None and self.placement.device == "cpu"
+        if self._deployment.device != "auto" or on_cpu or self._cpu_cause:
+            return False
+        self._cpu_cause = cause
+        _log.warning("pool.moved_to_cpu", deployment=self._deployment.name, cause=cause)
+        return True
+
+    def _place(self) -> Placement:
+        d = self._deployment
+        try:
+            decision = self._m.devices.place(
+                d.info,
+                engine=d.engine,
+                device="cpu" if self._cpu_cause else d.device,
+                dtype=d.dtype,
+                python=d.python,
+                has_libraries=self._sources.has_libraries,
+            )
+        except BackendUnavailable as error:
+            raise LoadError(error.to_event()) from error
+        if decision.fell_back:
+            _log.warning("pool.fell_back_to_cpu", deployment=d.name, cause=decision.fell_back)
+        if self._cpu_cause:
+            return dataclasses.replace(decision.placement, reason=f"moved to the CPU: {self._cpu_cause}")
+        return decision.placement
+
+    async def _load_at(self, placement: Placement, on_lost: Callable[[Worker], None]) -> Worker:
+        """Take the memory, load, measure; if it turns out too big for its place, wait for a place of the real size."""
+        for _ in range(2):
+            worker = await self._load_once(placement, on_lost)
+            fits = await self._fits(worker)
+            if fits and not worker.lost:
+                return worker
+            await self.end(worker)
+            if fits:
+                raise LoadError(Failed("worker_lost", "the worker process ended right after it had loaded the model"))
+        budget = self._m.devices.budget(placement.device)
+        raise LoadError(Failed("out_of_memory", f"it needs more than the budget of {placement.device}, {budget} bytes"))
+
+    async def _load_once(self, placement: Placement, on_lost: Callable[[Worker], None]) -> Worker:
+        d, stored = self._deployment, self._sources.weights_bytes()
+        expected = self._m.devices.expect(self._key(placement), stored)
+        if placement.device == "cpu" and stored > self._m.devices.budget("cpu"):
+            budget = self._m.devices.budget("cpu")
+            raise LoadError(Failed("out_of_memory", f"its weights alone are {stored} bytes, the budget of the CPU is {budget}"))
+        self.lease = await self._wait_for_memory(placement.device, expected)
+        threads = self._m.devices.claim_threads(d.name, alone=self._m.one_heavy, single=d.info.name in SINGLE_THREADED)
+        room = self._m.arbiter.room(self.lease)
+        self.placement = dataclasses.replace(placement, threads=threads, memory_bytes=room)
+        load = frames.LoadModel(d.info.name, self._sources.files(), self.placement, self.batch_limit)
+        try:
+            async with asyncio.timeout(self._m.policy.load):
+                return await self._m.spawn(WorkerSpec(d.name, load, d.python), on_lost)
+        except TimeoutError as error:
+            self._release()
+            raise LoadError(Failed("worker_lost", f"loading took more than {self._m.policy.load:.0f} s")) from error
+        except BaseException:
+            self._release()
+            raise
+
+    def _key(self, placement: Placement) -> str:
+        d = self._deployment
+        return self._m.devices.key(d.info, d.model, placement, d.options)
+
+    async def _wait_for_memory(self, device: str, expected: int) -> Lease:
+        self.waits_for_memory = True
+        try:
+            return await self._m.arbiter.acquire(self._holder, device, expected)
+        finally:
+            self.waits_for_memory = False
+
+    async def _fits(self, worker: Worker) -> bool:
+        """Book what was measured; whether it fits beside everyone who cannot be evicted."""
+        if self.lease is None or self.placement is None:
+            return False
+        measured = memory_of(worker, self.placement)
+        self._m.devices.record(self._key(self.placement), measured)
+        try:
+            return await self._m.arbiter.settle(self.lease, measured)
+        except asyncio.CancelledError:
+            await self.end(worker)
+            raise
+
+    # --- The end of a worker ----------------------------------------------------------------------------------------------
+
+    async def end(self, worker: Worker) -> None:
+        """Its memory is free when its process has ended, even if whoever waits for that is cancelled."""
+        await asyncio.shield(self._m.background(self._end(worker), f"end of {self._deployment.name}"))
+
+    async def _end(self, worker: Worker) -> None:
+        try:
+            await worker.close()
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        self._m.devices.release_threads(self._deployment.name)
+        self._m.metrics.worker_memory_bytes.labels(self._deployment.name).set(0)
+        if self.lease is not None:
+            self._m.arbiter.release(self.lease)
+            self.lease = None

@@ -1,0 +1,302 @@
+"""Where models lie on the disk, whether they are complete, and how they get there.
+
+Owns the folder layout (models_dir/ORG--NAME, or a folder that the configuration names), the completeness check, the pull
+from a hub and the import from a folder. A folder that is being filled carries a mark, so that nothing half complete ever
+looks complete. Safetensors only: pickles are taken only where they are named here, and then under weights_only. The hub
+itself is the business of `backends.hub`. Sizes are bytes.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import struct
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from backends.interface import ModelUnavailable
+from backends.registry import BackendInfo
+
+Progress = Callable[[int, int], None]
+"""Called with bytes done and bytes in all (0: unknown) while files arrive."""
+
+UNFINISHED = ".unfinished"  # mark of a folder that is being filled
+RECORD = ".origin.json"  # model, revision and commit of a folder that was pulled
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npy", ".npz")
+COMPANION_PATTERNS = ("*.json", "*.safetensors", "*.yaml", "*.txt", "tokenizer.model")
+
+# Published only as pickles: the files that may be taken, each of which must load under weights_only.
+NAMED_PICKLES: Mapping[str, tuple[str, ...]] = {
+    "sony/silentcipher": ("44_1_khz/73999_iteration/*.ckpt",),
+    "zhoujiaming777/DIFFA": ("pytorch_model.bin",),
+}
+_COPY_CHUNK = 1 << 22
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One model that a deployment needs. required: globs of which each must match; patterns: globs of what is fetched."""
+
+    model: str
+    required: tuple[str, ...]
+    patterns: tuple[str, ...]
+    revision: str = ""
+
+
+def wanted_models(info: BackendInfo, model: str, revision: str, options: Mapping[str, Any]) -> list[Wanted]:
+    """The deployment's own model, then the companions its options name (codec, watermark ...), without repeats."""
+    if not info.required_files:
+        return []
+    found = [Wanted(model or info.default_model, info.required_files, info.pull_patterns, revision)]
+    for option, default in info.extra_models.items():
+        name = str(options.get(option, default))
+        if name and name not in (w.model for w in found):
+            pickles = NAMED_PICKLES.get(name, ())
+            # A folder of the user's own may hold either format where the published model is a pickle: its backend looks.
+            own = default in NAMED_PICKLES and not is_hub_id(name)
+            required = () if own else pickles or ("*.safetensors",)
+            found.append(Wanted(name, required, (*COMPANION_PATTERNS, *pickles)))
+    return found
+
+
+# --- Where a model lies ----------------------------------------------------------------------------------------------------
+
+
+def is_hub_id(model: str) -> bool:
+    """ "openai/whisper-small" is; an absolute path, "./models/x" or a path that exists is not."""
+    parts = model.split("/")
+    plain = len(parts) == 2 and all(part and part.strip(".") and "\\" not in part and ":" not in part for part in parts)
+    return plain and not Path(model).exists()
+
+
+def model_folder(models_dir: Path, model: str) -> Path:
+    """Where a model lies or would lie: its own folder if it names one, else models_dir/ORG--NAME."""
+    return models_dir / model.replace("/", "--") if is_hub_id(model) else Path(model).expanduser()
+
+
+def problems(folder: Path, wanted: Wanted) -> list[str]:
+    """What is wrong with the files in a folder, for people; [] = complete."""
+    if not folder.is_dir():
+        return [f"there is no folder {folder}"]
+    if (folder / UNFINISHED).exists():
+        return [f"{folder} was not filled to its end"]
+    found = [f"{pattern} is missing in {folder}" for pattern in wanted.required if not any(folder.glob(pattern))]
+    found += [text for index in folder.glob("*.safetensors.index.json") for text in _missing_shards(index)]
+    found += [text for file in folder.glob("*.safetensors") if (text := _truncated(file))]
+    commit = read_record(folder)
+    if wanted.revision and commit and wanted.revision not in (commit.get("commit"), commit.get("revision")):
+        found.append(f"{folder} holds revision {commit.get('revision') or commit.get('commit')}, not {wanted.revision}")
+    return found
+
+
+def _missing_shards(index: Path) -> Iterator[str]:
+    """Only for an index that this folder has shards of: some repositories list a second layout that is not fetched."""
+    try:
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, AttributeError):
+        yield f"{index} is not readable"
+        return
+    missing = sorted(str(shard) for shard in shards if not (index.parent / str(shard)).is_file())
+    if len(missing) < len(shards) or not any(index.parent.glob("*.safetensors")):
+        yield from (f"{shard} is missing in {index.parent} ({index.name} lists it)" for shard in missing)
+
+
+def _truncated(file: Path) -> str:
+    """A safetensors file tells its own length in its head; "" if it is as long as that."""
+    size = file.stat().st_size
+    try:
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            head = json.loads(stream.read(length)) if length < min(size, 100_000_000) else None
+        if head is None:
+            return f"{file} is truncated or no safetensors file"
+        ends = [entry["data_offsets"][1] for name, entry in head.items() if name != "__metadata__"]
+    except (OSError, ValueError, KeyError, TypeError, struct.error):
+        return f"{file} is truncated or no safetensors file"
+    whole = 8 + length + max(ends, default=0)
+    return "" if size == whole else f"{file} has {size} bytes where {whole} belong: it is truncated or damaged"
+
+
+def weights_bytes(folder: Path) -> int:
+    """Size of the weight files, which is what a first guess at memory rests on."""
+    if not folder.is_dir():
+        return 0
+    return sum(f.stat().st_size for f in folder.iterdir() if f.suffix == ".safetensors" or f.suffix in PICKLES)
+
+
+def read_record(folder: Path) -> dict[str, str]:
+    """Model, revision and commit that a pull left behind; {} for a folder that came otherwise."""
+    try:
+        stored = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {str(key): str(value) for key, value in stored.items()} if isinstance(stored, dict) else {}
+
+
+# --- How it gets there -----------------------------------------------------------------------------------------------------
+
+
+def pull(
+    wanted: Wanted,
+    models_dir: Path,
+    *,
+    progress: Progress | None = None,
+    endpoint: str | None = None,
+    offline: bool = False,
+) -> Path:
+    """Fetch what is missing of a model, going on where an earlier pull stopped; returns its folder.
+
+    Two pulls of one model, also from two processes, do it once. endpoint: another hub (None: HF_ENDPOINT or the public
+    one). Raises ModelUnavailable with what is wrong and what helps.
+    """
+    folder = model_folder(models_dir, wanted.model)
+    if not is_hub_id(wanted.model):
+        if wrong := problems(folder, wanted):
+            raise ModelUnavailable(f"{wanted.model} is a folder and not a hub id, so nothing can be fetched: {'; '.join(wrong)}")
+        return folder
+    with locked(models_dir, wanted.model):
+        if not problems(folder, wanted):
+            return folder
+        if offline:
+            raise ModelUnavailable(f"{wanted.model} is not on this disk, and the server is set to stay offline")
+        from backends.hub import download
+
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            commit = download(wanted, folder, progress, endpoint)
+            finish(folder, wanted, commit)
+    return folder
+
+
+def import_folder(source: Path, wanted: Wanted, models_dir: Path, *, progress: Progress | None = None) -> Path:
+    """Copy a model from a folder (a stick, a share) and check every byte; for machines without a network."""
+    if wrong := problems(source, wanted):
+        raise ModelUnavailable(f"{source} does not hold {wanted.model}: {'; '.join(wrong)}")
+    folder = model_folder(models_dir, wanted.model)
+    files = sorted(f for f in source.rglob("*") if f.is_file() and matches(f.relative_to(source).as_posix(), wanted))
+    total, done = sum(f.stat().st_size for f in files), 0
+    with locked(models_dir, wanted.model), disk_errors(folder):
+        mark(folder, wanted.model)
+        for file in files:
+            target = folder / file.relative_to(source)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            done = _copy_checked(file, target, done, total, progress)
+        finish(folder, wanted, "")
+    return folder
+
+
+def _copy_checked(file: Path, target: Path, done: int, total: int, progress: Progress | None) -> int:
+    """Copy and compare digests of what was read and what was written; returns the new count of bytes."""
+    digest = hashlib.sha256()
+    with file.open("rb") as reader, target.open("wb") as writer:
+        while chunk := reader.read(_COPY_CHUNK):
+            digest.update(chunk)
+            writer.write(chunk)
+            done += len(chunk)
+            if progress is not None:
+                progress(done, total)
+    with target.open("rb") as copied:
+        if hashlib.file_digest(copied, "sha256").digest() != digest.digest():
+            raise ModelUnavailable(f"{target} differs from {file} after copying: the disk or the memory is faulty")
+    return done
+
+
+def finish(folder: Path, wanted: Wanted, commit: str) -> None:
+    """Check what has arrived, and only then take the mark away."""
+    check_pickles(folder, wanted)
+    if wrong := [text for text in problems(folder, wanted) if UNFINISHED not in text and "not filled" not in text]:
+        raise ModelUnavailable(f"{wanted.model} is not complete: {'; '.join(wrong)}")
+    record = {"model": wanted.model, "revision": wanted.revision, "commit": commit}
+    (folder / RECORD).write_text(json.dumps(record), encoding="utf-8")
+    (folder / UNFINISHED).unlink(missing_ok=True)
+
+
+def matches(path: str, wanted: Wanted) -> bool:
+    """Whether a file of a repository is wanted: by pattern, and no pickle unless that very file is named."""
+    if Path(path).suffix in PICKLES:
+        return any(fnmatch(path, pattern) for pattern in NAMED_PICKLES.get(wanted.model, ()))
+    return any(fnmatch(path, pattern) for pattern in wanted.patterns)
+
+
+def check_pickles(folder: Path, wanted: Wanted) -> None:
+    """Every pickle must load under weights_only, tried in a process of its own. Raises ModelUnavailable."""
+    for pattern in NAMED_PICKLES.get(wanted.model, ()):
+        for file in folder.glob(pattern):
+            from backends.hub import loads_under_weights_only
+
+            loads_under_weights_only(file)
+
+
+def mark(folder: Path, model: str) -> None:
+    """From now on the folder counts as incomplete, until `finish`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = f"{model} is being fetched into this folder; another pull goes on where the last one stopped.\n"
+    (folder / UNFINISHED).write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """A full or read-only disk in words that help."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            free = shutil.disk_usage(existing(folder)).free
+            raise ModelUnavailable(f"the disk of {folder} is full ({free} bytes free): make room and pull again") from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise ModelUnavailable(f"{folder} cannot be written: {error}") from error
+        raise
+
+
+def existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that exists."""
+    return folder if folder.exists() or folder == folder.parent else existing(folder.parent)
+
+
+@contextmanager
+def locked(models_dir: Path, model: str) -> Iterator[None]:
+    """One pull of a model at a time, over all processes; the second waits and then finds it done."""
+    from filelock import FileLock
+
+    locks = models_dir / ".locks"
+    with disk_errors(locks):
+        locks.mkdir(parents=True, exist_ok=True)
+    with FileLock(str(locks / f"{model.replace('/', '--')}.lock")):
+        yield
+
+
+# --- As a process (`python -m backends.weights`), so that the gateway never imports the hub's client -----------------------
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Pull one model: JSON of it on the command line, JSON lines of progress on stdout, the last one with the outcome."""
+    order = json.loads(arguments[0])
+    wanted = Wanted(order["model"], tuple(order["required"]), tuple(order["patterns"]), order.get("revision", ""))
+    last = -1
+
+    def tell(done: int, total: int) -> None:
+        nonlocal last
+        if done != last:
+            print(json.dumps({"done": done, "total": total}), flush=True)
+            last = done
+
+    try:
+        folder = pull(wanted, Path(order["models_dir"]), progress=tell)
+    except Exception as error:  # the gateway has to be told of whatever it was
+        text = error.message if isinstance(error, ModelUnavailable) else f"{type(error).__name__}: {error}"
+        print(json.dumps({"error": text}), flush=True)
+        return 1
+    print(json.dumps({"folder": os.fspath(folder)}), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
