@@ -8,6 +8,7 @@ from app.commands.calls import ask, speak, transcribe
 from app.commands.console import use_utf8
 from app.commands.doctor import doctor
 from app.commands.server import serve
+from app.commands.weights import models, pull
 
 cli = typer.Typer(
     name="speech-gateway",
@@ -18,7 +19,7 @@ cli = typer.Typer(
     rich_markup_mode=None,
 )
 
-for command in (serve, doctor, transcribe, speak, ask):
+for command in (serve, pull, models, doctor, transcribe, speak, ask):
     cli.command()(command)
 
 

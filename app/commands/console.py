@@ -41,7 +41,10 @@ def messages() -> Console:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    table = Table(*columns, box=SIMPLE, pad_edge=False)
+    """The first column is never shortened; the others wrap."""
+    table = Table(box=SIMPLE, pad_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(column, no_wrap=index == 0, overflow="fold")
     for row in rows:
         table.add_row(*row)
     output().print(table)

@@ -9,11 +9,11 @@ import typer
 
 from app.commands import examination as look
 from app.commands.connection import Config
-from app.commands.console import FAILED, WRONG_USE, fail, output, print_table, size_text
+from app.commands.console import FAILED, output, print_table, size_text
+from app.commands.weights import configured, sources_of
 from app.deployments import Deployments
-from app.settings import ConfigError, load_settings
+from app.settings import Settings
 from backends.devices import DeviceManager
-from backends.inventory import Inventory
 
 
 def doctor(
@@ -23,21 +23,17 @@ def doctor(
     ] = False,
 ) -> None:
     """Examine this machine and installation. Exit status 1 if something that should work does not."""
-    try:
-        settings = load_settings(config)
-        deployments = Deployments.from_settings(settings)
-    except ConfigError as error:
-        fail(str(error), WRONG_USE)
+    settings, deployments = configured(config)
     problems: list[str] = []
     _title("System")
     _pairs([*look.system_lines(settings), ("port", look.port_line(settings))])
     _title("Libraries")
     print_table(("library", "version", "for"), look.library_lines())
-    inventory, trouble = look.probe_devices()
-    problems += [trouble] if trouble else []
-    manager = DeviceManager(settings.devices.memory_budget, inventory=inventory)
-    _devices(manager.inventory)
-    _deployments(look.outlooks(deployments.values(), manager, {}))
+    manager, troubles = _devices(settings, deployments)
+    problems += troubles
+    _title("Deployments")
+    for deployment in deployments.values():
+        _print_outlook(look.outlook(deployment, sources_of(deployment, settings), manager))
     if self_test:
         problems += _self_test()
     _title("Result")
@@ -57,24 +53,32 @@ def _pairs(pairs: Iterable[tuple[str, str]]) -> None:
         output().print(f"  {name + ':':18} {value}")
 
 
-def _devices(inventory: Inventory) -> None:
-    _title(f"Devices ({inventory.cores} physical cores)")
+def _devices(settings: Settings, deployments: Deployments) -> tuple[DeviceManager, list[str]]:
+    """Print what is there; the manager that decides with it, and what went wrong with the probes."""
+    inventory, trouble = look.probe_devices()
+    manager = DeviceManager(settings.devices.memory_budget, inventory=inventory)
+    troubles = [trouble] if trouble else []
+    for python in sorted({deployment.python for deployment in deployments.values() if deployment.python}):
+        found, trouble = look.probe_devices(python)
+        if found is not None:
+            manager.learn(found, python)
+        troubles += [trouble] if trouble else []
+    _title(f"Devices ({manager.inventory.cores} physical cores)")
     rows = [
         (d.id, d.name, size_text(d.memory_total), ", ".join(d.dtypes), ", ".join(d.libraries), d.driver)
-        for d in inventory.devices
+        for d in manager.inventory.devices
     ]
     print_table(("device", "name", "memory", "numbers", "used by", "driver"), rows)
-    for kind, why in inventory.notes:
+    for kind, why in manager.inventory.notes:
         output().print(f"  no {kind}: {why}")
+    return manager, troubles
 
 
-def _deployments(outlooks: Iterable[look.Outlook]) -> None:
-    _title("Deployments")
-    for one in outlooks:
-        state = "ready" if one.ready else "not yet"
-        output().print(f"  {one.name}: {state}, {one.where}" + (f" ({one.reason})" if one.reason else ""))
-        if one.cure:
-            output().print(f"      to change that: {one.cure}")
+def _print_outlook(one: look.Outlook) -> None:
+    where = f", {one.where}" if one.where else ""
+    output().print(f"  {one.name}: {'ready' if one.ready else 'not ready'}{where} ({one.reason})")
+    if one.cure:
+        output().print(f"      to change that: {one.cure}")
 
 
 def _self_test() -> list[str]:

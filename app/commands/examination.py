@@ -7,24 +7,23 @@ imports no tensor library.
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import json
 import platform
 import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from app.commands.client import CallFailed, Client
 from app.deployments import Deployment
+from app.serving.sources import ModelSources, install_command
 from app.settings import Settings
 from backends.devices import DeviceManager, run_probe
 from backends.interface import ModelUnavailable
 from backends.inventory import Inventory
-from backends.registry import BackendInfo
 
 # Distribution that users know -> what it is for.
 LIBRARIES: Mapping[str, str] = {
@@ -112,50 +111,29 @@ def port_line(settings: Settings) -> str:
     return f"{host}:{port} is in use by a running speech gateway"
 
 
-def probe_devices() -> tuple[Inventory | None, str]:
-    """The inventory, or why there is none."""
+def probe_devices(python: str = "") -> tuple[Inventory | None, str]:
+    """What the libraries of an interpreter ("" = ours) can use, or why that is not known."""
     try:
-        return run_probe(), ""
+        return run_probe(python), ""
     except (OSError, ValueError, subprocess.SubprocessError) as error:
-        return None, f"the device probe failed: {error}"
+        return None, f"the device probe of {python or 'this interpreter'} failed: {error}"
 
 
-def outlooks(deployments: Iterable[Deployment], manager: DeviceManager, missing_weights: Mapping[str, str]) -> list[Outlook]:
-    """missing_weights: deployment -> what is missing, for those that lack something."""
-    return [_outlook(deployment, manager, missing_weights.get(deployment.name, "")) for deployment in deployments]
-
-
-def _outlook(deployment: Deployment, manager: DeviceManager, missing_weights: str) -> Outlook:
-    info = deployment.info
-    missing = [] if deployment.python else missing_libraries(info, deployment.engine)
+def outlook(deployment: Deployment, sources: ModelSources, manager: DeviceManager) -> Outlook:
+    """Where the deployment will run, or what keeps it from running."""
+    missing = sources.lacks()
     if missing:
-        cure = f"make serve EXTRAS={info.extra}" if info.extra else "make setup"
-        return Outlook(deployment.name, False, "-", f"libraries are missing: {', '.join(missing)}", cure)
+        reason = f"modules are missing: {', '.join(missing)}"
+        return Outlook(deployment.name, False, "", reason, install_command(deployment.info.extra))
+    wishes = {"engine": deployment.engine, "device": deployment.device, "dtype": deployment.dtype, "python": deployment.python}
     try:
-        decision = manager.place(
-            info,
-            engine=deployment.engine,
-            device=deployment.device,
-            dtype=deployment.dtype,
-            has_libraries=lambda engine: not missing_libraries(info, engine),
-        )
+        placement = manager.place(deployment.info, **wishes, has_libraries=sources.has_libraries).placement
     except ModelUnavailable as error:
-        return Outlook(deployment.name, False, "-", error.message, "")
-    where = f"{decision.placement.engine} on {decision.placement.device}"
-    if missing_weights:
-        return Outlook(deployment.name, False, where, missing_weights, f"speech-gateway pull {deployment.name}")
-    return Outlook(deployment.name, True, where, decision.placement.reason)
-
-
-def missing_libraries(info: BackendInfo, engine: str) -> list[str]:
-    """Modules that no installed engine of the backend could do without ("auto": the engine that lacks least)."""
-    engines = info.engines if engine == "auto" else (engine,)
-    lacks = [[module for module in _modules(info, name) if importlib.util.find_spec(module) is None] for name in engines]
-    return min(lacks, key=len, default=[])
-
-
-def _modules(info: BackendInfo, engine: str) -> tuple[str, ...]:
-    return (*info.libraries.get("", ()), *info.libraries.get(engine, ()))
+        return Outlook(deployment.name, False, "", error.message)
+    where = f"{placement.engine} on {placement.device}"
+    if wrong := sources.wrong(fresh=True):
+        return Outlook(deployment.name, False, where, "; ".join(wrong), f"speech-gateway pull {deployment.name}")
+    return Outlook(deployment.name, True, where, placement.reason)
 
 
 def run_self_test() -> SelfTest:

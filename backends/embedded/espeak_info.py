@@ -31,5 +31,5 @@ INFO = BackendInfo(
     libraries={"": ("espeakng_loader",)},
     extra="embedded",
     options=EspeakOptions,
-    licence="GPL-3.0-or-later (espeak-ng library, runs in its own process)",
+    licence="GPL-3.0-or-later (espeak-ng)",
 )

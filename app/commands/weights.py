@@ -1,0 +1,121 @@
+"""`speech-gateway pull` and `models`: what lies on the disk, and how more gets there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import Progress as ProgressBar
+
+from app.commands.connection import Config
+from app.commands.console import WRONG_USE, fail, messages, output, print_table, size_text
+from app.deployments import Deployment, Deployments
+from app.serving.sources import ModelSources, install_command
+from app.settings import ConfigError, Settings, load_settings
+from backends import weights
+from backends.interface import ModelUnavailable
+from backends.weights import Wanted
+
+_SOURCES_VALID = 5.0  # seconds; a command looks only once anyway
+
+
+def pull(
+    name: Annotated[str, typer.Argument(help="Deployment or alias; speech-gateway models lists them.")],
+    source: Annotated[
+        Path | None, typer.Option("--from", help="Copy from this folder instead of a hub.", exists=True, file_okay=False)
+    ] = None,
+    revision: Annotated[str, typer.Option(help="Commit, tag or branch of the hub.", show_default=False)] = "",
+    config: Config = None,
+) -> None:
+    """Fetch the weights of a deployment, going on where an earlier pull stopped. HF_ENDPOINT names another hub."""
+    settings, deployments = configured(config)
+    deployment = deployments.resolve(name)
+    if deployment is None:
+        fail(f"there is no deployment {name!r}; known: {', '.join([*deployments, *deployments.aliases])}", WRONG_USE)
+    wanted = weights.wanted_models(deployment.info, deployment.model, revision or deployment.revision, deployment.options)
+    if not wanted:
+        output().print(f"{deployment.name} needs no weights.")
+        return
+    if deployment.info.licence:
+        messages().print(f"Licence of the published weights: {deployment.info.licence}")
+    try:
+        for one in wanted:
+            folder = _fetch(one, settings, source, only=len(wanted) == 1)
+            output().print(f"{one.model}: complete in {folder}")
+    except ModelUnavailable as error:
+        fail(error.message)
+
+
+def models(config: Config = None) -> None:
+    """List the deployments: what each does, whether its weights are here, and their licence."""
+    settings, deployments = configured(config)
+    sources = {name: sources_of(deployment, settings) for name, deployment in deployments.items()}
+    rows = [_row(deployment, sources[name]) for name, deployment in deployments.items()]
+    print_table(("deployment", "does", "state", "size", "licence of the weights"), rows)
+    for name, deployment in deployments.items():
+        output().print(f"  {name}: {deployment.info.name}, {deployment.model or 'no weights'}{_cure(deployment, sources[name])}")
+    output().print("")
+    for alias, name in deployments.aliases.items():
+        output().print(f"  {alias} = {name}")
+
+
+def configured(config: Path | None) -> tuple[Settings, Deployments]:
+    """Settings and deployments, or the end of the program with the reason."""
+    try:
+        settings = load_settings(config)
+        return settings, Deployments.from_settings(settings)
+    except ConfigError as error:
+        fail(str(error), WRONG_USE)
+
+
+def sources_of(deployment: Deployment, settings: Settings) -> ModelSources:
+    return ModelSources(deployment, settings.models_dir, time.monotonic, _SOURCES_VALID)
+
+
+def _row(deployment: Deployment, sources: ModelSources) -> tuple[str, ...]:
+    info = deployment.info
+    task = ", ".join(deployment.tasks) + (" (degraded)" if info.degraded else "")
+    on_disk = sources.weights_bytes()
+    size = size_text(on_disk) if on_disk else f"about {size_text(info.bytes_hint)}" if info.bytes_hint else "-"
+    return deployment.name, task, "absent" if sources.lacks() or sources.wrong() else "ready", size, info.licence
+
+
+def _cure(deployment: Deployment, sources: ModelSources) -> str:
+    """What helps, for a deployment that lacks something."""
+    if missing := sources.lacks():
+        return f"; lacks {', '.join(missing)}: {install_command(deployment.info.extra)}"
+    return f"; fetch it with: speech-gateway pull {deployment.name}" if sources.wrong() else ""
+
+
+def _fetch(wanted: Wanted, settings: Settings, source: Path | None, *, only: bool) -> Path:
+    with _progress(wanted.model) as tell:
+        if source is not None:
+            return weights.import_folder(_within(source, wanted, only), wanted, settings.models_dir, progress=tell)
+        return weights.pull(wanted, settings.models_dir, progress=tell, offline=settings.offline)
+
+
+def _within(source: Path, wanted: Wanted, only: bool) -> Path:
+    """A folder may hold several models, each in ORG--NAME or NAME, or be the one model itself."""
+    for name in (wanted.model.replace("/", "--"), wanted.model.rpartition("/")[2]):
+        if (source / name).is_dir():
+            return source / name
+    if only or not weights.problems(source, wanted):
+        return source
+    raise ModelUnavailable(f"{source} has no folder {wanted.model.replace('/', '--')} that holds {wanted.model}")
+
+
+@contextmanager
+def _progress(model: str) -> Iterator[weights.Progress]:
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with ProgressBar(*columns, console=messages(), transient=True) as bar:
+        line = bar.add_task(model, total=None)
+
+        def tell(done: int, total: int) -> None:
+            bar.update(line, completed=done, total=total or None)
+
+        yield tell
