@@ -66,6 +66,15 @@ class Codec:
         self.bins = int(values["quantizer"]["bins"])
         self._streaming = StreamDecoder(network, values)
 
+    def use(self, codebooks: int) -> None:
+        """Encode into fewer codebooks than there are."""
+        self._network.set_num_codebooks(codebooks)
+        self.codebooks = codebooks
+
+    def bytes(self) -> int:
+        """Bytes of the weights; the streaming decoder holds some of them a second time."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self._network.state_dict().values())
+
     @torch.inference_mode()
     def decode(self, codes: Tensor) -> Tensor:
         """Codes int64 [batch, codebooks, frames] -> waveform float32 [batch, 1, 1920 * frames], in one pass."""
@@ -120,4 +129,7 @@ class CodecStream:
             raise InvalidInput(f"codes of batch {codes.shape[0]} in a stream of {self._batch}")
         if not codes.shape[-1]:
             return torch.zeros(self._batch, 1, 0)
-        return self._decoder(codes, self._state)
+        state = self._state.copy()  # kept only if nothing goes wrong, so that a call may be repeated
+        wave = self._decoder(codes, state)
+        self._state = state
+        return wave

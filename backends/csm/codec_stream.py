@@ -27,6 +27,10 @@ class StreamState:
     values: dict[int, Tensor] = field(default_factory=dict)
     steps: int = 0
 
+    def copy(self) -> StreamState:
+        """A state that can be advanced without changing this one (its tensors are replaced, never written)."""
+        return StreamState(dict(self.past), dict(self.keys), dict(self.values), self.steps)
+
 
 class StreamDecoder:
     """codes -> waveform, statelessly: all that is carried lies in the StreamState."""

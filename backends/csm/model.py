@@ -152,7 +152,7 @@ class CsmModel:
         length = self._check_room(len(tokens), max_frames)
         cache = KVCache(self.config.backbone, 1, length, self.dtype, self.device)
         depth = FrameDecoder(self, 1)
-        noise = NoiseSource(self.config, seed, self.device) if temperature > 0 else None
+        noise = NoiseSource((self.config.codebooks, self.config.speakable), seed, self.device) if temperature > 0 else None
         hidden = self.backbone(self.embed_rows(tokens, mask)[None], Span(cache, 0, len(tokens), causal=True))[:, -1]
         frames: list[Tensor] = []
         while len(frames) < max_frames:
@@ -187,14 +187,16 @@ class CsmModel:
 class FrameDecoder:
     """One frame's codes from the backbone's hidden states, for up to `slots` utterances in lockstep."""
 
-    def __init__(self, model: CsmModel, slots: int) -> None:
+    def __init__(self, model: CsmModel, slots: int, speakable: int | None = None) -> None:
+        """speakable: ids per codebook that may be chosen, if fewer than the model's own."""
         self._model = model
+        self.speakable = min(model.config.speakable, speakable or model.config.speakable)
         self._cache = KVCache(model.config.decoder, slots, model.config.codebooks, model.dtype, model.device)
         self._views: dict[int, tuple[Span, list[Step]]] = {}
 
     def __call__(self, hidden: Tensor, noise: Tensor | None, temperature: float | Tensor, top_k: int | Tensor) -> Tensor:
         """codes int64 [batch, codebooks] from hidden [batch, width]; noise Exp(1) [batch, codebooks, speakable] or None."""
-        model, speakable = self._model, self._model.config.speakable
+        model, speakable = self._model, self.speakable
         first, steps = self._views_of(len(hidden))
 
         def choose(logits: Tensor, codebook: int) -> Tensor:
@@ -225,10 +227,11 @@ class FrameDecoder:
 class NoiseSource:
     """The random draws of one utterance: the same seed gives the same noise in any batch."""
 
-    def __init__(self, config: CsmConfig, seed: int | None, device: torch.device | str) -> None:
+    def __init__(self, shape: tuple[int, int], seed: int | None, device: torch.device | str) -> None:
+        """shape: (codebooks, ids that may be chosen)."""
         self.seed = int(torch.randint(2**31, ()).item()) if seed is None else seed
         self._generator = request_generator(self.seed, device)
-        self._shape, self._device = (config.codebooks, config.speakable), device
+        self._shape, self._device = shape, device
 
     def draw(self) -> Tensor:
         """Exp(1) noise of the next frame, [codebooks, speakable]."""

@@ -33,8 +33,8 @@ class WatermarkStream:
         self._piece = max(1, round(_WHOLE * mark.rate / mark.hop)) if patient else mark.period
         self._next = self._piece if patient else max(1, round(_FIRST * mark.period))
         self._waiting: list[Samples] = []
-        self._held = self._symbol = self._energy = self._heard = 0
-        self._taken = self._given = 0
+        self._held = self._symbol = self._heard = self._taken = self._given = 0
+        self._energy = 0.0
 
     def push(self, samples: Samples, *, last: bool = False) -> Samples:
         """The next samples -> those marked by now; `last` gives all the rest."""

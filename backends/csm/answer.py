@@ -1,0 +1,135 @@
+"""One request in progress: its sentences, the one that is being spoken, and what was said so far.
+
+Knows rows, caps and when to stop; computes nothing on the model.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from backends.csm.frames import Draw
+from backends.csm.model import NoiseSource
+from backends.csm.sound import Sound
+from backends.csm.voices import Segment
+from backends.interface import Done, SpeechRequest, Usage
+
+_REPEATS = 8  # equal frames in a row that mean the model is stuck (0.64 s)
+_QUIET_SECONDS = 2.0  # of silence after which nothing more is expected
+_SLOW_SPEECH = 6.0  # characters per second: what a sentence may take at most follows from it
+_SPARE_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Sampling of one request. max_frames: of one sentence."""
+
+    temperature: float
+    top_k: int
+    max_frames: int
+
+
+@dataclass(slots=True)
+class Utterance:
+    """The sentence being spoken. position: where its next frame's row goes; hidden [width]: what the next codes come from."""
+
+    text: str
+    position: int
+    hidden: Tensor
+    cap: int
+    codes: list[Tensor] = field(default_factory=list)
+
+    @property
+    def stuck(self) -> bool:
+        """Whether the last frames are all the same."""
+        last = self.codes[-_REPEATS:]
+        return len(last) == _REPEATS and all(torch.equal(codes, last[0]) for codes in last)
+
+
+@dataclass(slots=True, eq=False)
+class Answer:
+    """A job of the backend. before: what precedes every sentence (after the voice's clip); said: sentences that are over."""
+
+    request: SpeechRequest
+    speaker: int
+    voice: Segment | None
+    before: list[Segment]
+    sentences: deque[str]
+    settings: Settings
+    noise: NoiseSource
+    sound: Sound
+    slot: int
+    started: float = field(default_factory=time.perf_counter)
+    utterance: Utterance | None = None
+    ending: bool = False  # the utterance has its last frame
+    ready_noise: Tensor | None = None
+    said: list[Segment] = field(default_factory=list)
+    frames: int = 0
+    input_tokens: int = 0
+    cut: bool = False
+    notes: list[str] = field(default_factory=list)
+    timings: dict[str, float] = field(default_factory=dict)
+
+    def draw(self) -> Draw:
+        """How the next codes are chosen. The noise is kept until `advance`, so that a step may be repeated."""
+        if self.settings.temperature <= 0:
+            return Draw(None, 0.0, 0)
+        if self.ready_noise is None:
+            self.ready_noise = self.noise.draw()
+        return Draw(self.ready_noise, self.settings.temperature, self.settings.top_k)
+
+    def advance(self, codes: Tensor, hidden: Tensor) -> None:
+        """Take the next frame's codes [codebooks] and the hidden state after it."""
+        utterance = self.utterance
+        assert utterance is not None  # noqa: S101  # the caller begins a sentence before it asks for a frame
+        self.ready_noise = None
+        if not codes.any():
+            self.ending = True
+            return
+        utterance.codes.append(codes)
+        utterance.hidden, utterance.position = hidden, utterance.position + 1
+        self.frames += 1
+        self.sound.take(codes)
+        if len(utterance.codes) >= utterance.cap:
+            self.ending = self.cut = True
+        elif utterance.stuck:
+            self.ending = True
+
+    def hush(self) -> None:
+        """End the sentence if nothing has been heard for long."""
+        if self.sound.quiet_seconds >= _QUIET_SECONDS:
+            self.ending = True
+
+    def finish_sentence(self) -> None:
+        """The sentence is over: it becomes something that was said."""
+        utterance = self.utterance
+        if utterance is not None and utterance.codes:
+            self.said.append(Segment(self.speaker, utterance.text, torch.stack(utterance.codes, 1).cpu()))
+        self.utterance, self.ending = None, False
+
+    def done(self, rate: int) -> Done:
+        """The last event."""
+        seconds = self.sound.given / rate
+        self.timings["total"] = time.perf_counter() - self.started
+        return Done(
+            finish_reason="length" if self.cut else "stop",
+            usage=Usage(self.input_tokens, self.frames, 0, self.frames),
+            seed=self.noise.seed,
+            timings={**self.timings, "audio": seconds},
+            notes=tuple(self.notes),
+        )
+
+
+def sentence_cap(text: str, settings: Settings, frame_rate: float) -> int:
+    """Frames that a sentence may take: generous for its length, never more than the setting."""
+    return max(1, min(settings.max_frames, round((_SPARE_SECONDS + len(text) / _SLOW_SPEECH) * frame_rate)))
+
+
+def fitting(before: Sequence[Segment], said: Sequence[Segment]) -> list[Segment]:
+    """What a sentence is given to continue from: the conversation, and of this answer the sentence before it."""
+    return [*before, *said[-1:]]

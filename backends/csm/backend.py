@@ -1,0 +1,244 @@
+"""CSM behind the backend contract: requests in, samples out; one step is one 80 ms frame for all active answers.
+
+Owns the order of things: voice and context to rows, prefill, frame, sound, next sentence. Every part is its own file.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from backends.csm.answer import Answer, Utterance, fitting, sentence_cap
+from backends.csm.conversation import Answers, context_segments
+from backends.csm.frames import frame_batch
+from backends.csm.info import CsmOptions
+from backends.csm.loading import Parts, load_parts
+from backends.csm.model import NoiseSource
+from backends.csm.rows import prompt_rows
+from backends.csm.settings import request_settings
+from backends.csm.sound import Sound
+from backends.csm.text import sentences, speakable
+from backends.csm.voices import Segment, SpeakingVoice, Voices, trimmed
+from backends.csm.watermark_stream import WatermarkStream
+from backends.interface import (
+    AudioChunk,
+    Capabilities,
+    Event,
+    InvalidInput,
+    Job,
+    ModelFiles,
+    Placement,
+    Request,
+    SpeechRequest,
+)
+
+Samples = NDArray[np.float32]
+_VOICES_PREFILLED = 8  # voices whose clip stays computed in the cache's form
+_FILLER = 0.1  # seconds of silence for an answer in which the model said nothing
+
+
+class CsmBackend:
+    """One loaded CSM with its codec and watermark."""
+
+    def load(self, model: ModelFiles, placement: Placement) -> Capabilities:
+        """Load everything. Raises ModelUnavailable for any missing part, the watermark included unless it is off."""
+        self._options = CsmOptions(**dict(model.options))
+        self._parts: Parts = load_parts(model, placement, self._options)
+        self._codec = self._parts.codec
+        self._batch = frame_batch(self._parts.model, self._parts.slots, self._codec.bins)
+        self._voices = Voices(model.models_dir / "voices", self._codec.rate, self._encode, self._parts.codec_identity)
+        self._answers = Answers()
+        self._prefixes: OrderedDict[str, Tensor] = OrderedDict()
+        return Capabilities(
+            engine="torch",
+            device=placement.device,
+            dtype=self._parts.dtype,
+            max_batch=self._parts.slots,
+            sample_rate=self._codec.rate,
+            languages=("en",),
+            voices=self._voices.listed(),
+            detail=self._parts.detail,
+        )
+
+    def canary(self) -> Request:
+        """Two short words, at most a second of them."""
+        return SpeechRequest("Hello there.", "0", stream=True, seed=0, options={"max_seconds": 1.0})
+
+    # --- a job's life -------------------------------------------------------------------------------------------------
+
+    def start(self, request: Request) -> Job:
+        """Everything that can be wrong with a request is found here, and the first sentence is prefilled."""
+        if not isinstance(request, SpeechRequest):
+            raise InvalidInput("this model only speaks")
+        began = time.perf_counter()
+        settings = request_settings(request.options, self._options, self._codec.rate / self._codec.frame_samples)
+        pieces = sentences(speakable(request.text))
+        voice = self._voice(request)
+        before = context_segments(request.context, self._answers, self._voices, self._encode, self._codec.rate)
+        shape = (self._parts.model.config.codebooks, self._batch.speakable)
+        answer = Answer(
+            request=request,
+            speaker=voice.speaker,
+            voice=voice.sample,
+            before=before,
+            sentences=deque(pieces),
+            settings=settings,
+            noise=NoiseSource(shape, request.seed, self._parts.model.device),
+            sound=Sound(self._codec, self._mark(request.stream)),
+            slot=self._batch.cache.take(),
+        )
+        if request.instructions:
+            answer.notes.append("instructions are ignored: this model has none")
+        try:
+            self._begin_sentence(answer)
+        except BaseException:
+            self.close(answer)
+            raise
+        answer.timings["start"] = time.perf_counter() - began
+        return answer
+
+    def step(self, jobs: Sequence[Job]) -> Iterable[tuple[Job, Event]]:
+        """One frame for every job. Events come job by job: what was yielded is done, whatever happens to the next."""
+        answers = [job for job in jobs if isinstance(job, Answer)]
+        for answer in answers:
+            if answer.utterance is None:
+                self._begin_sentence(answer)
+        speaking = [(answer, answer.utterance) for answer in answers if answer.utterance is not None and not answer.ending]
+        if speaking:
+            self._frame(speaking)
+        for answer in answers:
+            for event in self._heard(answer):
+                yield answer, event
+
+    def close(self, job: Job) -> None:
+        """Free the slot."""
+        if isinstance(job, Answer):
+            self._batch.cache.give_back(job.slot)
+
+    def footprint(self) -> int:
+        """Bytes of weights and caches on the device."""
+        return self._parts.bytes() + self._batch.bytes() + sum(prefix.nbytes for prefix in self._prefixes.values())
+
+    # --- parts of a step ----------------------------------------------------------------------------------------------
+
+    def _frame(self, speaking: Sequence[tuple[Answer, Utterance]]) -> None:
+        began = time.perf_counter()
+        codes, hidden = self._batch.frame(
+            [answer.slot for answer, _ in speaking],
+            [utterance.position for _, utterance in speaking],
+            torch.stack([utterance.hidden for _, utterance in speaking]),
+            [answer.draw() for answer, _ in speaking],
+        )
+        codes = codes.cpu()  # the one wait for the device in a frame
+        spent = (time.perf_counter() - began) / len(speaking)
+        for row, (answer, _) in enumerate(speaking):
+            answer.advance(codes[row], hidden[row])
+            answer.timings["frames"] = answer.timings.get("frames", 0.0) + spent
+
+    def _heard(self, answer: Answer) -> Iterator[Event]:
+        """The sound of what was just said, and the ends of sentence and answer."""
+        began = time.perf_counter()
+        pieces: list[Samples] = []
+        if answer.sound.ready(last=answer.ending):
+            pieces.append(answer.sound.samples())
+            answer.hush()
+        over = False
+        if answer.ending:
+            pieces.append(answer.sound.end_sentence())
+            answer.finish_sentence()
+            over = not answer.sentences
+        if over:
+            pieces.append(self._closing(answer))
+        samples = np.concatenate([np.zeros(0, np.float32), *pieces])
+        answer.timings["sound"] = answer.timings.get("sound", 0.0) + time.perf_counter() - began
+        if len(samples):
+            yield AudioChunk(samples, self._codec.rate)
+        if over:
+            self._answers.keep(answer.request.answer_id, answer.said)
+            yield answer.done(self._codec.rate)
+
+    def _closing(self, answer: Answer) -> Samples:
+        """The last samples, and remarks about the whole."""
+        rest = answer.sound.end(_FILLER)
+        mark = self._parts.mark
+        if not answer.said:
+            answer.notes.append("the model said nothing to this text")
+        if answer.cut:
+            answer.notes.append("a sentence was cut at its longest allowed length")
+        if mark is not None and answer.sound.given * mark.rate < mark.shortest * self._codec.rate:
+            answer.notes.append("the speech is too short to carry a readable watermark")
+        return rest
+
+    def _begin_sentence(self, answer: Answer) -> None:
+        """Prefill the next sentence into the answer's slot. Raises InvalidInput if its prompt leaves no room."""
+        text = answer.sentences[0]
+        ids = self._parts.tokenizer.utterance(answer.speaker, text)
+        cap = sentence_cap(text, answer.settings, self._codec.rate / self._codec.frame_samples)
+        start = self._prefilled_voice(answer)
+        limit = self._batch.positions - cap
+        tokens, mask = self._rows(fitting(answer.before, answer.said), ids)
+        if answer.said and start + len(tokens) > limit:
+            tokens, mask = self._rows(answer.before, ids)  # the sentence before is a help, not a must
+        if start + len(tokens) > limit:
+            raise InvalidInput(
+                f"voice, context and text take {start + len(tokens)} rows; {limit} are left beside {cap} frames of speech "
+                f"(12.5 rows per second of audio, one per token)",
+                param="context" if answer.before else "input",
+            )
+        hidden = self._batch.prefill(answer.slot, tokens, mask, start)
+        answer.utterance = Utterance(text, start + len(tokens), hidden, cap)
+        answer.input_tokens += len(ids)
+        answer.sentences.popleft()
+
+    def _rows(self, segments: Sequence[Segment], ids: Sequence[int]) -> tuple[Tensor, Tensor]:
+        return prompt_rows([*map(self._prompt_segment, segments), {"text_ids": ids}], self._parts.model.config.codebooks)
+
+    def _prompt_segment(self, segment: Segment) -> dict[str, Any]:
+        return {"text_ids": self._parts.tokenizer.utterance(segment.speaker, segment.text), "codes": segment.codes}
+
+    # --- voices, context, mark ----------------------------------------------------------------------------------------
+
+    def _prefilled_voice(self, answer: Answer) -> int:
+        """Put the voice's clip at the start of the slot; returns its rows. Clips of named voices are computed once."""
+        if answer.voice is None:
+            return 0
+        tokens, mask = prompt_rows([self._prompt_segment(answer.voice)], self._parts.model.config.codebooks)
+        if len(tokens) >= self._batch.positions:
+            raise InvalidInput(f"the voice's clip takes {len(tokens)} rows of {self._batch.positions}", param="voice")
+        name = f"{answer.request.voice}:{hash(tokens.numpy().tobytes())}"
+        if name not in self._prefixes:
+            self._batch.prefill(answer.slot, tokens, mask)
+            self._prefixes[name] = self._batch.cache.saved(answer.slot, len(tokens))
+            while len(self._prefixes) > _VOICES_PREFILLED:
+                self._prefixes.popitem(last=False)
+        self._prefixes.move_to_end(name)
+        self._batch.cache.restore(answer.slot, self._prefixes[name])
+        return len(tokens)
+
+    def _voice(self, request: SpeechRequest) -> SpeakingVoice:
+        voice = self._voices.voice(request.voice)
+        clip = request.reference
+        if clip is None:
+            return voice
+        if not clip.transcript.strip():
+            raise InvalidInput("a clip to clone needs its transcript", param="reference_text")
+        codes = self._encode(trimmed(clip.samples, self._codec.rate)).cpu()
+        return SpeakingVoice(voice.speaker, Segment(voice.speaker, clip.transcript.strip(), codes))
+
+    def _encode(self, samples: Samples) -> Tensor:
+        """Samples at the codec's rate -> codes int64 [codebooks, frames]."""
+        wave = torch.from_numpy(np.array(samples, np.float32))[None, None]
+        return self._codec.encode(wave)[0]
+
+    def _mark(self, stream: bool) -> WatermarkStream | None:
+        parts = self._parts
+        if parts.mark is None:
+            return None
+        return WatermarkStream(parts.mark, self._codec.rate, parts.key, self._options.watermark_sdr, patient=not stream)

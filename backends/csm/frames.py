@@ -1,0 +1,166 @@
+"""One 80 ms frame for many utterances at once: slots of the backbone's cache, prefill, and the step of all of them.
+
+Knows rows and codes; no text, no waveform, no request. On CUDA the whole frame (31 decoder steps, 32 draws, the next
+backbone step) is one graph replay; elsewhere the same functions run eagerly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from backends.csm.model import CsmModel, FrameDecoder
+from backends.interface import InvalidInput
+from backends.transformer.attention import GraphStep, KVCache, Span, Step, View
+
+_BATCHES = (1, 2, 4, 8, 16, 32)
+_LENGTHS = (256, 512, 1024, 2048)
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """How one row's codes are chosen: noise Exp(1) [codebooks, speakable] (None: greedy), temperature, top_k."""
+
+    noise: Tensor | None
+    temperature: float
+    top_k: int
+
+
+class FrameBatch:
+    """Slots for utterances and the step of those that are active."""
+
+    def __init__(self, model: CsmModel, slots: int, speakable: int | None = None) -> None:
+        self.model = model
+        self.cache = KVCache(model.config.backbone, slots, None, model.dtype, model.device)
+        self._depth = FrameDecoder(model, slots, speakable)
+        self.speakable = self._depth.speakable
+
+    @property
+    def positions(self) -> int:
+        """Rows that a slot can hold."""
+        return self.cache.length
+
+    @torch.inference_mode()
+    def prefill(self, slot: int, tokens: Tensor, mask: Tensor, start: int = 0) -> Tensor:
+        """The last row's hidden state [width] of prompt rows start..start+n-1. Raises InvalidInput if they do not fit."""
+        if start + len(tokens) > self.positions:
+            raise InvalidInput(f"the prompt of {start + len(tokens)} rows exceeds the model's {self.positions}")
+        rows = self.model.embed_rows(tokens, mask)[None]
+        return self.model.backbone(rows, Span(self.cache, slot, len(tokens), start, causal=True))[0, -1]
+
+    @torch.inference_mode()
+    def frame(
+        self, slots: Sequence[int], positions: Sequence[int], hidden: Tensor, draws: Sequence[Draw]
+    ) -> tuple[Tensor, Tensor]:
+        """The next codes int64 [batch, codebooks] of hidden [batch, width], and the hidden states after them.
+
+        The codes become the rows at `positions` of their slots. A row's result does not depend on the others.
+        """
+        noise, temperature, top_k = _together(draws)
+        return self._computed(hidden, noise, temperature, top_k, Step(self.cache, slots, positions))
+
+    def _computed(
+        self, hidden: Tensor, noise: Tensor | None, temperature: float | Tensor, top_k: int | Tensor, view: View
+    ) -> tuple[Tensor, Tensor]:
+        codes = self._depth(hidden, noise, temperature, top_k)
+        after = self.model.backbone(self.model.embed_frames(codes)[:, None], view)[:, -1]
+        return codes, after
+
+    def bytes(self) -> int:
+        return self.cache.bytes() + self._depth.bytes()
+
+
+class GraphedFrames(FrameBatch):
+    """The same with one CUDA graph per (batch bucket, length bucket), captured at first use.
+
+    Row i of the static buffers is slot i. Rows of slots that do not take part compute something that nobody reads; what
+    they write into the cache lies at their own next position, which their next real step overwrites.
+    """
+
+    def __init__(self, model: CsmModel, slots: int, speakable: int | None = None) -> None:
+        super().__init__(model, slots, speakable)
+        config, device = model.config, model.device
+        self._hidden = torch.zeros(slots, config.backbone.width, dtype=model.dtype, device=device)
+        self._noise = torch.ones(slots, config.codebooks, self.speakable, device=device)
+        self._temperature = torch.zeros(slots, device=device)
+        self._top_k = torch.zeros(slots, dtype=torch.int64, device=device)
+        self._positions = torch.zeros(slots, dtype=torch.int64, device=device)
+        self._graphs: dict[tuple[int, int], tuple[torch.cuda.CUDAGraph, tuple[Tensor, Tensor]]] = {}
+
+    def prefill(self, slot: int, tokens: Tensor, mask: Tensor, start: int = 0) -> Tensor:
+        hidden = super().prefill(slot, tokens, mask, start)
+        self._positions[slot] = min(start + len(tokens), self.positions - 1)
+        return hidden
+
+    @torch.inference_mode()
+    def frame(
+        self, slots: Sequence[int], positions: Sequence[int], hidden: Tensor, draws: Sequence[Draw]
+    ) -> tuple[Tensor, Tensor]:
+        self._fill(slots, positions, hidden, draws)
+        batch = min(bucket(max(slots) + 1, _BATCHES), self.cache.slots)
+        length = min(bucket(max(positions) + 1, _LENGTHS), self.positions)
+        codes, after = self._replayed(batch, length)
+        rows = torch.tensor(slots, device=codes.device)
+        return codes[rows], after[rows]
+
+    def _fill(self, slots: Sequence[int], positions: Sequence[int], hidden: Tensor, draws: Sequence[Draw]) -> None:
+        rows = torch.tensor(slots, device=self._hidden.device)
+        self._hidden[rows] = hidden
+        self._positions[rows] = torch.tensor(positions, device=rows.device)
+        self._temperature[rows] = torch.tensor([draw.temperature for draw in draws], device=rows.device)
+        self._top_k[rows] = torch.tensor([draw.top_k for draw in draws], device=rows.device)
+        for slot, draw in zip(slots, draws, strict=True):
+            if draw.noise is not None:
+                self._noise[slot] = draw.noise
+
+    def _replayed(self, batch: int, length: int) -> tuple[Tensor, Tensor]:
+        """Run the graph of this bucket on the static buffers."""
+        if (batch, length) not in self._graphs:
+            self._graphs[batch, length] = self._captured(batch, length)
+        graph, outputs = self._graphs[batch, length]
+        graph.replay()
+        return outputs
+
+    def _captured(self, batch: int, length: int) -> tuple[torch.cuda.CUDAGraph, tuple[Tensor, Tensor]]:
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):  # libraries choose their kernels outside the capture
+            for _ in range(2):
+                self.static_frame(batch, length)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            outputs = self.static_frame(batch, length)
+        return graph, outputs
+
+    def static_frame(self, batch: int, length: int) -> tuple[Tensor, Tensor]:
+        """The frame of the static buffers' first `batch` rows; reads and branches on nothing that lies on the device."""
+        view = GraphStep(self.cache, self._positions[:batch], length)
+        settings = (self._noise[:batch], self._temperature[:batch], self._top_k[:batch])
+        return self._computed(self._hidden[:batch], *settings, view)
+
+
+def frame_batch(model: CsmModel, slots: int, speakable: int | None = None) -> FrameBatch:
+    """The kind for the model's device."""
+    kind = GraphedFrames if model.device.type == "cuda" else FrameBatch
+    return kind(model, slots, speakable)
+
+
+def bucket(value: int, sizes: Sequence[int]) -> int:
+    """The smallest size that holds `value` (the largest, if none does)."""
+    return next((size for size in sizes if size >= value), sizes[-1])
+
+
+def _together(draws: Sequence[Draw]) -> tuple[Tensor | None, float | Tensor, int | Tensor]:
+    """One setting for all rows where they agree, else a tensor with one per row."""
+    given = next((draw.noise for draw in draws if draw.noise is not None), None)
+    if given is None:
+        return None, 0.0, 0
+    noise = torch.stack([torch.ones_like(given) if draw.noise is None else draw.noise for draw in draws])
+    if len({(draw.temperature, draw.top_k) for draw in draws}) == 1:
+        return noise, draws[0].temperature, draws[0].top_k
+    temperature = torch.tensor([draw.temperature for draw in draws], device=given.device)
+    return noise, temperature, torch.tensor([draw.top_k for draw in draws], device=given.device)
