@@ -1,0 +1,175 @@
+"""A real server process: how it starts, what it says, and how signals end it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app import VERSION
+from app.banner import banner
+from app.deployments import Deployments
+from app.main import create_app
+from tests.support.fake_pool import FakePool
+from tests.support.running import fake_settings
+
+ROOT = Path(__file__).resolve().parents[2]
+RUN = "import sys; from pathlib import Path; from app.settings import load_settings; from app.main import run_server; "
+RUN += "sys.exit(run_server(load_settings(Path(sys.argv[1]))))"
+KEY = {"api-key": "k"}
+
+
+@dataclass
+class Process:
+    """A running server. said: its standard output so far."""
+
+    popen: subprocess.Popen[str]
+    said: list[str] = field(default_factory=list)
+    port: int = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def stop(self) -> None:
+        self.popen.send_signal(signal.CTRL_BREAK_EVENT if sys.platform == "win32" else signal.SIGTERM)
+
+    def transcribe(self, wav: bytes) -> httpx.Response:
+        path = f"{self.url}/v1/audio/transcriptions"
+        return httpx.post(path, headers=KEY, data={"model": "slow"}, files={"file": wav}, timeout=60)
+
+
+@contextmanager
+def started(tmp_path: Path, more: str = "") -> Iterator[Process]:
+    """A server with one fake deployment, "slow", that needs 0.3 s per step."""
+    config = tmp_path / "gateway.toml"
+    tables = '[deployments.slow]\nbackend = "fake"\ndelay = 0.3\npreload = true\n' + more
+    config.write_text(f"offline = true\n[server]\nport = 0\ndrain_seconds = 20\n{tables}", encoding="utf-8")
+    popen = subprocess.Popen(
+        [sys.executable, "-c", RUN, str(config)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        encoding="utf-8",
+        env=os.environ | {"PYTHONIOENCODING": "utf-8"},
+        creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+    )
+    process = Process(popen)
+    listening = threading.Event()
+    reader = threading.Thread(target=_listen, args=(process, listening), daemon=True)
+    reader.start()
+    assert listening.wait(60), process.said
+    try:
+        yield process
+    finally:
+        popen.kill()
+        popen.wait(20)
+        reader.join(20)
+
+
+def _listen(process: Process, listening: threading.Event) -> None:
+    with process.popen.stdout as lines:  # type: ignore[union-attr]
+        for line in lines:
+            process.said.append(line.rstrip())
+            if found := re.search(r"at http://127\.0\.0\.1:(\d+)", line):
+                process.port = int(found[1])
+                listening.set()
+
+
+def _until(check: object, seconds: float = 30.0) -> None:
+    ends = time.monotonic() + seconds
+    while not check():  # type: ignore[operator]
+        assert time.monotonic() < ends, "it did not come true in time"
+        time.sleep(0.05)
+
+
+def _in_flight(server: Process) -> int:
+    return int(httpx.get(f"{server.url}/health").json()["in_flight"])
+
+
+@pytest.mark.slow
+def test_a_signal_drains_while_health_still_answers(tmp_path: Path, wav: bytes) -> None:
+    with started(tmp_path) as server, ThreadPoolExecutor() as threads:
+        _until(lambda: httpx.get(f"{server.url}/health/ready").status_code == 200)
+        running = threads.submit(server.transcribe, wav)
+        _until(lambda: _in_flight(server) == 1)
+        server.stop()
+        _until(lambda: httpx.get(f"{server.url}/health/ready").status_code == 503)
+        refused = server.transcribe(wav)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
+        assert running.result(30).status_code == 200
+        assert server.popen.wait(30) == 0
+
+
+@pytest.mark.slow
+def test_a_drain_that_runs_out_of_time_says_so_by_its_exit_code(tmp_path: Path, wav: bytes) -> None:
+    more = '[deployments.stuck]\nbackend = "fake"\ndelay = 60\n'
+    with started(tmp_path, more) as server, ThreadPoolExecutor() as threads:
+        path = f"{server.url}/v1/audio/transcriptions"
+        running = threads.submit(httpx.post, path, headers=KEY, data={"model": "stuck"}, files={"file": wav}, timeout=60)
+        _until(lambda: _in_flight(server) == 1)
+        server.stop()
+        _until(lambda: httpx.get(f"{server.url}/health/live").status_code == 200)
+        _until(lambda: httpx.get(f"{server.url}/health/ready").status_code == 503)
+        server.stop()
+        assert server.popen.wait(15) == 4
+        with pytest.raises(httpx.HTTPError):
+            running.result(30).raise_for_status()
+
+
+def test_a_port_that_is_taken_is_a_clear_failure(tmp_path: Path) -> None:
+    with started(tmp_path) as server:
+        config = tmp_path / "second.toml"
+        config.write_text(f"offline = true\n[server]\nport = {server.port}\n", encoding="utf-8")
+        command = [sys.executable, "-c", RUN, str(config)]
+        second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+        assert second.returncode == 1
+        assert "cannot_listen" in second.stderr
+        assert "--port" in second.stderr
+
+
+def test_the_factory_works_for_other_servers_and_is_light(tmp_path: Path) -> None:
+    code = (
+        "import sys; from app.main import create_app; app = create_app(); "
+        "heavy = ('torch', 'transformers', 'onnxruntime', 'soundfile', 'av', 'soxr', 'huggingface_hub', 'gradio'); "
+        "print(app.title, [name for name in heavy if name in sys.modules])"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "SPEECH_GATEWAY_OFFLINE": "true"}
+    answer = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert answer.stdout.strip() == "Speech gateway []"
+
+
+def test_the_banner_says_what_each_deployment_is_ready_for() -> None:
+    settings = fake_settings(server={"port": 8123})
+    pool = FakePool(Deployments.from_settings(settings))
+    pool.states |= {"fake-asr": "unloaded", "whisper-1": "pulling", "csm-1b": "absent"}
+    told = banner(create_app(settings, pool=pool))
+    assert f"Speech gateway {VERSION} at http://127.0.0.1:8123" in told
+    assert "Any non-empty API key is accepted" in told
+    states = told.partition("other names")[0].splitlines()
+    lines = {line.split("  ")[1].strip(): line for line in states if line.startswith("  ")}
+    assert "ready: fake on cpu in float32" in lines["embedded-tts"]
+    assert "loads when it is first asked for" in lines["fake-asr"]
+    assert "pulling openai/whisper-small" in lines["whisper-1"]
+    assert "speech-gateway pull csm-1b" in told
+    assert "embedded-tts answers meanwhile" in told
+    assert "tts-1" in told
+
+
+def test_the_version_is_the_packages() -> None:
+    assert f'version = "{VERSION}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
