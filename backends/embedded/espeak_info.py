@@ -12,12 +12,12 @@ class EspeakOptions:
     """Keys of a deployment with backend = "espeak".
 
     voice: what a request without a known language gets and what the OpenAI voice names are built on;
-    words_per_minute: rate at speed 1 (the best rate for recognition is 140, people prefer a little more);
+    words_per_minute: rate at speed 1 (140 is what recognisers understand best);
     pitch, pitch_range: 0..100, 50 is the voice's own; sentence_gap_ms: silence between sentences.
     """
 
     voice: str = "en-us"
-    words_per_minute: int = 150
+    words_per_minute: int = 140
     pitch: int = 50
     pitch_range: int = 50
     sentence_gap_ms: int = 150

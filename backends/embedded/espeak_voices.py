@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from backends.embedded.espeak_library import LibraryVoice
 from backends.interface import InvalidInput, Voice
 
-# The names that OpenAI's clients send by default, each a variant of the deployment's language.
+# The names that OpenAI's clients send, each a variant of the deployment's language; "": the plain voice, which pocketsphinx
+# understands best.
 SPEAKERS: Mapping[str, str] = {
-    "alloy": "f2", "ash": "m1", "ballad": "m6", "cedar": "m8", "coral": "f4", "echo": "m2", "fable": "m4", "marin": "f5",
+    "alloy": "", "ash": "m1", "ballad": "m6", "cedar": "m8", "coral": "f4", "echo": "m2", "fable": "m4", "marin": "f5",
     "nova": "f3", "onyx": "m7", "sage": "f1", "shimmer": "linda", "verse": "m3",
 }  # fmt: skip
 
@@ -73,7 +74,7 @@ class VoiceBook:
 
     def listed(self) -> tuple[Voice, ...]:
         """The voices to show: the speakers, one voice per language, and variants of the widely used languages."""
-        speakers = [Voice(name, f"{name} (espeak-ng +{variant})") for name, variant in SPEAKERS.items()]
+        speakers = [Voice(name, f"{name} (espeak-ng {variant or 'plain'})") for name, variant in SPEAKERS.items()]
         plain = [Voice(self._id(v), v.name.strip(), tuple(code for _, code in v.languages)) for v in self._voices]
         variants = [
             Voice(f"{code}+{variant}", f"{self._by_code[code].name.strip()}, {variant}", (code,))
