@@ -32,7 +32,7 @@ class ApiError(Exception):
     status = 500
     code: str | None = "internal_server_error"
     type = SERVER_ERROR
-    reason: ClassVar[str] = ""  # label of gateway_refused_total; "": not a refusal
+    reason: ClassVar[str] = ""  # label of gateway_refused_total; "": no refusal, or one that the scheduler counts
     default_retry: ClassVar[float | None] = None  # seconds, for refusals whose cause gives no better guess
 
     def __init__(
@@ -165,36 +165,34 @@ class Overloaded(ApiError):
     """Refused because the wait would be too long (429)."""
 
     status, code, type = 429, "429", "rate_limit_error"
-    reason, default_retry = "overloaded", 5.0
+    default_retry = 5.0
 
 
 class ServiceUnavailable(ApiError):
     status, code, type = 503, "service_unavailable", SERVER_ERROR
-    reason, default_retry = "unavailable", 5.0
+    default_retry = 5.0
 
 
 class ModelUnavailable(ServiceUnavailable):
     """The deployment exists but cannot run now; the message says what is missing and which command cures it."""
 
     code = "ModelUnavailable"
-    reason, default_retry = "model_unavailable", 30.0
+    default_retry = 30.0
 
 
 class Draining(ServiceUnavailable):
     code = "draining"
-    reason = "draining"
 
 
 class WorkerLost(ServiceUnavailable):
     """The worker process ended in the middle of the job."""
 
     code = "worker_lost"
-    reason, default_retry = "", 1.0
+    default_retry = 1.0
 
 
 class OutOfMemory(ServiceUnavailable):
     code = "out_of_memory"
-    reason = "out_of_memory"
 
 
 _BY_KIND: dict[str, type[ApiError]] = {

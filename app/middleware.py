@@ -207,6 +207,7 @@ class Guard:
         if operation.access == "admin":
             self._keyring.admit_admin(headers, query, client)
         if self.gateway.draining and operation.task is not None:
+            self.gateway.metrics.refused_total.labels("draining").inc()
             raise Draining("The server is shutting down and takes no new work.")
         return owner
 

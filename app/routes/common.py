@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import structlog
 from starlette.datastructures import Headers, QueryParams
 from starlette.responses import Response
 from starlette.types import Receive, Send
@@ -31,9 +30,6 @@ from backends.interface import Done, Request, Task
 
 if TYPE_CHECKING:
     from app.serving.media import MediaPool
-
-log = structlog.get_logger("gateway")
-
 
 @dataclass(slots=True)
 class Gateway:
@@ -135,8 +131,6 @@ class Call:
             self.gateway.pool.admit(deployment, owner=self.owner, request_id=self.request_id)
         )
         self.deployment, self.fallback_from = ticket.deployment, ticket.fallback_from
-        if ticket.fallback_from is not None:
-            log.warning("fallback", request_id=self.request_id, wanted=ticket.fallback_from, answers=ticket.deployment.name)
         return ticket
 
     async def run(self, ticket: Ticket, request: Request) -> Run:

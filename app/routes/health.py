@@ -44,9 +44,9 @@ _READY = obj({"status": text(""), "reasons": array(text(""))}, ("status", "reaso
 class Controllable(Protocol):
     """A pool whose deployments can be loaded and unloaded by hand."""
 
-    async def load(self, deployment: Deployment) -> None: ...
+    async def load(self, name: str) -> None: ...
 
-    async def unload(self, deployment: Deployment) -> None: ...
+    async def unload(self, name: str) -> None: ...
 
 
 async def health(call: Call) -> ASGIApp:
@@ -89,14 +89,14 @@ async def metrics(call: Call) -> ASGIApp:
 async def load(call: Call) -> ASGIApp:
     """Load a deployment now."""
     deployment, pool = _controlled(call)
-    await pool.load(deployment)
+    await pool.load(deployment.name)
     return call.json({"deployment": deployment.name, "state": call.gateway.pool.status()[deployment.name].state})
 
 
 async def unload(call: Call) -> ASGIApp:
     """End a deployment's worker and give its memory back."""
     deployment, pool = _controlled(call)
-    await pool.unload(deployment)
+    await pool.unload(deployment.name)
     return call.json({"deployment": deployment.name, "state": call.gateway.pool.status()[deployment.name].state})
 
 

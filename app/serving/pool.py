@@ -169,8 +169,7 @@ class WorkerPool:
         finally:
             self._tickets.discard(ticket)
             self._left.ring()
-            if ticket.leave():
-                self._metrics.cancelled_total.inc()
+            ticket.leave()
 
     def _ticket(self, deployment: Deployment, owner: str, request_id: str) -> PoolTicket:
         """Raises Draining, ModelUnavailable or Overloaded."""

@@ -159,11 +159,11 @@ class FakePool:
             raise self.refuse_canary
         self.loaded = True
 
-    async def load(self, deployment: Deployment) -> None:
-        self.states[deployment.name] = "ready"
+    async def load(self, name: str) -> None:
+        self.states[name] = "ready"
 
-    async def unload(self, deployment: Deployment) -> None:
-        self.states[deployment.name] = "unloaded"
+    async def unload(self, name: str) -> None:
+        self.states[name] = "unloaded"
 
     def capabilities(self, deployment: Deployment) -> Capabilities | None:
         return self.told if self.loaded else None
