@@ -1,0 +1,132 @@
+"""The web page as a person uses it: headless Chromium against a real server process with the embedded engines."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+ROOT = Path(__file__).resolve().parents[3]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+ARGUMENTS += ["--disable-component-update", "--disable-sync"]
+SENTENCE = "The weather is nice today."
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of `python -m app` with its defaults, offline."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    folder = tmp_path_factory.mktemp("home")
+    config = folder / "gateway.toml"
+    config.write_text(f"offline = true\nmodels_dir = {json.dumps(str(folder / 'models'))}\n", encoding="utf-8")
+    command = [sys.executable, "-m", "app", "--port", str(port), "--config", str(config)]
+    with (folder / "log").open("wb") as log, subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log) as process:
+        try:
+            yield _answering(f"http://127.0.0.1:{port}", process)
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def _answering(address: str, process: subprocess.Popen[bytes]) -> str:
+    for _ in range(300):
+        assert process.poll() is None, "the server ended"
+        try:
+            httpx.get(f"{address}/health/live", timeout=5)
+            return address
+        except httpx.TransportError:
+            time.sleep(0.1)
+    raise AssertionError("the server did not answer")
+
+
+@pytest.fixture(scope="module")
+def recording(server: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SENTENCE, spoken by the server."""
+    body = {"model": "embedded-tts", "input": SENTENCE, "voice": "alloy", "response_format": "wav"}
+    answer = httpx.post(f"{server}/openai/v1/audio/speech", json=body, headers={"api-key": "k"}, timeout=60)
+    path = tmp_path_factory.mktemp("audio") / "sentence.wav"
+    path.write_bytes(answer.raise_for_status().content)
+    return path
+
+
+@pytest.fixture(scope="module")
+def page(server: str) -> Iterator[Page]:
+    """The opened page; every request that leaves this machine is an error."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright, playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS) as browser:
+        page = browser.new_page(viewport={"width": 1200, "height": 900})
+        page.set_default_timeout(60_000)
+        outside: list[str] = []
+        local = (server, "data:", "blob:")
+        page.on("request", lambda request: None if request.url.startswith(local) else outside.append(request.url))
+        page.goto(f"{server}/ui/")
+        page.get_by_role("button", name="Transcribe").wait_for()
+        yield page
+        assert not outside
+
+
+def _select(page: Page, tab: str, label: str, choice: str) -> None:
+    """Pick an entry of a drop-down in the open tab."""
+    box = page.get_by_role("tabpanel").filter(visible=True).get_by_label(label).first
+    box.click()
+    page.get_by_role("option", name=choice).filter(visible=True).click()
+
+
+def _open(page: Page, tab: str) -> None:
+    page.get_by_role("tab", name=tab).click()
+
+
+def test_a_recording_is_transcribed_with_its_picture(server: str, page: Page, recording: Path) -> None:
+    form = {"model": "embedded-asr", "response_format": "text"}
+    files = {"file": recording.read_bytes()}
+    heard = httpx.post(f"{server}/v1/audio/transcriptions", data=form, files=files, headers={"api-key": "k"}, timeout=60).text
+    _open(page, "Transcribe")
+    _select(page, "Transcribe", "Deployment", "embedded-asr")
+    page.locator("input[type=file]").first.set_input_files(recording)
+    page.get_by_role("button", name="Remove audio").or_(page.get_by_label("Clear")).filter(visible=True).first.wait_for()
+    page.get_by_role("button", name="Transcribe").click()
+    page.get_by_text("Inference time").filter(visible=True).wait_for()
+    assert heard.strip()
+    assert page.locator("#transcript textarea").input_value() == heard
+    page.get_by_role("tabpanel").filter(visible=True).locator("img").first.wait_for()
+
+
+def test_text_is_spoken_and_drawn(page: Page) -> None:
+    _open(page, "Speak")
+    _select(page, "Speak", "Deployment", "embedded-tts")
+    page.get_by_role("textbox", name="Text", exact=True).fill(SENTENCE)
+    page.get_by_role("button", name="Speak", exact=True).click()
+    page.get_by_text("Inference time").filter(visible=True).wait_for()
+    page.get_by_role("tabpanel").filter(visible=True).locator("img").first.wait_for()
+    assert page.locator("#spoken").get_by_label("Play").or_(page.locator("#spoken audio")).count()
+
+
+def test_what_the_api_refuses_is_shown(page: Page) -> None:
+    _open(page, "Speak")
+    page.get_by_role("textbox", name="Text", exact=True).fill("")
+    page.get_by_role("button", name="Speak", exact=True).click()
+    page.get_by_text("input").filter(visible=True).first.wait_for()
+
+
+def test_health_lists_devices_and_deployments(page: Page) -> None:
+    _open(page, "Health")
+    page.get_by_role("button", name="Refresh").click()
+    for text in ("embedded-tts", "embedded-asr", "whisper-1", "cpu"):
+        page.get_by_text(text).filter(visible=True).first.wait_for()
