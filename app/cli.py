@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from app.commands.bench import bench
 from app.commands.calls import ask, speak, transcribe
 from app.commands.console import use_utf8
 from app.commands.doctor import doctor
@@ -19,7 +20,7 @@ cli = typer.Typer(
     rich_markup_mode=None,
 )
 
-for command in (serve, pull, models, doctor, transcribe, speak, ask):
+for command in (serve, pull, models, doctor, transcribe, speak, ask, bench):
     cli.command()(command)
 
 

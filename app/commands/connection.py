@@ -70,8 +70,9 @@ def _is_gateway(client: Client) -> bool:
 
 @contextmanager
 def _temporary_server() -> Iterator[str]:
+    """Its address. It stays offline: a command that lasts seconds should not begin to fetch gigabytes."""
     port = _free_port()
-    command = [sys.executable, "-m", "app.cli", "serve", "--host", "127.0.0.1", "--port", str(port)]
+    command = [sys.executable, "-m", "app.cli", "serve", "--host", "127.0.0.1", "--port", str(port), "--offline"]
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(  # noqa: S603 (our own interpreter and module)
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, creationflags=_new_group()
