@@ -6,6 +6,7 @@ Knows no language model and no voices.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,7 +34,8 @@ class Codec:
 
     def __init__(self, folder: Path, device: torch.device | str, dtype: torch.dtype, encoder_dtype: torch.dtype) -> None:
         self.dims = read_dims(folder)
-        self._folder, self._device, self._encoder_dtype = folder, torch.device(device), encoder_dtype
+        self._folder, self._device = folder, torch.device(device)
+        self._dtype, self._encoder_dtype = dtype, encoder_dtype
         checkpoint, tensors = self._open()
         tensors.demand(name for name, _ in decoder_shapes(self.dims))
         tensors.refuse_unknown_decoder(self.dims)
@@ -66,6 +68,17 @@ class Codec:
             self._encoder = Encoder(self.dims, tensors, self._encoder_dtype, self._device)
             checkpoint.close()
         return self._encoder
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the decoder's body."""
+        return self._dtype
+
+    def bytes(self) -> int:
+        """Bytes of the weights in memory."""
+        shapes = [shape for name, shape in decoder_shapes(self.dims) if not name.startswith(("fc_post_a", "generator.quantizer"))]
+        loaded = sum(math.prod(shape) for shape in shapes) * self._dtype.itemsize
+        return loaded + (self._encoder.bytes() if self._encoder else 0)
 
     @property
     def encoder_loaded(self) -> bool:

@@ -60,6 +60,11 @@ class Encoder:
         own = [together[i : i + 1, :, :length] for i, length in enumerate(lengths)]
         return [self._codes(self._adapter(semantic), wave) for semantic, wave in zip(own, padded, strict=True)]
 
+    def bytes(self) -> int:
+        """Bytes of the weights."""
+        own = sum(math.prod(shape) for _, shape in encoder_shapes(self._dims))
+        return (own + self._semantic.parameters()) * self._dtype.itemsize
+
     def padded(self, wave: Tensor) -> Tensor:
         """Zeros up to the next multiple of the hop; a clip that is one already gets a whole frame more, as published."""
         wave = wave.to(self._device, torch.float32)
@@ -86,6 +91,10 @@ class SemanticModel:
         found = {name: tensor.to(device, dtype) for name, tensor in tensors.semantic(shapes).items()}
         self._model.load_state_dict(found, strict=True, assign=True)
         self._dtype = dtype
+
+    def parameters(self) -> int:
+        """How many numbers the model has."""
+        return sum(parameter.numel() for parameter in self._model.parameters())
 
     def __call__(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
         """mask: bool [batch, time], False = padding."""

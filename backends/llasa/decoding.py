@@ -16,6 +16,7 @@ from torch import Tensor
 
 from backends.interface import InvalidInput
 from backends.llasa.choosing import Sampling, draw
+from backends.llasa.static_steps import StaticSteps
 from backends.transformer.attention import KVCache, Span, Step
 from backends.transformer.sampling import request_generator
 
@@ -62,6 +63,11 @@ class Utterance:
         """The whole prompt is computed and a first token drawn."""
         return self.produced > 0
 
+    @property
+    def position(self) -> int:
+        """Where its next row will stand."""
+        return len(self.prompt) + self.produced - 1 if self.ready else self.filled
+
     def look(self, stop: int) -> None:
         """Bring the tokens drawn since the last look to the host; everything after a stop token is dropped."""
         fresh: list[int] = self.tokens[len(self.ids) : self.produced].tolist()
@@ -78,12 +84,18 @@ class TokenLoop:
         self._model = model
         self.length = length
         self._cache = KVCache(model.config.stack, slots, length, dtype=model.compute, device=model.device)
+        self._static: StaticSteps | None = None
+        self._held: dict[int, Utterance] = {}
         self._prefixes: OrderedDict[tuple[str, tuple[int, ...]], Tensor] = OrderedDict()
         self._every = _CHECK_EVERY.get(model.device.type, _CHECK_ELSEWHERE)
 
     @property
     def free(self) -> int:
         return self._cache.free
+
+    @property
+    def device(self) -> torch.device:
+        return self._model.device
 
     def bytes(self) -> int:
         return self._cache.bytes()
@@ -97,9 +109,11 @@ class TokenLoop:
         utterance.seen = self._model.seen(utterance.prompt, utterance.variant)
         utterance.generator = request_generator(utterance.seed, device)
         utterance.slot = self._cache.take()
+        self._held[utterance.slot] = utterance
 
     def release(self, utterance: Utterance) -> None:
         if utterance.slot >= 0:
+            del self._held[utterance.slot]
             self._cache.give_back(utterance.slot)
             utterance.slot = -1
             utterance.tokens = utterance.seen = torch.empty(0)
@@ -123,12 +137,28 @@ class TokenLoop:
             if drawn > len(utterance.ids) and (drawn == utterance.limit or drawn % self._every == 0):
                 utterance.look(self._model.vocabulary.stop)
 
+    def fix_shapes(self, *, compiled: bool) -> str:
+        """Decode in fixed shapes from now on: CUDA graphs, or compiled code. Returns why that is not possible, else ""."""
+        steps = StaticSteps(self._model, self._cache, compiled=compiled)
+        try:
+            for variant in self._model.variants:
+                steps.hidden(variant, {0: 0}, [0], torch.zeros(1, dtype=torch.int64, device=self.device))
+        except Exception as error:  # whatever a compiler or driver throws
+            lines = str(error).splitlines()
+            return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+        self._static = steps
+        return ""
+
     def _advance(self, variant: str, members: Sequence[Utterance]) -> None:
         last = torch.stack([member.tokens[member.produced - 1] for member in members])
-        positions = [len(member.prompt) + member.produced - 1 for member in members]
-        view = Step(self._cache, [member.slot for member in members], positions)
-        part = self._model.variants[variant]
-        self._draw(variant, part.hidden(last[:, None], view)[:, -1], members)
+        slots = [member.slot for member in members]
+        if self._static is not None:
+            places = {slot: utterance.position for slot, utterance in self._held.items()}
+            hidden = self._static.hidden(variant, places, slots, last)
+        else:
+            view = Step(self._cache, slots, [member.position for member in members])
+            hidden = self._model.variants[variant].hidden(last[:, None], view)[:, -1]
+        self._draw(variant, hidden, members)
 
     def _prefill(self, utterance: Utterance) -> None:
         part = self._model.variants[utterance.variant]

@@ -50,7 +50,7 @@ def prompt_ids(
     spoken = joined(plain(reference_text), plain(text))
     prompt = rendered(spoken, plain(system), today() if date == "today" else date, plain(assistant_prefix))
     ids = vocabulary.encode(_BEGIN + prompt if double_bos else prompt)
-    return ids + vocabulary.speech_ids(int(code) for code in (reference_codes if reference_codes is not None else ()))
+    return ids + vocabulary.speech_ids(reference_codes if reference_codes is not None else ())
 
 
 def today(now: Callable[[], calendar_date] = calendar_date.today) -> str:

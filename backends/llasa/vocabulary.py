@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from backends.interface import ModelUnavailable
+from backends.interface import InvalidInput, ModelUnavailable
 from backends.llasa.text import neutralised
 
 MARKERS = (
@@ -68,7 +68,15 @@ class Vocabulary:
         return text
 
     def speech_ids(self, codes: Iterable[int]) -> list[int]:
-        return [self.speech_start + code for code in codes]
+        """Ids of codes. Raises InvalidInput for a code that this model has no token for."""
+        wanted = [int(code) for code in codes]
+        if wanted and not 0 <= min(wanted) <= max(wanted) < self.speech_count:
+            raise InvalidInput(f"codes must lie in 0..{self.speech_count - 1}, not {min(wanted)}..{max(wanted)}")
+        return [self.speech_start + code for code in wanted]
+
+    def known_codes(self, codes: Iterable[int]) -> list[int]:
+        """Those codes that this model has a token for."""
+        return [code for code in codes if 0 <= code < self.speech_count]
 
     def is_speech(self, token: int) -> bool:
         return self.speech_start <= token < self.speech_start + self.speech_count

@@ -1,0 +1,224 @@
+"""LLASA as the worker runs it: load, start, one token per step for all sentences of all jobs, close.
+
+Owns the slots and who gets them. Prompts, sentences and audio belong to the job (jobs.py), tokens to decoding.py.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from backends.interface import Capabilities, Event, InvalidInput, ModelFiles, ModelUnavailable, Placement, Request, SpeechRequest
+from backends.llasa.adapters import CONFIG, adapter_base, adapter_folders
+from backends.llasa.codec import Codec, load_codec
+from backends.llasa.compiling import try_compile, try_graphs
+from backends.llasa.decoding import TokenLoop
+from backends.llasa.info import LlasaOptions
+from backends.llasa.jobs import SpeechJob
+from backends.llasa.model import Llasa, load_llasa, new_seed
+from backends.llasa.placing import codec_dtype, language_dtype
+from backends.llasa.prompts import caption
+from backends.llasa.text import is_japanese, neutralised, normalised_japanese, sentences
+from backends.llasa.voices import BASE, Voices
+from backends.llasa.wishes import Wish, read_wish
+from backends.weights import model_folder
+
+log = logging.getLogger(__name__)
+
+_CANARY_TOKENS = 12
+
+
+class LlasaBackend:
+    """One loaded language model with its adapters and codec."""
+
+    _model: Llasa
+    _codec: Codec
+    _loop: TokenLoop
+    _voices: Voices
+    _options: LlasaOptions
+    _defaults: Wish
+
+    def load(self, model: ModelFiles, placement: Placement) -> Capabilities:
+        """Load language model, adapters and the codec's decoder. Raises ModelUnavailable."""
+        torch.set_num_threads(max(1, placement.threads))
+        self._options = options = LlasaOptions(**_known(model.options))
+        self._defaults = Wish(**{name: getattr(options, name) for name in _shared_names()})
+        dtype = language_dtype(placement.dtype, placement.device)
+        self._model = _language_model(model, options, dtype, placement.device)
+        self._loop = TokenLoop(self._model, options.max_batch, options.max_length)
+        compiled = try_compile(self._loop, model.user_dir) if options.compile else try_graphs(self._loop)
+        self._codec = _codec(model, options, dtype, placement.device)
+        self._voices = self._make_voices(model)
+        _compare(self._model, self._codec)
+        return Capabilities(
+            engine="torch",
+            device=placement.device,
+            dtype=dtype,
+            max_batch=options.max_batch,
+            sample_rate=self._codec.rate,
+            voices=self._voices.listed(),
+            detail=self._detail(compiled),
+        )
+
+    def canary(self) -> SpeechRequest:
+        """A few tokens of speech."""
+        return SpeechRequest("Hello.", BASE, seed=0, options={"max_new_tokens": _CANARY_TOKENS})
+
+    def start(self, request: Request) -> SpeechJob:
+        """Check the request, split its text, encode its reference clip. Raises InvalidInput."""
+        if not isinstance(request, SpeechRequest):
+            raise InvalidInput("LLASA only speaks")
+        wish = read_wish(self._defaults, request.options)
+        began = time.perf_counter()
+        voice = self._voices.for_request(request.voice, request.reference)
+        encoding = time.perf_counter() - began
+        texts = self._texts(request.text, wish)
+        notes = []
+        if request.instructions and self._options.captions:
+            wish = read_wish(wish, {"system": caption(request.instructions)})
+        elif request.instructions:
+            notes.append("instructions are not used: this model takes none (set captions for caption-tuned checkpoints)")
+        if request.context:
+            notes.append("context is not used by this model; send a reference clip instead")
+        job = SpeechJob(request, voice, wish, texts, new_seed() if request.seed is None else request.seed)
+        job.notes += notes
+        job.timings["encode"] = encoding
+        job.check_room(self._model, self._codec.dims.hop)
+        return job
+
+    def step(self, jobs: Sequence[Any]) -> Iterable[tuple[Any, Event]]:
+        """One token for every sentence in a slot, then whatever audio that completes."""
+        self._fill_slots(jobs)
+        began = time.perf_counter()
+        self._loop.step([utterance for job in jobs for utterance in job.running()])
+        spent = time.perf_counter() - began
+        for job in jobs:
+            job.timings["generate"] += spent
+        return self._events(jobs)
+
+    def close(self, job: Any) -> None:
+        for utterance in job.running():
+            self._loop.release(utterance)
+
+    def footprint(self) -> int:
+        """Bytes of weights and cache; on a GPU what its allocator holds."""
+        device = self._model.device
+        if device.type == "cuda":
+            return int(torch.cuda.memory_reserved(device))
+        return self._model.bytes() + self._loop.bytes() + self._codec.bytes()
+
+    # --- slots ---
+
+    def _fill_slots(self, jobs: Sequence[SpeechJob]) -> None:
+        """First one sentence of every job, then further sentences, of no job more than its share."""
+        share = max(1, self._options.max_batch // max(1, len(jobs)))
+        for most in (1, share):
+            for job in jobs:
+                for piece in job.startable():
+                    if len(job.running()) >= most or not self._loop.free:
+                        break
+                    utterance = job.begin(piece, self._model, self._codec.dims.hop)
+                    self._loop.admit(utterance)
+                    piece.utterance = utterance
+
+    def _events(self, jobs: Sequence[SpeechJob]) -> Iterator[tuple[SpeechJob, Event]]:
+        for job in jobs:
+            job.harvest(self._model, self._loop.release)
+            for event in job.events(self._model, self._codec):
+                yield job, event
+
+    # --- text ---
+
+    def _texts(self, text: str, wish: Wish) -> list[str]:
+        """What the pieces say. Raises InvalidInput if nothing can be spoken."""
+        text = self._model.vocabulary.without_tokens(neutralised(text))
+        japanese = wish.language == "ja" or (not wish.language and is_japanese(text))
+        text = normalised_japanese(text, wish.japanese_filter) if japanese else text
+        texts = sentences(text, wish.sentence_characters)
+        if not texts:
+            raise InvalidInput("the input has no text that can be spoken", param="input")
+        return texts
+
+    # --- loading ---
+
+    def _make_voices(self, model: ModelFiles) -> Voices:
+        options = self._options
+        return Voices(
+            model.models_dir / "voices",
+            [name for name in self._model.variants if name],
+            lambda samples: [int(code) for code in self._codec.encode(samples)[0, 0].tolist()],
+            options.codec_model,
+            longest=options.reference_seconds,
+            prefixes=options.assistant_prefix,
+            double_bos=options.double_bos,
+        )
+
+    def _detail(self, compiled: str) -> dict[str, Any]:
+        return {
+            "adapters": [name for name in self._model.variants if name],
+            "head": self._options.head,
+            "codec_dtype": str(self._codec.dtype).removeprefix("torch."),
+            "compile": compiled or "off",
+            "speech_tokens": self._model.vocabulary.speech_count,
+        }
+
+
+def _language_model(model: ModelFiles, options: LlasaOptions, dtype: str, device: str) -> Llasa:
+    """The base model with all adapters. The deployment's model may be an adapter folder itself."""
+    if model.folder is None:
+        raise ModelUnavailable(f"deployment {model.deployment} names no model")
+    folder, adapters = model.folder, dict[str, Path]()
+    if (folder / CONFIG).is_file() and not (folder / "config.json").is_file():
+        adapters.update(adapter_folders(folder.name, folder))
+        base = options.base_model or adapter_base(folder)
+        folder = model_folder(model.models_dir, base) if base else folder
+    for name, place in options.adapters.items():
+        adapters.update(adapter_folders(name, _found(place, model.models_dir)))
+    if not folder.is_dir():
+        raise ModelUnavailable(f"the model folder {folder} is missing: run `speech-gateway pull {model.deployment}`")
+    loaded = load_llasa(folder, None, device, dtype, options.head == "full")
+    for name, adapter in adapters.items():
+        if name == BASE:
+            raise ModelUnavailable(f"an adapter cannot be called {BASE!r}: that is the base model's voice")
+        loaded.add_adapter(name, adapter)
+        log.info("voice %s: adapter %s", name, adapter)
+    return loaded
+
+
+def _codec(model: ModelFiles, options: LlasaOptions, dtype: str, device: str) -> Codec:
+    folder = model_folder(model.models_dir, options.codec_model)
+    if not folder.is_dir():
+        raise ModelUnavailable(f"the codec folder {folder} is missing: run `speech-gateway pull {model.deployment}`")
+    return load_codec(folder, device, codec_dtype(options.codec_dtype, dtype, device))
+
+
+def _compare(model: Llasa, codec: Codec) -> None:
+    """Speech tokens that the codec cannot decode are an error; codes that the model cannot say only limit cloning."""
+    tokens, codes = model.vocabulary.speech_count, codec.dims.codebook
+    if tokens > codes:
+        raise ModelUnavailable(f"the language model has {tokens} speech tokens, the codec only {codes} codes")
+    if tokens < codes:
+        log.warning("the language model knows %d of the codec's %d codes; others are left out of cloning prompts", tokens, codes)
+
+
+def _found(place: str, models_dir: Path) -> Path:
+    """A folder as given, or inside the models folder."""
+    path = Path(place).expanduser()
+    inside = models_dir / path
+    return inside if not path.is_dir() and inside.is_dir() else path
+
+
+def _known(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {field.name: options[field.name] for field in fields(LlasaOptions) if field.name in options}
+
+
+def _shared_names() -> list[str]:
+    """Keys that a deployment sets and a request may change."""
+    own = {field.name for field in fields(LlasaOptions)}
+    return [field.name for field in fields(Wish) if field.name in own]

@@ -1,0 +1,79 @@
+"""What a request asks for: the deployment's options with the request's own over them, checked.
+
+Knows names, types and ranges; nothing of prompts or audio.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from backends.interface import InvalidInput
+from backends.llasa.choosing import Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """Settings of one answer. The names are keys of a deployment (info.py) that a request may set, too.
+
+    max_new_tokens: ends every sentence there (0: judged by its text); system: the system message.
+    """
+
+    temperature: float = 0.8
+    top_k: int = 50
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    max_length: int = 2048
+    max_new_tokens: int = 0
+    sentence_characters: int = 300
+    chaining: bool = False
+    retries: int = 2
+    date: str = ""
+    system: str = ""
+    language: str = ""
+    japanese_filter: bool = False
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(self.temperature, self.top_k, self.top_p, self.repetition_penalty)
+
+
+def read_wish(defaults: Wish, options: Mapping[str, Any]) -> Wish:
+    """`defaults` with a request's options over them. Raises InvalidInput naming the option."""
+    types = {field.name: field.type for field in fields(Wish)}
+    given: dict[str, Any] = {}
+    for name, value in options.items():
+        if name not in types:
+            raise InvalidInput(f"there is no option {name!r}; there are {', '.join(types)}", param=f"options.{name}")
+        given[name] = _typed(name, value, str(types[name]))
+    wish = replace(defaults, **given)
+    _check(wish, defaults)
+    return wish
+
+
+def _typed(name: str, value: Any, kind: str) -> Any:
+    good = {
+        "float": isinstance(value, int | float) and not isinstance(value, bool),
+        "int": isinstance(value, int) and not isinstance(value, bool),
+        "bool": isinstance(value, bool),
+        "str": isinstance(value, str),
+    }[kind]
+    if not good:
+        raise InvalidInput(f"{name} must be of type {kind}", param=f"options.{name}")
+    return float(value) if kind == "float" else value
+
+
+def _check(wish: Wish, defaults: Wish) -> None:
+    _ = wish.sampling  # checks its own ranges
+    ranges = {
+        "max_length": (64, defaults.max_length),
+        "max_new_tokens": (0, defaults.max_length),
+        "sentence_characters": (20, 4096),
+        "retries": (0, 10),
+    }
+    for name, (low, high) in ranges.items():
+        if not low <= getattr(wish, name) <= high:
+            raise InvalidInput(f"{name} must lie in {low}..{high}", param=f"options.{name}")
+    if len(wish.date) > 40 or len(wish.system) > 4096:
+        raise InvalidInput("date or system is too long", param="options")
