@@ -61,7 +61,8 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def client(url: str) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"{url}/v1", api_key="key", max_retries=0, timeout=120) as one:
+    with OpenAI(base_url=f"{url}/v1", api_key="key", max_retries=0, timeout=150) as one:
+        _ask(one)  # loads the model
         yield one
 
 
