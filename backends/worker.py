@@ -80,6 +80,7 @@ class StepLoop:
 
     def add(self, number: int, request: Request) -> None:
         self._waiting.append((number, request))
+        self._tell()
 
     def cancel(self, number: int) -> None:
         """Free the slot of a job; one that has ended already is no error, the messages crossed."""
@@ -87,6 +88,7 @@ class StepLoop:
             self._close(number)
         elif any(n == number for n, _ in self._waiting):
             self._waiting = deque(item for item in self._waiting if item[0] != number)
+            self._tell()
             self._outbox.send(frames.JobEnded(number))
 
     def turn(self) -> None:
@@ -102,14 +104,15 @@ class StepLoop:
         self._next_look = 0.0
         self._look()
 
-    def _look(self) -> None:
+    def _tell(self) -> None:
         self._pulse.active, self._pulse.waiting = len(self._active), len(self._waiting)
+
+    def _look(self) -> None:
         if time.monotonic() >= self._next_look:
             self._pulse.footprint = self._backend.footprint()
             self._next_look = time.monotonic() + FOOTPRINT_SECONDS
 
     def _admit(self, number: int, request: Request) -> None:
-        self._pulse.active = len(self._active) + 1
         try:
             job = self._start(request)
         except Exception as error:
@@ -117,6 +120,7 @@ class StepLoop:
             self._outbox.send(frames.JobEnded(number))
             return
         self._active[number] = job
+        self._tell()
         self._outbox.send(frames.JobStarted(number))
 
     def _start(self, request: Request) -> Job:
@@ -171,6 +175,7 @@ class StepLoop:
     def _close(self, number: int, last: Done | Failed | None = None) -> None:
         """Free the slot before its last event goes out: whoever reads that event may delete the job's files."""
         job = self._active.pop(number)
+        self._tell()
         try:
             with self._pulse.work():
                 self._backend.close(job)

@@ -57,6 +57,7 @@ class Resident:
         self._baseline = 0  # bytes after the load
         self._ran_out = False  # of memory, since the load
         self._keep_alive: asyncio.TimerHandle | None = None
+        self._ending: Worker | None = None  # unloaded, but its process holds its memory still
 
     def attach(self, jobs: Jobs) -> None:
         self._jobs = jobs
@@ -81,7 +82,7 @@ class Resident:
 
     @property
     def state(self) -> State:
-        if self.worker is not None:
+        if self.worker is not None or self._ending is not None:
             return "busy" if self.active else "ready"
         if self._quarantined:
             return "failed"
@@ -104,7 +105,8 @@ class Resident:
 
     @property
     def memory_bytes(self) -> int:
-        return memory_of(self.worker, self.placement) if self.worker else 0
+        holder = self.worker or self._ending
+        return memory_of(holder, self.placement) if holder else 0
 
     def check(self) -> None:
         """Raises ModelUnavailable if a request has no chance now."""
@@ -188,8 +190,13 @@ class Resident:
             if worker is None or (wanted and not even_busy):
                 return False
             _log.info("pool.unloading", deployment=self.name, pid=worker.pid, reason=reason)
-            self.worker, self.yielding = None, False
-            await self._let_go(worker)
+            self.worker, self._ending, self.yielding = None, worker, False
+            if self.active:
+                worker.kill()
+            try:
+                await self._let_go(worker)
+            finally:
+                self._ending = None
             return True
 
     async def _let_go(self, worker: Worker) -> None:

@@ -33,7 +33,6 @@ class PoolTicket:
         self._request: Request | None = None
         self._holds_place = True
         self._retries = 0
-        self.finished = True
         dispatcher.places += 1
 
     async def run(self, request: Request) -> PoolRun:
@@ -48,29 +47,24 @@ class PoolTicket:
         return await self._started()
 
     async def _started(self) -> PoolRun:
-        self.finished = False
-        job = await self._accepted()
+        job = await self.accepted()
         worker = self._dispatcher.resident.worker
         capabilities = worker.capabilities if worker else None
         if capabilities is None:
-            raise self._error(job.last if isinstance(job.last, Failed) else Failed("worker_lost", "the worker has ended"))
+            raise self.error(job.last if isinstance(job.last, Failed) else Failed("worker_lost", "the worker has ended"))
         return PoolRun(self, job, capabilities, time.monotonic() - self._admitted_at)
 
-    async def _accepted(self) -> WorkerJob:
+    async def accepted(self) -> WorkerJob:
         """A job that its worker took up. One that ran out of memory at its start climbs the ladder."""
         while True:
             self._entry = self._dispatcher.enqueue(self._owner, self._request)
-            try:
-                job = await self._entry.granted
-            except ApiError:
-                self.finished = True  # refused by us, not left by the client
-                raise
+            job = await self._entry.granted
             self.give_place_back()
             await job.started.wait()
             if not isinstance(job.last, Failed):
                 return job
             if not await self.may_retry(job):
-                raise self._error(job.last)
+                raise self.error(job.last)
 
     async def may_retry(self, job: WorkerJob) -> bool:
         """After running out of memory, and only while the client has seen nothing of the answer."""
@@ -80,11 +74,7 @@ class PoolTicket:
         self._retries += 1
         return await self._dispatcher.relieve(self._retries)
 
-    async def again(self) -> WorkerJob:
-        return await self._accepted()
-
-    def _error(self, failure: Failed) -> ApiError:
-        self.finished = True
+    def error(self, failure: Failed) -> ApiError:
         _log.warning(
             "pool.job_failed",
             deployment=self.deployment.name,
@@ -101,16 +91,11 @@ class PoolTicket:
             self._holds_place = False
             self._dispatcher.places -= 1
 
-    def leave(self) -> bool:
-        """Give everything back; True if that cut a job off."""
+    def leave(self) -> None:
+        """Give everything back; a job that is not over is cancelled."""
         self.give_place_back()
-        if self._entry is None:
-            return False
-        self._dispatcher.withdraw(self._entry)
-        return not self.finished
-
-    def failed(self, failure: Failed) -> ApiError:
-        return self._error(failure)
+        if self._entry is not None:
+            self._dispatcher.withdraw(self._entry)
 
 
 class PoolRun:
@@ -127,11 +112,9 @@ class PoolRun:
             event = await self._job.events.get()
             if isinstance(event, Failed):
                 if not await self._ticket.may_retry(self._job):
-                    raise self._ticket.failed(event)
-                self._job = await self._ticket.again()
+                    raise self._ticket.error(event)
+                self._job = await self._ticket.accepted()
                 continue
-            if isinstance(event, Done):
-                self._ticket.finished = True
             yield event
             if isinstance(event, Done):
                 return

@@ -224,6 +224,8 @@ class ProcessWorker:
         match report:
             case frames.JobEvent(number, event) if number in self._jobs:
                 self._jobs[number].take(event)
+                if isinstance(event, Done | Failed):  # the worker frees the slot before it sends the last event
+                    self._jobs.pop(number).end(_CANCELLED)
             case frames.JobStarted(number) if number in self._jobs:
                 self._jobs[number].started.set()
             case frames.JobEnded(number) if number in self._jobs:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.fake.info import FakeOptions
-from backends.fake.jobs import SPEECH_RATE, VOICES, FakeJob, begin
+from backends.fake.jobs import CANARY, SPEECH_RATE, VOICES, FakeJob, begin
 from backends.interface import (
     LISTENING_RATE,
     AudioPart,
@@ -47,6 +47,7 @@ class FakeBackend:
         self._options = FakeOptions()
         self._device = ""
         self._faults = 0
+        self._warm = False  # the warm-up is over: faults at start and step are due from now on
         self._ballast: NDArray[np.uint8] | None = None
 
     def load(self, model: ModelFiles, placement: Placement) -> Capabilities:
@@ -77,10 +78,10 @@ class FakeBackend:
         """The smallest request of the task."""
         silence = np.zeros(LISTENING_RATE // 10, np.float32)
         if self._options.task == "speech":
-            return SpeechRequest("a", VOICES[0].id)
+            return SpeechRequest("a", VOICES[0].id, options=CANARY)
         if self._options.task == "chat":
-            return ChatRequest((Message("user", (AudioPart(silence), TextPart("a"))),), max_tokens=1)
-        return TranscriptionRequest(silence)
+            return ChatRequest((Message("user", (AudioPart(silence), TextPart("a"))),), max_tokens=1, options=CANARY)
+        return TranscriptionRequest(silence, options=CANARY)
 
     def start(self, request: Request) -> FakeJob:
         """Plan the whole answer; steps only give it out. Raises InvalidInput for a request of another task."""
@@ -106,7 +107,7 @@ class FakeBackend:
                 yield from ((job, event) for event in job.advance())
 
     def close(self, job: FakeJob) -> None:
-        job.over = True
+        job.over = self._warm = True
 
     def footprint(self) -> int:
         return self._options.memory
@@ -124,6 +125,8 @@ class FakeBackend:
     def _meet(self, place: str, fault: str) -> None:
         """Let the configured fault of `place` happen, unless it happened often enough."""
         options = self._options
+        if place != "load" and not self._warm:
+            return
         oom = options.oom_at == place and self._device.startswith(options.oom_device)
         crash, hang = options.crash_at == place, options.hang_at == place
         if not (oom or crash or hang or fault) or not self._counts():

@@ -97,12 +97,12 @@ async def test_a_client_that_leaves_frees_its_slot_at_the_next_step() -> None:
                 break
             assert pool.status()["fake"].jobs_active == 1
         await until(lambda: pool.status()["fake"].jobs_active == 0, 2.0)
-        pulse = pool._dispatchers["fake"].resident.worker
-        assert pulse is not None
-        await until(lambda: pulse.pulse.active == 0)
-        steps = pulse.pulse.steps
-        await asyncio.sleep(1.1)
-        assert pulse.pulse.steps == steps  # the worker does no more work for it
+        worker = pool._dispatchers["fake"].resident.worker
+        assert worker is not None
+        await until(lambda: worker.pulse.steps > 2 and worker.pulse.active == 0)
+        steps = worker.pulse.steps
+        await asyncio.sleep(0.7)
+        assert worker.pulse.steps == steps  # the worker does no more work for it
 
 
 async def test_a_client_that_leaves_the_queue_never_reaches_the_worker() -> None:
@@ -167,7 +167,7 @@ async def test_a_model_that_always_crashes_is_refused_after_a_few_tries() -> Non
             with pytest.raises(ApiError) as refused:
                 await ask(pool, d, audio(1))
         assert refused.value.status == 503
-        with pytest.raises(ModelUnavailable, match="ended while it loaded|cannot run now|lost while it loaded"):
+        with pytest.raises(ModelUnavailable, match="cannot run now"):
             await asyncio.gather(*(ask(pool, d, audio(1)) for _ in range(3)))
 
 

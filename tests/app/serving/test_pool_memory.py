@@ -1,0 +1,240 @@
+"""The pool under memory pressure: eviction, waiting for room, the ladder after running out, devices and fallbacks."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import psutil
+import pytest
+
+from app.errors import ModelUnavailable, OutOfMemory
+from app.serving.pool import WorkerPool
+from tests.support.pools import MIB, QUICK, ask, audio, chat, fake, machine, pool_of, text_of, until
+
+GPU = ("cuda", "cpu")
+
+
+def states(pool: WorkerPool) -> dict[str, str]:
+    return {name: row.state for name, row in pool.status().items()}
+
+
+async def test_the_model_that_idles_longest_goes_first_and_its_process_ends() -> None:
+    a, b, c = (fake(name, wishes=GPU, memory=400 * MIB) for name in "abc")
+    async with pool_of(a, b, c, devices=machine({"cuda:0": 1000 * MIB}, gpu=True)) as pool:
+        await text_of(pool, a, audio(1))
+        await asyncio.sleep(0.05)
+        await text_of(pool, b, audio(1))
+        evicted = pool._dispatchers["a"].resident.worker
+        assert evicted is not None
+        await text_of(pool, c, audio(1))
+        assert states(pool) == {"a": "unloaded", "b": "ready", "c": "ready"}
+        assert not psutil.pid_exists(evicted.pid)
+        assert pool.devices()[0].memory_used_bytes == 800 * MIB
+        await text_of(pool, a, audio(1))  # and comes back, at the cost of the next one
+        assert states(pool) == {"a": "ready", "b": "unloaded", "c": "ready"}
+
+
+async def test_cost_counts_too_a_model_that_loads_slowly_stays_longer() -> None:
+    slow, quick, new = (
+        fake("slow", wishes=GPU, memory=400 * MIB, load_seconds=1.0),
+        fake("quick", wishes=GPU, memory=400 * MIB),
+        fake("new", wishes=GPU, memory=400 * MIB),
+    )
+    async with pool_of(slow, quick, new, devices=machine({"cuda:0": 1000 * MIB}, gpu=True)) as pool:
+        await text_of(pool, slow, audio(1))
+        await text_of(pool, quick, audio(1))
+        await asyncio.sleep(0.3)
+        await text_of(pool, new, audio(1))
+        assert states(pool) == {"slow": "ready", "quick": "unloaded", "new": "ready"}
+
+
+async def test_memory_of_a_cpu_worker_is_what_its_process_really_holds() -> None:
+    d = fake(memory=80 * MIB, allocate=True)
+    async with pool_of(d) as pool:
+        await text_of(pool, d, audio(1))
+        assert pool.status()["fake"].footprint_bytes > 95 * MIB  # the array and the interpreter
+        assert pool.devices()[0].memory_used_bytes == pool.status()["fake"].footprint_bytes
+
+
+async def test_a_running_job_is_never_evicted_and_the_newcomer_waits() -> None:
+    busy, new = fake("busy", wishes=GPU, memory=800 * MIB, delay=0.05, steps=20), fake("new", wishes=GPU, memory=800 * MIB)
+    async with pool_of(busy, new, devices=machine({"cuda": 1000 * MIB}, gpu=True)) as pool:
+        long = asyncio.create_task(text_of(pool, busy, audio(1)), name="test")
+        await until(lambda: pool.status()["busy"].jobs_active == 1)
+        short = asyncio.create_task(text_of(pool, new, audio(1)), name="test")
+        assert await long == "one two"
+        assert await short == "one two"
+        assert states(pool) == {"busy": "unloaded", "new": "ready"}
+
+
+async def test_a_model_under_constant_load_yields_so_that_others_get_their_turn() -> None:
+    hog, other = (fake(name, wishes=GPU, memory=800 * MIB, delay=0.02, steps=5, max_batch=2) for name in ("hog", "other"))
+    async with pool_of(hog, other, devices=machine({"cuda:0": 1000 * MIB}, gpu=True)) as pool:
+        await text_of(pool, hog, audio(1))
+        stop = asyncio.Event()
+
+        async def keep_busy() -> int:
+            served = 0
+            while not stop.is_set():
+                assert await text_of(pool, hog, audio(1)) == "one two"
+                served += 1
+            return served
+
+        load = [asyncio.create_task(keep_busy(), name="test") for _ in range(4)]
+        await until(lambda: pool.status()["hog"].jobs_active == 2)
+        async with asyncio.timeout(20):
+            assert await text_of(pool, other, audio(1)) == "one two"
+        stop.set()
+        assert sum(await asyncio.gather(*load)) > 0
+
+
+async def test_a_pinned_model_is_never_evicted_and_the_refusal_names_it() -> None:
+    pinned, new = fake("pinned", wishes=GPU, memory=800 * MIB, keep_alive=-1), fake("new", wishes=GPU, memory=800 * MIB)
+    async with pool_of(pinned, new, devices=machine({"cuda:0": 1000 * MIB}, gpu=True)) as pool:
+        await text_of(pool, pinned, audio(1))
+        with pytest.raises(OutOfMemory, match="pinned") as refused:
+            await ask(pool, new, audio(1))
+        assert refused.value.retry_after
+        assert states(pool)["pinned"] == "ready"
+
+
+async def test_a_model_that_does_not_fit_at_all_says_so_and_leaves_nothing() -> None:
+    d = fake(memory=2000 * MIB, wishes=GPU, device="cuda:0")
+    async with pool_of(d, devices=machine({"cuda:0": 1000 * MIB}, gpu=True)) as pool:
+        with pytest.raises(OutOfMemory, match="more than the budget"):
+            await ask(pool, d, audio(1))
+        assert pool.devices()[0].memory_used_bytes == 0
+        assert not psutil.Process().children()
+
+
+async def test_clients_that_leave_while_memory_is_awaited_take_the_wish_back() -> None:
+    busy = fake("busy", wishes=GPU, memory=800 * MIB, delay=0.05, steps=60, max_batch=1)
+    new = fake("new", wishes=GPU, memory=800 * MIB)
+    async with pool_of(busy, new, devices=machine({"cuda:0": 1000 * MIB}, gpu=True)) as pool:
+        long = asyncio.create_task(text_of(pool, busy, audio(1)), name="test")
+        await until(lambda: pool.status()["busy"].jobs_active == 1)
+        waiting = asyncio.create_task(ask(pool, new, audio(1)), name="test")
+        await until(lambda: pool._dispatchers["busy"].resident.yielding)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        await until(lambda: not pool._dispatchers["busy"].resident.yielding)
+        second = asyncio.create_task(text_of(pool, busy, audio(1)), name="test")
+        assert await asyncio.gather(long, second) == ["one two"] * 2
+        assert states(pool) == {"busy": "ready", "new": "unloaded"}
+
+
+# --- The ladder -----------------------------------------------------------------------------------------------------------
+
+
+async def test_out_of_memory_at_load_is_tried_again_alone(tmp_path: Path) -> None:
+    other = fake("other", wishes=GPU, memory=10 * MIB)
+    d = fake(oom_at="load", fault_times=1, counter_file=str(tmp_path / "n"), wishes=GPU)
+    async with pool_of(other, d, devices=machine(gpu=True)) as pool:
+        await text_of(pool, other, audio(1))
+        assert await text_of(pool, d, audio(1)) == "one two"
+        assert states(pool) == {"other": "unloaded", "fake": "ready"}
+        assert pool.status()["fake"].device == "cuda:0"
+
+
+async def test_out_of_memory_at_load_moves_to_the_cpu_and_says_why() -> None:
+    d = fake(oom_at="load", oom_device="cuda", wishes=GPU)
+    async with pool_of(d, devices=machine(gpu=True)) as pool:
+        assert await text_of(pool, d, audio(1)) == "one two"
+        row = pool.status()["fake"]
+        assert row.device == "cpu"
+        assert "cuda:0 is out of memory" in row.reason
+
+
+async def test_a_deployment_that_insists_on_its_device_gets_a_503() -> None:
+    d = fake(oom_at="load", oom_device="cuda", wishes=GPU, device="cuda:0")
+    async with pool_of(d, devices=machine(gpu=True)) as pool:
+        with pytest.raises(OutOfMemory) as refused:
+            await ask(pool, d, audio(1))
+        assert refused.value.status == 503
+        assert refused.value.retry_after
+
+
+@pytest.mark.parametrize("place", ["start", "step"])
+@pytest.mark.parametrize("times", [1, 2, 3])
+async def test_out_of_memory_at_work_is_retried_and_the_client_sees_nothing(place: str, times: int) -> None:
+    """Once is cured inside the worker, the second and third time by the pool."""
+    d = fake(oom_at=place, fault_times=times, task="chat")
+    async with pool_of(d) as pool:
+        assert await text_of(pool, d, chat("a")) == "You said: a"
+        assert states(pool)["fake"] == "ready"
+
+
+@pytest.mark.parametrize("place", ["start", "step"])
+async def test_out_of_memory_at_work_moves_to_the_cpu_in_the_end(place: str) -> None:
+    d = fake(oom_at=place, oom_device="cuda", wishes=GPU, task="chat")
+    async with pool_of(d, devices=machine(gpu=True)) as pool:
+        assert await text_of(pool, d, chat("a")) == "You said: a"
+        assert pool.status()["fake"].device == "cpu"
+
+
+@pytest.mark.parametrize("place", ["start", "step"])
+async def test_out_of_memory_at_work_on_the_last_device_is_a_503_and_the_worker_lives(place: str) -> None:
+    d = fake(oom_at=place, fault_times=5, task="chat")
+    async with pool_of(d) as pool:
+        with pytest.raises(OutOfMemory) as refused:
+            await ask(pool, d, chat("a"))
+        assert refused.value.retry_after
+        assert states(pool)["fake"] == "ready"
+        assert await text_of(pool, d, chat("a")) == "You said: a"
+
+
+async def test_out_of_memory_with_output_already_sent_is_not_retried() -> None:
+    d = fake(oom_at="step", fault_step=3, fault_times=4, task="chat")
+    async with pool_of(d) as pool:
+        with pytest.raises(OutOfMemory):
+            await ask(pool, d, chat("a b c d e"))
+
+
+async def test_too_large_a_batch_is_halved_and_nobody_fails() -> None:
+    d = fake(oom_batch=1, delay=0.02, steps=4, max_batch=4)
+    async with pool_of(d) as pool:
+        assert await asyncio.gather(*(text_of(pool, d, audio(1)) for _ in range(4))) == ["one two"] * 4
+
+
+# --- Where a model runs, and who answers when it cannot ---------------------------------------------------------------------
+
+
+async def test_the_reason_for_the_device_is_told() -> None:
+    on_gpu, on_cpu = fake("gpu", wishes=GPU), fake("cpu")
+    async with pool_of(on_gpu, on_cpu, devices=machine(gpu=True)) as pool:
+        await asyncio.gather(text_of(pool, on_gpu, audio(1)), text_of(pool, on_cpu, audio(1)))
+        assert pool.status()["gpu"].device == "cuda:0"
+        assert "best device" in pool.status()["gpu"].reason
+        assert "wants no other device" in pool.status()["cpu"].reason
+
+
+async def test_a_device_that_is_not_there_is_an_error_that_lists_what_is() -> None:
+    d = fake(device="cuda:1", wishes=GPU)
+    async with pool_of(d, devices=machine(gpu=True)) as pool:
+        with pytest.raises(ModelUnavailable, match=r"cuda:0 \(invented GPU\)"):
+            await ask(pool, d, audio(1))
+
+
+async def test_threads_are_set_before_libraries_load() -> None:
+    d = fake()
+    async with pool_of(d) as pool, pool.admit(d, owner="me", request_id="r") as ticket:
+        run = await ticket.run(audio(1))
+        assert run.capabilities.detail == {"threads": 1, "omp_num_threads": "1"}
+
+
+async def test_a_fallback_answers_while_a_deployment_cannot_and_says_so() -> None:
+    broken, good = fake("broken", fail_load="model_unavailable", fallback="good"), fake("good")
+    async with pool_of(broken, good, policy=type(QUICK)(first_back_off=30)) as pool:
+        with pytest.raises(ModelUnavailable):
+            await ask(pool, broken, audio(1))  # the first request finds out
+        async with pool.admit(broken, owner="me", request_id="r") as ticket:
+            assert (ticket.deployment.name, ticket.fallback_from) == ("good", "broken")
+            assert [type(e).__name__ async for e in await ticket.run(audio(1))][-1] == "Done"
+
+
+async def test_another_interpreter_is_used_and_one_that_is_missing_is_named(tmp_path: Path) -> None:
+    missing = fake("missing", python=str(tmp_path / "python"))
+    async with pool_of(missing) as pool:
+        with pytest.raises(ModelUnavailable, match="cannot be started"):
+            await ask(pool, missing, audio(1))
