@@ -9,11 +9,13 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import av
 import numpy as np
 import soundfile
 import soxr
+from numpy.typing import NDArray
 
 from app.serving.media_sniff import Container, sniff
 from backends.interface import Samples
@@ -146,7 +148,7 @@ def _av_blocks(data: bytes, container: Container, caps: Caps) -> Iterator[Block]
     try:
         with av.open(io.BytesIO(data), format=container.demuxer, options=_OPTIONS, metadata_errors="ignore") as file:
             stream = _audio_stream(file, caps)
-            yield from ((_samples(frame), frame.sample_rate) for frame in _frames(file, stream))
+            yield from _joined(_frames(file, stream))
     except (av.FFmpegError, ValueError, LookupError) as error:
         raise Unreadable(BROKEN) from error
 
@@ -186,15 +188,31 @@ def _frames(file: av.container.InputContainer, stream: av.AudioStream) -> Iterat
         raise Unreadable(BROKEN)
 
 
-def _samples(frame: av.AudioFrame) -> Samples:
-    """A frame of any sample format as float32 [frames, channels]."""
-    kind = frame.format.name.removesuffix("p")
-    block = frame.to_ndarray()
-    block = block.T if frame.format.is_planar else block.reshape(-1, frame.layout.nb_channels)
-    if kind == "u8":
-        block = block.astype(np.float32) - 128.0
-    scaled: Samples = block.astype(np.float32) * np.float32(1.0 / _FULL_SCALE[kind])
-    return scaled
+def _joined(frames: Iterator[av.AudioFrame]) -> Iterator[Block]:
+    """Codec frames last some 20 ms each; they are converted in larger pieces. The format may change on the way."""
+    pieces: list[NDArray[Any]] = []
+    kind, count = ("", 0, 0), 0
+    for frame in frames:
+        of_frame = (frame.format.name, frame.layout.nb_channels, frame.sample_rate)
+        if pieces and (of_frame != kind or count >= BLOCK_FRAMES // 4):
+            yield _samples(pieces, *kind[:2]), kind[2]
+            pieces, count = [], 0
+        kind = of_frame
+        pieces.append(frame.to_ndarray())
+        count += frame.samples
+    if pieces:
+        yield _samples(pieces, *kind[:2]), kind[2]
+
+
+def _samples(pieces: list[NDArray[Any]], kind: str, channels: int) -> Samples:
+    """Pieces of one sample format as float32 [frames, channels]. Planar pieces are [channels, time], others [1, all]."""
+    block = np.concatenate(pieces, axis=1)
+    block = block.T if kind.endswith("p") else block.reshape(-1, channels)
+    scale = _FULL_SCALE[kind.removesuffix("p")]
+    if block.dtype == np.uint8:
+        block = block.astype(np.float32) - np.float32(128.0)
+    scaled: Samples = block.astype(np.float32, copy=False)
+    return scaled if scale == 1.0 else scaled * np.float32(1.0 / scale)
 
 
 def _mono(block: Samples) -> Samples:
