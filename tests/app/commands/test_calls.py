@@ -1,0 +1,159 @@
+"""transcribe, speak and ask, against a real server."""
+
+from __future__ import annotations
+
+import json
+import socket
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from app.cli import cli
+from app.errors import Overloaded
+from backends.interface import AudioChunk, ChatRequest, Failed, SpeechRequest, TextDelta, TranscriptionRequest
+from tests.app.commands.conftest import Run
+from tests.support.running import Running
+
+
+def test_transcribe_prints_the_text_alone(run: Run, recording: str) -> None:
+    result = run("transcribe", recording, "--model", "fake-asr")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout == "Good morning to you.\n"
+    assert "fake cpu float32" in result.stderr
+
+
+def test_transcribe_passes_its_options_on(run: Run, recording: str, served: Running) -> None:
+    result = run("transcribe", recording, "-m", "fake-asr", "--language", "pt", "--prompt", "Olá, João")
+    assert result.exit_code == 0, result.stderr
+    request = served.pool.requests[-1]
+    assert isinstance(request, TranscriptionRequest)
+    assert (request.language, request.prompt, request.task) == ("pt", "Olá, João", "transcribe")
+
+
+def test_transcribe_with_word_times(run: Run, recording: str) -> None:
+    document = json.loads(run("transcribe", recording, "-m", "fake-asr", "--words").stdout)
+    assert [word["word"] for word in document["words"]] == ["good", "morning", "to", "you"]
+
+
+def test_translate(run: Run, recording: str, served: Running) -> None:
+    result = run("transcribe", recording, "-m", "fake-asr", "--translate", "--language", "de")
+    assert result.exit_code == 0, result.stderr
+    assert served.pool.requests[-1].task == "translate"
+
+
+def test_transcribe_into_a_file(run: Run, recording: str, tmp_path: Path) -> None:
+    result = run("transcribe", recording, "-m", "fake-asr", "--format", "srt", "-o", "talk.srt")
+    assert result.stdout == ""
+    assert (tmp_path / "talk.srt").read_text(encoding="utf-8").startswith("1\n00:00:00,000 --> ")
+
+
+def test_a_deployment_with_a_slash_in_its_name(run: Run, recording: str) -> None:
+    assert run("transcribe", recording, "-m", "team/asr model").exit_code == 0
+
+
+def test_speak_writes_a_file(run: Run, served: Running) -> None:
+    result = run("speak", "Grüß Gott", "-m", "fake-tts", "--voice", "fake", "--speed", "1.5", "--output", "hello.wav")
+    assert result.exit_code == 0, result.stderr
+    request = served.pool.requests[-1]
+    assert isinstance(request, SpeechRequest)
+    assert (request.text, request.voice, request.speed) == ("Grüß Gott", "fake", 1.5)
+    with wave.open("hello.wav") as sound:
+        assert sound.getnframes() > 1000
+
+
+@pytest.mark.parametrize(
+    ("name", "starts"), [("a.mp3", (b"ID3", b"\xff\xfb", b"\xff\xf3")), ("a.flac", (b"fLaC",)), ("a.ogg", (b"OggS",))]
+)
+def test_the_name_of_the_output_chooses_the_format(run: Run, name: str, starts: tuple[bytes, ...]) -> None:
+    assert run("speak", "hello", "-m", "fake-tts", "-o", name).exit_code == 0
+    assert Path(name).read_bytes().startswith(starts)
+
+
+def test_speak_reads_standard_input(served: Running) -> None:
+    served.pool.requests.clear()
+    result = CliRunner().invoke(cli, ["speak", "-", "-m", "fake-tts", "-o", "a.wav", "--server", served.url], input="from a pipe")
+    assert result.exit_code == 0, result.stderr
+    assert served.pool.requests[-1].text == "from a pipe"
+
+
+def test_a_broken_answer_leaves_no_file(run: Run, served: Running, tmp_path: Path) -> None:
+    def breaks(request: object):  # type: ignore[no-untyped-def]
+        for _ in range(40):
+            yield AudioChunk(np.zeros(24_000, np.float32), 24_000)
+        yield Failed("worker_lost", "the worker ended")
+
+    served.pool.script = breaks
+    result = run("speak", "a long text " * 100, "-m", "fake-tts", "-o", "broken.mp3")
+    assert result.exit_code == 1
+    assert "speech-gateway:" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ask_sends_sound_question_and_steps(run: Run, recording: str, served: Running) -> None:
+    result = run(
+        "ask", recording, "Who speaks?", "-m", "fake-chat", "--steps", "64", "--block-length", "16",
+        "--max-new-tokens", "50", "--system", "Be short.",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout == "I heard you.\n"
+    request = served.pool.requests[-1]
+    assert isinstance(request, ChatRequest)
+    assert [message.role for message in request.messages] == ["system", "user"]
+    assert (request.options["steps"], request.options["block_length"], request.max_tokens) == (64, 16, 50)
+
+
+def test_an_error_in_the_stream_is_told(run: Run, recording: str, served: Running) -> None:
+    def breaks(request: object):  # type: ignore[no-untyped-def]
+        yield TextDelta("I ")
+        yield Failed("worker_lost", "the worker ended")
+
+    served.pool.script = breaks
+    result = run("ask", recording, "Who?", "-m", "fake-chat")
+    assert result.exit_code == 1
+    assert "worker" in result.stderr
+
+
+def test_an_error_answer_is_one_line_with_its_code(run: Run, recording: str, served: Running) -> None:
+    served.pool.refuse = Overloaded("Too many requests wait.", retry_after=3)
+    result = run("transcribe", recording, "-m", "fake-asr")
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert "Too many requests wait. (429)" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_an_unknown_deployment_is_named(run: Run, recording: str) -> None:
+    result = run("transcribe", recording, "-m", "nobody")
+    assert result.exit_code == 1
+    assert "nobody" in result.stderr
+    assert "DeploymentNotFound" in result.stderr
+
+
+def test_a_named_server_that_is_not_there_is_an_error(recording: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    result = CliRunner().invoke(cli, ["transcribe", recording, "--server", f"http://127.0.0.1:{port}"])
+    assert result.exit_code == 1
+    assert f"no answer from http://127.0.0.1:{port}" in result.stderr
+
+
+@pytest.mark.parametrize("address", ["ftp://a", "http://", "::"])
+def test_a_wrong_address_is_an_error(recording: str, address: str) -> None:
+    result = CliRunner().invoke(cli, ["transcribe", recording, "--server", address])
+    assert result.exit_code == 1
+    assert "no address of a server" in result.stderr
+
+
+def test_a_file_that_is_not_there_is_wrong_use(run: Run) -> None:
+    assert run("transcribe", "nothing.wav").exit_code == 2
+
+
+def test_the_key_is_sent(served: Running, recording: str) -> None:
+    served.pool.owners.clear()
+    for key in ("first", "second"):
+        command = ["transcribe", recording, "-m", "fake-asr", "--server", served.url, "--key", key]
+        assert CliRunner().invoke(cli, command).exit_code == 0
+    assert len(set(served.pool.owners)) == 2

@@ -1,0 +1,127 @@
+"""doctor: what it says of this machine, and what makes it fail."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from app.cli import cli
+from app.commands import examination
+from app.commands.examination import SelfTest
+from app.settings import Settings
+from backends.inventory import Device, Inventory
+from tests.support.running import Running
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture
+def quick_probe(monkeypatch: pytest.MonkeyPatch) -> Inventory:
+    """An inventory with a GPU instead of the real, slow probe."""
+    gpu = Device("cuda:0", "cuda", "Test GPU", 8 << 30, 7 << 30, ("float32", "float16"), ("torch",), "999")
+    cpu = Device("cpu", "cpu", "Test CPU", 16 << 30, 12 << 30)
+    inventory = Inventory((gpu, cpu), 4, (("mps", "not an Apple"),))
+    monkeypatch.setattr(examination, "run_probe", lambda python="": inventory)
+    return inventory
+
+
+def doctor(*arguments: str):  # type: ignore[no-untyped-def]
+    return CliRunner().invoke(cli, ["doctor", *arguments])
+
+
+def test_it_tells_devices_libraries_and_what_will_run_where(quick_probe: Inventory) -> None:
+    result = doctor()
+    assert result.exit_code == 0, result.stdout
+    for text in ("Test GPU", "8.0 GiB", "no mps: not an Apple", "onnxruntime", "disk free there", "Nothing is wrong."):
+        assert text in result.stdout
+    assert "embedded-tts: ready, espeak-ng on cpu" in result.stdout
+    assert "csm-1b: not ready, torch on cuda:0" in result.stdout
+    assert "to change that: speech-gateway pull csm-1b" in result.stdout
+
+
+def test_a_failed_probe_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(python: str = "") -> Inventory:
+        raise ValueError("nothing printed")
+
+    monkeypatch.setattr(examination, "run_probe", fails)
+    result = doctor()
+    assert result.exit_code == 1
+    assert "the device probe of this interpreter failed: nothing printed" in result.stdout
+
+
+def test_missing_libraries_name_the_command_that_adds_them(quick_probe: Inventory, monkeypatch: pytest.MonkeyPatch) -> None:
+    import app.serving.sources as sources
+
+    monkeypatch.setattr(sources, "_importable", lambda module: module != "torch")
+    told = doctor().stdout
+    assert "modules are missing: torch" in told
+    assert "EXTRAS=torch" in told or "setup.ps1" in told
+    assert "whisper-1: not ready, onnx on cpu" in told
+
+
+def test_a_wish_that_this_machine_cannot_fulfil_is_told(quick_probe: Inventory, tmp_path: Path) -> None:
+    (tmp_path / "gateway.toml").write_text('[deployments."whisper-1"]\ndevice = "directml:0"\n', encoding="utf-8")
+    assert "cannot run on 'directml:0' here" in doctor().stdout
+
+
+def test_the_port_is_looked_at(served: Running) -> None:
+    settings = Settings.model_validate({"server": {"port": served.port}})
+    assert "in use by a running speech gateway" in examination.port_line(settings)
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+        taken = Settings.model_validate({"server": {"port": stranger.getsockname()[1]}})
+        stranger.settimeout(0)
+        stranger.close()
+    assert "is free" in examination.port_line(taken)
+    assert "free port" in examination.port_line(Settings.model_validate({"server": {"port": 0}}))
+
+
+def test_the_self_test_must_give_every_sentence(quick_probe: Inventory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(examination, "run_self_test", lambda: SelfTest(11, (("Open the door.", "open the store"),)))
+    result = doctor("--self-test")
+    assert result.exit_code == 1
+    assert "open the store" in result.stdout
+    monkeypatch.setattr(examination, "run_self_test", lambda: SelfTest(0, (), "pocketsphinx is not installed"))
+    assert doctor("--self-test").exit_code == 1
+
+
+def test_the_real_self_test_passes_exactly() -> None:
+    result = examination.run_self_test()
+    assert result == SelfTest(12, ())
+    assert result.ok
+
+
+def test_disk_space_is_found_for_a_folder_that_is_not_there_yet(tmp_path: Path) -> None:
+    assert examination.free_bytes(tmp_path / "a" / "b") > 0
+
+
+@pytest.mark.parametrize("encoding", ["cp932", "cp1252", "utf-8"])
+def test_any_console_can_show_the_output(encoding: str, tmp_path: Path) -> None:
+    """A Japanese or Western console must not end a command by a letter it lacks."""
+    (tmp_path / "gateway.toml").write_text('[aliases]\n"ångström-日本語-ру" = "whisper-1"\n', encoding="utf-8")
+    answer = subprocess.run(
+        [sys.executable, "-m", "app.cli", "models", "--config", str(tmp_path / "gateway.toml")],
+        cwd=ROOT,
+        env={**__import__("os").environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"},
+        capture_output=True,
+        timeout=60,
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert "whisper-1" in answer.stdout.decode(encoding)
+
+
+def test_output_is_utf8_where_nobody_chose_otherwise(tmp_path: Path) -> None:
+    (tmp_path / "gateway.toml").write_text('[aliases]\n"日本語" = "whisper-1"\n', encoding="utf-8")
+    environment = {k: v for k, v in __import__("os").environ.items() if k not in ("PYTHONIOENCODING", "PYTHONUTF8")}
+    answer = subprocess.run(
+        [sys.executable, "-m", "app.cli", "models", "--config", str(tmp_path / "gateway.toml")],
+        cwd=ROOT,
+        env={**environment, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+        capture_output=True,
+        timeout=60,
+    )
+    assert "日本語 = whisper-1" in answer.stdout.decode("utf-8")
