@@ -1,0 +1,147 @@
+"""README and docs: every command, snippet and link in them works."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import wave
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from app.cli import cli
+from app.deployments import BUILTIN_ALIASES
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = ("README.md", "models/README.md", "docs/windows.md")
+ADDRESS = "127.0.0.1:8000"
+
+
+def snippets(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real server with its real workers, on a port of its own."""
+    port, log = free_port(), tmp_path_factory.mktemp("log") / "server.log"
+    command = [sys.executable, "-m", "app", "--port", str(port), "--offline"]
+    with log.open("wb") as out, subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out) as process:
+        try:
+            from scripts.bootstrap import wait_until_ready
+
+            assert wait_until_ready(process, f"http://127.0.0.1:{port}"), log.read_text(encoding="utf-8")
+            yield f"127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the snippets run, one after the other, as a reader does."""
+    return tmp_path_factory.mktemp("reader")
+
+
+def curl(snippet: str, address: str, folder: Path) -> str:
+    done = subprocess.run(
+        ["bash", "-ec", snippet.replace(ADDRESS, address)], cwd=folder, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.skipif(not (shutil.which("curl") and shutil.which("bash")), reason="needs curl and bash")
+def test_the_curl_lines_speak_and_transcribe(address: str, folder: Path) -> None:
+    speak, transcribe, whisper = (snippet for snippet in snippets("sh") if "curl" in snippet)
+    assert curl(speak, address, folder) == ""
+    with wave.open(str(folder / "speech.wav")) as sound:
+        assert sound.getnframes() / sound.getframerate() > 1.5
+    document = json.loads(curl(transcribe, address, folder))
+    heard = {word["word"] for word in document["words"]}
+    assert len(heard & {"please", "open", "the", "front", "door", "before", "you", "leave"}) >= 4, document["text"]
+    assert "speech-gateway pull whisper-1" in curl(whisper, address, folder)
+
+
+def test_the_python_snippet_runs(address: str, folder: Path) -> None:
+    (snippet,) = snippets("python")
+    done = subprocess.run(
+        [sys.executable, "-c", snippet.replace(ADDRESS, address)], cwd=folder, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.split()) >= 3
+    assert (folder / "coffee.wav").stat().st_size > 20_000
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="make is not part of Windows")
+def test_the_make_lines_exist() -> None:
+    for line in [*re.findall(r"`(make [a-z]+)", README), *(s.strip() for s in snippets("sh") if s.startswith("make"))]:
+        subprocess.run([*line.split(), "-n"], cwd=ROOT, capture_output=True, check=True, timeout=60)
+    assert "`make serve PORT=8123`" in README
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_and_options_that_are_named_exist(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    named = re.findall(r"speech-gateway(?:\.exe)? ([a-z]+)((?: [^`\n|]*)?)[`\n|]", text)
+    assert named or page == "docs/windows.md"
+    for command, rest in named:
+        told = CliRunner().invoke(cli, [command, "--help"], env={"COLUMNS": "200"})
+        assert told.exit_code == 0, command
+        for option in re.findall(r"(--[a-z][a-z-]*)", rest):
+            assert option in told.output, f"{command} {option}"
+
+
+def test_every_command_is_in_the_readme() -> None:
+    told = CliRunner().invoke(cli, ["--help"]).output
+    commands = re.findall(r"^  ([a-z]+)  ", told[told.index("Commands:") :], re.MULTILINE)
+    assert {"serve", "pull", "models", "doctor", "transcribe", "speak", "ask", "bench"} <= set(commands)
+    assert [name for name in commands if f"`speech-gateway {name}" not in README] == []
+
+
+def test_the_names_in_the_table_are_those_of_the_server() -> None:
+    table = README[README.index("## Names that clients expect") : README.index("## Configuration")]
+    wanted = {"Whisper": "whisper-1", "CSM": "csm-1b", "LLASA": "llasa-1b", "DIFFA": "diffa"}
+    for names, family in re.findall(r"^\| (`.*`) \| (\w+) \|$", table, re.MULTILINE):
+        for name in re.findall(r"`([^`]+)`", names):
+            assert BUILTIN_ALIASES.get(name, name) == wanted[family], name
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text(encoding="utf-8")):
+        assert target.startswith("http") or ((ROOT / page).parent / target).exists(), target
+
+
+def test_settings_in_the_pages_exist(tmp_path: Path) -> None:
+    from app.deployments import Deployments
+    from app.settings import load_settings
+
+    for page in PAGES:
+        for snippet in snippets("toml", (ROOT / page).read_text(encoding="utf-8")):
+            file = tmp_path / "gateway.toml"
+            file.write_text(snippet, encoding="utf-8")
+            Deployments.from_settings(load_settings(file))
+
+
+def test_no_variable_is_left_that_the_server_would_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
+    from app.settings import load_settings
+
+    for variable in set(re.findall(r"(SPEECH_GATEWAY_[A-Z_]+)=(\w+)", README)):
+        monkeypatch.setenv(*variable)
+        load_settings()
+        monkeypatch.delenv(variable[0])
+    assert "SPEECH_GATEWAY_SERVER__PORT" not in os.environ
