@@ -99,10 +99,11 @@ async def test_a_client_that_leaves_frees_its_slot_at_the_next_step() -> None:
         await until(lambda: pool.status()["fake"].jobs_active == 0, 2.0)
         worker = pool._dispatchers["fake"].resident.worker
         assert worker is not None
-        await until(lambda: worker.pulse.steps > 2 and worker.pulse.active == 0)
-        steps = worker.pulse.steps
-        await asyncio.sleep(0.7)
-        assert worker.pulse.steps == steps  # the worker does no more work for it
+        before = worker.pulse
+        await until(lambda: worker.pulse is not before)
+        after = worker.pulse
+        await until(lambda: worker.pulse is not after)
+        assert (worker.pulse.active, worker.pulse.steps) == (0, after.steps)  # it does no more work for that client
 
 
 async def test_a_client_that_leaves_the_queue_never_reaches_the_worker() -> None:

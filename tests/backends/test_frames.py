@@ -1,0 +1,231 @@
+"""Everything that crosses the pipe comes out as it went in, and nothing else comes out."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import struct
+import typing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backends import frames, interface
+from backends.interface import (
+    AudioChunk,
+    AudioPart,
+    Capabilities,
+    ChatRequest,
+    Chunking,
+    ContextTurn,
+    Done,
+    Failed,
+    Message,
+    ModelFiles,
+    Placement,
+    Progress,
+    Segment,
+    SpeechRequest,
+    TextDelta,
+    TextPart,
+    TokenLogprob,
+    TranscriptionRequest,
+    Usage,
+    Voice,
+    VoiceSample,
+    Word,
+)
+
+
+def there_and_back(message: frames.Message) -> frames.Message:
+    frame = frames.encode(message)
+    found = frames.read_frame(io.BytesIO(frame))
+    assert found is not None
+    return found
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equality that looks into arrays and into the values that hold them."""
+    if isinstance(a, np.ndarray):
+        return isinstance(b, np.ndarray) and a.dtype == b.dtype and a.shape == b.shape and bool(np.array_equal(a, b))
+    if dataclasses.is_dataclass(a):
+        return type(a) is type(b) and all(same(getattr(a, f.name), getattr(b, f.name)) for f in dataclasses.fields(a))
+    if isinstance(a, tuple | list):
+        return type(a) is type(b) and len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return bool(a == b)
+
+
+SOUND = np.linspace(-1, 1, 50, dtype=np.float32)
+MESSAGES: list[frames.Message] = [
+    frames.LoadModel(
+        "whisper",
+        ModelFiles("w", "a/b", Path("models") / "a--b", Path("models"), Path("user"), {"x": (1, 2), "y": {"z": [1, "a"]}}),
+        Placement("cuda:0", "float16", "torch", 3, 1 << 40, "because"),
+        2,
+    ),
+    frames.StartJob(
+        1, TranscriptionRequest(SOUND, "de", "translate", "p", 0.3, True, True, True, Chunking(0.4, 1, 2), {"a": None})
+    ),
+    frames.StartJob(
+        2,
+        SpeechRequest(
+            "text",
+            "voice",
+            2.0,
+            "softly",
+            True,
+            7,
+            "id",
+            (ContextTurn("0", "before", SOUND), ContextTurn("1", "b", None, "id0")),
+            VoiceSample(SOUND, "words"),
+        ),
+    ),
+    frames.StartJob(3, ChatRequest((Message("user", (TextPart("a"), AudioPart(SOUND))),), 5, 0.1, 0.9, ("stop",), 3)),
+    frames.StartCanary(4),
+    frames.CancelJob(5),
+    frames.LimitBatch(6),
+    frames.Stop(),
+    frames.Loaded(
+        Capabilities("onnx", "cpu", "int8", voices=(Voice("a", "A", ("en",)),), detail={"nodes": {"cpu": 3}}), 1.5, 0.2
+    ),
+    frames.LoadFailed(Failed("model_unavailable", "no", "p", "c")),
+    frames.JobStarted(7),
+    frames.JobEvent(8, TextDelta("täxt", (TokenLogprob("t", (116,), -0.5),))),
+    frames.JobEvent(8, Segment(0, 0.0, 1.0, " a", 3, (1, 2), words=(Word("a", 0.0, 0.5, 0.9),), speaker="A")),
+    frames.JobEvent(8, AudioChunk(SOUND, 24_000)),
+    frames.JobEvent(8, Progress(1, 2)),
+    frames.JobEvent(8, Done("a", "en", "length", Usage(1, 2, 3, 4, 5.5), 9, {"encode": 0.5}, ("cut",))),
+    frames.JobEnded(9),
+    frames.Heartbeat(1, True, 2, 3, 4, 5),
+]
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda m: type(m).__name__)
+def test_every_message_comes_out_as_it_went_in(message: frames.Message) -> None:
+    assert same(there_and_back(message), message)
+
+
+def test_every_class_of_the_contract_is_covered_above() -> None:
+    seen: set[str] = set()
+
+    def walk(value: Any) -> None:
+        if dataclasses.is_dataclass(value):
+            seen.add(type(value).__name__)
+            for f in dataclasses.fields(value):
+                walk(getattr(value, f.name))
+        elif isinstance(value, tuple):
+            for item in value:
+                walk(item)
+
+    walk(tuple(MESSAGES))
+    crossing = {name for name, v in vars(interface).items() if isinstance(v, type) and dataclasses.is_dataclass(v)}
+    messages = {c.__name__ for c in typing.get_args(frames.Command) + typing.get_args(frames.Report)}
+    assert crossing | messages == seen
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers(-(2**60), 2**60)
+        | st.floats(allow_nan=False)
+        | st.text()
+        | st.binary(max_size=20),
+        lambda inner: (
+            st.lists(inner, max_size=4)
+            | st.lists(inner, max_size=4).map(tuple)
+            | st.dictionaries(st.text().filter(lambda k: k != "\0"), inner, max_size=4)
+        ),
+        max_leaves=12,
+    )
+)
+def test_options_of_any_shape_survive(value: Any) -> None:
+    found = there_and_back(frames.StartJob(1, SpeechRequest("t", "v", options={"o": value})))
+    assert isinstance(found, frames.StartJob)
+    assert same(found.request.options["o"], value)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int16", "int64", "uint8", "bool"])
+@pytest.mark.parametrize("shape", [(0,), (3,), (2, 0), (2, 3)])
+def test_arrays_of_any_kind_survive(dtype: str, shape: tuple[int, ...]) -> None:
+    array = np.ones(shape, dtype)
+    found = there_and_back(frames.JobEvent(1, AudioChunk(array, 1)))  # type: ignore[arg-type]
+    assert same(found.event.samples, array)  # type: ignore[union-attr]
+
+
+def test_a_strided_array_survives() -> None:
+    found = there_and_back(frames.JobEvent(1, AudioChunk(SOUND[::3], 1)))
+    assert same(found.event.samples, SOUND[::3])  # type: ignore[union-attr]
+
+
+def test_a_mapped_file_travels_as_its_path(tmp_path: Path) -> None:
+    np.arange(1_000_000, dtype=np.float32).tofile(tmp_path / "audio")
+    mapped = np.memmap(tmp_path / "audio", np.float32, mode="r")
+    for view in (mapped, mapped[1000:5000], np.asarray(mapped)[7:], mapped[100:900][50:60]):
+        frame = frames.encode(frames.StartJob(1, TranscriptionRequest(view)))
+        assert len(frame) < 600
+        found = frames.read_frame(io.BytesIO(frame))
+        assert isinstance(found, frames.StartJob)
+        assert isinstance(found.request, TranscriptionRequest)
+        assert np.array_equal(found.request.samples, view)
+        assert not found.request.samples.flags.writeable
+
+
+def test_a_mapped_file_that_is_gone_names_its_job(tmp_path: Path) -> None:
+    SOUND.tofile(tmp_path / "audio")
+    frame = frames.encode(frames.StartJob(11, TranscriptionRequest(np.memmap(tmp_path / "audio", np.float32, mode="r"))))
+    (tmp_path / "audio").unlink()
+    with pytest.raises(frames.JobBroken) as broken:
+        frames.read_frame(io.BytesIO(frame))
+    assert broken.value.job == 11
+
+
+@pytest.mark.parametrize("value", [object(), {1: 2}, {"\0": 1}, {"x": np.array([object()])}, {1, 2}, Exception()])
+def test_what_cannot_travel_is_refused(value: Any) -> None:
+    with pytest.raises(frames.FrameError):
+        frames.encode(frames.StartJob(1, SpeechRequest("t", "v", options={"o": value})))
+
+
+def test_numpy_numbers_become_plain_ones() -> None:
+    found = there_and_back(frames.JobEvent(1, Progress(np.int64(3), 4)))  # type: ignore[arg-type]
+    assert found == frames.JobEvent(1, Progress(3, 4))
+
+
+@pytest.mark.parametrize("length", [0, frames.MAX_FRAME_BYTES + 1, 2**32 - 1])
+def test_absurd_lengths_are_refused_before_anything_is_read(length: int) -> None:
+    with pytest.raises(frames.FrameError, match="corrupted"):
+        frames.read_frame(io.BytesIO(struct.pack("<I", length) + b"rest"))
+
+
+def test_a_message_over_the_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frames, "MAX_FRAME_BYTES", 1000)
+    with pytest.raises(frames.FrameError, match="over the limit"):
+        frames.encode(frames.StartJob(1, TranscriptionRequest(np.zeros(1000, np.float32))))
+
+
+@pytest.mark.parametrize("cut", [0, 2, 4, 10])
+def test_a_stream_that_ends_in_a_frame_is_over(cut: int) -> None:
+    assert frames.read_frame(io.BytesIO(frames.encode(frames.JobStarted(1))[:cut])) is None
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=80))
+def test_noise_is_never_a_message(noise: bytes) -> None:
+    with pytest.raises(frames.FrameError):
+        frames.decode(noise)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 10_000), st.integers(0, 255), st.sampled_from(MESSAGES))
+def test_a_changed_byte_gives_a_message_or_a_frame_error(place: int, byte: int, message: frames.Message) -> None:
+    body = bytearray(frames.encode(message)[4:])
+    body[place % len(body)] = byte
+    try:
+        frames.decode(bytes(body))
+    except frames.FrameError:
+        return
