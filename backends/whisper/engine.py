@@ -33,13 +33,17 @@ Task = Literal["transcribe", "translate"]
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What one transcription asks for. language: Whisper's code or None; temperatures: the ladder, one rung = no ladder."""
+    """What one transcription asks for.
+
+    language: Whisper's code or None (detect); temperatures: the ladder, one rung = no ladder; max_tokens: of one window.
+    """
 
     language: str | None = None
     task: str = "transcribe"
     prompt: str = ""
     temperatures: tuple[float, ...] = (0.0,)
     words: bool = False
+    max_tokens: int = 448
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +203,7 @@ class Whisper:
         if item.memory is None:
             raise ValueError("a window is encoded before it is decoded")
         room = self.dims.target_positions - len(context) - len(prompt)
-        limit = min(self.dims.target_positions // 2, room)
+        limit = min(self.dims.target_positions // 2, room, item.wish.max_tokens)
         return WindowTask(item.memory, (*context, *prompt), len(context), max_tokens=limit, seed=item.window.start)
 
     def _context(self, item: WindowInWork) -> list[int]:

@@ -22,7 +22,7 @@ from backends.whisper.layers import Form, Layers
 def write_encoder(folder: Path, checkpoint: Checkpoint, dims: Dims, form: Form) -> None:
     """encoder.onnx: one window at a time; batching gains nothing in a compute-bound network."""
     graph = GraphWriter(folder, "encoder", form.element)
-    layers = Layers(graph, checkpoint, dims, form)
+    layers = Layers(graph, checkpoint, dims, form, wide=True)
     hidden = _convolutions(layers, graph.input("mel", [1, dims.mels, dims.mel_frames]))
     for layer in range(dims.encoder_layers):
         prefix = f"encoder.layers.{layer}"
@@ -109,7 +109,7 @@ def write_decoder(folder: Path, checkpoint: Checkpoint, dims: Dims, form: Form) 
     Static: the same with new = 1, no keep, write [1, 1, cache, 1] (one at the position to fill) and write_key [1, 1, 1, cache].
     """
     graph = GraphWriter(folder, "decoder", form.element)
-    layers = Layers(graph, checkpoint, dims, form)
+    layers = Layers(graph, checkpoint, dims, form, wide=False)
     batch: int | str = form.batch if form.static else "batch"
     new: int | str = 1 if form.static else "new"
     hidden = graph.input("embedded", [batch, new, dims.width])

@@ -45,11 +45,33 @@ def quantise(weight: Floats, bits: int) -> tuple[NDArray[np.int8], Floats]:
     return np.clip(np.rint(weight / scale), -top, top).astype(np.int8), scale.astype(np.float32)
 
 
+def quantise_blocks(weight: Floats, block: int) -> tuple[NDArray[np.uint8], Floats]:
+    """Symmetric 8 bits (zero at 128) per output channel and block of inputs, as MatMulNBits wants them.
+
+    weight [inputs, outputs] -> (bytes [outputs, blocks, block], scales [outputs, blocks]); the last block is padded.
+    """
+    inputs, outputs = weight.shape
+    blocks = -(-inputs // block)
+    padded = np.zeros((outputs, blocks * block), np.float32)
+    padded[:, :inputs] = weight.T
+    parts = padded.reshape(outputs, blocks, block)
+    scale = np.maximum(np.abs(parts).max(axis=-1, keepdims=True), np.finfo(np.float32).tiny) / 127
+    whole = (np.clip(np.rint(parts / scale), -127, 127) + 128).astype(np.uint8)
+    return whole, scale[..., 0].astype(np.float32)
+
+
+def block_size(inputs: int) -> int:
+    """The largest block up to 128 that divides the inputs, at least 16 (then the last block is padded)."""
+    return next((size for size in (128, 64, 32) if inputs % size == 0), 16)
+
+
 class Layers:
     """Emits named pieces of the checkpoint into a graph."""
 
-    def __init__(self, graph: GraphWriter, checkpoint: Checkpoint, dims: Dims, form: Form) -> None:
-        self.graph, self.checkpoint, self.dims, self.form = graph, checkpoint, dims, form
+    def __init__(self, graph: GraphWriter, checkpoint: Checkpoint, dims: Dims, form: Form, *, wide: bool) -> None:
+        """wide: products see many rows (the encoder), not one per sequence (the decoder)."""
+        self.graph, self.checkpoint, self.dims, self.form, self.wide = graph, checkpoint, dims, form, wide
+        self._quantised: dict[str, tuple[str, str, str, str]] = {}
 
     def norm(self, value: str, prefix: str) -> str:
         weights = [self.graph.constant(self.checkpoint[f"{prefix}.{part}"]) for part in ("weight", "bias")]
@@ -61,16 +83,41 @@ class Layers:
         return self.product(value, weight, np.concatenate([self._bias(prefix) for prefix in prefixes]))
 
     def product(self, value: str, weight: Floats, bias: Floats | None) -> str:
-        """weight [inputs, outputs]."""
+        """weight [inputs, outputs]. In int8, every row of `value` has its own scale, so rows do not depend on each other."""
         graph = self.graph
-        if self.form.weights == "int8":
-            whole, scale = quantise(weight, self.form.bits)
-            inputs = [graph.constant(whole), graph.constant(scale), graph.constant(np.zeros(len(scale), np.int8))]
-            if bias is not None:
-                inputs.append(graph.constant(bias))
-            return graph.op("DynamicQuantizeMatMul", value, *inputs, domain="ms")
-        result = graph.op("MatMul", value, graph.constant(weight))
+        if self.form.weights != "int8":
+            result = graph.op("MatMul", value, graph.constant(weight))
+        elif self.wide:
+            result = self._rows_product(value, weight)
+        else:
+            return self._blocks_product(value, weight, bias)
         return result if bias is None else graph.op("Add", result, graph.constant(bias))
+
+    def _rows_product(self, value: str, weight: Floats) -> str:
+        """Many rows: quantise each to its largest magnitude, multiply in integers, scale back."""
+        graph = self.graph
+        whole, scale = quantise(weight, self.form.bits)
+        if value not in self._quantised:
+            largest = graph.op("ReduceMax", graph.op("Abs", value), axes=[-1], keepdims=1)
+            largest = graph.op("Max", largest, graph.constant(np.array(1e-30, np.float32)))
+            step, zero = graph.constant(np.array(1 / 127, np.float32)), graph.constant(np.array(128, np.uint8))
+            row = graph.op("QuantizeLinear", graph.op("Div", value, largest), step, zero)
+            self._quantised[value] = (row, largest, step, zero)
+        row, largest, step, zero = self._quantised[value]
+        zeros = graph.constant(np.zeros(len(scale), np.int8))
+        inputs = [row, graph.constant(whole), step, graph.constant(scale), zero, zeros]
+        return graph.op("Mul", graph.op("MatMulIntegerToFloat", *inputs, domain="ms"), largest)
+
+    def _blocks_product(self, value: str, weight: Floats, bias: Floats | None) -> str:
+        """Few rows: one fused operator that quantises rows block by block."""
+        graph, (inputs, outputs) = self.graph, weight.shape
+        block = block_size(inputs)
+        whole, scale = quantise_blocks(weight, block)
+        given = [graph.constant(whole), graph.constant(scale)]
+        if bias is not None:
+            given += ["", "", graph.constant(bias)]
+        sizes = {"K": inputs, "N": outputs, "bits": 8, "block_size": block, "accuracy_level": 4}
+        return graph.op("MatMulNBits", value, *given, domain="ms", **sizes)
 
     def _bias(self, prefix: str) -> Floats:
         name = f"{prefix}.bias"

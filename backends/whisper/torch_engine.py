@@ -163,10 +163,10 @@ def _config(dims: Dims, *, eager: bool) -> WhisperConfig:
         max_source_positions=dims.source_positions,
         max_target_positions=dims.target_positions,
         activation_function=dims.activation,
-        pad_token_id=None,
-        bos_token_id=None,
-        eos_token_id=None,
-        decoder_start_token_id=None,
+        pad_token_id=None,  # padding_idx would demand more of the vocabulary; the ids are not used here
+        bos_token_id=0,
+        eos_token_id=0,
+        decoder_start_token_id=0,
         attn_implementation="eager" if eager else "sdpa",
     )
 

@@ -82,14 +82,16 @@ class Transcription:
 
     def next_windows(self, limit: int) -> list[Window]:
         """Up to `limit` windows that do not depend on each other: one per stretch, in the order of time."""
-        while not self._exhausted and sum(not progress.over for progress in self._open) < limit:
+        while not self._exhausted and len(self._idle()) < limit:
             stretch = next(self._stretches, None)
             if stretch is None:
                 self._exhausted = True
             else:
                 self._open.append(_Progress(stretch, stretch.start))
-        idle = [progress for progress in self._open if not progress.waiting and not progress.over]
-        return [self._window(progress) for progress in idle[:limit]]
+        return [self._window(progress) for progress in self._idle()[:limit]]
+
+    def _idle(self) -> list[_Progress]:
+        return [progress for progress in self._open if not progress.waiting and not progress.over]
 
     def _window(self, progress: _Progress) -> Window:
         progress.waiting = True
@@ -104,6 +106,10 @@ class Transcription:
 
     def pieces(self, window: Window, result: WindowResult) -> tuple[Piece, ...]:
         return read_window(result, self._special.first_timestamp, window.seconds).pieces
+
+    def release(self, window: Window) -> None:
+        """The window could not be decoded now: it comes again."""
+        window.progress.waiting = False
 
     def skip(self, window: Window) -> None:
         """Nothing was said in this window."""

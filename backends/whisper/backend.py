@@ -1,0 +1,220 @@
+"""Whisper behind the backend contract: one step decodes a batch of windows from all active requests.
+
+Owns jobs, the sharing of a step between them, and events. Decoding itself is `engine`'s.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from backends.interface import (
+    LISTENING_RATE,
+    Capabilities,
+    Done,
+    Event,
+    InvalidInput,
+    Job,
+    ModelFiles,
+    ModelUnavailable,
+    Placement,
+    Request,
+    TextDelta,
+    TranscriptionRequest,
+    Usage,
+)
+from backends.whisper.engine import WindowInWork, Wish, load_whisper
+from backends.whisper.info import WhisperOptions
+from backends.whisper.ladder import Thresholds
+from backends.whisper.network import Memory
+from backends.whisper.stretches import Gate
+from backends.whisper.tokenizer import checked_language
+from backends.whisper.transcription import Transcription, Window
+
+_TORCH_DEVICES = ("cuda", "mps", "xpu")
+_WINDOWS_PER_STEP_CPU = 4  # a cancelled or a new request waits for one step at most
+_LARGE_WEIGHTS = 2_000_000_000  # bytes; more than this crowds a GPU that shares the system's memory
+_POSITIONS_PER_SECOND = 50  # encoder positions, counted as audio tokens
+
+
+@dataclass(eq=False, slots=True)
+class WhisperJob:
+    """One request. begun: its first window is decoded, so that further windows may share a step."""
+
+    recording: Transcription
+    wish: Wish
+    seconds: float
+    begun: bool = False
+    texts: list[str] = field(default_factory=list)
+    tokens: int = 0
+    timings: dict[str, float] = field(default_factory=dict)
+
+
+class WhisperBackend:
+    """One loaded Whisper."""
+
+    def load(self, model: ModelFiles, placement: Placement) -> Capabilities:
+        """Choose engine and dtype where the placement leaves them open, and load. Raises ModelUnavailable, OutOfMemory."""
+        options = self._options = _options(model)
+        if model.folder is None:
+            raise ModelUnavailable(f"{model.model} is not on this machine; run: speech-gateway pull {model.deployment}")
+        engine, dtype = _choices(placement)
+        self._whisper = load_whisper(
+            model.folder,
+            engine=engine,
+            device=placement.device,
+            dtype=dtype,
+            threads=placement.threads,
+            max_batch=options.max_batch,
+            cache_folder=options.cache_folder,
+            thresholds=Thresholds(options.no_speech_threshold, options.logprob_threshold, options.compression_ratio_threshold),
+        )
+        if options.language:
+            checked_language(self._whisper.special, options.language)
+        network = self._whisper.network
+        return Capabilities(
+            engine=network.engine,
+            device=network.device,
+            dtype=network.dtype,
+            max_batch=network.max_batch,
+            languages=tuple(self._whisper.special.languages) or ("en",),
+            words=True,
+            logprobs=True,
+            translation=self._whisper.special.multilingual,
+            detail=self._detail(placement),
+        )
+
+    def _detail(self, placement: Placement) -> dict[str, Any]:
+        detail = {**self._whisper.network.detail(), "threads": placement.threads}
+        if placement.device.startswith("directml") and self.footprint() > _LARGE_WEIGHTS:
+            size = f"{self.footprint() / 2**30:.1f} GiB"
+            detail["warning"] = f"{size} of weights on DirectML: on a GPU that shares the system's memory choose a smaller model"
+        return detail
+
+    def canary(self) -> Request:
+        """A second of noise, past the speech gate, for a handful of tokens."""
+        noise = np.random.default_rng(0).standard_normal(LISTENING_RATE).astype(np.float32) * np.float32(0.05)
+        return TranscriptionRequest(noise, language="en", temperature=0.1, options={"vad": False, "max_tokens": 4})
+
+    def start(self, request: Request) -> WhisperJob:
+        """Check the request; nothing is decoded yet. Raises InvalidInput."""
+        if not isinstance(request, TranscriptionRequest):
+            raise InvalidInput("Whisper transcribes audio and does nothing else", code="OperationNotSupported")
+        if request.diarize:
+            raise InvalidInput("Whisper cannot tell speakers apart", param="response_format", code="unsupported_value")
+        special = self._whisper.special
+        if request.task == "translate" and not special.multilingual:
+            raise InvalidInput("this is an English-only Whisper; it cannot translate", param="model", code="unsupported_value")
+        gated = self._options.vad and bool(request.options.get("vad", True))
+        recording = self._whisper.recording(
+            request.samples,
+            gate=Gate.of(request.chunking, self._options.vad_threshold) if gated else None,
+            carry_prompt=self._options.carry_prompt,
+            logprobs=request.logprobs,
+        )
+        return WhisperJob(recording, self._wish(request), len(request.samples) / LISTENING_RATE)
+
+    def _wish(self, request: TranscriptionRequest) -> Wish:
+        ladder = self._options.temperatures if request.temperature == 0 else (request.temperature,)
+        return Wish(
+            language=checked_language(self._whisper.special, request.language or self._options.language),
+            task=request.task,
+            prompt=request.prompt,
+            temperatures=ladder,
+            words=request.words,
+            max_tokens=int(request.options.get("max_tokens", Wish().max_tokens)),
+        )
+
+    # --- Steps -----------------------------------------------------------------------------------------------------
+
+    def step(self, jobs: Sequence[Job]) -> Iterable[tuple[Job, Event]]:
+        """Decode one batch of windows. A step that raises leaves its jobs as they were."""
+        active = [job for job in jobs if isinstance(job, WhisperJob)]
+        began = time.perf_counter()
+        windows = self._share(active)
+        try:
+            self._decode(windows)
+        except Exception:
+            for job, window in windows:
+                job.recording.release(window)
+            raise
+        spent = time.perf_counter() - began
+        events: list[tuple[Job, Event]] = []
+        for job in active:
+            job.timings["decode"] = job.timings.get("decode", 0.0) + spent
+            job.begun = True
+            events += ((job, event) for event in self._events(job))
+        return events
+
+    def _share(self, jobs: Sequence[WhisperJob]) -> list[tuple[WhisperJob, Window]]:
+        """One window for every job, what is left of the batch for those under way."""
+        size = max(len(jobs), self._batch_size())
+        taken = [(job, window) for job in jobs for window in job.recording.next_windows(1)]
+        for job in jobs:
+            room = size - len(taken)
+            if job.begun and room > 0:
+                taken += ((job, window) for window in job.recording.next_windows(room))
+        return taken
+
+    def _batch_size(self) -> int:
+        network = self._whisper.network
+        return min(network.max_batch, _WINDOWS_PER_STEP_CPU) if network.device == "cpu" else network.max_batch
+
+    def _decode(self, windows: Sequence[tuple[WhisperJob, Window]]) -> None:
+        known: dict[int, Memory] = {}
+        for place, (job, window) in enumerate(windows):
+            if job.wish.language is None:
+                known[place] = self._whisper.encode([job.recording.audio(window)])[0]
+                language, _ = self._whisper.detect_language(known[place])
+                job.wish = replace(job.wish, language=language)
+        self._whisper.work(
+            [WindowInWork(job.recording, window, job.wish, known.get(place)) for place, (job, window) in enumerate(windows)]
+        )
+
+    def _events(self, job: WhisperJob) -> Iterator[Event]:
+        for segment in job.recording.finished_segments():
+            job.texts.append(segment.text)
+            job.tokens += len(segment.tokens)
+            yield TextDelta(segment.text, segment.logprobs)
+            yield segment
+        if job.recording.over:
+            yield self._done(job)
+
+    def _done(self, job: WhisperJob) -> Done:
+        audio = round(job.seconds * _POSITIONS_PER_SECOND)
+        prompt = len(self._whisper.tokenizer.encode(job.wish.prompt)) if job.wish.prompt else 0
+        usage = Usage(input_tokens=audio + prompt, output_tokens=job.tokens, input_audio_tokens=audio, audio_seconds=job.seconds)
+        return Done("".join(job.texts), job.wish.language, usage=usage, timings=dict(job.timings))
+
+    def close(self, job: Job) -> None:
+        """Nothing outlives a job but Python objects, which its last reference frees."""
+
+    def footprint(self) -> int:
+        return self._whisper.network.footprint()
+
+
+def _options(model: ModelFiles) -> WhisperOptions:
+    given = dict(model.options)
+    if "temperatures" in given:
+        given["temperatures"] = tuple(given["temperatures"])
+    options = WhisperOptions(**given)
+    if not options.temperatures or options.max_batch < 1:
+        raise ModelUnavailable("temperatures needs at least one value, and max_batch at least 1")
+    return options
+
+
+def _choices(placement: Placement) -> tuple[str, str]:
+    """Engine and dtype for what the placement leaves at "auto"."""
+    kind = placement.device.partition(":")[0]
+    engine = placement.engine
+    if engine == "auto":
+        engine = "torch" if kind in _TORCH_DEVICES else "onnx"
+    dtype = placement.dtype
+    if dtype == "auto":
+        quantised = engine == "onnx" and kind == "cpu"
+        dtype = "int8" if quantised else "float16" if kind == "cuda" else "float32"
+    return engine, dtype
