@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from app.routes import chat, chat_questions, docs, health, models, speech, transcriptions, voices
+from app.routes import chat, chat_questions, docs, health, models, speech, transcriptions, voices, watermark
 from app.routes.operations import Operation, Table
 
 OPERATIONS: tuple[Operation, ...] = (
     *transcriptions.OPERATIONS,
     *speech.OPERATIONS,
     *voices.OPERATIONS,
+    *watermark.OPERATIONS,
     *chat.OPERATIONS,
     *chat_questions.OPERATIONS,
     *models.OPERATIONS,

@@ -1,0 +1,143 @@
+"""POST audio/watermark/detect: whether speech carries the mark of this installation. For the administrator.
+
+Owns the way of an upload to the detector, which is a short-lived process of the CSM backend: it needs torch and the
+mark's networks, and neither a loaded model nor a worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import platformdirs
+from starlette.types import ASGIApp
+
+from app.deployments import Deployment
+from app.errors import ApiError, InvalidRequest, ModelUnavailable, OperationNotSupported, ServiceUnavailable, from_failure
+from app.routes.common import Call, find_deployment
+from app.routes.doc import answers, array, form, integer, number, obj, stated, text
+from app.routes.forms import parse_form
+from app.routes.operations import FORM, Operation
+from backends.interface import Failed, Samples
+
+RATE = 44_100  # Hz, what the mark's networks hear
+LONGEST_SECONDS = 600.0  # of an upload
+_PATIENCE_SECONDS = 300.0
+_ROOT = Path(__file__).resolve().parents[2]
+_MODULE = "backends.csm.detect"
+
+
+async def detect(call: Call) -> ASGIApp:
+    """The whole way of one upload. "too short" is an answer, and another one than "not found"."""
+    fields = parse_form(call.content_type, call.body, call.gateway.settings.limits.form_fields)
+    deployment = _marking(call, fields.text("model"))
+    upload = bytes(fields.file("file").data)
+    with call.stage("decode"):
+        decoded = await call.gateway.media.decode(upload, rate=RATE, max_seconds=LONGEST_SECONDS)
+        call.stack.callback(decoded.close)
+    call.body = b""
+    folder = Path(call.stack.enter_context(tempfile.TemporaryDirectory(prefix="speech-gateway-mark-")))
+    samples = folder / "samples.npy"
+    await asyncio.to_thread(_save, samples, decoded.samples)
+    with call.stage("model"):
+        found = await _run(_command(call, deployment, samples))
+    return call.json({**found, "duration": round(decoded.duration, 3)})
+
+
+def _save(path: Path, samples: Samples) -> None:
+    np.save(path, samples, allow_pickle=False)
+
+
+def _marking(call: Call, model: str | None) -> Deployment:
+    """The deployment whose mark is sought: the path's, the form's, or the first one that marks its speech."""
+    known = call.gateway.deployments
+    if name := call.target or model:
+        deployment = find_deployment(known, name, call.scheme)
+        if "watermark_model" not in deployment.options:
+            raise OperationNotSupported(f"The deployment {name!r} does not mark its speech.", param="model")
+        return deployment
+    for deployment in known.values():
+        if "watermark_model" in deployment.options:
+            return deployment
+    raise ModelUnavailable("No deployment of this server marks its speech.", should_retry=False)
+
+
+def _command(call: Call, deployment: Deployment, samples: Path) -> list[str]:
+    options = deployment.options
+    user = platformdirs.user_config_dir("speech-gateway", appauthor=False)
+    command = [deployment.python or sys.executable, "-m", _MODULE, str(samples), "--rate", str(RATE), "--user-dir", user]
+    command += ["--models-dir", str(call.gateway.settings.models_dir.resolve()), "--model", str(options["watermark_model"])]
+    if key := options.get("watermark_key"):
+        command += ["--key", str(key)]
+    return [*command, "--statistics", str(options.get("watermark_statistics", "batch"))]
+
+
+async def _run(command: Sequence[str]) -> dict[str, Any]:
+    """The detector's document. Raises ApiError; leaves no process behind."""
+    path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH", "")]))
+    environment = {**os.environ, "PYTHONPATH": path, "PYTHONUTF8": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    process = await asyncio.create_subprocess_exec(
+        *command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+    )
+    try:
+        async with asyncio.timeout(_PATIENCE_SECONDS):
+            told, _ = await process.communicate()
+    except TimeoutError:
+        raise ServiceUnavailable("The search for the watermark took too long.", should_retry=False) from None
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+    return _answer(told)
+
+
+def _answer(told: bytes) -> dict[str, Any]:
+    """The document on the last line. A detector that cannot even start lacks its libraries."""
+    try:
+        document = msgspec.json.decode(told.strip().rsplit(b"\n", 1)[-1], type=dict[str, Any])
+    except msgspec.DecodeError:
+        raise ModelUnavailable(
+            "The watermark detector cannot run: its libraries are missing. Add them with: uv sync --extra torch",
+            should_retry=False,
+        ) from None
+    if "error" in document:
+        raise _failure(str(document.get("kind", "")), str(document["error"]))
+    return document
+
+
+def _failure(kind: str, message: str) -> ApiError:
+    if kind == "invalid_input":
+        return InvalidRequest(message, param="file")
+    return from_failure(Failed(kind, message))
+
+
+_FOUND = obj(
+    {
+        "status": stated(text(""), enum=["found", "not found", "too short"]),
+        "message": array(integer("One byte of the hidden message.")),
+        "confidence": number("Share of agreeing symbols."),
+        "ours": {"type": "boolean", "description": "The message is this installation's key."},
+        "duration": number("Seconds."),
+    },
+    ("status", "message", "confidence"),
+)
+_DOC: dict[str, Any] = {
+    "summary": "Look for the watermark in speech (admin key)",
+    "tags": ["speech"],
+    "requestBody": form(
+        {"file": {"type": "string", "format": "binary"}, "model": text("A deployment that marks its speech.")}, ("file",)
+    ),
+    "responses": answers(_FOUND),
+}
+
+OPERATIONS = (Operation("audio/watermark/detect", "POST", detect, access="admin", consumes=(FORM,), doc=_DOC),)

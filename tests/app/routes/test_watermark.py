@@ -1,0 +1,78 @@
+"""POST audio/watermark/detect with the real detector process, on the tiny networks of the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from app.routes import watermark
+from backends.csm.watermark import load_watermark
+from tests.support.audio_files import by_soundfile, tone
+from tests.support.running import FAKES, Running, fake_settings, running
+
+NETS = Path(__file__).resolve().parents[2] / "data" / "csm" / "silentcipher_tiny"
+URL = "/v1/audio/watermark/detect"
+KEY = (1, 2, 3, 250, 0)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Running]:
+    marking = {"backend": "csm", "watermark_model": str(NETS), "watermark_key": bytes(KEY).hex()}
+    settings = fake_settings(deployments={**FAKES, "marking": marking}, server={"admin_key": "boss"})
+    with running(settings) as server:
+        yield server
+
+
+def post(server: Running, file: bytes, key: str = "boss", url: str = URL, **fields: str) -> httpx.Response:
+    headers = {"api-key": key} if key else {}
+    return httpx.post(server.url + url, files={"file": ("x", file)}, data=fields, headers=headers, timeout=120)
+
+
+def test_a_marked_file_is_read(server: Running) -> None:
+    speech = tone(44_100, 1.0)[:, 0]
+    marked = load_watermark(NETS).encode(speech, 44_100, KEY, 20.0)
+    answer = post(server, by_soundfile(marked[:, None], 44_100, "WAV", "FLOAT"), model="marking")
+    assert answer.status_code == 200, answer.text
+    found = answer.json()
+    expected = load_watermark(NETS).detect(np.clip(marked, -1, 1), 44_100)
+    assert expected.status == "found"
+    assert (found["status"], tuple(found["message"])) == (expected.status, expected.message)
+    assert found["confidence"] == pytest.approx(expected.confidence, abs=0.01)
+    assert found["duration"] == 1.0
+
+
+def test_a_moment_is_too_short_to_tell(server: Running) -> None:
+    answer = post(server, by_soundfile(tone(16_000, 0.04), 16_000, "WAV", "PCM_16"), model="marking")
+    assert answer.json()["status"] == "too short"
+
+
+@pytest.mark.parametrize(("key", "status"), [("", 401), ("somebody", 403)])
+def test_only_the_administrator_may_ask(server: Running, key: str, status: int) -> None:
+    assert post(server, b"x", key=key).status_code == status
+
+
+def test_bad_uploads(server: Running) -> None:
+    assert post(server, b"no sound at all " * 9, model="marking").json()["error"]["param"] == "file"
+    error = post(server, b"x", model="fake-tts").json()["error"]
+    assert (error["code"], error["param"]) == ("OperationNotSupported", "model")
+    assert post(server, b"x", model="nobody").json()["error"]["code"] == "model_not_found"
+
+
+def test_missing_networks_are_named(tmp_path: Path) -> None:
+    gone = {"backend": "csm", "watermark_model": str(tmp_path / "gone")}
+    with running(fake_settings(deployments={**FAKES, "csm-1b": gone})) as server:
+        answer = post(server, by_soundfile(tone(16_000, 1.0), 16_000, "WAV", "PCM_16"))
+        assert answer.status_code == 503
+        assert answer.json()["error"]["code"] == "ModelUnavailable"
+        assert "gone" in answer.json()["error"]["message"]
+
+
+def test_a_detector_that_cannot_start(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watermark, "_MODULE", "backends.csm.no_such_module")
+    answer = post(server, by_soundfile(tone(16_000, 0.2), 16_000, "WAV", "PCM_16"), model="marking")
+    assert answer.status_code == 503
+    assert answer.headers["x-should-retry"] == "false"
