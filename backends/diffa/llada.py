@@ -19,7 +19,17 @@ from backends.diffa.denoise import Window
 from backends.diffa.offload import Offload
 from backends.diffa.ragged import Ragged, Stretch
 from backends.interface import ModelUnavailable
-from backends.transformer import KVCache, Linear, Precision, Rope, Transformer, TransformerConfig, make_linear, renamed
+from backends.transformer import (
+    Checkpoint,
+    KVCache,
+    Linear,
+    Precision,
+    Rope,
+    Transformer,
+    TransformerConfig,
+    make_linear,
+    renamed,
+)
 
 _PARTS = {
     "attention_norm": "attn_norm.weight",
@@ -161,12 +171,19 @@ class Llada:
 
 def load_llada(folder: Path, precision: Precision, device: torch.device, offload: Offload | None = None) -> Llada:
     """The language model of `folder`. offload: which layers stay in the processor's memory. Raises ModelUnavailable."""
-    config = llada_config(folder)
-    checkpoint = open_checkpoint(folder)
-    rename = renamed(_PREFIX, _PARTS, "ln_f.weight", "blocks.")
+    config, checkpoint = llada_config(folder), open_checkpoint(folder)
+    llada = build_llada(config, checkpoint, precision, device, offload)
+    checkpoint.close()
+    return llada
+
+
+def build_llada(
+    config: LladaConfig, checkpoint: Checkpoint, precision: Precision, device: torch.device, offload: Offload | None = None
+) -> Llada:
+    """The language model from the tensors of a checkpoint, which must hold these and no others. Raises ModelUnavailable."""
     stack = Transformer(
         config.stack,
-        checkpoint.reader(rename),
+        checkpoint.reader(renamed(_PREFIX, _PARTS, "ln_f.weight", "blocks.")),
         precision=precision,
         device=device,
         place=offload.place(precision, device) if offload else None,
@@ -179,7 +196,6 @@ def load_llada(folder: Path, precision: Precision, device: torch.device, offload
     # The table is only looked up: bfloat16 as stored loses nothing, whatever the model computes in.
     kept = torch.bfloat16 if stored.dtype == torch.bfloat16 else precision.compute
     table = stored.to("cpu" if offload and offload.table else device, kept, copy=True)
-    checkpoint.close()
     return Llada(config, stack, table, head)
 
 
