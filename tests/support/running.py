@@ -63,10 +63,10 @@ class Running:
 
 
 @contextmanager
-def running(settings: Settings | None = None, pool: FakePool | None = None) -> Iterator[Running]:
-    """Serve until the block ends."""
+def running(settings: Settings | None = None, pool: FakePool | None = None, *, real: bool = False) -> Iterator[Running]:
+    """Serve until the block ends. real: with worker processes instead of a fake pool."""
     settings = settings or fake_settings()
-    app = create_app(settings, pool=pool or FakePool(Deployments.from_settings(settings)))
+    app = create_app(settings, pool=None if real else pool or FakePool(Deployments.from_settings(settings)))
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(_config(app))
     loops: list[asyncio.AbstractEventLoop] = []

@@ -45,11 +45,6 @@ def test_a_marked_file_is_read(server: Running) -> None:
     assert found["duration"] == 1.0
 
 
-def test_a_moment_is_too_short_to_tell(server: Running) -> None:
-    answer = post(server, by_soundfile(tone(16_000, 0.04), 16_000, "WAV", "PCM_16"), model="marking")
-    assert answer.json()["status"] == "too short"
-
-
 @pytest.mark.parametrize(("key", "status"), [("", 401), ("somebody", 403)])
 def test_only_the_administrator_may_ask(server: Running, key: str, status: int) -> None:
     assert post(server, b"x", key=key).status_code == status
