@@ -9,6 +9,7 @@ from app.commands.calls import ask, speak, transcribe
 from app.commands.console import use_utf8
 from app.commands.doctor import doctor
 from app.commands.server import serve
+from app.commands.training import PASS_ON, dataset, finetune, watermark
 from app.commands.weights import models, pull
 
 cli = typer.Typer(
@@ -22,6 +23,9 @@ cli = typer.Typer(
 
 for command in (serve, pull, models, doctor, transcribe, speak, ask, bench):
     cli.command()(command)
+cli.command(context_settings=PASS_ON)(finetune)
+cli.add_typer(dataset, name="dataset")
+cli.add_typer(watermark, name="watermark")
 
 
 def main() -> None:

@@ -1,0 +1,103 @@
+"""`speech-gateway dataset create`, `finetune` and `watermark detect`: work of the engines, each in a process of its own.
+
+The command line imports no engine; it fills in what the configuration knows and passes everything else on.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import platformdirs
+import typer
+
+from app.commands.connection import Config
+from app.commands.console import fail, output
+from app.commands.weights import configured
+from app.deployments import Deployment
+from app.settings import Settings
+from backends import weights
+
+PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+dataset = typer.Typer(no_args_is_help=True, help="Training data for LLASA voices.")
+watermark = typer.Typer(no_args_is_help=True, help="The inaudible mark in CSM's speech.")
+
+
+@dataset.command("create", context_settings=PASS_ON)
+def create(context: typer.Context) -> None:
+    """Turn a folder of clips and their texts into a dataset; --help lists the options."""
+    settings, llasa = _llasa()
+    codec = weights.model_folder(settings.models_dir, str(llasa.options["codec_model"]))
+    _pass_on("backends.llasa.dataset", [*context.args, *_unless_given(context.args, "--codec", codec)])
+
+
+def finetune(context: typer.Context) -> None:
+    """Train a LoRA adapter for LLASA on a dataset; --help lists the options."""
+    settings, llasa = _llasa()
+    model = weights.model_folder(settings.models_dir, llasa.model)
+    _pass_on("backends.llasa.finetune", [*context.args, *_unless_given(context.args, "--model", model)])
+
+
+@watermark.command("detect")
+def detect(
+    file: Annotated[Path, typer.Argument(help="Audio file.", exists=True, dir_okay=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    config: Config = None,
+) -> None:
+    """Say whether FILE carries the mark, and whether it is this installation's."""
+    settings, deployments = configured(config)
+    csm = _of_backend(list(deployments.values()), "csm")
+    user_dir = platformdirs.user_config_dir("speech-gateway", appauthor=False)
+    options = ["--model", str(csm.options["watermark_model"]), "--models-dir", str(settings.models_dir), "--user-dir", user_dir]
+    done = subprocess.run(_python("backends.csm.detect", str(file), *options), capture_output=True, check=False)  # noqa: S603
+    try:
+        found = json.loads(done.stdout.decode("utf-8").strip().splitlines()[-1])
+    except (ValueError, IndexError):
+        fail(
+            done.stderr.decode("utf-8", "replace").strip().splitlines()[-1]
+            if done.stderr
+            else "the detector ended without a word"
+        )
+    if "error" in found:
+        fail(str(found["error"]))
+    output().print(json.dumps(found) if as_json else _sentence(found))
+
+
+def _sentence(found: dict[str, object]) -> str:
+    if found["status"] == "too short":
+        return "Too short to tell: the file holds less than one repetition of a mark."
+    if found["status"] != "found":
+        return "No mark was found."
+    whose = "this installation's" if found.get("ours") else "not this installation's"
+    return f"A mark was found: {whose} (message {found['message']}, confidence {found['confidence']})."
+
+
+def _llasa() -> tuple[Settings, Deployment]:
+    settings, deployments = configured(None)
+    return settings, _of_backend(list(deployments.values()), "llasa")
+
+
+def _of_backend(deployments: list[Deployment], backend: str) -> Deployment:
+    """The user's own deployment of that backend before the built-in one."""
+    found = sorted((d for d in deployments if d.info.name == backend), key=lambda d: d.builtin)
+    if not found:
+        fail(f"no deployment of the backend {backend} is configured")
+    return found[0]
+
+
+def _unless_given(arguments: list[str], option: str, value: Path) -> list[str]:
+    given = any(part == option or part.startswith(f"{option}=") for part in arguments)
+    return [] if given else [option, str(value)]
+
+
+def _python(module: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", module, *arguments]
+
+
+def _pass_on(module: str, arguments: list[str]) -> None:
+    """Run it on this terminal and end with its status."""
+    raise typer.Exit(subprocess.run(_python(module, *arguments), check=False).returncode)  # noqa: S603
