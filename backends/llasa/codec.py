@@ -70,6 +70,11 @@ class Codec:
         return self._encoder
 
     @property
+    def identity(self) -> str:
+        """Names what its codes depend on: the folder and the encoder's type."""
+        return f"{self._folder.resolve()} {self._encoder_dtype}"
+
+    @property
     def dtype(self) -> torch.dtype:
         """Of the decoder's body."""
         return self._dtype

@@ -28,7 +28,11 @@ _SPEECH = re.compile(r"<\|s_(\d+)\|>")
 
 
 class Vocabulary:
-    """speech_start: id of <|s_0|>; speech_count: number of codes; stop: id that ends speech; size: ids in all."""
+    """Ids by name.
+
+    speech_start: <|s_0|>; speech_count: number of codes; start, stop: around speech; text_start: before the text to speak;
+    pad: fills rows; size: ids in all.
+    """
 
     def __init__(self, tokenizer: Tokenizer, source: str) -> None:
         self._tokenizer = tokenizer
@@ -39,6 +43,8 @@ class Vocabulary:
         speech = {int(found.group(1)): number for name, number in ids.items() if (found := _SPEECH.fullmatch(name))}
         self.speech_start, self.speech_count = _contiguous(speech, source)
         self.stop: int = ids["<|SPEECH_GENERATION_END|>"]
+        self.start: int = ids["<|SPEECH_GENERATION_START|>"]
+        self.pad: int = ids["<|eot_id|>"]
         self.text_start: int = ids["<|TEXT_UNDERSTANDING_START|>"]
         self.size = max(ids.values()) + 1
         added = [token.content for token in tokenizer.get_added_tokens_decoder().values()]

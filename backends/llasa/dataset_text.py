@@ -1,0 +1,141 @@
+"""The text side of a dataset: which clip says what, from the many ways in which people write that down.
+
+Reads `id:text` lines, LJSpeech's metadata.csv (id|text|normalised), quoted csv, tab-separated tables, and a .txt beside
+every clip. What cannot be used is reported with its line, never dropped in silence. Knows no audio.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from backends.interface import InvalidInput
+
+AUDIO = (".wav", ".flac", ".ogg", ".mp3", ".opus")
+_GUESSES = ("|", "\t", ":", ";", ",")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One clip: line of the text file (0: a sidecar), id as written, text, audio file."""
+
+    line: int
+    id: str
+    text: str
+    audio: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A line that gave no clip, and why."""
+
+    line: int
+    id: str
+    reason: str
+
+
+def read_entries(
+    audio_dir: Path,
+    text_file: Path | None,
+    separator: str | None = None,
+    id_column: int = 0,
+    text_column: int | None = None,
+    extension: str = ".wav",
+) -> Iterator[Entry | Skipped]:
+    """Entries in the order of the file; text_file None: a .txt beside every clip.
+
+    separator None: judged by the file; text_column None: the second column, in LJSpeech's format the last one that is
+    not empty. Raises InvalidInput for a folder or file that is not there or not UTF-8.
+    """
+    if not audio_dir.is_dir():
+        raise InvalidInput(f"there is no folder {audio_dir}")
+    if text_file is None:
+        yield from _sidecars(audio_dir)
+        return
+    index = {path.stem: path for path in sorted(audio_dir.rglob("*")) if path.suffix.lower() in AUDIO}
+    seen: dict[Path, int] = {}
+    for number, columns in _rows(text_file, separator, text_column):
+        entry = _entry(number, columns, audio_dir, index, id_column, text_column, extension)
+        if isinstance(entry, Entry) and entry.audio in seen:
+            entry = Skipped(number, entry.id, f"the same clip as line {seen[entry.audio]}")
+        if isinstance(entry, Entry):
+            seen[entry.audio] = number
+        yield entry
+
+
+def _sidecars(audio_dir: Path) -> Iterator[Entry | Skipped]:
+    for path in sorted(audio_dir.rglob("*")):
+        if path.suffix.lower() not in AUDIO:
+            continue
+        name, sidecar = path.relative_to(audio_dir).as_posix(), path.with_suffix(".txt")
+        if not sidecar.is_file():
+            yield Skipped(0, name, f"there is no {sidecar.name} beside it")
+            continue
+        text = " ".join(_read(sidecar).split())
+        yield Entry(0, name, text, path) if text else Skipped(0, name, "its text is empty")
+
+
+def _rows(text_file: Path, separator: str | None, text_column: int | None) -> Iterator[tuple[int, list[str]]]:
+    """Line number and columns of every line that is not blank."""
+    lines = _read(text_file).splitlines()
+    mark = separator or _guess(text_file, next((line for line in lines if line.strip()), ""))
+    if mark == "," or (mark == ";" and text_file.suffix.lower() == ".csv"):
+        reader = csv.reader(lines, delimiter=mark)
+        for columns in reader:
+            if any(column.strip() for column in columns):
+                yield reader.line_num, columns
+        return
+    # Only the separators before the text count: "a:b: c" is the text "b: c". LJSpeech has a third column instead.
+    splits = -1 if mark in "|\t" and text_column is None else max(1, text_column or 1)
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            yield number, line.split(mark, splits)
+
+
+def _guess(text_file: Path, line: str) -> str:
+    order = ("|", "\t", ",", ";", ":") if text_file.suffix.lower() in (".csv", ".tsv") else _GUESSES
+    return next((mark for mark in order if mark in line), ":")
+
+
+def _entry(
+    number: int,
+    columns: list[str],
+    audio_dir: Path,
+    index: dict[str, Path],
+    id_column: int,
+    text_column: int | None,
+    extension: str,
+) -> Entry | Skipped:
+    wanted = 1 if text_column is None else text_column
+    name = columns[id_column].strip() if id_column < len(columns) else ""
+    if max(id_column, wanted) >= len(columns):
+        return Skipped(number, name, f"it has {len(columns)} column(s), column {max(id_column, wanted)} is needed")
+    text = columns[wanted].strip()
+    if text_column is None and len(columns) == 3 and columns[2].strip():
+        text = columns[2].strip()
+    if not name or not text:
+        return Skipped(number, name, "its text is empty" if name else "it names no clip")
+    audio = _find(audio_dir, index, name, extension)
+    return Entry(number, name, text, audio) if audio else Skipped(number, name, f"there is no clip {name!r} in {audio_dir}")
+
+
+def _find(audio_dir: Path, index: dict[str, Path], name: str, extension: str) -> Path | None:
+    """A clip by path (with or without its extension), else by its bare name anywhere in the folder."""
+    root = audio_dir.resolve()
+    for candidate in (name, name + extension, *(name + ending for ending in AUDIO)):
+        path = audio_dir / candidate
+        if path.suffix.lower() in AUDIO and path.is_file() and path.resolve().is_relative_to(root):
+            return path
+    bare = Path(name.replace("\\", "/")).name
+    return index.get(bare) or index.get(Path(bare).stem)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be read: {error}") from error
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"{path} is not UTF-8 text (byte {error.start})") from error

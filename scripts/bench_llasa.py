@@ -1,0 +1,266 @@
+"""LLASA against transformers on this machine: tokens per second, the codec, memory. Random weights, published shapes.
+
+    python scripts/bench_llasa.py [--threads N] [--only lm,codec] [--steps N] [--rounds N] [--folder DIR]
+
+Every comparison is interleaved in one process, so that a noisy machine slows both sides alike; medians and bests are
+printed. The language models of one number format are held together and freed before the next.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+
+from backends.llasa.choosing import Sampling
+from backends.llasa.codec import load_codec
+from backends.llasa.decoding import TokenLoop, Utterance
+from backends.llasa.model import Llasa, load_llasa
+
+ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 500_000.0,
+    "factor": 32.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+SHAPE = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "vocab_size": 193_800,
+    "hidden_size": 2048,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 64,
+    "intermediate_size": 8192,
+    "rms_norm_eps": 1e-5,
+    "max_position_embeddings": 131_072,
+    "tie_word_embeddings": True,
+    "rope_parameters": ROPE,
+    "torch_dtype": "bfloat16",
+}
+PROMPT = 60  # tokens
+SAMPLING = Sampling(temperature=0.8, top_k=50, top_p=1.0)
+CODES = 65_536
+
+
+def main() -> None:
+    """Run what --only names and print one table each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--only", default="lm,codec", help="parts to run: lm, codec")
+    parser.add_argument("--groups", default="float32,bfloat16", help="number formats of transformers to compare with")
+    parser.add_argument("--steps", type=int, default=6, help="decode steps per measurement")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--folder", type=Path, help="where the random weights are kept (default: a temporary folder)")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    warnings.simplefilter("ignore")
+    print(f"torch {torch.__version__}, {options.threads} thread(s), {time.strftime('%Y-%m-%d')}")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.folder or Path(temporary)
+        if "lm" in options.only:
+            bench_language_model(folder / "llasa-1b", options)
+        if "codec" in options.only:
+            bench_codec(folder / "codec", options)
+
+
+# --- language model ------------------------------------------------------------------------------------------------------
+
+
+def bench_language_model(folder: Path, options: argparse.Namespace) -> None:
+    if not (folder / "model.safetensors").is_file():
+        write_language_model(folder)
+    for dtype in options.groups.split(","):
+        bench_group(folder, dtype, options)
+        gc.collect()
+
+
+def bench_group(folder: Path, dtype: str, options: argparse.Namespace) -> None:
+    """transformers in one number format, our loop in the same (both heads), and ours in int8."""
+    from transformers import LlamaForCausalLM
+
+    reference = LlamaForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
+    models = {f"own {dtype}": load_llasa(folder, dtype=dtype), "own int8": load_llasa(folder, dtype="int8")}
+    ways: dict[str, Callable[[], float]] = {}
+    for batch in (1, options.batch):
+        ways[f"generate {dtype} batch {batch}"] = lambda batch=batch: generate_step(reference, batch, options.steps)  # type: ignore[misc]
+        for name, model in models.items():
+            ways[f"{name} batch {batch}"] = lambda model=model, batch=batch: own_step(model, batch, options.steps)  # type: ignore[misc]
+    quantised = models["own int8"]
+    ways["reading the int8 weights once"] = reader(decode_bytes(quantised))
+    results = interleaved(ways, options.rounds)
+    print(f"\n## {dtype}, ms per decode step")
+    report(results)
+    ratios(results, dtype, options.batch)
+    print(f"int8: {decode_bytes(quantised) / 1e9:.2f} GB of weights read per step, {quantised.bytes() / 1e9:.2f} GB held")
+
+
+def ratios(results: dict[str, list[float]], dtype: str, batch: int) -> None:
+    best = {name: min(times) for name, times in results.items()}
+    middle = {name: statistics.median(times) for name, times in results.items()}
+    for label, over, under, factor in (
+        (f"{dtype} batch 1 against generate", f"generate {dtype} batch 1", f"own {dtype} batch 1", 1),
+        ("int8 batch 1 against generate", f"generate {dtype} batch 1", "own int8 batch 1", 1),
+        ("int8 step against reading its weights", "own int8 batch 1", "reading the int8 weights once", 1),
+        (f"int8 batch {batch}, total against batch 1", "own int8 batch 1", f"own int8 batch {batch}", batch),
+        (f"{dtype} batch {batch}, total against batch 1", f"own {dtype} batch 1", f"own {dtype} batch {batch}", batch),
+    ):
+        print(f"{label}: {factor * middle[over] / middle[under]:.2f} (median), {factor * best[over] / best[under]:.2f} (best)")
+
+
+def generate_step(model: Any, batch: int, steps: int) -> float:
+    """Seconds per decode step of transformers' generate, prefill subtracted."""
+    ids = torch.arange(PROMPT)[None].repeat(batch, 1) + 200
+    settings = {"do_sample": True, "temperature": 0.8, "top_k": 50, "top_p": 1.0, "eos_token_id": None, "pad_token_id": 0}
+    settings |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+    def run(tokens: int) -> float:
+        began = time.perf_counter()
+        model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, min_new_tokens=tokens, **settings
+        )
+        return time.perf_counter() - began
+
+    first = run(1)
+    return (run(1 + steps) - first) / steps
+
+
+def own_step(model: Llasa, batch: int, steps: int) -> float:
+    """Seconds per decode step of the serving loop."""
+    loop = TokenLoop(model, batch, 256)
+    utterances = [Utterance([200 + i for i in range(PROMPT)], steps + 2, SAMPLING, seed) for seed in range(batch)]
+    for utterance in utterances:
+        loop.admit(utterance)
+    loop.step(utterances)  # prompts
+    loop.step(utterances)
+    began = time.perf_counter()
+    for _ in range(steps):
+        loop.step(utterances)
+    return (time.perf_counter() - began) / steps
+
+
+def decode_bytes(model: Llasa) -> int:
+    """Bytes of weights that one decode step reads."""
+    return model.variants[""].stack.bytes() + model.variants[""].head.bytes()
+
+
+def reader(size: int) -> Callable[[], float]:
+    """Reads that many bytes out of memory and takes the time."""
+    block = torch.ones(size // 4, dtype=torch.float32)
+
+    def read() -> float:
+        began = time.perf_counter()
+        block.sum()
+        return time.perf_counter() - began
+
+    return read
+
+
+def write_language_model(folder: Path) -> None:
+    """Random weights at the shape of Llasa-1B, and a tokenizer with all speech tokens."""
+    from safetensors.torch import save_file
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with torch.device("meta"):
+        names = {name: tensor.shape for name, tensor in LlamaForCausalLM(LlamaConfig(**SHAPE)).state_dict().items()}
+    generator = torch.Generator().manual_seed(0)
+    tensors = {}
+    for name, shape in names.items():
+        if name != "lm_head.weight":
+            values = torch.empty(shape, dtype=torch.bfloat16)
+            tensors[name] = values.fill_(1.0) if "norm" in name else values.normal_(std=0.02, generator=generator)
+    (folder / "config.json").write_text(json.dumps(SHAPE), encoding="utf-8")
+    write_tokenizer(folder)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def write_tokenizer(folder: Path) -> None:
+    from tokenizers import AddedToken, Tokenizer, models
+
+    from backends.llasa.vocabulary import MARKERS
+
+    tokenizer = Tokenizer(models.BPE(vocab={chr(65 + i): i for i in range(26)}, merges=[]))
+    tokenizer.add_tokens([AddedToken(name, special=False) for name in (*MARKERS, *(f"<|s_{i}|>" for i in range(CODES)))])
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+# --- codec ---------------------------------------------------------------------------------------------------------------
+
+
+def bench_codec(folder: Path, options: argparse.Namespace, seconds: int = 10) -> None:
+    """Our decoder and transformers' own class on the same random weights; then what a decode-only start holds."""
+    from transformers import Xcodec2Config, Xcodec2Model
+
+    torch.manual_seed(0)
+    native = Xcodec2Model(Xcodec2Config()).eval()
+    if not (folder / "model.safetensors").is_file():
+        native.save_pretrained(folder)
+    del native.semantic_encoder, native.acoustic_encoder
+    gc.collect()
+    codes = torch.randint(0, CODES, (1, 1, 50 * seconds))
+    own = {str(dtype).removeprefix("torch."): load_codec(folder, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)}
+
+    def by_native() -> float:
+        began = time.perf_counter()
+        with torch.inference_mode():
+            native.decode(codes)
+        return time.perf_counter() - began
+
+    def by_own(codec: Any) -> float:
+        began = time.perf_counter()
+        codec.decode(codes)
+        return time.perf_counter() - began
+
+    ways: dict[str, Callable[[], float]] = {"native class float32": by_native}
+    ways |= {f"own {name}": lambda codec=codec: by_own(codec) for name, codec in own.items()}  # type: ignore[misc]
+    results = interleaved(ways, options.rounds)
+    print(f"\n## codec, ms to decode {seconds} s of audio")
+    report(results)
+    for name in own:
+        ratio = statistics.median(results["native class float32"]) / statistics.median(results[f"own {name}"])
+        print(f"own {name} against the native class: {ratio:.2f}")
+    with torch.inference_mode():
+        difference = (own["float32"].decode(codes) - native.decode(codes).audio_values).abs().max()
+    print(f"largest difference of the waves in float32: {float(difference):.1e}")
+    print("weights of a decode-only start: " + ", ".join(f"{name} {codec.bytes() / 1e9:.3f} GB" for name, codec in own.items()))
+
+
+# --- measuring -------------------------------------------------------------------------------------------------------------
+
+
+def interleaved(ways: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Every way once per round, one after the other, after one round that does not count."""
+    results: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(rounds + 1):
+        for name, way in ways.items():
+            seconds = way()
+            if number:
+                results[name].append(seconds)
+    return results
+
+
+def report(results: dict[str, list[float]]) -> None:
+    print("| way | median | best |\n| --- | --- | --- |")
+    for name, times in results.items():
+        print(f"| {name} | {statistics.median(times) * 1e3:.1f} | {min(times) * 1e3:.1f} |")
+
+
+if __name__ == "__main__":
+    main()
