@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from app.commands import examination as look
-from app.commands.connection import Config
+from app.commands.connection import Config, Key, Server, session
 from app.commands.console import FAILED, output, print_table, size_text
+from app.commands.proof import prove
 from app.commands.weights import configured, sources_of
 from app.deployments import Deployments
 from app.settings import Settings
@@ -21,6 +22,11 @@ def doctor(
     self_test: Annotated[
         bool, typer.Option("--self-test", help="Also speak a set of sentences and recognise them; each must come back exactly.")
     ] = False,
+    check: Annotated[
+        str, typer.Option(help="Also load this deployment, let it work, and say what really did the work.", show_default=False)
+    ] = "",
+    server: Server = "",
+    key: Key = "",
 ) -> None:
     """Examine this machine and installation. Exit status 1 if something that should work does not."""
     settings, deployments = configured(config)
@@ -36,6 +42,8 @@ def doctor(
         _print_outlook(look.outlook(deployment, sources_of(deployment, settings), manager))
     if self_test:
         problems += _self_test()
+    if check:
+        problems += _proof(check, server, key)
     _title("Result")
     for problem in problems:
         output().print(problem)
@@ -79,6 +87,19 @@ def _print_outlook(one: look.Outlook) -> None:
     output().print(f"  {one.name}: {'ready' if one.ready else 'not ready'}{where} ({one.reason})")
     if one.cure:
         output().print(f"      to change that: {one.cure}")
+
+
+def _proof(name: str, server: str, key: str) -> list[str]:
+    """Prints what did the work; the problem, if there is one."""
+    _title(f"Check of {name}")
+    with session(server, key) as client:
+        proof = prove(client, name)
+    rows = [("ran", proof.where), ("loaded in", f"{proof.load_seconds:.1f} s"), ("check took", f"{proof.check_seconds:.2f} s")]
+    rows.append(("memory", size_text(proof.memory)))
+    for graph, providers in proof.nodes.items():
+        rows.append((f"nodes of {graph}", ", ".join(f"{provider} {count}" for provider, count in providers.items())))
+    _pairs(rows)
+    return [f"{name}: {proof.trouble}"] if proof.trouble else []
 
 
 def _self_test() -> list[str]:
