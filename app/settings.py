@@ -66,7 +66,9 @@ class ServerSettings(_Table):
 class LimitSettings(_Table):
     body_bytes: int = Field(default=26_214_400, gt=0, description="Largest request body, bytes (413).")
     audio_seconds: float = Field(default=7200.0, gt=0, description="Longest audio of one request, seconds (400).")
-    decoded_bytes: int = Field(default=1_073_741_824, gt=0, description="Most memory one decoded upload may fill, bytes (400).")
+    decoded_bytes: int = Field(
+        default=4_294_967_296, gt=0, description="Most that one upload may decode to, bytes: frames x channels x 4 (400)."
+    )
     upload_seconds: float = Field(default=120.0, gt=0, description="Longest time an upload may take, seconds (408).")
     form_fields: int = Field(default=1000, gt=0, description="Most fields of one form (400).")
     queue_seconds: float = Field(default=120.0, gt=0, description="Longest predicted wait that is accepted, seconds (429).")

@@ -75,10 +75,7 @@ class Source:
 
     def count(self, frames: int, channels: int, rate: int, caps: Caps) -> None:
         """Add a block, or raise Unreadable if it is over a cap."""
-        if not MIN_RATE <= rate <= MAX_RATE:
-            raise Unreadable(f"The audio's sample rate of {rate} Hz is outside {MIN_RATE} to {MAX_RATE} Hz.")
-        if channels > MAX_CHANNELS:
-            raise Unreadable(f"The audio has {channels} channels; at most {MAX_CHANNELS} are supported.")
+        check_shape(rate, channels)
         self.channels = max(self.channels, channels)
         self.frames[rate] = self.frames.get(rate, 0) + frames
         self.decoded_bytes += frames * channels * 4
@@ -86,6 +83,14 @@ class Source:
             raise Unreadable(f"The audio is longer than the limit of {caps.seconds:g} seconds.")
         if self.decoded_bytes > caps.decoded_bytes:
             raise Unreadable(f"The audio decodes to more than the limit of {caps.decoded_bytes} bytes.")
+
+
+def check_shape(rate: int, channels: int) -> None:
+    """Raises Unreadable for a rate or a channel count that no recording has."""
+    if not MIN_RATE <= rate <= MAX_RATE:
+        raise Unreadable(f"The audio's sample rate of {rate} Hz is outside {MIN_RATE} to {MAX_RATE} Hz.")
+    if not 1 <= channels <= MAX_CHANNELS:
+        raise Unreadable(f"The audio has {channels} channels; at most {MAX_CHANNELS} are supported.")
 
 
 def decode(data: bytes, rate: int, caps: Caps, write: Callable[[Samples], None]) -> Source:
@@ -126,6 +131,7 @@ def _soundfile_blocks(file: soundfile.SoundFile) -> Iterator[Block]:
     """Everything up to the first damaged place. libsndfile does not tell how much of a damaged block it has read, so
     blocks start as NaN and what it has not written is cut."""
     with file:
+        check_shape(file.samplerate, file.channels)  # before the buffer is made
         anything = False
         while True:
             buffer = np.full((BLOCK_FRAMES, file.channels), np.nan, np.float32)

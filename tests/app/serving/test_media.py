@@ -154,6 +154,14 @@ async def test_memory_is_limited(pool: MediaPool) -> None:
     assert address_space_limit(pid) < 8 << 30
 
 
+async def test_a_disk_without_room_is_not_the_files_fault(pool: MediaPool, tmp_path: Path) -> None:
+    kept, pool.folder = pool.folder, tmp_path / "gone"
+    with pytest.raises(ServiceUnavailable):
+        await pool.decode(SLOW, rate=16_000)
+    pool.folder = kept
+    assert (await pool.decode(WAV, rate=16_000)).duration == 1.0
+
+
 async def test_closing_ends_processes_and_deletes_files() -> None:
     pool = MediaPool(LIMITS, workers=2)
     await pool.start()
