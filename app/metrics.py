@@ -11,7 +11,7 @@ class Metrics:
     """One registry per app, so that two apps in one process (tests) do not share counts."""
 
     def __init__(self) -> None:
-        disable_created_metrics()  # a second series per counter, which nobody reads
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series per counter, which nobody reads
         self.registry = CollectorRegistry()
         counter, gauge, histogram = self._counter, self._gauge, self._histogram
         self.requests_total = counter("gateway_requests_total", "Requests answered", "route", "status")

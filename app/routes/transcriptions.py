@@ -36,11 +36,10 @@ async def transcribe(call: Call, task: TranscriptionTask) -> ASGIApp:
     check_capabilities(wish, ticket.deployment)
     call.notes += wish.notes
     with call.stage("decode"):
-        upload = bytes(wish.file.data)
-        decoded = await call.gateway.media.decode(upload, rate=LISTENING_RATE)
+        decoded = await call.gateway.media.decode(wish.file.data, rate=LISTENING_RATE)
         call.stack.callback(decoded.close)
+    wish.file.data.release()  # the upload is the largest thing a waiting request would hold
     call.body = b""
-    del form, upload
     _check_duration(wish, decoded.duration)
     running = await call.run(ticket, wish.request(decoded.samples))
     collector = Collector(decoded.duration, task)

@@ -100,7 +100,7 @@ class _Worker:
             return process
         return cast(asyncio.subprocess.Process, self.process)
 
-    async def ask(self, job: DecodeJob, data: bytes) -> tuple[Decoding, bytes]:
+    async def ask(self, job: DecodeJob, data: bytes | memoryview) -> tuple[Decoding, bytes]:
         """Raises _WorkerGone if the process ends before its answer is complete."""
         try:
             process = await self.start()
@@ -139,7 +139,7 @@ class _Worker:
         cast(asyncio.StreamWriter, process.stdin).close()
 
 
-async def _send(process: asyncio.subprocess.Process, job: DecodeJob, data: bytes) -> None:
+async def _send(process: asyncio.subprocess.Process, job: DecodeJob, data: bytes | memoryview) -> None:
     stream = cast(asyncio.StreamWriter, process.stdin)
     stream.write(pack(job, len(data)))
     view = memoryview(data)
@@ -184,7 +184,9 @@ class MediaPool:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
 
-    async def decode(self, data: bytes, *, rate: int, param: str = "file", max_seconds: float | None = None) -> Decoded:
+    async def decode(
+        self, data: bytes | memoryview, *, rate: int, param: str = "file", max_seconds: float | None = None
+    ) -> Decoded:
         """`data` as mono float32 at `rate` Hz.
 
         param: the field that errors name; max_seconds: a cap tighter than the configured one. Raises InvalidRequest for
@@ -207,7 +209,7 @@ class MediaPool:
             _forget(output)
             raise
 
-    async def _on_a_worker(self, job: DecodeJob, data: bytes, param: str) -> tuple[Decoding, bytes]:
+    async def _on_a_worker(self, job: DecodeJob, data: bytes | memoryview, param: str) -> tuple[Decoding, bytes]:
         if self._waiting >= self._queue:
             raise Overloaded("Too many uploads are waiting to be decoded.", retry_after=2)
         self._waiting += 1

@@ -12,7 +12,7 @@ import struct
 import msgspec
 
 HEAD = struct.Struct(">IQ")
-INLINE_BYTES = 2 * 1024 * 1024  # more samples than this (32 s at 16 kHz) travel in a file
+INLINE_BYTES = 256 * 1024  # more samples than this (4 s at 16 kHz) travel in a file, which nobody has to copy
 
 
 class DecodeJob(msgspec.Struct, frozen=True):
