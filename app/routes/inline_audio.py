@@ -26,7 +26,8 @@ def audio_bytes(data: object, where: str, param: str) -> bytes:
     if len(data) > AUDIO_BYTES * 4 // 3 + AUDIO_BYTES // 16:  # line ends included
         raise InvalidRequest(f"{where} is larger than the limit of {AUDIO_BYTES} bytes.", param=param)
     try:
-        decoded = binascii.a2b_base64(data.translate(_LINE_ENDS), strict_mode=True)
+        flat = data.translate(_LINE_ENDS) if "\n" in data or "\r" in data else data
+        decoded = binascii.a2b_base64(flat, strict_mode=True)
     except ValueError as error:
         raise InvalidRequest(f"{where} is not valid base64: {error}.", param=param) from None
     if not decoded:
