@@ -16,7 +16,7 @@ from typing import BinaryIO
 from backends import frames
 from backends.interface import Failed
 
-GRACE_SECONDS = 5.0  # from the gateway's end to ours, when the main thread hangs in a library
+GRACE_SECONDS = 3.0  # from the gateway's end to ours, when the main thread hangs in a library
 
 
 def take_pipes() -> tuple[BinaryIO, BinaryIO]:

@@ -88,6 +88,10 @@ def problems(folder: Path, wanted: Wanted) -> list[str]:
         return [f"there is no folder {folder}"]
     if (folder / UNFINISHED).exists():
         return [f"{folder} was not filled to its end"]
+    return _wrong_files(folder, wanted)
+
+
+def _wrong_files(folder: Path, wanted: Wanted) -> list[str]:
     found = [f"{pattern} is missing in {folder}" for pattern in wanted.required if not any(folder.glob(pattern))]
     found += [text for index in folder.glob("*.safetensors.index.json") for text in _missing_shards(index)]
     found += [text for file in folder.glob("*.safetensors") if (text := _truncated(file))]
@@ -212,7 +216,7 @@ def _copy_checked(file: Path, target: Path, done: int, total: int, progress: Pro
 def finish(folder: Path, wanted: Wanted, commit: str) -> None:
     """Check what has arrived, and only then take the mark away."""
     check_pickles(folder, wanted)
-    if wrong := [text for text in problems(folder, wanted) if UNFINISHED not in text and "not filled" not in text]:
+    if wrong := _wrong_files(folder, wanted):
         raise ModelUnavailable(f"{wanted.model} is not complete: {'; '.join(wrong)}")
     record = {"model": wanted.model, "revision": wanted.revision, "commit": commit}
     (folder / RECORD).write_text(json.dumps(record), encoding="utf-8")

@@ -384,13 +384,9 @@ def test_other_errors_are_not_taken_for_it(error: Exception) -> None:
 
 
 def test_a_cause_counts_too() -> None:
-    try:
-        try:
-            raise MemoryError
-        except MemoryError as inner:
-            raise ValueError("wrapped") from inner
-    except ValueError as outer:
-        assert is_out_of_memory(outer)
+    outer = ValueError("wrapped")
+    outer.__cause__ = MemoryError()
+    assert is_out_of_memory(outer)
 
 
 def test_resident_memory_is_measured() -> None:
