@@ -97,7 +97,7 @@ class DeviceManager:
     """Decides; holds no process and no lock. Used from one thread."""
 
     def __init__(self, budget: Budget = "auto", *, ledger: Path | None = None, inventory: Inventory | None = None) -> None:
-        self.inventory = inventory or cpu_inventory()
+        self._own = inventory or cpu_inventory()
         self._others: dict[str, Inventory] = {}
         self._budgets = {} if budget == "auto" else {device: parse_bytes(size) for device, size in budget.items()}
         self._ledger = Ledger(ledger)
@@ -105,13 +105,17 @@ class DeviceManager:
 
     def learn(self, inventory: Inventory, python: str = "") -> None:
         """Take the result of a probe; python: whose, "" = the gateway's own interpreter."""
-        if not python:
-            self.inventory = inventory
-            return
-        self._others[python] = inventory
-        known = {device.id for device in self.inventory.devices}
-        new = [device for device in inventory.devices if device.id not in known]
-        self.inventory = dataclasses.replace(self.inventory, devices=(*new, *self.inventory.devices))
+        if python:
+            self._others[python] = inventory
+        else:
+            self._own = inventory
+
+    @property
+    def inventory(self) -> Inventory:
+        """Everything that any interpreter can use, each device once."""
+        found = {device.id: device for known in (*self._others.values(), self._own) for device in known.devices}
+        cpu = found.pop("cpu")
+        return dataclasses.replace(self._own, devices=(*found.values(), cpu))
 
     # --- Where ------------------------------------------------------------------------------------------------------------
 
@@ -126,7 +130,7 @@ class DeviceManager:
         has_libraries: Callable[[str], bool] = lambda engine: True,
     ) -> Decision:
         """The best device and engine. Raises ModelUnavailable for a wish that this machine cannot fulfil."""
-        inventory = self._others.get(python, self.inventory)
+        inventory = self._others.get(python, self._own)
         engines = [e for e in info.engines if has_libraries(e)] if engine == "auto" else [engine]
         if engine != "auto" and engine not in info.engines:
             raise ModelUnavailable(f"backend {info.name} has no engine {engine!r} (it has: {', '.join(info.engines)})")
@@ -191,9 +195,9 @@ class DeviceManager:
         free. single: its engine uses one thread anyway. Workers with one thread only share cores; it is several
         threads that wait for each other that collapse when there are more of them than cores.
         """
-        free = self.inventory.cores - sum(self._threads.values())
+        free = self._own.cores - sum(self._threads.values())
         wanted = 1 if single else free if alone else -(-free // 2)
-        self._threads[name] = max(1, min(wanted, self.inventory.cores))
+        self._threads[name] = max(1, min(wanted, self._own.cores))
         return self._threads[name]
 
     def release_threads(self, name: str) -> None:

@@ -163,7 +163,7 @@ def _output(command: list[str]) -> str:
 
 
 def _torch_devices(notes: dict[str, str]) -> list[Device]:
-    """CUDA and ROCm, XPU, MPS; a CPU build of torch is recognised by its version, which saves its slow import."""
+    """CUDA and ROCm, XPU, MPS; where there can be none, torch is not even imported, which is slow."""
     try:
         version = importlib.metadata.version("torch")
     except importlib.metadata.PackageNotFoundError:
@@ -172,12 +172,21 @@ def _torch_devices(notes: dict[str, str]) -> list[Device]:
     if version.endswith("+cpu"):
         notes.update(dict.fromkeys(("cuda", "xpu", "mps"), f"torch {version} is a build for the CPU only"))
         return []
+    if not _may_have_gpu():
+        notes.update(dict.fromkeys(("cuda", "xpu", "mps"), "the kernel knows no GPU"))
+        return []
     try:
         torch = importlib.import_module("torch")
     except (ImportError, OSError) as error:
         notes.update(dict.fromkeys(("cuda", "xpu", "mps"), f"torch {version} cannot be imported: {error}"))
         return []
     return [*_cuda(torch, notes), *_xpu(torch, notes), *_mps(torch, notes)]
+
+
+def _may_have_gpu() -> bool:
+    """Whether it is worth the seconds that importing torch takes: on Linux every GPU has a device file."""
+    files = ("/dev/nvidiactl", "/dev/kfd", "/dev/dri", "/dev/dxg")
+    return platform.system() != "Linux" or any(Path(file).exists() for file in files)
 
 
 def _cuda(torch: Any, notes: dict[str, str]) -> Iterator[Device]:
