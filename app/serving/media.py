@@ -31,6 +31,7 @@ SUPPORTED_FORMATS = "flac, m4a, mp3, mp4, mpeg, mpga, oga, ogg, wav, webm"
 _SLICE = 256 * 1024  # bytes written to the worker at a time, so that an upload is not copied as a whole
 _JOBS_PER_WORKER = 1000  # a worker is replaced after this many, whatever its libraries leaked
 _COMMAND = (sys.executable, "-m", "app.serving.media_worker")
+_KILLED = {-9, -15, 1, 9, 15}  # exit codes of a process that somebody ended: by signal, and as Windows reports it
 _ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -267,7 +268,7 @@ def _lost(gone: _WorkerGone, param: str) -> InvalidRequest | ServiceUnavailable:
     """A decoder that dies on its own (a fault, a limit) was killed by this file; one that was killed was not."""
     if gone.returncode is None:
         return ServiceUnavailable("The audio decoder cannot start. The server's log has the details.", retry_after=10)
-    if gone.returncode in {-9, -15, 1, 15}:
+    if gone.returncode in _KILLED:
         return ServiceUnavailable("The audio decoder was stopped while it worked on this file.", retry_after=1)
     return InvalidRequest(f"The audio could not be decoded. Supported formats: {SUPPORTED_FORMATS}.", param=param)
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from app.errors import ApiError, InvalidRequest, Overloaded, ServiceUnavailable
@@ -18,8 +19,8 @@ from tests.support.audio_files import by_av, by_soundfile, tone
 
 LIMITS = LimitSettings.model_validate({"audio_seconds": 3600, "decoded_bytes": 1 << 30})
 WAV = by_soundfile(tone(24_000, 1.0), 24_000, "WAV", "PCM_16")
-# Twenty minutes of noise: seconds of decoding, long enough to be caught in the middle.
-SLOW = by_soundfile(np.tile(tone(48_000, 10.0), (120, 1)), 48_000, "FLAC", "PCM_16")
+# Eight minutes: long enough to be caught in the middle.
+SLOW = by_soundfile(np.tile(tone(48_000, 10.0), (48, 1)), 48_000, "FLAC", "PCM_16")
 
 
 @pytest.fixture
@@ -120,8 +121,7 @@ async def test_cancelling_ends_the_decoder(pool: MediaPool) -> None:
         await task
     assert (await pool.decode(WAV, rate=16_000)).duration == 1.0  # the place was given back
     assert pid not in pool.pids
-    with pytest.raises(ProcessLookupError):
-        os.kill(pid, 0)
+    assert not psutil.pid_exists(pid)
 
 
 async def test_a_decoding_that_takes_too_long_is_ended() -> None:
@@ -171,8 +171,6 @@ async def test_closing_ends_processes_and_deletes_files() -> None:
     assert list(folder.iterdir())
     await pool.close()
     assert not folder.exists()
-    for pid in pids:
-        with pytest.raises(ProcessLookupError):
-            os.kill(pid, 0)
+    assert not any(psutil.pid_exists(pid) for pid in pids)
     with pytest.raises(ServiceUnavailable):
         await pool.decode(WAV, rate=16_000)
