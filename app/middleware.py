@@ -43,12 +43,13 @@ _CONSTANT_HEADERS = [(b"x-ms-region", b"local"), (b"x-content-type-options", b"n
 class Visit:
     """What the log and the headers say of one request."""
 
-    __slots__ = ("deployment", "owner", "request_id", "route", "started", "status")
+    __slots__ = ("deployment", "owner", "quiet", "request_id", "route", "started", "status")
 
     def __init__(self) -> None:
         self.request_id = str(uuid.uuid4())
         self.started = time.perf_counter()
         self.route, self.owner, self.deployment, self.status = "unknown", "", "", 0
+        self.quiet = False  # probes and scrapes come every few seconds and would drown the rest of the log
 
     @property
     def milliseconds(self) -> float:
@@ -110,7 +111,7 @@ class Observe:
 
     def _record(self, scope: Scope, visit: Visit) -> None:
         self.gateway.metrics.requests_total.labels(visit.route, str(visit.status)).inc()
-        log.info(
+        (log.debug if visit.quiet else log.info)(
             "request",
             request_id=visit.request_id,
             method=scope["method"],
@@ -152,7 +153,7 @@ class Guard:
         async with contextlib.AsyncExitStack() as stack:
             try:
                 match, operation = self._route(scope)
-                visit.route = operation.path
+                visit.route, visit.quiet = operation.path, operation.access == "public"
                 if not self._is_open(operation):
                     stack.enter_context(self.gateway.request())
                 call = self._call(scope, headers, match, operation, stack)

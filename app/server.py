@@ -17,6 +17,7 @@ import uvicorn
 
 from app.banner import banner
 from app.main import drain
+from app.protocol import GatewayProtocol
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -103,7 +104,7 @@ class GatewayServer(uvicorn.Server):
 def _config(app: FastAPI) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http="httptools",
+        http=GatewayProtocol,
         ws="none",
         loop="asyncio",
         lifespan="on",

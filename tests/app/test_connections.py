@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 import socket
@@ -161,6 +162,32 @@ def test_an_endless_refused_body_is_cut_off(server: Running, monkeypatch: pytest
         connection.sendall(_head(None, key="") + b"5\r\nhello\r\n")
         status, headers, _ = _answer(connection)
         assert (status, headers["connection"]) == (401, "close")
+
+
+@pytest.mark.parametrize("start", [b"GET / HTTP/1.1\r\nx: ", b"GET /", b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 100])
+def test_an_endless_head_is_refused(server: Running, start: bytes) -> None:
+    with server.connect() as connection:
+        with contextlib.suppress(ConnectionError):
+            connection.sendall(start)
+            for _ in range(64):
+                connection.sendall(b"a" * 16_384)
+        with contextlib.suppress(ConnectionResetError):
+            assert connection.recv(100).startswith(b"HTTP/1.1 400")
+
+
+def test_what_is_not_http_gets_the_usual_error(server: Running) -> None:
+    with server.connect() as connection:
+        connection.sendall(b"\x16\x03\x01 this is TLS\r\n\r\n")
+        status, headers, body = _answer(connection)
+        assert (status, headers["content-type"]) == (400, "application/json")
+        assert json.loads(body)["error"]["type"] == "invalid_request_error"
+
+
+def test_a_slow_head_is_cut_off(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.protocol.HEAD_SECONDS", 0.2)
+    with server.connect() as connection:
+        connection.sendall(b"GET /health/live HTTP/1.1\r\n")
+        assert connection.recv(1) == b""
 
 
 def test_two_requests_on_one_connection(server: Running, wav: bytes) -> None:

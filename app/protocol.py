@@ -1,0 +1,69 @@
+"""HTTP/1.1 connections with bounds on the head of a request, which uvicorn's fast parser lacks.
+
+Owns how many bytes and seconds a request line and its headers may take, and the answer to what is not HTTP. Bodies are the
+guard's matter (`app/upload.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from app.errors import BrokenBody
+
+HEAD_BYTES = 64 * 1024  # request line and headers; browsers and SDKs stay below 8 KiB. One read may go beyond it.
+HEAD_SECONDS = 30.0  # from the connection, or the first byte of a further request, to the end of its headers
+
+
+class GatewayProtocol(HttpToolsProtocol):
+    """uvicorn's protocol; closes connections whose request head is too long or too slow."""
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self._head_bytes = 0
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._start_clock()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_clock()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._head_bytes = 0
+        self._start_clock()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._deadline is not None and not self.transport.is_closing():  # the head goes on
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES:
+                self.send_400_response("The head of the request is too long.")
+
+    def on_headers_complete(self) -> None:
+        self._stop_clock()
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """The same error shape as everywhere else, for what never became a request."""
+        body = BrokenBody(msg).encoded()
+        head = ("HTTP/1.1 400 Bad Request", "content-type: application/json", f"content-length: {len(body)}", "connection: close")
+        self.transport.write("\r\n".join((*head, "", "")).encode("ascii") + body)
+        self.transport.close()
+
+    def _start_clock(self) -> None:
+        self._stop_clock()
+        self._deadline = asyncio.get_running_loop().call_later(HEAD_SECONDS, self._too_slow)
+
+    def _stop_clock(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _too_slow(self) -> None:
+        self.transport.close()
