@@ -21,7 +21,9 @@ from typing import Any, Literal
 import platformdirs
 
 from backends.interface import ModelUnavailable, Placement
-from backends.inventory import Device, Inventory, cpu_inventory, probe
+from backends.inventory import Device as Device  # what the gateway knows of devices, it knows through this module
+from backends.inventory import Inventory as Inventory
+from backends.inventory import cpu_inventory, probe
 from backends.registry import BackendInfo
 
 Budget = Literal["auto"] | Mapping[str, str | int]

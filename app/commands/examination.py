@@ -21,9 +21,8 @@ from app.commands.client import CallFailed, Client
 from app.deployments import Deployment
 from app.serving.sources import ModelSources, install_command
 from app.settings import Settings
-from backends.devices import DeviceManager, run_probe
+from backends.devices import DeviceManager, Inventory, run_probe
 from backends.interface import ModelUnavailable
-from backends.inventory import Inventory
 
 # Distribution that users know -> what it is for.
 LIBRARIES: Mapping[str, str] = {

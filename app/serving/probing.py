@@ -6,8 +6,7 @@ import asyncio
 import sys
 from contextlib import suppress
 
-from backends.devices import parse_inventory, probe_environment
-from backends.inventory import Inventory
+from backends.devices import Inventory, parse_inventory, probe_environment
 
 PROBE_SECONDS = 120.0  # importing a tensor library from a cold disk
 

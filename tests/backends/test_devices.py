@@ -197,7 +197,8 @@ def test_the_processor_is_known_without_any_library() -> None:
 
 
 def test_importing_the_manager_imports_no_tensor_library() -> None:
-    code = "import sys, backends.devices, backends.weights; print([m for m in ('torch', 'onnxruntime', 'huggingface_hub') if m in sys.modules])"
+    heavy = "('torch', 'onnxruntime', 'huggingface_hub')"
+    code = f"import sys, backends.devices, backends.weights; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -313,7 +314,7 @@ def test_the_probe_process_answers_in_one_line() -> None:
 
 @pytest.mark.parametrize("answer", [b"", b"nonsense", b"{}", b'{"devices": [{}], "cores": 1, "notes": []}'])
 def test_a_broken_probe_is_an_error(answer: bytes) -> None:
-    with pytest.raises(ValueError, match="probe|Expecting"):
+    with pytest.raises(ValueError, match=r"probe|Expecting"):
         devices.parse_inventory(answer)
 
 
