@@ -33,6 +33,7 @@ from backends.llasa.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
 
+CODEBOOK = 65_536  # of X-Codec-2
 _STATE = "training_state.pt"
 _IGNORED = -100  # label of positions that are not learnt
 
@@ -97,11 +98,23 @@ def training_rows(clips: Iterator[Clip], vocabulary: Vocabulary, training: Train
     for number, clip in enumerate(clips, start=1):
         text = normalised_japanese(clip.text) if is_japanese(clip.text) else clip.text
         prompt = prompt_ids(vocabulary, text, date=training.date, double_bos=training.double_bos)
-        answer = [*vocabulary.speech_ids(clip.code), vocabulary.stop]
+        answer = [*vocabulary.speech_ids(_known(clip, number, vocabulary)), vocabulary.stop]
+        if len(answer) == 1:
+            continue
         if len(prompt) + len(answer) > training.max_length:
             log.warning("clip %d (%s) is left out: %d tokens", number, clip.source, len(prompt) + len(answer))
             continue
         yield Row((*prompt, *answer), len(answer))
+
+
+def _known(clip: Clip, number: int, vocabulary: Vocabulary) -> list[int]:
+    """The clip's codes that the model has tokens for. Raises InvalidInput if they are no codes of X-Codec-2."""
+    if max(clip.code) >= CODEBOOK:
+        raise InvalidInput(f"clip {number} ({clip.source}) has code {max(clip.code)}; codes lie in 0..{CODEBOOK - 1}")
+    known = vocabulary.known_codes(clip.code)
+    if len(known) < len(clip.code):
+        log.warning("clip %d (%s): the model has no token for %d codes", number, clip.source, len(clip.code) - len(known))
+    return known
 
 
 def collated(rows: Sequence[Row], pad: int) -> dict[str, Tensor]:
@@ -121,9 +134,7 @@ def collated(rows: Sequence[Row], pad: int) -> dict[str, Tensor]:
 class _Trainer:
     """The model with its adapter, the optimiser, and where in the data the training stands."""
 
-    def __init__(
-        self, base: Path, output: Path, training: Training, rows: list[Row], pad: int, device: str
-    ) -> None:
+    def __init__(self, base: Path, output: Path, training: Training, rows: list[Row], pad: int, device: str) -> None:
         from accelerate import Accelerator
 
         self._training, self._rows, self._output, self._pad = training, rows, output, pad

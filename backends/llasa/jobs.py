@@ -5,6 +5,7 @@ Knows the model only through prompts and ids, and the codec through decoders; sl
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 
@@ -17,6 +18,8 @@ from backends.llasa.prompts import prompt_ids
 from backends.llasa.streaming import StreamDecoder, decoded_whole
 from backends.llasa.voices import Reference, SpeakingVoice
 from backends.llasa.wishes import Wish
+
+log = logging.getLogger(__name__)
 
 _LEAST_ROOM = 32  # tokens an answer must have room for
 
@@ -153,6 +156,7 @@ class SpeechJob:
         usage = Usage(sum(piece.prompt_tokens for piece in self.pieces), output, output_audio_tokens=output)
         timings = {**self.timings, "inference": sum(self.timings.values())}
         reason = "length" if cut else "stop"
+        log.info("%d codes in %.2f s (%s)", output, timings["inference"], {name: round(s, 2) for name, s in self.timings.items()})
         return Done(finish_reason=reason, usage=usage, seed=self.seed, timings=timings, notes=tuple(self.notes))  # type: ignore[arg-type]
 
 
