@@ -95,8 +95,8 @@ class Whisper:
     ) -> list[int]:
         """Likeliest continuation of the prompt start, language, task, no-timestamps, under the suppress lists.
 
-        Returns only the new tokens, the end token included if it came (what generate returns behind its prompt). No gate,
-        no fallback, no timestamp rules; one window.
+        Returns only the new tokens, without the end token: what transformers' generate returns for one window. No gate, no
+        fallback, no timestamp rules.
         """
         prompt = self.special.prompt(checked_language(self.special, language), task, timestamps=False)
         decoding = self.network.decode(self.encode([samples]))
@@ -107,11 +107,12 @@ class Whisper:
             row = np.array(logits[:, -1], np.float32)
             for rule in self.token_rules(timestamps=False):
                 rule.apply(row, [tokens])
-            tokens.append(int(row[0].argmax()))
-            if tokens[-1] == self.special.end:
+            token = int(row[0].argmax())
+            if token == self.special.end:
                 break
+            tokens.append(token)
             if len(tokens) < room:
-                logits = decoding.feed(np.array([[tokens[-1]]], np.int64))
+                logits = decoding.feed(np.array([[token]], np.int64))
         return tokens
 
     def transcribe(

@@ -72,7 +72,9 @@ def _spaced(pieces: Sequence[TokenGroup]) -> list[TokenGroup]:
     for piece in pieces:
         stripped = piece.text.strip()
         alone = bool(stripped) and all(character in string.punctuation for character in stripped)
-        if not words or piece.text.startswith(" ") or alone:
+        if words and not words[-1].text.strip():  # a lone space opens the word that follows
+            words[-1] = _joined(words[-1], piece)
+        elif not words or piece.text.startswith(" ") or alone:
             words.append(piece)
         else:
             words[-1] = _joined(words[-1], piece)

@@ -58,7 +58,10 @@ def generation_config(ids: dict[str, int], multilingual: bool) -> dict[str, Any]
         "pad_token_id": ids["<|endoftext|>"],
         "prev_sot_token_id": ids["<|startofprev|>"],
         "return_timestamps": False,
-        "suppress_tokens": [ids[c] for c in "#*@"] + [ids["<|startoftranscript|>"], ids["<|translate|>"]],
+        # Random weights like timestamps, at which the reference's generate cuts its answer and decodes anew.
+        "suppress_tokens": [ids[c] for c in "#*@"]
+        + [ids["<|startoftranscript|>"], ids["<|translate|>"]]
+        + list(range(ids["<|0.00|>"], ids["<|0.00|>"] + 1501)),
     }
     if multilingual:
         config["lang_to_id"] = {f"<|{code}|>": ids[f"<|{code}|>"] for code in LANGUAGES}

@@ -1,0 +1,199 @@
+"""Bad weights are named; good ones are read in every published arrangement; graphs are cached and never stale."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import backends.whisper.graph_cache as graph_cache
+from backends.interface import ModelUnavailable
+from backends.whisper.checkpoint import Checkpoint
+from backends.whisper.config import read_dims
+from backends.whisper.engine import load_whisper
+from backends.whisper.graph_cache import built_graphs
+from backends.whisper.layers import Form
+from tests.backends.whisper.checkpoints import Reference
+
+ENGINES = ["onnx", "torch"]
+
+
+@pytest.fixture
+def folder(multilingual: Reference, tmp_path: Path) -> Path:
+    """A copy that a test may break."""
+    target = tmp_path / "copy"
+    shutil.copytree(multilingual.folder, target, ignore=shutil.ignore_patterns(".onnx", ".content-hash.json"))
+    return target
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_missing_tensors_are_named(folder: Path, engine: str) -> None:
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    del tensors["model.decoder.layers.1.encoder_attn.k_proj.weight"], tensors["model.encoder.conv2.bias"]
+    save_file(tensors, path)
+    with pytest.raises(ModelUnavailable, match=r"lacks 2 tensors.*encoder\.conv2\.bias.*layers\.1\.encoder_attn\.k_proj"):
+        load_whisper(folder, engine=engine)
+
+
+def test_misshapen_tensors_are_named(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    tensors["model.encoder.conv1.weight"] = tensors["model.encoder.conv1.weight"][:, :40].copy()
+    save_file(tensors, path)
+    with pytest.raises(ModelUnavailable, match=r"does not fit its config\.json: encoder\.conv1\.weight \(32, 40, 3\)"):
+        load_whisper(folder)
+
+
+def test_a_truncated_file_is_refused(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(ModelUnavailable, match="truncated"):
+        load_whisper(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"abc", b"\xff" * 100, b"\x08\0\0\0\0\0\0\0notjson!"])
+def test_a_file_that_is_no_safetensors_is_refused(folder: Path, content: bytes) -> None:
+    (folder / "model.safetensors").write_bytes(content)
+    with pytest.raises(ModelUnavailable, match=r"model\.safetensors"):
+        load_whisper(folder)
+
+
+def test_a_missing_shard_is_named(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    with pytest.raises(ModelUnavailable, match=r"model-00001-of-00002\.safetensors"):
+        load_whisper(folder)
+
+
+def test_no_weights_at_all(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelUnavailable, match=r"no model\.safetensors"):
+        load_whisper(folder)
+    with pytest.raises(ModelUnavailable, match="no folder"):
+        load_whisper(folder / "elsewhere")
+
+
+def test_another_kind_of_model_is_refused(folder: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": "llama"}', encoding="utf-8")
+    with pytest.raises(ModelUnavailable, match="'llama', not a Whisper"):
+        load_whisper(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
+def test_broken_json_is_named(folder: Path, name: str) -> None:
+    (folder / name).write_text("{", encoding="utf-8")
+    with pytest.raises(ModelUnavailable, match="cannot be read"):
+        load_whisper(folder)
+
+
+def test_missing_tokenizer_files_are_named(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ModelUnavailable, match=r"tokenizer\.json nor vocab\.json"):
+        load_whisper(folder)
+
+
+@pytest.mark.parametrize(
+    ("wish", "told"),
+    [
+        ({"engine": "onnx", "device": "directml:0"}, "DmlExecutionProvider"),
+        ({"engine": "onnx", "device": "cuda:0"}, "torch engine"),
+        ({"engine": "onnx", "dtype": "bfloat16"}, "dtype 'bfloat16'"),
+        ({"engine": "onnx", "dtype": "float16"}, "DirectML"),
+        ({"engine": "torch", "dtype": "int8"}, "dtype 'int8'"),
+        ({"engine": "torch", "device": "directml:0"}, "torch-directml"),
+        ({"engine": "torch", "device": "mps"}, "no device mps"),
+        ({"engine": "ggml"}, "no engine 'ggml'"),
+    ],
+)
+@pytest.mark.skipif(sys.platform == "darwin", reason="this machine may have some of them")
+def test_what_is_not_there_is_said(multilingual: Reference, wish: dict[str, str], told: str) -> None:
+    with pytest.raises(ModelUnavailable, match=told):
+        load_whisper(multilingual.folder, **wish)  # type: ignore[arg-type]
+
+
+# --- Graph cache -------------------------------------------------------------------------------------------------------
+
+
+def build(folder: Path, form: Form | None = None, cache: str = "") -> Path:
+    return built_graphs(Checkpoint(folder), read_dims(folder), form or Form(), cache)
+
+
+def test_graphs_are_built_once(folder: Path) -> None:
+    first = build(folder)
+    made = (first / "encoder.onnx").stat().st_mtime_ns
+    assert first.parent == folder / ".onnx"
+    assert build(folder) == first
+    assert (first / "encoder.onnx").stat().st_mtime_ns == made
+
+
+def test_each_form_has_its_own_graphs(folder: Path) -> None:
+    forms = [Form(), Form("int8"), Form("int8", bits=7), Form(static=True, cache=64), Form("float16", static=True, cache=64)]
+    assert len({build(folder, form) for form in forms}) == len(forms)
+
+
+def test_other_weights_are_another_graph(folder: Path) -> None:
+    first = build(folder)
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    tensors["model.encoder.conv1.bias"] += 1
+    save_file(tensors, path)
+    assert build(folder) != first
+
+
+def test_a_cut_graph_is_built_anew(folder: Path) -> None:
+    first = build(folder)
+    data = first / "decoder.data"
+    whole = data.read_bytes()
+    data.write_bytes(whole[:100])
+    assert build(folder) == first
+    assert data.read_bytes() == whole
+
+
+def test_graphs_of_another_version_are_dropped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = build(folder)
+    monkeypatch.setattr(graph_cache, "BUILDER_VERSION", graph_cache.BUILDER_VERSION + 1)
+    new = build(folder)
+    assert new != old
+    assert not old.exists()
+
+
+def test_a_folder_that_cannot_be_written_uses_the_cache_folder(folder: Path, tmp_path: Path) -> None:
+    (folder / ".onnx").write_text("in the way", encoding="utf-8")
+    cache = tmp_path / "cache"
+    first = build(folder, cache=str(cache))
+    assert first.parent == cache
+    assert build(folder, cache=str(cache)) == first
+
+
+def test_no_place_for_graphs_is_an_error(folder: Path, tmp_path: Path) -> None:
+    (folder / ".onnx").write_text("in the way", encoding="utf-8")
+    (tmp_path / "cache").write_text("in the way too", encoding="utf-8")
+    with pytest.raises(ModelUnavailable, match="cache_folder"):
+        build(folder, cache=str(tmp_path / "cache"))
+
+
+def test_the_content_decides_and_not_the_name(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "same"
+    shutil.copytree(folder, copy)
+    assert Checkpoint(copy).content_hash() == Checkpoint(folder).content_hash()
+    memo = json.loads((copy / ".content-hash.json").read_text(encoding="utf-8"))
+    memo["sha256"] = "remembered"
+    (copy / ".content-hash.json").write_text(json.dumps(memo), encoding="utf-8")
+    assert Checkpoint(copy).content_hash() == "remembered"
+    with (copy / "model.safetensors").open("ab") as stream:
+        stream.write(b"\0")
+    assert Checkpoint(copy).content_hash() != "remembered"
+
+
+def test_tensors_are_read_row_by_row(folder: Path) -> None:
+    checkpoint = Checkpoint(folder)
+    name = "decoder.embed_tokens.weight"
+    rows = np.array([[3, 1], [2, 2]])
+    assert np.array_equal(checkpoint.rows(name, rows), checkpoint[name][rows])
