@@ -262,7 +262,9 @@ def install(plan: Plan) -> None:
     if plan.torch_backend:
         pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
         run_command(torch_command(uv, plan, pyproject), variables)
-    stamps = {**_stamped(stamp), wanted["key"]: wanted["value"]}
+    # A sync brings the index's torch back, so builds that were chosen for a GPU driver are no longer what is installed.
+    kept = {key: value for key, value in _stamped(stamp).items() if not key.endswith("True")}
+    stamps = {**kept, wanted["key"]: wanted["value"]}
     stamp.write_text(json.dumps(stamps, indent=1), encoding="utf-8")
 
 

@@ -193,6 +193,14 @@ def test_a_gpu_build_of_torch_follows_the_sync(project: Path) -> None:
     assert commands[1][-1] == "torch==1.2.3"
 
 
+def test_a_later_sync_makes_the_gpu_build_be_installed_again(project: Path) -> None:
+    """The sync for the tests replaces torch, and serving must notice."""
+    serving = Plan(("torch",), torch_backend=True)
+    for plan in (serving, Plan(("torch",), ("dev",)), serving):
+        provision.install(plan)
+    assert [command[1] for command, _ in provision.calls] == ["sync", "pip", "sync", "sync", "pip"]  # type: ignore[attr-defined]
+
+
 def test_a_plan_has_its_own_environment(project: Path) -> None:
     provision.install(Plan(("directml",), environment=".venv-directml"))
     assert provision.calls[0][1] == ".venv-directml"  # type: ignore[attr-defined]
