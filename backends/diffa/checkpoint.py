@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from backends.interface import ModelUnavailable
-from backends.transformer import Checkpoint
+from backends.transformer import Checkpoint, shards
 
 _SINGLE, _PICKLE = "model.safetensors", "pytorch_model.bin"
 
@@ -28,9 +28,18 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         return Checkpoint.from_folder(folder)
     if (folder / _SINGLE).is_file():
         return Checkpoint.from_files([folder / _SINGLE])
-    if (folder / _PICKLE).is_file() and not any(folder.glob("*.safetensors")):
-        return Checkpoint.from_tensors(read_pickle(folder / _PICKLE), str(folder))
-    return Checkpoint.from_folder(folder)
+    pickles = [] if any(folder.glob("*.safetensors")) else _pickles(folder)
+    if not pickles:
+        return Checkpoint.from_folder(folder)
+    tensors = {name: tensor for file in pickles for name, tensor in read_pickle(file).items()}
+    return Checkpoint.from_tensors(tensors, str(folder))
+
+
+def _pickles(folder: Path) -> list[Path]:
+    """The published pickle, or the shards that its index lists. Raises ModelUnavailable if one is missing."""
+    if (folder / f"{_PICKLE}.index.json").is_file():
+        return shards(folder, f"{_PICKLE}.index.json")
+    return [folder / _PICKLE] if (folder / _PICKLE).is_file() else []
 
 
 def read_config(folder: Path) -> dict[str, Any]:

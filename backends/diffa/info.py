@@ -17,7 +17,7 @@ class DiffaOptions:
     """Backend-specific keys of a deployment.
 
     whisper_model, adapter_model: hub ids or folders of the audio encoder and of the DIFFA adapters; preset: "" or one
-    of the reference's settings ("reference", "mmsu", "mmau", "voicebench"), applied before the keys below;
+    of the reference's settings ("reference", "mmsu", "mmau", "voicebench"), which then replaces all decoding keys below;
     steps: denoising steps in all (0: one for every new token); block_length, max_new_tokens: tokens; temperature,
     cfg_scale: 0 = off; cache: which keys and values are kept between steps; threshold: confidence 0..1 that commits a
     token (0: fixed schedule); factor: the factor rule instead of a threshold (0: off); early_stop: skip the blocks

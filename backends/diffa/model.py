@@ -80,7 +80,8 @@ class DiffaModel:
         """float32 [prompt + audio + n_masks, vocabulary], everything seen by everything, mask not suppressed."""
         prompt, audio = self._given(samples, prompt_ids, splice_index)
         masks = self.llada.embed(torch.full((n_masks,), self.tokenizer.mask))
-        return self.llada.logits(torch.cat([self.prompt_embeddings(prompt, audio), masks])).float()
+        logits = self.llada.logits(torch.cat([self.prompt_embeddings(prompt, audio), masks]))
+        return logits.float().clone()  # a plain tensor, which callers may change in place
 
     def decode_text(self, ids: Sequence[int]) -> str:
         """Text of new ids: cut at the first end token, without special tokens, stripped."""
@@ -101,7 +102,9 @@ class DiffaModel:
         """State of a new answer, nothing computed yet. Raises InvalidInput for broken rules or too long a prompt."""
         options.checked()
         self.check_room(prompt, sum(len(embeddings) for embeddings in audio), options)
-        noise = request_generator(seed, "cpu") if options.temperature > 0 else None
+        # float64 noise for a whole block and vocabulary: drawn where it is used, except on devices without float64.
+        where = self.llada.device if self.llada.device.type == "cuda" else "cpu"
+        noise = request_generator(seed, where) if options.temperature > 0 else None
         tokens = self.tokenizer
         denoising = Denoising(options, tokens.mask, tokens.ends, tokens.eos, self.llada.device, noise)
         rows = [self.prompt_embeddings(prompt, audio, masked=masked) for masked in (False, True)[: denoising.rows]]

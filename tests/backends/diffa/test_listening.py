@@ -144,6 +144,16 @@ def test_shards_with_an_index(adapter, data, samples, expected):
         heard_with(folder, data, samples)
 
 
+def test_a_sharded_pickle(adapter, data, samples, expected):
+    folder, tensors = adapter
+    names = sorted(tensors)
+    for file, here in (("a.bin", names[::2]), ("b.bin", names[1::2])):
+        torch.save({name: tensors[name] for name in here}, folder / file)
+    weight_map = dict.fromkeys(names[::2], "a.bin") | dict.fromkeys(names[1::2], "b.bin")
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": weight_map}), encoding="utf-8")
+    np.testing.assert_allclose(heard_with(folder, data, samples), expected["speech"], atol=2e-5)
+
+
 def test_a_pickle_of_something_else_is_refused(adapter, data, samples):
     folder, tensors = adapter
     torch.save(tensors | {"hook": shutil.rmtree}, folder / "pytorch_model.bin")
