@@ -167,6 +167,7 @@ class Step:
         first, count = slots[0], len(slots)
         self._together = slice(first, first + count) if _lockstep(slots, positions) else None
         self._rows = list(zip(slots, positions, strict=True))
+        self._places: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = {}  # by layer: views of the cache
 
     def turns(self, table: Tensor) -> Tensor:
         if self._together is not None:
@@ -175,14 +176,20 @@ class Step:
         return table[self._positions][:, None, None]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        keys, values = self._cache.k[layer], self._cache.v[layer]
         if self._together is not None:
-            return _one_row(keys[self._together], values[self._together], self._positions[0], q, k, v)
+            if layer not in self._places:
+                self._places[layer] = self._views(layer, self._together, self._positions[0])
+            return _one_row(*self._places[layer], q, k, v)
         rows = [
-            _one_row(keys[slot : slot + 1], values[slot : slot + 1], position, q[i : i + 1], k[i : i + 1], v[i : i + 1])
+            _one_row(*self._views(layer, slice(slot, slot + 1), position), q[i : i + 1], k[i : i + 1], v[i : i + 1])
             for i, (slot, position) in enumerate(self._rows)
         ]
         return torch.cat(rows)
+
+    def _views(self, layer: int, slots: slice, position: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Where the row's key and value go, and the used parts of keys and values."""
+        keys, values = self._cache.k[layer][slots], self._cache.v[layer][slots]
+        return keys[:, :, position], values[:, :, position], keys[:, :, : position + 1], values[:, :, : position + 1]
 
 
 class GraphStep:
@@ -233,11 +240,11 @@ def _grouped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Ten
     return scaled_dot_product_attention(groups, k, v, attn_mask=mask).reshape(batch, 1, heads, width)
 
 
-def _one_row(keys: Tensor, values: Tensor, position: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Store one row's k and v at `position` of keys and values [batch, kv_heads, length, D], and attend up to it."""
-    keys[:, :, position] = k[:, 0]
-    values[:, :, position] = v[:, 0]
-    return _grouped(q, keys[:, :, : position + 1], values[:, :, : position + 1])
+def _one_row(new_key: Tensor, new_value: Tensor, keys: Tensor, values: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Store one row's k and v at their places [batch, kv_heads, D], and attend over keys and values up to them."""
+    new_key.copy_(k[:, 0])
+    new_value.copy_(v[:, 0])
+    return _grouped(q, keys, values)
 
 
 def _lockstep(slots: Sequence[int], positions: Sequence[int]) -> bool:

@@ -54,9 +54,11 @@ def rotations(rope: Rope, head_dim: int, positions: int, device: torch.device | 
 
 
 def rotate(x: Tensor, turns: Tensor) -> Tensor:
-    """Rotate x [..., heads, head_dim] by turns complex [..., 1, head_dim / 2]; computed in float32, cast back."""
-    pairs = torch.view_as_complex(x.float().view(*x.shape[:-1], -1, 2))
-    return torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)
+    """Rotate x [..., heads, head_dim] by turns complex [..., 1 or heads, head_dim / 2]; in float32, cast back."""
+    exact = x.dtype is torch.float32
+    pairs = torch.view_as_complex((x if exact else x.float()).view(*x.shape[:-1], -1, 2))
+    turned = torch.view_as_real(pairs * turns).view(x.shape)
+    return turned if exact else turned.to(x.dtype)
 
 
 def interleave(weight: Tensor, heads: int) -> Tensor:
