@@ -13,6 +13,8 @@ from collections.abc import Callable
 import httpx
 import pytest
 
+from app.errors import TooLarge
+from app.upload import capped
 from tests.support.running import Running, fake_settings, running
 
 PATH = "/v1/audio/transcriptions"
@@ -211,3 +213,15 @@ def test_quiet_streams_are_kept_alive(server: Running, wav: bytes, monkeypatch: 
     assert answer.text.startswith(": ping\n\n")
     assert answer.text.endswith("data: [DONE]\n\n")
     assert '"text":"Good morning to you."' in answer.text
+
+
+async def test_an_app_that_reads_the_body_itself_is_capped() -> None:
+    chunks = [{"type": "http.request", "body": b"x" * 6, "more_body": True}] * 3
+
+    async def receive() -> dict[str, object]:
+        return chunks.pop()
+
+    reading = capped(receive, 10)  # type: ignore[arg-type]
+    assert (await reading())["body"] == b"x" * 6
+    with pytest.raises(TooLarge):
+        await reading()

@@ -230,7 +230,12 @@ def test_invalid_fields_name_themselves(server: Running, wav: bytes) -> None:
         ({"include": ["logprobs"]}, "include", "unsupported_value"),
         ({"stream": True, "response_format": "srt"}, "response_format", "invalid_value"),
         ({"chunking_strategy": "always"}, "chunking_strategy", "invalid_value"),
+        ({"chunking_strategy": {"type": "none"}}, "chunking_strategy", "invalid_value"),
+        ({"chunking_strategy": {"type": "server_vad", "threshold": 7}}, "chunking_strategy.threshold", "invalid_value"),
+        ({"include": ["tokens"]}, "include", "invalid_value"),
+        ({"include": ["logprobs"], "response_format": "text"}, "include", "invalid_value"),
         ({"known_speaker_names": ["a"]}, "known_speaker_references", "invalid_value"),
+        ({"known_speaker_names": list("abcde")}, "known_speaker_names", "invalid_value"),
         ({"file": b""}, "file", "audio_too_short"),
         ({"file": b"RIFF"}, "file", "invalid_value"),
     ]
@@ -250,6 +255,20 @@ def test_what_a_deployment_cannot_do_is_refused(server: Running, wav: bytes) -> 
             with pytest.raises(openai.BadRequestError) as told:
                 client.audio.transcriptions.create(model="embedded-asr", file=wav, **fields)  # type: ignore[call-overload]
             assert told.value.param == param
+
+
+def test_keywords_and_language_hints(server: Running, wav: bytes) -> None:
+    with _azure(server) as client:
+
+        def ask(**fields: Any) -> Any:
+            return client.audio.transcriptions.with_raw_response.create(model="fake-asr", file=wav, extra_body=fields)
+
+        ask(keywords=["Ada", "Grace"], languages=["de"])
+        request = server.pool.requests[-1]
+        assert (request.prompt, request.language) == ("Ada, Grace", "de")
+        answer = ask(languages=["de", "fr"])
+        assert server.pool.requests[-1].language is None
+        assert "several languages" in answer.headers["x-gateway-note"]
 
 
 def test_clips_shorter_than_a_tenth_of_a_second(server: Running) -> None:
