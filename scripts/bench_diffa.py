@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
 import time
 import warnings
 import zlib
@@ -33,6 +32,7 @@ from backends.diffa import commit
 from backends.diffa.decoding import DecodingOptions
 from backends.diffa.denoise import Denoising, Window
 from backends.diffa.llada import Conversation, Llada, LladaConfig, Pass, build_llada
+from backends.memory import resident_bytes
 from backends.transformer import Checkpoint, Precision, Rope, TransformerConfig, precision
 
 PROMPT, NEW, BLOCK = 320, 128, 32
@@ -236,7 +236,7 @@ def measure(config: LladaConfig, args: argparse.Namespace) -> dict[str, object]:
         "dtype": args.dtype,
         "threads": args.threads,
         "weights_bytes": llada.bytes(),
-        "peak_bytes": _peak_bytes(device),
+        "memory_bytes": _held_bytes(device),
         "exact_mode_equals_reference": same,
         "step_ms": {kind: round(1000 * value, 2) for kind, value in seconds.items()},
         "answers": _answers(seconds),
@@ -261,14 +261,9 @@ def _row(seconds: float, reference: float | None) -> dict[str, float]:
     return row | ({"times_faster": round(reference / seconds, 2)} if reference else {})
 
 
-def _peak_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    if sys.platform == "win32":
-        return 0
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+def _held_bytes(device: torch.device) -> int:
+    """The device's peak; on a processor what the process holds now, the reference's copy included."""
+    return int(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else resident_bytes()
 
 
 def _nothing() -> None:
