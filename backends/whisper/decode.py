@@ -95,6 +95,7 @@ class _Loop:
         logits = np.array(logits, dtype=np.float32)
         for rule in self.rules:
             rule.apply(logits, [self.results[row].tokens for row in self.active])
+        logits[~np.isfinite(logits.max(axis=-1)), self.special.end] = 0.0  # where nothing is allowed, the answer ends
         logprobs = log_softmax(logits)
         going = [place for place, row in enumerate(self.active) if self._take(row, logprobs[place])]
         if len(going) < len(self.active):

@@ -151,3 +151,21 @@ def test_silence_is_not_worth_a_climb() -> None:
 
 def test_one_temperature_is_no_ladder() -> None:
     assert climbed({0.3: result(0.3, -5.0)}, [0.3])[0] == [0.3]
+
+
+def test_where_nothing_is_allowed_the_answer_ends() -> None:
+    from backends.whisper.decode import WindowTask, decode_windows
+
+    class Network:
+        dims = type("Dims", (), {"target_positions": 8})
+
+        def decode(self, memories: list[object], padding: list[int]) -> Network:
+            return self
+
+        def feed(self, tokens: np.ndarray, keep: int = 0) -> np.ndarray:
+            return np.zeros((1, tokens.shape[1] - keep, VOCABULARY), np.float32)
+
+    task = WindowTask(memory=object(), prompt=(11,), start_index=0)
+    found = decode_windows(Network(), SPECIAL, [Suppress(range(VOCABULARY))], [task])  # type: ignore[arg-type]
+    assert found[0].ended
+    assert found[0].tokens == []
