@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
+from app import VERSION
 from app.commands.bench import bench
 from app.commands.calls import ask, speak, transcribe
-from app.commands.console import use_utf8
+from app.commands.console import output, use_utf8
 from app.commands.doctor import doctor
 from app.commands.server import serve
 from app.commands.training import PASS_ON, dataset, finetune, watermark
@@ -21,6 +24,22 @@ cli = typer.Typer(
     rich_markup_mode=None,
 )
 
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        output().print(f"speech-gateway {VERSION}")
+        raise typer.Exit
+
+
+@cli.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """What stands before a command."""
+
+
 for command in (serve, pull, models, doctor, transcribe, speak, ask, bench):
     cli.command()(command)
 cli.command(context_settings=PASS_ON)(finetune)
@@ -31,7 +50,7 @@ cli.add_typer(watermark, name="watermark")
 def main() -> None:
     """The console entry."""
     use_utf8()
-    cli()
+    cli(prog_name="speech-gateway")
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def bench(
     server: Server = "",
     key: Key = "",
 ) -> None:
-    """Measure a deployment: latency, throughput, and where the time goes."""
+    """Measure latency and throughput of a deployment."""
     with session(server, key) as client:
         call = _caller(client, model, file, text)
         messages().print("One request to warm up ...")

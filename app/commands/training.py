@@ -36,7 +36,7 @@ def create(context: typer.Context) -> None:
 
 
 def finetune(context: typer.Context) -> None:
-    """Train a LoRA adapter for LLASA on a dataset; --help lists the options."""
+    """Train a LoRA adapter for LLASA."""
     settings, llasa = _llasa()
     model = weights.model_folder(settings.models_dir, llasa.model)
     _pass_on("backends.llasa.finetune", [*context.args, *_unless_given(context.args, "--model", model)])

@@ -32,7 +32,10 @@ def pull(
     revision: Annotated[str, typer.Option(help="Commit, tag or branch of the hub.", show_default=False)] = "",
     config: Config = None,
 ) -> None:
-    """Fetch the weights of a deployment, going on where an earlier pull stopped. HF_ENDPOINT names another hub."""
+    """Fetch the weights of a deployment.
+
+    Goes on where an earlier pull stopped. HF_ENDPOINT names another hub, HF_TOKEN is sent to it.
+    """
     settings, deployments = configured(config)
     deployment = deployments.resolve(name)
     if deployment is None:
@@ -52,7 +55,7 @@ def pull(
 
 
 def models(config: Config = None) -> None:
-    """List the deployments: what each does, whether its weights are here, and their licence."""
+    """List deployments, weights and licences."""
     settings, deployments = configured(config)
     sources = {name: sources_of(deployment, settings) for name, deployment in deployments.items()}
     rows = [_row(deployment, sources[name]) for name, deployment in deployments.items()]

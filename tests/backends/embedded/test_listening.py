@@ -68,7 +68,7 @@ def test_a_cut_is_made_where_it_is_quietest() -> None:
     samples = spans(0, 20)
     samples[int(4 * LISTENING_RATE) : int(4.2 * LISTENING_RATE)] = 0.4
     first = utterances(samples, Rules(longest=6))[0]
-    assert 4.0 <= first.end / LISTENING_RATE <= 4.3
+    assert 4.0 <= first.end / LISTENING_RATE <= 4.1  # no padding: what follows belongs to the next
 
 
 @pytest.mark.parametrize("length", [0, 1, FRAME - 1, FRAME, 100_000])
