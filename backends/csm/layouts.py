@@ -33,6 +33,7 @@ class Layout:
     backbone: Rename
     decoder: Rename
     ignored: tuple[str, ...]
+    audio_copy: str = ""
 
 
 _TORCHTUNE = {
@@ -76,6 +77,7 @@ TRANSFORMERS = Layout(
         r"backbone_model\.embed_tokens\.audio_tokens_offsets",
         r".*\.rotary_emb\.(original_)?inv_freq",
     ),
+    audio_copy="depth_decoder.model.embed_tokens.weight",
 )
 
 

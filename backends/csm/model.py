@@ -77,10 +77,11 @@ class CsmModel:
         return Transformer(stack, take, precision=self._precision, device=self.device, rows=self._rows)
 
     def _load_tables(self, checkpoint: Checkpoint, layout: Layout) -> None:
-        config, shapes = self.config, _shapes(self.config, layout)
+        shapes = _shapes(self.config, layout)
         table_type = torch.bfloat16 if self._precision.weights != "dense" else self._precision.compute
         self.text_table = checkpoint.take(layout.text, shapes[layout.text]).to(self.device, table_type, copy=True)
-        self.audio_table = checkpoint.take(layout.audio, shapes[layout.audio]).to(self.device, table_type, copy=True)
+        audio = _audio_name(checkpoint, layout)
+        self.audio_table = checkpoint.take(audio, shapes[layout.audio]).to(self.device, table_type, copy=True)
         projection = checkpoint.take(layout.projection, shapes[layout.projection])
         self.projection = self._linear(projection)
         # The decoder sees audio embeddings only through the projection: one product now instead of K-1 per frame.
@@ -88,7 +89,7 @@ class CsmModel:
         self.first_head = self._linear(checkpoint.take(layout.first_head, shapes[layout.first_head]))
         stored = checkpoint.take(layout.other_heads, shapes[layout.other_heads])  # input-major
         self.other_heads = [self._linear(matrix.T) for matrix in stored]
-        self.offsets = torch.arange(config.codebooks, device=self.device) * config.audio_vocabulary
+        self.offsets = torch.arange(self.config.codebooks, device=self.device) * self.config.audio_vocabulary
 
     def _linear(self, weight: Tensor) -> Linear:
         return make_linear(weight.contiguous(), self._precision, self.device, self._rows)
@@ -258,11 +259,18 @@ def _shapes(config: CsmConfig, layout: Layout) -> dict[str, tuple[int, ...]]:
     }
 
 
+def _audio_name(checkpoint: Checkpoint, layout: Layout) -> str:
+    """The audio table, or its tied copy: transformers writes only one of the two when it saves a model."""
+    copy = layout.audio_copy
+    return copy if copy and layout.audio not in checkpoint.names and copy in checkpoint.names else layout.audio
+
+
 def _demand_all(config: CsmConfig, checkpoint: Checkpoint, layout: Layout) -> None:
     """Name every missing tensor at once, before anything is read."""
+    outside = (_audio_name(checkpoint, layout) if name == layout.audio else name for name in _shapes(config, layout))
     checkpoint.demand(
         [
-            *_shapes(config, layout),
+            *outside,
             *(layout.backbone(name) for name, _ in tensor_shapes(config.backbone)),
             *(layout.decoder(name) for name, _ in tensor_shapes(config.decoder)),
         ]

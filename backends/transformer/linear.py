@@ -54,7 +54,7 @@ def precision(name: str, device: torch.device | str = "cpu") -> Precision:
 
 def make_linear(weight: Tensor, precision: Precision, device: torch.device | str = "cpu", rows: int = 0) -> Linear:
     """A linear layer of weight [out, in] in the given precision; `rows`: pad smaller products to this many rows."""
-    if precision.weights == "int4" and weight.shape[1] % _INT4_GROUP == 0:
+    if precision.weights == "int4" and weight.shape[1] % _INT4_GROUP == 0 and weight.shape[0] % 16 == 0:
         return Int4(weight, precision.compute, device)
     if precision.weights == "dense" or min(weight.shape) < 16:
         return Dense(weight.to(device, precision.compute, copy=True), rows)

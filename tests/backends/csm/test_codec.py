@@ -1,0 +1,111 @@
+"""Mimi against the reference data in both layouts; streaming against one-shot far beyond the attention window."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from backends.csm.codec import Codec, load_mimi
+from backends.interface import InvalidInput, ModelUnavailable
+from tests.backends.csm.places import MIMI
+
+EXPECTED = np.load(MIMI / "expected.npz")
+CODES = torch.from_numpy(EXPECTED["codes"]).long()
+
+
+def config(form: str) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads((MIMI / f"config_{form}.json").read_text(encoding="utf-8"))
+    return values
+
+
+@pytest.fixture(scope="module")
+def codec() -> Codec:
+    return load_mimi(MIMI / "weights_moshi.safetensors", config("moshi"))
+
+
+@pytest.mark.parametrize("form", ["moshi", "transformers"])
+@pytest.mark.parametrize("weights", ["moshi", "transformers"])
+def test_reference_waveform_and_codes(weights: str, form: str) -> None:
+    codec = load_mimi(MIMI / f"weights_{weights}.safetensors", config(form))
+    assert (codec.rate, codec.frame_samples, codec.codebooks) == (24_000, 1920, 8)
+    assert np.allclose(codec.decode(CODES), EXPECTED["decoded"], atol=1e-4)
+    assert np.allclose(codec.decode(CODES[:, :4, :10]), EXPECTED["decoded_first4_codebooks"], atol=1e-4)
+    assert np.array_equal(codec.encode(torch.from_numpy(EXPECTED["wav"])), EXPECTED["encoded"])
+
+
+@pytest.mark.parametrize("groups", [[1] * 40, [2] + [4] * 9 + [2], [40], [1, 3, 17, 19]])
+def test_streaming_equals_one_shot_beyond_the_window(codec: Codec, groups: list[int]) -> None:
+    """The window of 20 steps is full after 10 frames; the package's own streaming goes wrong from there on."""
+    with codec.streaming(1) as stream:
+        pieces = [stream.decode(part) for part in CODES.split(groups, 2)]
+    assert [piece.shape[2] for piece in pieces] == [1920 * count for count in groups]
+    assert np.allclose(torch.cat(pieces, 2), EXPECTED["decoded"], atol=1e-4)
+
+
+def test_streams_of_a_batch_are_independent(codec: Codec) -> None:
+    other = CODES.flip(2)
+    with codec.streaming(2) as stream:
+        pieces = [stream.decode(torch.cat([CODES, other])[:, :, i : i + 1]) for i in range(12)]
+    joined = torch.cat(pieces, 2)
+    assert torch.allclose(joined[:1], codec.decode(CODES[:, :, :12]), atol=1e-4)
+    assert torch.allclose(joined[1:], codec.decode(other[:, :, :12]), atol=1e-4)
+
+
+def test_a_whole_csm_folder_holds_the_codec(tiny: Path, tiny_original: Path) -> None:
+    """In the shards under codec_model. with codec_config, or as moshi's file beside the original model."""
+    inside, beside = load_mimi(tiny), load_mimi(tiny_original)
+    assert inside.codebooks == 8
+    codes = torch.randint(0, 32, (1, 8, 5), generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(inside.decode(codes), beside.decode(codes), atol=1e-4)
+
+
+def test_fewer_codebooks_and_length_one(codec: Codec) -> None:
+    assert codec.decode(CODES[:, :1, :1]).shape == (1, 1, 1920)
+    assert codec.decode(CODES[:, :, :0]).shape == (1, 1, 0)
+    assert codec.encode(torch.zeros(1, 1, 1)).shape == (1, 8, 1)
+    assert codec.encode(torch.zeros(2, 1, 1921)).shape == (2, 8, 2)
+    assert codec.encode(torch.zeros(1, 1, 0)).shape == (1, 8, 0)
+
+
+def test_bad_codes_and_waves(codec: Codec) -> None:
+    with pytest.raises(InvalidInput, match=r"0\.\.31"):
+        codec.decode(torch.full((1, 8, 1), 32))
+    with pytest.raises(InvalidInput, match="up to 8"):
+        codec.decode(CODES[:, :, :3].repeat(1, 2, 1))
+    with pytest.raises(InvalidInput, match="wanted \\[batch, 1, samples\\]"):
+        codec.encode(torch.zeros(1, 2, 1920))
+    with codec.streaming(2) as stream, pytest.raises(InvalidInput, match="batch 1 in a stream of 2"):
+        stream.decode(CODES[:, :, :1])
+
+
+def test_a_failed_step_can_be_repeated(codec: Codec) -> None:
+    stream = codec.open_stream()
+    first = stream.decode(CODES[:, :, :3])
+    with pytest.raises(InvalidInput):
+        stream.decode(torch.full((1, 8, 1), 99))
+    rest = stream.decode(CODES[:, :, 3:])
+    assert np.allclose(torch.cat([first, rest], 2), EXPECTED["decoded"], atol=1e-4)
+
+
+def test_incomplete_checkpoints_are_named(tmp_path: Path) -> None:
+    for layout, name in (
+        ("moshi", "upsample.convtr.convtr.convtr.weight"),
+        ("transformers", "decoder_transformer.layers.1.self_attn.k_proj.weight"),
+    ):
+        tensors = load_file(MIMI / f"weights_{layout}.safetensors")
+        del tensors[name]
+        save_file(tensors, tmp_path / "mimi.safetensors")
+        with pytest.raises(ModelUnavailable, match=name.replace(".", r"\.")):
+            load_mimi(tmp_path, config("moshi"))
+    save_file({"x": torch.ones(1)}, tmp_path / "mimi.safetensors")
+    with pytest.raises(ModelUnavailable, match="holds no Mimi weights"):
+        load_mimi(tmp_path)
+    (tmp_path / "config.json").write_text("[", encoding="utf-8")
+    with pytest.raises(ModelUnavailable, match="not a configuration"):
+        load_mimi(tmp_path)
