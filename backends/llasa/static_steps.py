@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from backends.transformer.attention import GraphStep, KVCache
+from backends.transformer.model import Transformer
 
 if TYPE_CHECKING:
     from backends.llasa.model import Llasa
 
-_BUCKET = 256  # positions
+_BUCKET = 256  # positions of the shortest; each further one is twice as long
 _WARM_UPS = 3  # eager runs before a capture, as CUDA graphs want
 
 Forward = Callable[[Tensor, Tensor], Tensor]
@@ -35,8 +36,16 @@ class StaticSteps:
 
         places: slot -> position of its next row, of all slots in use; slots: those that take part.
         """
+        # Compilers cannot trace tensors of inference mode: here they are ordinary ones, only without gradients.
+        with torch.inference_mode(False), torch.no_grad():
+            return self._hidden(variant, places, slots, last)
+
+    def _hidden(self, variant: str, places: Mapping[int, int], slots: Sequence[int], last: Tensor) -> Tensor:
         count = min(1 << (max(places)).bit_length(), self._cache.slots)
-        length = min(self._cache.length, (max(places.values()) // _BUCKET + 1) * _BUCKET)
+        length = _BUCKET
+        while length <= max(places.values()):
+            length *= 2
+        length = min(length, self._cache.length)
         positions = torch.tensor([places.get(slot, 0) for slot in range(count)], device=last.device)
         rows = torch.tensor(list(slots), device=last.device)
         tokens = torch.zeros(count, dtype=torch.int64, device=last.device).index_copy_(0, rows, last)
@@ -54,7 +63,9 @@ class StaticSteps:
         part, cache = self._model.variants[variant], self._cache
 
         def forward(tokens: Tensor, positions: Tensor) -> Tensor:
-            return part.hidden(tokens[:, None], GraphStep(cache, positions, length))[:, -1]
+            view = GraphStep(cache, positions, length)
+            hidden: Tensor = Transformer.__call__.__wrapped__(part.stack, part.table[tokens[:, None]], view)  # type: ignore[attr-defined]
+            return hidden[:, -1]
 
         return forward
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from backends.interface import (
     AudioChunk,
@@ -105,8 +106,6 @@ def test_an_answer_is_what_the_parts_say(backend: LlasaBackend, lm_folder: Path,
     request = SpeechRequest("hello world, this is a small test.", "default", options={"temperature": 0.0})
     samples, done = spoken(backend, request)
     model, codec = load_llasa(lm_folder), load_codec(codec_folder)
-    import torch
-
     codes = model.extract_codes(model.generate(model.prompt_ids(request.text), 2048))
     np.testing.assert_allclose(samples, codec.decode(torch.tensor(codes)[None, None])[0, 0].numpy(), atol=1e-5)
     assert done.finish_reason == "stop"

@@ -1,0 +1,117 @@
+"""What makes it fast and must change nothing: fixed-shape steps, prefixes, number formats, compile and its fall-back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from backends.llasa import placing
+from backends.llasa.choosing import Sampling
+from backends.llasa.compiling import obstacle, try_compile
+from backends.llasa.decoding import TokenLoop, Utterance
+from backends.llasa.model import Llasa, load_llasa
+from backends.llasa.static_steps import StaticSteps
+
+
+@pytest.fixture(scope="module")
+def model(lm_folder: Path) -> Llasa:
+    return load_llasa(lm_folder)
+
+
+def spoken(loop: TokenLoop, model: Llasa) -> list[list[int]]:
+    """Three answers, begun at different times, the first one ending while the others run."""
+    texts = ("One two three four.", "Five.", "Six, seven!")
+    limits = (10, 60, 40)
+    utterances = [
+        Utterance(model.prompt_ids(t), n, Sampling(0.9), seed) for seed, (t, n) in enumerate(zip(texts, limits, strict=True))
+    ]
+    waiting, active = list(utterances), []
+    for turn in range(120):
+        if waiting and turn % 4 == 0:
+            loop.admit(waiting[0])
+            active.append(waiting.pop(0))
+        loop.step(active)
+        for utterance in [utterance for utterance in active if utterance.over]:
+            loop.release(utterance)
+            active.remove(utterance)
+    return [utterance.ids for utterance in utterances]
+
+
+def test_fixed_shapes_change_nothing(model: Llasa, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = spoken(TokenLoop(model, 3, 400), model)
+    shapes: list[tuple[int, int]] = []
+
+    def traced(function: Any, **_: Any) -> Any:
+        def call(tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+            shapes.append((len(tokens), len(positions)))
+            return function(tokens, positions)
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", traced)
+    loop = TokenLoop(model, 3, 400)
+    loop._static = StaticSteps(model, loop._cache, compiled=True)
+    assert spoken(loop, model) == expected
+    assert {count for count, _ in shapes} <= {1, 2, 3}
+    assert len(shapes) > 30
+
+
+def test_a_compiler_that_fails_leaves_the_loop_as_it_was(
+    model: Llasa, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def failing(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("no such compiler\nand more")
+
+    monkeypatch.delenv("NO_TORCH_COMPILE", raising=False)
+    monkeypatch.setattr("backends.llasa.compiling.obstacle", lambda device: "")
+    monkeypatch.setattr(torch, "compile", failing)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    loop = TokenLoop(model, 3, 400)
+    assert try_compile(loop, tmp_path) == "off: RuntimeError: no such compiler"
+    assert "no such compiler" in caplog.text
+    assert spoken(loop, model) == spoken(TokenLoop(model, 3, 400), model)
+
+
+def test_obstacles_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "NO_TORCH_COMPILE" in obstacle(torch.device("cpu"))
+    monkeypatch.delenv("NO_TORCH_COMPILE")
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert "no C++ compiler" in obstacle(torch.device("cpu"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "Triton" in obstacle(torch.device("cuda"))
+    assert "not supported" in obstacle(torch.device("mps"))
+
+
+def test_auto_is_measured_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placing, "decode_prefers_bfloat16", lambda: True)
+    assert placing.language_dtype("auto", "cpu") == "bfloat16"
+    monkeypatch.setattr(placing, "decode_prefers_bfloat16", lambda: False)
+    assert placing.language_dtype("auto", "cpu") == "float32"
+    assert placing.language_dtype("int8", "cpu") == "int8"
+    assert placing.codec_dtype("auto", "bfloat16", "cpu") == torch.bfloat16
+    monkeypatch.setattr(placing, "codec_prefers_bfloat16", lambda: False)
+    assert placing.codec_dtype("auto", "int8", "cpu") == torch.float32
+
+
+def test_a_device_without_bfloat16_falls_back(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: False)
+    assert placing.language_dtype("bfloat16", "cuda:0") == "float16"
+    assert "no bfloat16" in caplog.text
+
+
+def test_tokens_are_looked_at_every_few_steps_elsewhere(model: Llasa) -> None:
+    loop = TokenLoop(model, 1, 400)
+    loop._every = 4
+    prompt = model.prompt_ids("One two three four.")
+    utterance = Utterance(prompt, 100, Sampling(temperature=0), 0)
+    loop.admit(utterance)
+    known = []
+    while not utterance.over:
+        loop.step([utterance])
+        known.append(len(utterance.ids))
+    assert utterance.ids == model.generate(prompt, len(prompt) + 100)
+    assert set(known[:-1]) <= set(range(0, 101, 4))
