@@ -127,4 +127,4 @@ class ModelSources:
     def check(self) -> None:
         """Raises ModelUnavailable while anything is missing."""
         if problem := self.problem():
-            raise ModelUnavailable(problem, retry_after=_RETRY_SECONDS)
+            raise ModelUnavailable(problem, retry_after=_RETRY_SECONDS, should_retry=self.pulling)
