@@ -135,12 +135,13 @@ class Llada:
         """One forward pass for all answers at once; per answer the logits [rows, block, vocabulary] of its block.
 
         Rows of all answers stand one behind another in one long batch, so answers of any length share every matrix product;
-        only attention is computed per answer. The head sees the rows of the blocks alone.
+        only attention is computed per answer. Last layer and head compute the rows of the blocks alone.
         """
         inputs = [row for wanted in passes for row in self._inputs(wanted)]
         stretches = [stretch for wanted in passes for stretch in _stretches(wanted)]
-        hidden = self.stack(torch.cat(inputs)[None], Ragged(stretches))[0]
-        logits = self._head(hidden[self._block_rows(passes)])
+        blocks = [_length(wanted.window.block) for wanted in passes for _ in wanted.conversation.prompt]
+        hidden = self.stack(torch.cat(inputs)[None], Ragged(stretches, blocks), self._block_rows(passes))
+        logits = self._head(hidden[0])
         sizes = [len(wanted.conversation.prompt) * _length(wanted.window.block) for wanted in passes]
         return [
             part.view(len(wanted.conversation.prompt), -1, part.shape[-1])

@@ -38,24 +38,27 @@ class Stretch:
 class Ragged:
     """The rows of several stretches as one batch [1, total rows]."""
 
-    def __init__(self, stretches: Sequence[Stretch]) -> None:
+    def __init__(self, stretches: Sequence[Stretch], wanted: Sequence[int] = ()) -> None:
+        """wanted: how many rows of each stretch are asked for where not all are (the last layer's queries)."""
         for stretch in stretches:
             if stretch.cache is None and stretch.rows != stretch.length:
                 raise ValueError("a part of a sequence needs the cache that holds the rest")
         self._stretches = list(stretches)
         self._rows = [stretch.rows for stretch in stretches]
+        self._wanted = list(wanted)
 
     def turns(self, table: Tensor) -> Tensor:
         return torch.cat([table[stretch.start : stretch.stop] for stretch in self._stretches])[None, :, None]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        parts = (torch.split(x, self._rows, dim=1) for x in (q, k, v))
+        queries = self._rows if q.shape[1] == k.shape[1] else self._wanted
+        parts = (torch.split(x, rows, dim=1) for x, rows in ((q, queries), (k, self._rows), (v, self._rows)))
         rows = zip(self._stretches, *parts, strict=True)
         return torch.cat([_attend(stretch, layer, *one) for stretch, *one in rows], dim=1)
 
 
 def _attend(stretch: Stretch, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """q, k, v [1, rows, heads, head_dim] of one stretch -> as q."""
+    """q, k, v [1, rows, heads, head_dim] of one stretch -> as q, which may have fewer rows."""
     k, v = k.transpose(1, 2), v.transpose(1, 2)
     if stretch.cache is None:
         return attention(q, k, v)

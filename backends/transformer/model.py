@@ -98,16 +98,19 @@ class Block:
         self.o, self.down = linear(tensors["o"]), linear(tensors["down"])
         self.gate_up = linear(torch.cat([tensors["gate"], tensors["up"]]))
 
-    def __call__(self, x: Tensor, layer: int, turns: Tensor, view: View) -> Tensor:
-        x = x + self._attention(self.attention_norm(x), layer, turns, view)
+    def __call__(self, x: Tensor, layer: int, turns: Tensor, view: View, wanted: Tensor | None = None) -> Tensor:
+        """wanted: the rows to give; keys and values are computed and stored for all."""
+        attended = self._attention(self.attention_norm(x), layer, turns, view, wanted)
+        x = attended + (x if wanted is None else x[:, wanted])
         return x + self._mlp(self.mlp_norm(x))
 
-    def _attention(self, x: Tensor, layer: int, turns: Tensor, view: View) -> Tensor:
+    def _attention(self, x: Tensor, layer: int, turns: Tensor, view: View, wanted: Tensor | None) -> Tensor:
         config = self._config
         heads = self.qkv(x).view(*x.shape[:-1], -1, config.head_dim)
         turned = rotate(heads[:, :, : config.heads + config.kv_heads], turns)
         q, k = turned[:, :, : config.heads], turned[:, :, config.heads :]
         v = heads[:, :, config.heads + config.kv_heads :]
+        q = q if wanted is None else q[:, wanted]
         return self.o(view.attend(layer, q, k, v).flatten(-2))
 
     def _mlp(self, x: Tensor) -> Tensor:
@@ -152,13 +155,17 @@ class Transformer:
         return Block(self.config, tensors, linear)
 
     @torch.inference_mode()
-    def __call__(self, x: Tensor, view: View) -> Tensor:
-        """Hidden states [batch, time, width] after the final norm, for input embeddings x of the same shape."""
+    def __call__(self, x: Tensor, view: View, wanted: Tensor | None = None) -> Tensor:
+        """Hidden states [batch, time, width] after the final norm, for input embeddings x of the same shape.
+
+        wanted: int64 indices into the time axis whose hidden states are needed; the last layer computes no others. The
+        view must expect so many queries.
+        """
         x = x.to(self.dtype)
         turns = view.turns(self._table)
-        for layer, block in enumerate(self.blocks):
+        for layer, block in enumerate(self.blocks[:-1]):
             x = block(x, layer, turns, view)
-        return self.norm(x)
+        return self.norm(self.blocks[-1](x, len(self.blocks) - 1, turns, view, wanted))
 
     def bytes(self) -> int:
         """Bytes of the matrices on the device."""
