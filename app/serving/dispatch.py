@@ -106,7 +106,7 @@ class Dispatcher:
                 self._pump.cancel()
         if not entry.granted.done():
             entry.granted.cancel()
-        for job, (running, _) in self._active.items():
+        for job, (running, _) in list(self._active.items()):
             if running is entry and self.resident.worker is not None:
                 self.resident.worker.cancel(job)
 
