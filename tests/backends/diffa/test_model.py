@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from backends.diffa.model import load_diffa
+from backends.diffa.offload import Offload
 from backends.interface import InvalidInput, ModelUnavailable
 from tests.backends.diffa.folders import generations, read_tensors, write_llada
 from tests.backends.diffa.oracle import Plain
@@ -147,3 +148,10 @@ def test_text_is_cut_at_the_first_end_token(model):
 def test_a_missing_folder_is_named(tmp_path, data):
     with pytest.raises(ModelUnavailable, match="nowhere"):
         load_diffa(tmp_path / "nowhere", data / "whisper", data / "adapter")
+
+
+def test_offloaded_layers_answer_the_same(data, samples, model):
+    away = load_diffa(data / "llm", data / "whisper", data / "adapter", offload=Offload(frozenset({1, 2}), table=True))
+    settings = {"steps": 16, "block_length": 8, "max_new_tokens": 16, "cache": "dual"}
+    assert away.answer(samples, "Hi", **settings).token_ids == model.answer(samples, "Hi", **settings).token_ids
+    assert away.bytes() < model.bytes()
