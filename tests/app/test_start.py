@@ -53,9 +53,9 @@ class Process:
 
 @contextmanager
 def started(tmp_path: Path, more: str = "") -> Iterator[Process]:
-    """A server with one fake deployment, "slow", that needs 0.3 s per step."""
+    """A server with one fake deployment, "slow", that needs 6 s per request."""
     config = tmp_path / "gateway.toml"
-    tables = '[deployments.slow]\nbackend = "fake"\ndelay = 0.3\npreload = true\n' + more
+    tables = '[deployments.slow]\nbackend = "fake"\ndelay = 0.3\nsteps = 20\npreload = true\n' + more
     config.write_text(f"offline = true\n[server]\nport = 0\ndrain_seconds = 20\n{tables}", encoding="utf-8")
     popen = subprocess.Popen(
         [sys.executable, "-c", RUN, str(config)],
