@@ -1,0 +1,71 @@
+"""Recordings of the miniature's vocabulary, spoken at test time, with what was said and when."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import numpy as np
+
+from scripts.tiny_speech import VOICES, comfort_noise, draw_sentence, speaker
+
+RATE = 16_000
+
+
+@dataclass(frozen=True)
+class Recording:
+    """times: start and end of every sentence; word_starts: of every word of the recording, in order."""
+
+    samples: np.ndarray
+    sentences: tuple[str, ...]
+    translations: tuple[str, ...]
+    times: tuple[tuple[float, float], ...]
+    word_starts: tuple[float, ...]
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.sentences)
+
+
+def record(
+    count: int, *, seed: int, language: str = "en", gap: tuple[float, float] = (0.3, 1.2), noise: float | None = None
+) -> Recording:
+    """`count` sentences the training has not seen, by changing voices, with pauses of gap[0] to gap[1] seconds.
+
+    noise: decibels of comfort noise below the speech, None for digital silence.
+    """
+    source = random.Random(seed)
+    parts: list[np.ndarray] = []
+    sentences, translations, times, words = [], [], [], []
+    at = 0
+    for _ in range(count):
+        pause = np.zeros(int(RATE * source.uniform(*gap)), np.float32)
+        sentence = draw_sentence(source, unseen=True)
+        voice = source.choice(VOICES[language])
+        spoken = speaker().say(sentence.text(language), voice, source.randint(140, 190))
+        parts += [pause, spoken.samples]
+        at += len(pause)
+        words += [at / RATE + start for start in spoken.word_starts]
+        times.append((at / RATE, (at + len(spoken.samples)) / RATE))
+        at += len(spoken.samples)
+        sentences.append(sentence.text(language))
+        translations.append(sentence.text("en"))
+    samples = np.concatenate([*parts, np.zeros(int(RATE * 0.4), np.float32)])
+    if noise is not None:
+        samples = comfort_noise(samples, noise, seed)
+    return Recording(samples, tuple(sentences), tuple(translations), tuple(times), tuple(words))
+
+
+def word_errors(said: str, heard: str) -> int:
+    """Edits between two texts, in words."""
+    left, right = said.split(), heard.split()
+    row = list(range(len(right) + 1))
+    for count, word in enumerate(left, 1):
+        before, row[0] = row[:], count
+        for place, other in enumerate(right, 1):
+            row[place] = min(before[place] + 1, row[place - 1] + 1, before[place - 1] + (word != other))
+    return row[-1]
+
+
+def error_rate(said: str, heard: str) -> float:
+    return word_errors(said, heard) / len(said.split())
