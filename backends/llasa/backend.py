@@ -32,6 +32,7 @@ from backends.weights import model_folder
 log = logging.getLogger(__name__)
 
 _CANARY_TOKENS = 12
+_ROWS = 2  # from two rows on, dense products do not depend on how many jobs there are (see Packed)
 
 
 class LlasaBackend:
@@ -182,7 +183,7 @@ def _language_model(model: ModelFiles, options: LlasaOptions, dtype: str, device
         adapters.update(adapter_folders(name, _found(place, model.models_dir)))
     if not folder.is_dir():
         raise ModelUnavailable(f"the model folder {folder} is missing: run `speech-gateway pull {model.deployment}`")
-    loaded = load_llasa(folder, None, device, dtype, options.head == "full")
+    loaded = load_llasa(folder, None, device, dtype, options.head == "full", rows=_ROWS, packed=not options.compile)
     for name, adapter in adapters.items():
         if name == BASE:
             raise ModelUnavailable(f"an adapter cannot be called {BASE!r}: that is the base model's voice")

@@ -5,7 +5,7 @@ Knows the model only through prompts and ids, and the codec through decoders; sl
 
 from __future__ import annotations
 
-import logging
+import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -18,8 +18,6 @@ from backends.llasa.prompts import prompt_ids
 from backends.llasa.streaming import StreamDecoder, decoded_whole
 from backends.llasa.voices import Reference, SpeakingVoice
 from backends.llasa.wishes import Wish
-
-log = logging.getLogger(__name__)
 
 _LEAST_ROOM = 32  # tokens an answer must have room for
 
@@ -156,8 +154,13 @@ class SpeechJob:
         usage = Usage(sum(piece.prompt_tokens for piece in self.pieces), output, output_audio_tokens=output)
         timings = {**self.timings, "inference": sum(self.timings.values())}
         reason = "length" if cut else "stop"
-        log.info("%d codes in %.2f s (%s)", output, timings["inference"], {name: round(s, 2) for name, s in self.timings.items()})
+        # The worker's stderr is the gateway's log.
+        print(f"spoke {output} codes in {timings['inference']:.2f} s: {_seconds(self.timings)}", file=sys.stderr, flush=True)
         return Done(finish_reason=reason, usage=usage, seed=self.seed, timings=timings, notes=tuple(self.notes))  # type: ignore[arg-type]
+
+
+def _seconds(timings: dict[str, float]) -> str:
+    return ", ".join(f"{name} {seconds:.2f}" for name, seconds in timings.items())
 
 
 class _Stopwatch:

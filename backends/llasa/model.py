@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -164,7 +165,7 @@ class Llasa:
         head = table if self.config.tied else take(_HEAD, shape)
         kept = head if self._row_ids is None else head[self._row_ids.to(head.device)]
         # With quantised matrices the table is a lookup in 16 bits: half the memory, and no product ever reads it.
-        dtype = self.compute if self.kind.weights == "dense" else torch.bfloat16
+        dtype = torch.bfloat16 if self.kind.weights.startswith("int") else self.compute
         return table.to(self.device, dtype, copy=True), self._linear(kept), self._row_ids
 
     def _linear(self, weight: Tensor) -> Linear:
@@ -188,12 +189,13 @@ def load_llasa(
     dtype: torch.dtype | str = torch.float32,
     full_vocabulary: bool = False,
     rows: int = 0,
+    packed: bool = True,
 ) -> Llasa:
     """The language model of a Hugging Face folder, with an adapter merged in if one is given.
 
     model_dir may itself be an adapter folder that names a local folder as its base. dtype: a torch dtype or "float32",
     "bfloat16", "float16", "int8", "int4". full_vocabulary: every token can be drawn, not only speech and stop; rows: see
-    make_linear. Raises ModelUnavailable naming the tensor, token or file that is missing or does not fit.
+    make_linear; packed: see Precision. Raises ModelUnavailable naming the tensor, token or file that is missing or does not fit.
     """
     folder, adapter = Path(model_dir), None if adapter_dir is None else Path(adapter_dir)
     if not folder.is_dir():
@@ -201,6 +203,7 @@ def load_llasa(
     if adapter is None and (folder / CONFIG).is_file() and not (folder / "config.json").is_file():
         folder, adapter = base_of(folder), folder
     kind = precision(dtype, device) if isinstance(dtype, str) else Precision(dtype)
+    kind = replace(kind, weights="packed") if packed and kind.weights == "dense" else kind
     return Llasa(folder, adapter, kind=kind, device=device, full_vocabulary=full_vocabulary, rows=rows)
 
 

@@ -14,10 +14,11 @@ from functools import cache
 import torch
 
 from backends.llasa.codec_decoder import linear
-from backends.transformer.linear import make_linear, precision
+from backends.transformer.linear import Precision, make_linear
 
 log = logging.getLogger(__name__)
 
+_SHORT = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 _ROUNDS = 5
 _ADVANTAGE = 0.9  # bfloat16 must take less than this part of float32's time
 
@@ -27,7 +28,7 @@ def language_dtype(wanted: str, device: str) -> str:
     kind = torch.device(device).type
     if wanted == "auto":
         return _automatic(kind, decode_prefers_bfloat16)
-    return _possible(wanted, kind)
+    return _possible(_SHORT.get(wanted, wanted), kind)
 
 
 def codec_dtype(wanted: str, language: str, device: str) -> torch.dtype:
@@ -60,7 +61,7 @@ def _possible(wanted: str, kind: str) -> str:
 def decode_prefers_bfloat16() -> bool:
     """Whether one row times a large matrix, which decoding is made of, is faster in bfloat16 than in float32 here."""
     weight = torch.randn(4096, 4096)
-    layers = {name: make_linear(weight, precision(name)) for name in ("float32", "bfloat16")}
+    layers = {name: make_linear(weight, Precision(getattr(torch, name), "packed")) for name in ("float32", "bfloat16")}
     times = {name: _best(lambda x, layer=layer: layer(x), name, 1) for name, layer in layers.items()}  # type: ignore[misc]
     return _reported("decoding", times)
 

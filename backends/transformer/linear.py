@@ -1,8 +1,8 @@
 """Matrix products in the number formats that decode is made of, behind one call: y = linear(x).
 
 Weights are [out, in] without bias. Kinds: dense in the compute type; int8 with dynamically quantised activations on the
-CPU (four times the speed of bfloat16 there, with exact integer sums); int8 weights on CUDA; int4 weights, as an
-experiment. Knows nothing of what is multiplied.
+CPU (four times the speed of bfloat16 there, with exact integer sums); dense in oneDNN's layout; int8 weights on CUDA;
+int4 weights, as an experiment. Knows nothing of what is multiplied.
 
 A row's result never depends on the *values* of other rows. Whether it depends on their *number* is a property of the
 kernel: never with int8 on the CPU (integer sums, one scale per row); with dense weights the kernel changes with the
@@ -36,7 +36,10 @@ class Linear(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """compute: dtype of activations, norms and cache; weights: "dense", "int8" or "int4" for the big matrices."""
+    """compute: dtype of activations, norms and cache; weights: "dense", "packed", "int8" or "int4" for the big matrices.
+
+    packed: dense, but on the CPU in the layout of oneDNN's kernels, which torch.compile cannot trace.
+    """
 
     compute: torch.dtype
     weights: str = "dense"
@@ -56,7 +59,9 @@ def make_linear(weight: Tensor, precision: Precision, device: torch.device | str
     """A linear layer of weight [out, in] in the given precision; `rows`: pad smaller products to this many rows."""
     if precision.weights == "int4" and weight.shape[1] % _INT4_GROUP == 0 and weight.shape[0] % 16 == 0:
         return Int4(weight, precision.compute, device)
-    if precision.weights == "dense" or min(weight.shape) < 16:
+    if precision.weights == "packed" and torch.device(device).type == "cpu" and _packs(precision.compute):
+        return Packed(weight.to(precision.compute), rows)
+    if precision.weights in ("dense", "packed") or min(weight.shape) < 16:
         return Dense(weight.to(device, precision.compute, copy=True), rows)
     if torch.device(device).type != "cpu":
         return Int8Weights(weight, precision.compute, device)
@@ -82,6 +87,48 @@ class Dense:
 
     def bytes(self) -> int:
         return self.weight.numel() * self.weight.element_size()
+
+
+class Packed:
+    """The weight in the blocked layout that oneDNN's kernels read; CPU.
+
+    Against F.linear on an AVX-512 CPU, 8192 x 2048, one thread: 1 row 1.5 times as fast in float32 and 2 times in
+    bfloat16, 4 rows 2.7 and 1.3 times, 60 rows 3.0 and 1.3 times. From 2 rows on a row's bits do not depend on how many
+    others there are, so `rows` = 2 is enough to make that so for one row, too.
+    """
+
+    __slots__ = ("_packed", "_size", "rows")
+
+    def __init__(self, weight: Tensor, rows: int = 0) -> None:
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
+        self._size, self.rows = weight.numel() * weight.element_size(), rows
+
+    def __call__(self, x: Tensor) -> Tensor:
+        count = x.numel() // x.shape[-1]
+        if count >= self.rows:
+            return self._product(x)
+        padded = F.pad(x.reshape(count, -1), (0, 0, 0, self.rows - count))
+        return self._product(padded)[:count].view(*x.shape[:-1], -1)
+
+    def _product(self, x: Tensor) -> Tensor:
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, None, "none", [], "")
+        return y
+
+    def bytes(self) -> int:
+        return self._size
+
+
+@cache
+def _packs(dtype: torch.dtype) -> bool:
+    """Whether this build and processor can pack weights of that type."""
+    available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if not available or dtype not in (torch.float32, torch.bfloat16) or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return False
+    try:
+        Packed(torch.zeros(16, 16, dtype=dtype))(torch.zeros(1, 16, dtype=dtype))
+    except (RuntimeError, NotImplementedError):
+        return False
+    return True
 
 
 def quantised_rows(weight: Tensor, levels: int = 127) -> tuple[Tensor, Tensor]:

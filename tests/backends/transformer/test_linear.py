@@ -63,3 +63,16 @@ def test_bytes_are_those_of_the_format() -> None:
 def test_unknown_format_is_an_error() -> None:
     with pytest.raises(InvalidInput, match="unknown dtype 'int3'"):
         precision("int3")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_packed_weights_are_the_dense_ones(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight, x = torch.randn(96, 64, generator=generator), torch.randn(7, 64, generator=generator).to(dtype)
+    packed, dense = (make_linear(weight, Precision(dtype, kind), rows=2) for kind in ("packed", "dense"))
+    tolerance = 1e-5 if dtype == torch.float32 else 0.1
+    torch.testing.assert_close(packed(x), dense(x), atol=tolerance, rtol=tolerance)
+    assert packed(x[None, :1]).shape == (1, 1, 96)
+    assert packed.bytes() == 96 * 64 * dtype.itemsize
+    for count in range(1, 7):
+        assert torch.equal(packed(x[:count]), packed(x)[:count])
