@@ -43,7 +43,7 @@ class MemoryWorker:
         self.load_seconds, self.pid, self.lost = 0.1, id(self), False
         self.pulse = frames.Heartbeat(1, False, 0, 0, SIZES[self.name], 0)
         self.jobs: list[WorkerJob] = []
-        self.killed = False
+        self.may_be_killed = False  # it hangs
         self._clock = asyncio.get_running_loop().time
         world.alive.append(self)
 
@@ -75,7 +75,8 @@ class MemoryWorker:
         """Nothing to do: the dispatcher sends no more than this."""
 
     def kill(self) -> None:
-        self.killed = True
+        if self.jobs and not self.may_be_killed:
+            self.world.broken.append(f"{self.name} was killed with {len(self.jobs)} running jobs")
         self.lose()
 
     def lose(self) -> None:
@@ -88,7 +89,7 @@ class MemoryWorker:
             self._on_lost(self)  # type: ignore[arg-type]
 
     async def close(self) -> None:
-        if self.jobs and not self.killed:
+        if self.jobs:
             self.world.broken.append(f"{self.name} was closed with {len(self.jobs)} running jobs")
         for _ in range(3):
             await asyncio.sleep(0)
@@ -198,7 +199,7 @@ class Lives(RuleBasedStateMachine):
             worker = self.world.worker(name)
             assert worker is not None
             if hangs:
-                worker.killed = True
+                worker.may_be_killed = True
                 self.pool._dispatchers[name].resident.watch(self.loop.time() + 1000)
             else:
                 worker.lose()
