@@ -15,6 +15,7 @@ import asyncio
 import io
 import json
 import os
+import random
 import socket
 import statistics
 import subprocess
@@ -59,24 +60,28 @@ def bare_app() -> Any:
     return app
 
 
-def gateway_app(noop: bool, tables: dict[str, Any]) -> Any:
+def serve_gateway(noop: bool, port: int, tables: dict[str, Any]) -> None:
     """The gateway; noop: with a deployment that answers at once inside the process, and no decoding."""
     from app import logs
     from app.main import create_app
+    from app.server import serve
     from app.settings import Settings
 
-    settings = Settings.model_validate({"offline": True, **tables})
+    settings = Settings.model_validate({"offline": True, "server": {"port": port, "drain_seconds": 1}, **tables})
     logs.configure(settings.log)
     app = create_app(settings, pool=_NoPool() if noop else None)
     if noop:
         app.state.gateway.media = _NoMedia()
-    return app
+    sys.exit(serve(app, settings))
 
 
 class _NoPool:
     """Implements the pool's protocol with nothing behind it."""
 
     draining = False
+
+    def devices(self) -> list[Any]:
+        return []
 
     async def start(self) -> None:
         pass
@@ -132,13 +137,12 @@ class _NoMedia:
 
 def serve(kind: str, port: int, tables: dict[str, Any]) -> None:
     """Run one of the servers until it is stopped."""
-    import uvicorn
+    if kind == "bare":
+        import uvicorn
 
-    from app.protocol import GatewayProtocol
-
-    app = bare_app() if kind == "bare" else gateway_app(kind == "noop", tables)
-    http: Any = "httptools" if kind == "bare" else GatewayProtocol
-    uvicorn.run(app, port=port, http=http, loop="asyncio", ws="none", access_log=False, log_level="warning")
+        uvicorn.run(bare_app(), port=port, http="httptools", loop="asyncio", ws="none", access_log=False, log_level="warning")
+    else:
+        serve_gateway(kind == "noop", port, tables)
 
 
 @contextmanager
@@ -305,7 +309,8 @@ def start(repeats: int) -> dict[str, float]:
 
 
 def overload(clients: int, seconds: float) -> dict[str, float]:
-    """Clients without pause against one deployment that can serve a few of them."""
+    """Impatient clients (they come back after 0.1 to 0.3 s) against one deployment that can serve a few of them."""
+    dice = random.Random(1)
     slow = {"backend": "fake", "task": "transcription", "delay": 0.05, "steps": 4, "max_batch": 2, "keep_alive": -1}
     message = request("/v1/audio/transcriptions", upload(64_000))
     statuses: Counter[int] = Counter()
@@ -313,12 +318,13 @@ def overload(clients: int, seconds: float) -> dict[str, float]:
 
     async def one(port: int, ends: float) -> None:
         async with Client(port) as client:
+            await asyncio.sleep(dice.random() * 0.3)
             while time.monotonic() < ends:
                 status, took = await client.ask(message)
                 statuses[status] += 1
                 if status in (429, 503):
                     refusals.append(took * 1000)
-                    await asyncio.sleep(0.2)
+                    await asyncio.sleep(0.1 + 0.2 * dice.random())
 
     async def all_of_them(port: int, length: float) -> None:
         ends = time.monotonic() + length
