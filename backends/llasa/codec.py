@@ -45,6 +45,7 @@ class Codec:
 
     def decode(self, codes: Tensor) -> Tensor:
         """codes int [batch, 1, time] -> waveform float32 [batch, 1, 320 * time]. Raises InvalidInput for codes out of range."""
+        codes = torch.as_tensor(codes)
         if codes.dim() != 3 or codes.shape[1] != 1 or codes.shape[2] == 0:
             raise InvalidInput(f"codes must be [batch, 1, time] with at least one frame, not {list(codes.shape)}")
         codes = codes[:, 0].to(self._device, torch.int64)

@@ -79,13 +79,13 @@ class DatasetWriter:
         try:
             if self._note.read_text(encoding="utf-8") != self._settings:
                 raise FileNotFoundError
-            lines = self._working.read_text(encoding="utf-8").splitlines(keepends=True)
+            lines = self._working.read_text(encoding="utf-8").split("\n")
         except (FileNotFoundError, UnicodeDecodeError):
             self._working.write_text("", encoding="utf-8")
             self._note.write_text(self._settings, encoding="utf-8")
             return set()
-        whole = [line for line in lines if line.endswith("\n")]
-        self._working.write_text("".join(whole), encoding="utf-8", newline="\n")
+        whole = lines[:-1]  # what stands after the last line end was torn
+        self._working.write_text("".join(f"{line}\n" for line in whole), encoding="utf-8", newline="\n")
         return {_clip(line, str(self._working)).source for line in whole}
 
     def __enter__(self) -> DatasetWriter:

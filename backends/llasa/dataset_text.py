@@ -7,6 +7,7 @@ every clip. What cannot be used is reported with its line, never dropped in sile
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,10 +80,11 @@ def _sidecars(audio_dir: Path) -> Iterator[Entry | Skipped]:
 
 def _rows(text_file: Path, separator: str | None, text_column: int | None) -> Iterator[tuple[int, list[str]]]:
     """Line number and columns of every line that is not blank."""
-    lines = _read(text_file).splitlines()
+    content = _read(text_file)
+    lines = [line.rstrip("\r") for line in content.split("\n")]  # splitlines would also cut at U+2028 and its like
     mark = separator or _guess(text_file, next((line for line in lines if line.strip()), ""))
     if mark == "," or (mark == ";" and text_file.suffix.lower() == ".csv"):
-        reader = csv.reader(lines, delimiter=mark)
+        reader = csv.reader(io.StringIO(content, newline=""), delimiter=mark)
         for columns in reader:
             if any(column.strip() for column in columns):
                 yield reader.line_num, columns

@@ -108,6 +108,8 @@ def test_create_writes_what_can_be_used_and_reports_the_rest(clips: Path, tmp_pa
         ("metadata.csv", 'a|She said "no", twice\n', 'She said "no", twice'),
         ("t.csv", 'a.wav,"one, ""two"""\n', 'one, "two"'),
         ("t.tsv", "a\tone\n", "one"),
+        ("t.csv", 'a,"one\ntwo"\n', "one\ntwo"),
+        ("t.txt", "a:one\u2028two\n", "one\u2028two"),
         ("t.txt", "﻿a:one\r\n", "one"),
     ],
 )
@@ -139,7 +141,7 @@ def test_clips_outside_the_folder_are_not_taken(clips: Path, tmp_path: Path) -> 
 
 
 def test_an_interrupted_run_is_continued(clips: Path, tmp_path: Path, codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
-    text, output = write(tmp_path, "t.txt", "a:one\nb:two\nc:three\n"), tmp_path / "data.jsonl"
+    text, output = write(tmp_path, "t.txt", "a:one\u2028\nb:two\nc:three\n"), tmp_path / "data.jsonl"
     encoded: list[int] = []
     whole = codec.encode_batch
 
@@ -157,7 +159,7 @@ def test_an_interrupted_run_is_continued(clips: Path, tmp_path: Path, codec: Cod
         file.write('{"text": "tor')  # a torn line
     report = create(clips, text, output, codec=codec, recipe=Recipe(batch=1))
     assert (report.continued, report.written, len(encoded)) == (1, 3, 4)
-    assert [clip.text for clip in read_clips(output)] == ["one", "two", "three"]
+    assert [clip.text.strip() for clip in read_clips(output)] == ["one", "two", "three"]
     with pytest.raises(InvalidInput, match="exists already"):
         create(clips, text, output, codec=codec)
 
