@@ -57,6 +57,8 @@ def wanted_models(info: BackendInfo, model: str, revision: str, options: Mapping
         return []
     found = [Wanted(model or info.default_model, info.required_files, info.pull_patterns, revision)]
     for option, default in info.extra_models.items():
+        if options.get(option.removesuffix("_model")) is False:
+            continue  # watermark = false needs no watermark_model
         name = str(options.get(option, default))
         if name and name not in (w.model for w in found):
             pickles = NAMED_PICKLES.get(name, ())

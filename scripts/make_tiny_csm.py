@@ -161,12 +161,13 @@ def codec_tensors(seed: int) -> dict[str, Tensor]:
                 tensor.fill_(1.0)
             elif "layer_scale" in name:
                 tensor.fill_(0.1)
+            elif name.startswith("decoder.model.") and name.endswith("bias"):
+                tensor.zero_()  # else the biases outweigh the codes and every frame hums alike
         codes = torch.randint(0, BINS, (1, CODEBOOKS, 25))
         with torch.inference_mode():
             loudness = network.decode(codes).std()
         last = network.decoder.model[-1].conv.conv
         last.weight.data *= 0.1 / loudness
-        last.bias.data *= 0.0
     names = {"in_projs.0.weight": "in_proj_weight", "out_projs.0.weight": "out_proj.weight"}
     state = {}
     for name, tensor in network.state_dict().items():

@@ -114,7 +114,7 @@ class Answer:
 
     def done(self, rate: int) -> Done:
         """The last event."""
-        seconds = self.sound.given / rate
+        seconds = self.sound.spoken / rate
         self.timings["total"] = time.perf_counter() - self.started
         return Done(
             finish_reason="length" if self.cut else "stop",

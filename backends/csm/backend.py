@@ -172,7 +172,7 @@ class CsmBackend:
             answer.notes.append("the model said nothing to this text")
         if answer.cut:
             answer.notes.append("a sentence was cut at its longest allowed length")
-        if mark is not None and answer.sound.given * mark.rate < mark.shortest * self._codec.rate:
+        if mark is not None and answer.sound.spoken * mark.rate < mark.shortest * self._codec.rate:
             answer.notes.append("the speech is too short to carry a readable watermark")
         return rest
 

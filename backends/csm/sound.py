@@ -28,7 +28,7 @@ class Sound:
         self._waiting: list[Tensor] = []
         self._group = _FIRST_GROUP
         self._quiet = np.zeros(0, np.float32)
-        self.given = 0  # samples sent so far
+        self.spoken = 0  # samples so far, those that the mark still holds included
 
     @property
     def quiet_seconds(self) -> float:
@@ -62,14 +62,10 @@ class Sound:
 
     def end(self, filler: float = 0.0) -> Samples:
         """What the mark still holds; `filler`: seconds of silence for an answer that is otherwise empty."""
-        silence = np.zeros(round(filler * self._codec.rate) if not self.given else 0, np.float32)
-        if self._mark is None:
-            return self._counted(silence)
-        return self._counted(self._mark.push(silence, last=True))
+        silence = np.zeros(0 if self.spoken else round(filler * self._codec.rate), np.float32)
+        self.spoken += len(silence)
+        return silence if self._mark is None else self._mark.push(silence, last=True)
 
     def _marked(self, samples: Samples) -> Samples:
-        return self._counted(samples if self._mark is None or not len(samples) else self._mark.push(samples))
-
-    def _counted(self, samples: Samples) -> Samples:
-        self.given += len(samples)
-        return samples
+        self.spoken += len(samples)
+        return samples if self._mark is None or not len(samples) else self._mark.push(samples)

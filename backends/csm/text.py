@@ -20,7 +20,7 @@ LONGEST_TEXT = 4096  # characters of one request
 SENTENCE = 240  # characters of one utterance, at most: quality drops on longer spans
 _BOS_NAMES = ("<|begin_of_text|>", "<s>", "<bos>")
 _EOS_NAMES = ("<|end_of_text|>", "</s>", "<eos>")
-_ENDS = re.compile(r"(?<=[.!?…])[\"')\]”’]*\s+|(?<=[。！？])|\n+")
+_ENDS = re.compile(r"(?<=[.!?…])\s+|(?<=[.!?…][\"')\]”’])\s+|(?<=[。！？])|\n+")
 _SOFT_ENDS = re.compile(r"(?<=[,;:])\s+|(?<=[、，；：])|\s+(?=[-–—]\s)")
 
 

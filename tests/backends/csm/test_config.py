@@ -3,7 +3,9 @@
 import pytest
 
 from backends.csm.config import parse_config
+from backends.registry import backend_info, check_options
 from backends.transformer import Llama3Scaling, Rope
+from backends.weights import wanted_models
 
 PUBLISHED = Rope(500_000.0, Llama3Scaling(32.0, 1.0, 4.0, 8192.0))
 
@@ -47,3 +49,10 @@ def test_old_and_new_names_of_rope_scaling() -> None:
 def test_other_things_are_refused(values: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r".+"):
         parse_config(values)
+
+
+def test_a_deployment_without_a_watermark_needs_no_weights_for_it() -> None:
+    info = backend_info("csm")
+    for watermark, models in ((True, ["sesame/csm-1b", "sony/silentcipher"]), (False, ["sesame/csm-1b"])):
+        options = check_options(info, {"watermark": watermark})
+        assert [wanted.model for wanted in wanted_models(info, "", "", options)] == models

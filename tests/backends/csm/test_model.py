@@ -38,7 +38,7 @@ def test_bfloat16_is_near_the_reference_in_bfloat16(tmp_path: Path) -> None:
     for prompt in PROMPTS:
         first = torch.from_numpy(EXPECTED[f"{prompt['name']}.bf16_frame0"]).long()
         logits = model.logits(*model.prompt_rows(prompt["segments"]), first)[0]
-        assert np.abs(logits.numpy() - EXPECTED[f"{prompt['name']}.bf16_logits_frame0"]).max() < 0.1
+        assert np.abs(logits.numpy() - EXPECTED[f"{prompt['name']}.bf16_logits_frame0"]).max() < 0.2
 
 
 @pytest.mark.parametrize(("dtype", "share"), [("bfloat16", 0.03), ("int8", 0.1), ("int4", 0.5)])
