@@ -244,8 +244,10 @@ def _gateway_rate(folder: Path, audio: np.ndarray, arguments: argparse.Namespace
 
     with tempfile.TemporaryDirectory() as home:
         config = Path(home) / "gateway.toml"
-        table = f'[deployments.bench]\nbackend = "whisper"\nmodel = {json.dumps(str(folder))}\ndtype = "int8"\nvad = false\n'
-        config.write_text(table + "keep_alive = -1\n", encoding="utf-8")
+        table = f'[deployments.whisper-1]\nmodel = {json.dumps(str(folder))}\ndtype = "int8"\nvad = false\nkeep_alive = -1\n'
+        # Nothing else computes here, so Whisper gets all cores.
+        others = "".join(f'[deployments.{name}]\nbackend = "espeak"\n' for name in ("csm-1b", "llasa-1b"))
+        config.write_text(table + others + '[deployments.diffa]\nbackend = "fake"\n', encoding="utf-8")
         port = arguments.port
         command = [sys.executable, "-m", "app", "--config", str(config), "--port", str(port)]
         environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "SPEECH_GATEWAY_OFFLINE": "true"}
@@ -255,7 +257,7 @@ def _gateway_rate(folder: Path, audio: np.ndarray, arguments: argparse.Namespace
             upload = _wav(audio)
 
             def ask() -> None:
-                form = {"model": "bench", "language": "en"}
+                form = {"model": "whisper-1", "language": "en"}
                 answer = httpx.post(address, data=form, files={"file": ("a.wav", upload)}, headers={"api-key": "x"}, timeout=600)
                 answer.raise_for_status()
 

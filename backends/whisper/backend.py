@@ -80,7 +80,7 @@ class WhisperBackend:
             engine=network.engine,
             device=network.device,
             dtype=network.dtype,
-            max_batch=network.max_batch,
+            max_batch=options.max_batch,  # jobs that take turns; a static graph decodes their windows one by one
             languages=tuple(self._whisper.special.languages) or ("en",),
             words=True,
             logprobs=True,

@@ -51,10 +51,7 @@ class Dims:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRules:
-    """What the generation config says about tokens; None or empty where the file is silent.
-
-    forced: decoder prompt of English-only and older checkpoints, without the start token.
-    """
+    """What the generation config says about tokens; None or empty where the file is silent."""
 
     start: int | None
     end: int | None
@@ -64,7 +61,6 @@ class GenerationRules:
     previous: int | None
     suppressed: tuple[int, ...]
     suppressed_first: tuple[int, ...]
-    forced: tuple[int, ...]
     alignment_heads: tuple[tuple[int, int], ...]
     multilingual: bool | None
     max_initial_timestamp: int | None
@@ -132,7 +128,6 @@ def read_rules(folder: Path) -> GenerationRules:
         previous=raw.get("prev_sot_token_id"),
         suppressed=_ids(raw.get("suppress_tokens")),
         suppressed_first=_ids(raw.get("begin_suppress_tokens")),
-        forced=tuple(int(token) for _, token in raw.get("forced_decoder_ids") or () if token is not None),
         alignment_heads=tuple((int(layer), int(head)) for layer, head in raw.get("alignment_heads") or ()),
         multilingual=raw.get("is_multilingual"),
         max_initial_timestamp=raw.get("max_initial_timestamp_index"),

@@ -77,6 +77,7 @@ class TorchNetwork:
         if self.eager and dtype != "float32":
             raise ModelUnavailable("on torch-directml Whisper runs in float32 only")
         self.place, self.element = torch_device(device), _DTYPES[dtype]
+        self.fixed_shapes = self.place.type != "cpu"  # attention over the whole cache, masked, at every step
         if self.place.type == "cpu":
             torch.set_num_threads(threads)
         try:
@@ -230,8 +231,8 @@ class TorchDecoding:
         return mask[:, None].to(self._network.place, self._network.element)
 
     def _total(self, new: int) -> int:
-        """Positions attention reads: the filled ones on the processor, the whole cache where shapes should stay fixed."""
-        return self._length + new if self._network.place.type == "cpu" else self._network.dims.target_positions
+        """Positions attention reads: the filled ones, or the whole cache where shapes should stay fixed."""
+        return self._network.dims.target_positions if self._network.fixed_shapes else self._length + new
 
     def _layer(self, number: int, layer: Any, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         network, new = self._network, hidden.shape[1]

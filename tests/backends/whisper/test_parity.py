@@ -190,6 +190,19 @@ def test_rows_of_a_batch_do_not_touch_each_other(
     assert np.abs(rest[0, 0] - alone[1][5]).max() < 1e-4
 
 
+def test_the_way_of_torch_directml_equals_the_reference(
+    multilingual: Reference, noise: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eager attention, float32, fixed shapes; the processor stands in for the device."""
+    monkeypatch.setattr("backends.whisper.torch_engine.torch_device", lambda name: torch.device("cpu"))
+    model = load_whisper(multilingual.folder, engine="torch", device="directml:0")
+    assert model.network.detail()["attention"] == "eager"
+    model.network.fixed_shapes = True  # type: ignore[attr-defined]
+    assert np.abs(model.logits(noise, TOKENS) - multilingual.logits(noise, TOKENS)).max() < 1e-4
+    expected = generated(multilingual, noise, max_new_tokens=12, language="en", task="transcribe")
+    assert model.greedy_tokens(noise, max_new_tokens=12) == expected
+
+
 def test_cross_attention_is_the_same_on_both_engines(multilingual: Reference, noise: np.ndarray) -> None:
     model = load_whisper(multilingual.folder)
     heads = [(0, 1), (1, 3), (1, 0)]
