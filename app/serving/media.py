@@ -288,8 +288,9 @@ def _widen_pipe(process: asyncio.subprocess.Process) -> None:
         import fcntl
 
         pipe = cast(asyncio.StreamWriter, process.stdin).get_extra_info("pipe")
-        with contextlib.suppress(OSError):  # an unprivileged user's total is limited; the usual size works too
-            fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        if pipe is not None:  # uvloop keeps it to itself
+            with contextlib.suppress(OSError):  # an unprivileged user's total is limited; the usual size works too
+                fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
 
 def _own_process_group() -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -139,6 +140,31 @@ def test_a_port_that_is_taken_is_a_clear_failure(tmp_path: Path) -> None:
         assert second.returncode == 1
         assert "cannot_listen" in second.stderr
         assert "--port" in second.stderr
+
+
+def test_the_factory_serves_under_plain_uvicorn(tmp_path: Path, wav: bytes) -> None:
+    """With whatever event loop uvicorn picks, which is not ours where uvloop is installed."""
+    (tmp_path / "gateway.toml").write_text('[deployments.slow]\nbackend = "fake"\n', encoding="utf-8")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    command = [sys.executable, "-m", "uvicorn", "app.main:create_app", "--factory", "--port", str(port)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "SPEECH_GATEWAY_OFFLINE": "true"}
+    with (tmp_path / "log").open("wb") as log, subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=log) as popen:
+        process = Process(popen, port=port)
+        try:
+            _until(lambda: _is_live(process))
+            assert process.transcribe(wav).status_code == 200
+        finally:
+            popen.terminate()
+            popen.wait(30)
+    assert "Traceback" not in (tmp_path / "log").read_text(encoding="utf-8")
+
+
+def _is_live(process: Process) -> bool:
+    try:
+        return httpx.get(f"{process.url}/health/live").status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 def test_the_factory_works_for_other_servers_and_is_light(tmp_path: Path) -> None:
