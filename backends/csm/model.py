@@ -42,6 +42,8 @@ def load_csm(
     checkpoint, layout = open_language_model(folder)
     try:
         kind = precision(dtype, device) if isinstance(dtype, str) else Precision(dtype)
+        if kind.weights == "dense" and torch.device(device).type == "cpu":
+            kind = replace(kind, weights="packed")  # half the time of a plain product in bfloat16
         return CsmModel(config, checkpoint, layout, precision=kind, device=device, rows=rows)
     finally:
         checkpoint.close()
@@ -78,7 +80,7 @@ class CsmModel:
 
     def _load_tables(self, checkpoint: Checkpoint, layout: Layout) -> None:
         shapes = _shapes(self.config, layout)
-        table_type = torch.bfloat16 if self._precision.weights != "dense" else self._precision.compute
+        table_type = torch.bfloat16 if self._precision.weights in ("int8", "int4") else self._precision.compute
         self.text_table = checkpoint.take(layout.text, shapes[layout.text]).to(self.device, table_type, copy=True)
         audio = _audio_name(checkpoint, layout)
         self.audio_table = checkpoint.take(audio, shapes[layout.audio]).to(self.device, table_type, copy=True)

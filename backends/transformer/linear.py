@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from backends.interface import InvalidInput
 
+_STEP_ROWS = 8  # rows of a decode step, at most
 _INT4_GROUP = 64  # input columns that share one scale
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -143,12 +144,6 @@ def weight_levels() -> int:
     return 127 if torch.cpu._is_vnni_supported() else 63
 
 
-def levelled(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows [n, in] divided by their largest magnitude, and those magnitudes [n, 1]."""
-    peak = x.abs().amax(-1, keepdim=True).clamp_min_(1e-12)
-    return x / peak, peak
-
-
 class Int8Dynamic:
     """int8 weights (scale per output) times activations quantised as they come, in one call of FBGEMM; x86.
 
@@ -157,7 +152,7 @@ class Int8Dynamic:
     so it is independent of others. A call costs 3 us beside the 40 of oneDNN's, and a frame of CSM has 600 of them.
     """
 
-    __slots__ = ("_bias", "_columns", "_offsets", "_packed", "_quantised", "_range", "_scale")
+    __slots__ = ("_bias", "_columns", "_offsets", "_packed", "_quantised", "_room", "_scale")
 
     def __init__(self, weight: Tensor) -> None:
         quantised, self._scale = quantised_rows(weight, weight_levels())
@@ -168,18 +163,29 @@ class Int8Dynamic:
         # The kernel reads the packed copy and only the shape of the other.
         self._quantised = torch.empty(1, dtype=torch.int8).expand(self._quantised.shape)
         self._bias = torch.zeros(len(self._scale))
-        self._range = torch.tensor([[1.0, -1.0, 0.0, 0.0]])
+        self._room: dict[int, tuple[Tensor, Tensor]] = {}  # by number of rows: the kernel's input, and its part to fill
 
     def __call__(self, x: Tensor) -> Tensor:
         flat = x.reshape(-1, self._columns)
-        rows, peak = levelled(flat if x.dtype is torch.float32 else flat.float())
-        count = rows.shape[0]
-        rows = torch.cat([rows, self._range if count == 1 else self._range.expand(count, 4)], 1)
+        if x.dtype is not torch.float32:
+            flat = flat.float()
+        rows, part = self._room.get(flat.shape[0]) or self._rows(flat.shape[0])
+        peak = flat.abs().amax(-1, keepdim=True).clamp_min_(1e-12)
+        torch.div(flat, peak, out=part)
         y = torch.fbgemm_linear_int8_weight_fp32_activation(
             rows, self._quantised, self._packed, self._offsets, 1.0, 0, self._bias
         )
         y = y.mul_(self._scale).mul_(peak).view(*x.shape[:-1], -1)
         return y if x.dtype is torch.float32 else y.to(x.dtype)
+
+    def _rows(self, count: int) -> tuple[Tensor, Tensor]:
+        """Room for `count` rows with the fixed columns; kept where it is small, so that a step allocates little."""
+        rows = torch.zeros(count, self._columns + 4)
+        rows[:, -4], rows[:, -3] = 1.0, -1.0
+        room = rows, rows[:, :-4]
+        if count <= _STEP_ROWS:
+            self._room[count] = room
+        return room
 
     def bytes(self) -> int:
         return self._quantised.numel() + 8 * self._scale.numel()
@@ -204,8 +210,9 @@ class Int8OneDnn:
         self._columns = weight.shape[1]
 
     def __call__(self, x: Tensor) -> Tensor:
-        rows, peak = levelled(x.reshape(-1, self._columns).float())
-        levels = rows.mul_(127.0).add_(128.5).to(torch.uint8)  # the cast truncates: this rounds
+        flat = x.reshape(-1, self._columns).float()
+        peak = flat.abs().amax(-1, keepdim=True).clamp_min_(1e-12)
+        levels = (flat / peak).mul_(127.0).add_(128.5).to(torch.uint8)  # the cast truncates: this rounds
         y: Tensor = torch.ops.onednn.qlinear_pointwise(
             levels, 1.0, 0, self._packed, self._scale, self._zero, self._bias, 1.0, 0, torch.float32, "none", [], ""
         )
