@@ -11,23 +11,28 @@ from __future__ import annotations
 
 import argparse
 import gc
+import os
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from backends.csm.config import parse_config
+from backends.csm.codec import Codec
+from backends.csm.codec_layouts import moshi_config
+from backends.csm.config import CsmConfig, parse_config
 from backends.csm.frames import Draw, FrameBatch, frame_batch
 from backends.csm.layouts import ORIGINAL
 from backends.csm.model import CsmModel
 from backends.csm.rows import text_rows
 from backends.transformer import precision, request_noise
 from backends.transformer.checkpoint import Checkpoint
-from backends.transformer.linear import Dense, Int8Dynamic
 
 TEXT = 1024  # rows of the text table: a gather, its size does not matter
 PROMPT = 64  # rows
@@ -57,7 +62,9 @@ class RandomWeights(Checkpoint):
 
 def build(dtype: str, device: str = "cpu") -> CsmModel:
     config = replace(parse_config({"audio_num_codebooks": 32}), text_vocabulary=TEXT)
-    return CsmModel(config, RandomWeights(), ORIGINAL, precision=precision(dtype, device), device=device)
+    kind = precision(dtype, device)
+    kind = replace(kind, weights="packed") if dtype == "bfloat16" else kind  # as load_csm does
+    return CsmModel(config, RandomWeights(), ORIGINAL, precision=kind, device=device)
 
 
 def timed(work: Callable[[], object], repeats: int) -> list[float]:
@@ -90,87 +97,213 @@ class Speaking:
         self._positions = [position + 1 for position in self._positions]
 
 
-def matrices(model: CsmModel) -> Iterator[tuple[object, int]]:
-    """Every matrix of a frame and how often the frame multiplies by it."""
-    for stack, times in ((model.backbone, 1), (model.decoder, model.config.codebooks - 1)):
-        for block in stack.blocks:
-            for linear in (block.qkv, block.o, block.gate_up, block.down):
-                yield linear, times
-    yield model.first_head, 1
-    yield model.projection, 1
-    for head in model.other_heads:
-        yield head, 1
+def shapes(config: CsmConfig) -> Iterator[tuple[int, int, int]]:
+    """Rows and columns of every matrix of a frame, and how often the frame multiplies by it."""
+    for stack, times in ((config.backbone, 1), (config.decoder, config.codebooks - 1)):
+        heads = stack.heads * stack.head_dim
+        for _ in range(stack.layers):
+            yield heads + 2 * stack.kv_heads * stack.head_dim, stack.width, times
+            yield stack.width, heads, times
+            yield 2 * stack.hidden, stack.width, times
+            yield stack.width, stack.hidden, times
+    yield config.audio_vocabulary, config.backbone.width, 1
+    yield config.decoder.width, config.backbone.width, 1
+    for _ in range(config.codebooks - 1):
+        yield config.audio_vocabulary, config.decoder.width, 1
 
 
-def floor_bf16(model: CsmModel) -> Callable[[], None]:
-    """The matrix-vector products of one frame, in the order of a frame, and nothing else."""
-    work = [(linear.weight, times) for linear, times in matrices(model) if isinstance(linear, Dense)]
-    vectors = {weight.shape[1]: torch.randn(1, weight.shape[1], dtype=torch.bfloat16) for weight, _ in work}
-    once = [weight for weight, times in work if times == 1]
-    often = [weight for weight, times in work if times > 1]
-    rounds = max(times for _, times in work)
+def floor(config: CsmConfig, make: Callable[[int, int], Callable[[], object]]) -> Callable[[], None]:
+    """Something done with every matrix of a frame, in the order of a frame, and nothing else."""
+    made = [(make(rows, columns), times) for rows, columns, times in shapes(config)]
+    rounds = max(times for _, times in made)
 
     @torch.inference_mode()
     def run() -> None:
-        for weight in once:
-            F.linear(vectors[weight.shape[1]], weight)
+        for work, times in made:
+            if times == 1:
+                work()
         for _ in range(rounds):
-            for weight in often:
-                F.linear(vectors[weight.shape[1]], weight)
+            for work, times in made:
+                if times > 1:
+                    work()
 
     return run
 
 
-def floor_int8(model: CsmModel) -> Callable[[], None]:
-    """Reading as many bytes as the int8 weights of one frame have, from buffers of the same sizes."""
-    sizes = [(linear.bytes(), times) for linear, times in matrices(model) if isinstance(linear, Int8Dynamic)]
-    once = [torch.zeros(size // 8, dtype=torch.int64) for size, times in sizes if times == 1]
-    often = [torch.zeros(size // 8, dtype=torch.int64) for size, times in sizes if times > 1]
-    for buffer in (*once, *often):
-        buffer.random_(0, 2**62)
-    rounds = max(times for _, times in sizes)
-
-    @torch.inference_mode()
-    def run() -> None:
-        for buffer in once:
-            buffer.sum()
-        for _ in range(rounds):
-            for buffer in often:
-                buffer.sum()
-
-    return run
+def multiply(rows: int, columns: int) -> Callable[[], object]:
+    """torch's bf16 matrix-vector product."""
+    weight = torch.full((rows, columns), 0.01, dtype=torch.bfloat16)
+    vector = torch.ones(1, columns, dtype=torch.bfloat16)
+    return lambda: F.linear(vector, weight)
 
 
-def measure_ours(dtype: str, repeats: int) -> dict[str, float]:
+def read(rows: int, columns: int) -> Callable[[], object]:
+    """Reading as many bytes as the int8 matrix has."""
+    buffer = torch.full((rows * columns // 8,), 3, dtype=torch.int64)
+    return lambda: buffer.sum()
+
+
+def measure_ours(dtype: str, repeats: int) -> tuple[dict[str, list[float]], Tensor]:
+    """CPU seconds by name, and the logits of a few frames, to compare the number formats by."""
     model = build(dtype)
     batch = frame_batch(model, 4)
-    alone, four = Speaking(batch, 1), None
-    floor = (floor_int8 if dtype == "int8" else floor_bf16)(model)
-    alone.frame(), floor()
+    least = floor(model.config, read if dtype == "int8" else multiply)
+    alone, four = Speaking(batch, 1), Speaking(batch, 4)
     rows: dict[str, list[float]] = {"frame": [], "floor": [], "frame of 4": []}
+    for work in (alone.frame, least, four.frame):
+        work()
     for _ in range(repeats):
-        rows["frame"] += timed(alone.frame, 1)
-        rows["floor"] += timed(floor, 1)
-    four = Speaking(batch, 4)
-    four.frame()
-    rows["frame of 4"] = timed(four.frame, repeats)
-    return {f"{dtype} {name}": statistics.median(seconds) for name, seconds in rows.items()}
+        for name, work in (("frame", alone.frame), ("floor", least), ("frame of 4", four.frame)):
+            rows[name] += timed(work, 1)
+    tokens, mask = text_rows(list(range(1, 9)), 32)
+    frames = torch.randint(0, 2048, (3, 32), generator=torch.Generator().manual_seed(0))
+    return {f"{dtype} {name}": seconds for name, seconds in rows.items()}, model.logits(tokens, mask, frames)
+
+
+class Torchtune:
+    """The original code's frame on torchtune's modules: caches of 2048 rows, one call per codebook."""
+
+    def __init__(self) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from torchtune.models.llama3_2 import llama3_2
+
+        def stack(layers: int, heads: int, kv_heads: int, width: int) -> torch.nn.Module:
+            module = llama3_2(16, layers, heads, kv_heads, width, 2048, intermediate_dim=8192)
+            module.tok_embeddings = module.output = torch.nn.Identity()
+            for parameter in module.parameters():
+                parameter.data.uniform_(-0.02, 0.02)
+            return module.eval()
+
+        with small_defaults():
+            self._backbone, self._decoder = stack(16, 32, 8, 2048), stack(4, 8, 2, 1024)
+            self._backbone.setup_caches(1, torch.bfloat16)
+            self._decoder.setup_caches(1, torch.bfloat16, decoder_max_seq_len=32)
+            self._projection = torch.empty(1024, 2048).uniform_(-0.02, 0.02)
+            self._head0, self._heads = torch.empty(2051, 2048).uniform_(-1, 1), torch.empty(31, 1024, 2051).uniform_(-1, 1)
+            self._table = torch.empty(32 * 2051, 2048).uniform_(-1, 1)
+        self._mask, self._inner = torch.ones(2048, 2048).tril().bool(), torch.ones(32, 32).tril().bool()
+        self._position = PROMPT
+        self._codes = torch.zeros(1, 32, dtype=torch.int64)
+
+    @torch.inference_mode()
+    def frame(self) -> None:
+        offsets = torch.arange(32) * 2051
+        at = torch.tensor([[self._position]])
+        rows = self._table[self._codes + offsets].sum(1, keepdim=True)
+        hidden = self._backbone(rows, input_pos=at, mask=self._mask[at])[:, -1]
+        codes = [self._pick(F.linear(hidden, self._head0))]
+        self._decoder.reset_caches()
+        inner = torch.stack([hidden, self._table[codes[0]]], 1)
+        at = torch.tensor([[0, 1]])
+        for book in range(1, 32):
+            rows = F.linear(inner, self._projection)
+            last = self._decoder(rows, input_pos=at, mask=self._inner[at])[:, -1]
+            codes.append(self._pick(last @ self._heads[book - 1]))
+            inner = self._table[codes[-1] + book * 2051][:, None]
+            at = at[:, -1:] + 1
+        self._codes, self._position = torch.stack(codes, 1), self._position + 1
+
+    @staticmethod
+    def _pick(logits: Tensor) -> Tensor:
+        kept = (logits / 0.9).masked_fill(logits / 0.9 < torch.topk(logits / 0.9, 50).values[..., -1:], -torch.inf)
+        shares = torch.softmax(kept, -1)
+        return torch.argmax(shares / torch.empty_like(shares).exponential_(1), -1)
+
+
+@contextmanager
+def small_defaults() -> Iterator[None]:
+    """New modules in bfloat16, without the time of initialising them."""
+    initialise = torch.nn.Linear.reset_parameters
+    torch.nn.Linear.reset_parameters = lambda _: None  # type: ignore[method-assign]
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.nn.Linear.reset_parameters = initialise  # type: ignore[method-assign]
+
+
+def measure_torchtune(repeats: int) -> list[float]:
+    peer = Torchtune()
+    peer.frame()
+    return timed(peer.frame, repeats)
+
+
+def measure_transformers(repeats: int) -> list[float]:
+    """Seconds per frame of generate(): the difference between a long and a short call."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from transformers import CsmConfig, CsmForConditionalGeneration
+
+        with small_defaults():
+            model = CsmForConditionalGeneration(CsmConfig(text_vocab_size=128_256)).eval()
+        for parameter in model.parameters():
+            parameter.data.uniform_(-0.02, 0.02)
+        ids = torch.arange(1, PROMPT + 1)[None]
+
+        def speak(frames: int) -> None:
+            model.generate(input_ids=ids, max_new_tokens=frames, min_new_tokens=frames, do_sample=True, output_audio=False)
+
+        speak(1)
+        short = statistics.median(timed(lambda: speak(1), 2))
+        return [(seconds - short) / repeats for seconds in timed(lambda: speak(1 + repeats), 1)]
+
+
+def measure_codec() -> dict[str, list[float]]:
+    """CPU seconds per frame of streaming decode, real size: ours by size of group, and moshi's one frame at a time."""
+    os.environ.setdefault("NO_TORCH_COMPILE", "1")
+    from moshi.models.loaders import get_mimi
+
+    network, values = get_mimi(None, num_codebooks=32), moshi_config({})
+    codec, codes = Codec(network, values, "cpu"), torch.randint(0, 2048, (1, 32, 48))
+    found = {}
+    for group in (1, 2, 4):
+        decode = codec.open_stream().decode
+        seconds = [timed(partial(decode, part), 1)[0] / group for part in codes.split(group, 2)]
+        found[f"mimi, groups of {group}"] = seconds[2:]
+    with network.streaming(1), torch.inference_mode():
+        found["mimi, moshi's own"] = [timed(partial(network.decode, part), 1)[0] for part in codes[:, :, :12].split(1, 2)][2:]
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--peers", action="store_true")
-    parser.add_argument("--only", default="")
+    parser.add_argument("--peers", action="store_true", help="also torchtune and transformers (groups oracle and torch)")
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    found: dict[str, float] = {}
+    found: dict[str, list[float]] = {}
+    logits = {}
     for dtype in ("int8", "bfloat16"):
-        if not arguments.only or arguments.only == dtype:
-            found |= measure_ours(dtype, arguments.repeats)
+        rows, logits[dtype] = measure_ours(dtype, arguments.repeats)
+        found |= rows
+        gc.collect()
+        show(rows)
+    if arguments.peers:
+        for name, measure in (("torchtune frame", measure_torchtune), ("transformers frame", measure_transformers)):
+            found[name] = measure(arguments.repeats)
             gc.collect()
-    for name, value in found.items():
-        print(f"{name:40s} {value:9.4f}")
+            show({name: found[name]})
+    codec = measure_codec()
+    show(codec)
+    report({name: statistics.median(seconds) for name, seconds in (found | codec).items()}, logits)
+
+
+def show(rows: dict[str, list[float]]) -> None:
+    for name, seconds in rows.items():
+        print(f"{name:28s} median {statistics.median(seconds):.4f}  best {min(seconds):.4f}", flush=True)
+
+
+def report(middle: dict[str, float], logits: dict[str, Tensor]) -> None:
+    """The ratios that the goals are about."""
+    pairs = [("bfloat16 frame", "bfloat16 floor"), ("int8 frame", "int8 floor"), ("int8 frame of 4", "int8 frame")]
+    pairs += [("torchtune frame", "int8 frame"), ("torchtune frame", "bfloat16 frame"), ("transformers frame", "int8 frame")]
+    for name, by in pairs:
+        if name in middle and by in middle:
+            print(f"{name} / {by}: {middle[name] / middle[by]:.2f}")
+    away = (logits["int8"] - logits["bfloat16"]).std() / logits["bfloat16"].std()
+    print(f"int8 logits deviate from bfloat16 by {away:.4f} of their spread (random weights)")
 
 
 if __name__ == "__main__":
