@@ -31,6 +31,7 @@ from backends.interface import Done, Request, Task
 if TYPE_CHECKING:
     from app.serving.media import MediaPool
 
+
 @dataclass(slots=True)
 class Gateway:
     """The parts that live as long as the app."""
