@@ -83,13 +83,13 @@ TRANSFORMERS = Layout(
 
 def open_language_model(folder: Path) -> tuple[Checkpoint, Layout]:
     """The tensors of the language model and their layout. Raises ModelUnavailable, naming what is missing or mixed."""
+    shards, single = sorted(folder.glob("transformers-*-of-*.safetensors")), folder / "model.safetensors"
     for index in (_TRANSFORMERS_INDEX, _MODEL_INDEX):
-        if (folder / index).is_file():
+        # The published repository holds both layouts: of the one, somebody may have fetched nothing but the index.
+        if (folder / index).is_file() and not (index == _TRANSFORMERS_INDEX and single.is_file() and not shards):
             return _detected(Checkpoint.from_folder(folder, index))
-    shards = sorted(folder.glob("transformers-*-of-*.safetensors"))
     if shards:
         return _detected(Checkpoint.from_files(_all_shards(shards)))
-    single = folder / "model.safetensors"
     files = [single] if single.is_file() else _language_files(folder)
     return _detected(Checkpoint.from_files(files))
 

@@ -237,17 +237,32 @@ def _fbgemm() -> bool:
 class Int8Weights:
     """int8 weights (scale per output), activations in the compute type; for CUDA and other accelerators."""
 
-    __slots__ = ("_packed", "_scale")
+    __slots__ = ("_kernel", "_packed", "_scale")
 
     def __init__(self, weight: Tensor, compute: torch.dtype, device: torch.device | str) -> None:
         quantised, scale = quantised_rows(weight)
         self._packed, self._scale = quantised.to(device), scale.to(device, compute)
+        self._kernel = _multiplies_int8(torch.device(device).type, compute)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return F.linear(x, self._packed.to(x.dtype)) * self._scale
+        if not self._kernel:
+            return F.linear(x, self._packed.to(x.dtype)) * self._scale
+        y: Tensor = torch.ops.aten._weight_int8pack_mm(x.reshape(-1, x.shape[-1]), self._packed, self._scale)
+        return y.view(*x.shape[:-1], -1)
 
     def bytes(self) -> int:
         return self._packed.numel() + self._scale.numel() * self._scale.element_size()
+
+
+@cache
+def _multiplies_int8(device: str, compute: torch.dtype) -> bool:
+    """Whether torch has a kernel there that reads int8 weights; without one they are widened at every product."""
+    weight = torch.zeros(64, 64, dtype=torch.int8, device=device)
+    try:
+        torch.ops.aten._weight_int8pack_mm(weight[:1].to(compute), weight, weight[0].to(compute))
+    except (RuntimeError, NotImplementedError):
+        return False
+    return True
 
 
 class Int4:

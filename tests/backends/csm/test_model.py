@@ -68,6 +68,13 @@ def test_shards_with_the_published_index(tmp_path: Path) -> None:
         load_csm(tmp_path)
 
 
+def test_the_published_repository_with_one_layout_fetched(tmp_path: Path) -> None:
+    copy_tiny8(tmp_path, "original", "transformers")
+    index = tmp_path / "transformers.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"x": "transformers-00001-of-00002.safetensors"}}), encoding="utf-8")
+    assert torch.equal(greedy(load_csm(tmp_path)), torch.from_numpy(EXPECTED["text_only.frames"]).long())
+
+
 def test_a_shard_without_its_index(tmp_path: Path) -> None:
     copy_tiny8(tmp_path, "transformers", "transformers")
     (tmp_path / "model.safetensors").rename(tmp_path / "transformers-00001-of-00002.safetensors")

@@ -5,6 +5,7 @@ import torch
 
 from backends.interface import InvalidInput
 from backends.transformer import Precision, make_linear, precision
+from backends.transformer.linear import Int8Dynamic, Int8OneDnn, Int8Weights
 
 
 def matrix(rows: int, columns: int, seed: int = 0) -> torch.Tensor:
@@ -58,6 +59,28 @@ def test_bytes_are_those_of_the_format() -> None:
     assert make_linear(weight, precision("bfloat16")).bytes() == 2 * 64 * 128
     assert 64 * 128 < make_linear(weight, precision("int8")).bytes() < 1.15 * 64 * 128
     assert make_linear(weight, precision("int4")).bytes() < 64 * 128
+
+
+def test_int8_weights_with_activations_as_they_are() -> None:
+    """What a CUDA device gets; the same kernel exists on the CPU."""
+    weight, x = matrix(48, 64), matrix(6, 64, 1).view(2, 3, 64)
+    for compute in (torch.float32, torch.bfloat16):
+        linear = Int8Weights(weight, compute, "cpu")
+        y = linear(x.to(compute)).float()
+        assert (y - x @ weight.T).abs().max() < 0.03 * (x @ weight.T).abs().max()
+        linear._kernel = False
+        assert torch.allclose(linear(x.to(compute)).float(), y, atol=0.05 * float(y.abs().max()))
+
+
+def test_both_int8_kernels_of_the_cpu_are_near() -> None:
+    weight, x = matrix(48, 64), matrix(3, 64, 1)
+    exact = x @ weight.T
+    for kind in (Int8Dynamic, Int8OneDnn):
+        linear = kind(weight)
+        assert (linear(x) - exact).abs().max() < 0.02 * exact.abs().max()
+        assert torch.equal(linear(x)[1], linear(x[1:2])[0])
+        assert linear(matrix(20, 64)).shape == (20, 48)
+        assert 48 * 64 < linear.bytes() < 1.3 * 48 * 64
 
 
 def test_unknown_format_is_an_error() -> None:
