@@ -146,6 +146,12 @@ def test_an_mp3_after_two_tags_is_read() -> None:
     assert source.seconds == pytest.approx(1.0, abs=0.1)
 
 
+@pytest.mark.parametrize(("container", "codec"), [("MP3", "MPEG_LAYER_III"), ("OGG", "VORBIS"), ("OGG", "OPUS")])
+def test_joined_files_are_read_to_the_end(container: str, codec: str) -> None:
+    one = by_soundfile(tone(48_000, 1.0), 48_000, container, codec)
+    assert read(one * 3)[0].seconds == pytest.approx(3.0, abs=0.25)
+
+
 def test_values_that_are_no_numbers_become_silence() -> None:
     samples = tone(16_000, 1.0)
     samples[100:200] = np.nan
