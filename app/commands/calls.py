@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as ProgressBar
 
 from app.commands.client import Answer, deployment_path
 from app.commands.connection import Key, Server, session
@@ -16,6 +18,7 @@ from app.commands.console import messages, output
 
 Model = Annotated[str, typer.Option("--model", "-m", help="Deployment or alias.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="File to write to.", dir_okay=False)]
+_STEPS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeElapsedColumn())
 Sound = Annotated[Path, typer.Argument(help="Audio file.", exists=True, dir_okay=False)]
 
 
@@ -81,8 +84,13 @@ def ask(
     """Ask QUESTION about what is heard in FILE."""
     wishes = {"steps": steps, "block_length": block_length, "max_tokens": max_new_tokens, "temperature": temperature}
     document = _chat_request(file, question, system) | {name: value for name, value in wishes.items() if value is not None}
-    with session(server, key) as client, messages().status("Listening and thinking ..."):
-        pieces = list(_deltas(client.events(deployment_path(model, "chat/completions"), document)))
+    with session(server, key) as client, ProgressBar(*_STEPS, console=messages(), transient=messages().is_terminal) as bar:
+        thinking = bar.add_task("Listening and thinking", total=None)
+
+        def show(done: int, total: int) -> None:
+            bar.update(thinking, completed=done, total=total or None)
+
+        pieces = list(_deltas(client.events(deployment_path(model, "chat/completions"), document, show)))
     _write("".join(pieces) + "\n", out)
 
 

@@ -8,15 +8,18 @@ from __future__ import annotations
 import http.client
 import json
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 API_VERSION = "2024-10-21"
 _CONNECT_SECONDS = 3.0
+_PROGRESS = b": progress "
+_NONE: Mapping[str, str] = MappingProxyType({})
 _PIECE = 64 * 1024  # bytes read at a time
 
 
@@ -72,10 +75,19 @@ class Client:
                 partial.unlink(missing_ok=True)
             return Answer(b"", _headers(answer))
 
-    def events(self, path: str, document: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """The JSON objects of a server-sent event stream. Raises CallFailed for an error event."""
-        with self._exchange("POST", path, json.dumps(document).encode(), "application/json") as answer:
+    def events(
+        self, path: str, document: Mapping[str, Any], on_progress: Callable[[int, int], None] = lambda done, total: None
+    ) -> Iterator[dict[str, Any]]:
+        """The JSON objects of a server-sent event stream; the server's progress comments go to `on_progress`.
+
+        Raises CallFailed for an error event.
+        """
+        wish = {"x-gateway-progress": "1"}
+        with self._exchange("POST", path, json.dumps(document).encode(), "application/json", wish) as answer:
             for line in answer:
+                if line.startswith(_PROGRESS):
+                    done, _, total = line.removeprefix(_PROGRESS).partition(b"/")
+                    on_progress(int(done), int(total))
                 data = line.decode("utf-8").removeprefix("data:").strip()
                 if not line.startswith(b"data:") or data == "[DONE]":
                     continue
@@ -86,11 +98,11 @@ class Client:
 
     @contextmanager
     def _exchange(
-        self, method: str, path: str, body: bytes | None = None, content_type: str = ""
+        self, method: str, path: str, body: bytes | None = None, content_type: str = "", more: Mapping[str, str] = _NONE
     ) -> Iterator[http.client.HTTPResponse]:
         make = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
         connection = make(self._host, self._port, timeout=_CONNECT_SECONDS)
-        headers = {"api-key": self._key, "accept": "*/*"} | ({"content-type": content_type} if content_type else {})
+        headers = {"api-key": self._key, "accept": "*/*"} | ({"content-type": content_type} if content_type else {}) | dict(more)
         try:
             connection.connect()
             connection.sock.settimeout(None)  # a long recording may take long; the server has its own limits

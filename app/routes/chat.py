@@ -24,7 +24,10 @@ from app.routes.inline_audio import base64_text
 from app.routes.operations import JSON, Operation
 from app.serving.protocol import Run, Ticket
 from app.writers import sse
-from backends.interface import LISTENING_RATE, AudioPart, Done, Event, Message, TextDelta, TextPart
+from backends.interface import LISTENING_RATE, AudioPart, Done, Event, Message, Progress, TextDelta, TextPart
+
+Delta = dict[str, Any]
+PROGRESS_HEADER = "x-gateway-progress"  # who sends it gets the steps as comments in the stream
 
 
 async def complete(call: Call) -> ASGIApp:
@@ -101,11 +104,15 @@ async def _streamed(call: Call, wish: ChatWish, running: Run, completion: Comple
 
 
 async def _events(
-    body: AsyncIterator[dict[str, Any]], answer: _Answer, wish: ChatWish, completion: Completion, speaker: Speaker | None
+    body: AsyncIterator[dict[str, Any] | Progress],
+    answer: _Answer,
+    wish: ChatWish,
+    completion: Completion,
+    speaker: Speaker | None,
 ) -> AsyncIterator[bytes]:
     yield sse.event(completion.chunk({"role": "assistant", "content": "", "refusal": None}))
     async for delta in body:
-        yield sse.event(completion.chunk(delta))
+        yield sse.progress(delta.done, delta.total) if isinstance(delta, Progress) else sse.event(completion.chunk(delta))
     yield sse.event(completion.chunk({}, answer.done.finish_reason))
     if wish.include_usage:
         yield sse.event(completion.usage_chunk(answer.done.usage, speaker.usage if speaker else None))
@@ -117,16 +124,19 @@ class _Answer:
 
     def __init__(self, call: Call, events: AsyncIterator[Event]) -> None:
         self._call, self._events = call, events
+        self._shows_steps = bool(call.headers.get(PROGRESS_HEADER))
         self.done = Done()
         self.text = ""
 
-    async def texts(self) -> AsyncIterator[str]:
-        """The pieces of the answer's text, none empty."""
+    async def pieces(self) -> AsyncIterator[str | Progress]:
+        """The pieces of the answer's text, none empty, and the steps towards them."""
         with self._call.stage("model"):
             async for event in self._events:
                 if isinstance(event, TextDelta) and event.text:
                     self.text += event.text
                     yield event.text
+                elif isinstance(event, Progress) and self._shows_steps:
+                    yield event
                 elif isinstance(event, Done):
                     self.done = event
                     self._call.finish(event)
@@ -134,16 +144,19 @@ class _Answer:
             self.text = self.done.text
             yield self.text
 
-    async def text_chunks(self) -> AsyncIterator[dict[str, Any]]:
-        async for piece in self.texts():
-            yield {"content": piece}
+    async def text_chunks(self) -> AsyncIterator[Delta | Progress]:
+        async for piece in self.pieces():
+            yield piece if isinstance(piece, Progress) else {"content": piece}
 
-    async def audio_chunks(self, speaker: Speaker) -> AsyncIterator[dict[str, Any]]:
+    async def audio_chunks(self, speaker: Speaker) -> AsyncIterator[Delta | Progress]:
         """Transcript first, as it is thought; then the audio, as it is spoken; then how long its id is good for."""
         memory: SpokenAnswers = self._call.gateway.spoken
         name = memory.new_id()
         opening: dict[str, Any] = {"id": name}
-        async for piece in self.texts():
+        async for piece in self.pieces():
+            if isinstance(piece, Progress):
+                yield piece
+                continue
             yield {"audio": {**opening, "transcript": piece}}
             opening = {}
         cutter = PcmCutter()

@@ -28,6 +28,11 @@ def event(document: Any) -> bytes:
     return b"data: " + msgspec.json.encode(document) + b"\n\n"
 
 
+def progress(done: int, total: int) -> bytes:
+    """Steps done of steps planned (0: unknown), as a comment: our command line reads it, every other client skips it."""
+    return f": progress {done}/{total}\n\n".encode("ascii")
+
+
 async def guarded(events: AsyncIterator[bytes], request_id: str) -> AsyncIterator[bytes]:
     """The events; an exception among them becomes a last event that SDKs raise, because the status is long sent."""
     try:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from app.cli import cli
 from app.errors import Overloaded
-from backends.interface import AudioChunk, ChatRequest, Failed, SpeechRequest, TextDelta, TranscriptionRequest
+from backends.interface import AudioChunk, ChatRequest, Done, Failed, Progress, SpeechRequest, TextDelta, TranscriptionRequest
 from tests.app.commands.conftest import Run
 from tests.support.running import Running
 
@@ -103,6 +103,18 @@ def test_ask_sends_sound_question_and_steps(run: Run, recording: str, served: Ru
     assert isinstance(request, ChatRequest)
     assert [message.role for message in request.messages] == ["system", "user"]
     assert (request.options["steps"], request.options["block_length"], request.max_tokens) == (64, 16, 50)
+
+
+def test_ask_shows_the_steps(run: Run, recording: str, served: Running) -> None:
+    def thinks(request: object):  # type: ignore[no-untyped-def]
+        yield from (Progress(step, 8) for step in range(1, 9))
+        yield TextDelta("It is a tone.")
+        yield Done("It is a tone.")
+
+    served.pool.script = thinks
+    result = run("ask", recording, "What?", "-m", "fake-chat")
+    assert result.stdout == "It is a tone.\n"
+    assert "8/8 steps" in result.stderr
 
 
 def test_an_error_in_the_stream_is_told(run: Run, recording: str, served: Running) -> None:

@@ -23,7 +23,7 @@ from app.routes.chat_shapes import PCM_CUT, PcmCutter, usage_document
 from app.routes.inline_audio import AUDIO_BYTES, audio_bytes
 from backends.fake.info import FakeOptions
 from backends.fake.jobs import begin
-from backends.interface import AudioPart, Done, Event, Failed, Request, SpeechRequest, TextDelta, TextPart, Usage
+from backends.interface import AudioPart, Done, Event, Failed, Progress, Request, SpeechRequest, TextDelta, TextPart, Usage
 from tests.support.audio_files import by_av, by_soundfile, tone
 from tests.support.fake_pool import answer as tones
 from tests.support.running import FAKES, Running, fake_settings, running
@@ -174,6 +174,18 @@ def test_a_stream_sends_pieces_as_they_come(server: Running) -> None:
             seen += line.startswith("data: {")
             assert server.pool.active or seen > 5
     assert seen > 5
+
+
+def test_steps_are_comments_for_who_asks_and_clients_skip_them(server: Running) -> None:
+    steps = [Progress(1, 2), Progress(2, 2), TextDelta("So."), Done("So.")]
+    server.pool.script = lambda request: iter(steps)
+    wish = {"x-gateway-progress": "1"}
+    assert ": progress" not in post(server, question("Hi.", stream=True)).text
+    client = openai.OpenAI(base_url=server.url + "/v1", api_key="k", default_headers=wish)
+    with httpx.Client(headers={"api-key": "k"} | wish) as raw:
+        assert ": progress 1/2\n\n: progress 2/2\n\n" in raw.post(server.url + URL, json=question("Hi.", stream=True)).text
+    with client, client.chat.completions.create(**question("Hi."), stream=True) as stream:
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == "So."
 
 
 def test_a_failure_in_the_stream_is_an_event(server: Running) -> None:
