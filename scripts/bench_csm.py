@@ -191,14 +191,14 @@ class Torchtune:
         offsets = torch.arange(32) * 2051
         at = torch.tensor([[self._position]])
         rows = self._table[self._codes + offsets].sum(1, keepdim=True)
-        hidden = self._backbone(rows, input_pos=at, mask=self._mask[at])[:, -1]
+        hidden = self._backbone(rows, input_pos=at, mask=self._mask[at])[:, -1].bfloat16()
         codes = [self._pick(F.linear(hidden, self._head0))]
         self._decoder.reset_caches()
         inner = torch.stack([hidden, self._table[codes[0]]], 1)
         at = torch.tensor([[0, 1]])
         for book in range(1, 32):
             rows = F.linear(inner, self._projection)
-            last = self._decoder(rows, input_pos=at, mask=self._inner[at])[:, -1]
+            last = self._decoder(rows, input_pos=at, mask=self._inner[at])[:, -1].bfloat16()
             codes.append(self._pick(last @ self._heads[book - 1]))
             inner = self._table[codes[-1] + book * 2051][:, None]
             at = at[:, -1:] + 1

@@ -69,6 +69,7 @@ def transformers_config() -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_equals_transformers(tmp_path: Path) -> None:
     """A folder as save_pretrained writes it: one of the tied tables is dropped, the codec is inside."""
     with warnings.catch_warnings():

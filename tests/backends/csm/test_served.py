@@ -109,6 +109,7 @@ def test_wrong_requests_name_their_field(server: Running) -> None:
     assert speak(server, input="x" * 4097).status_code == 400
 
 
+@pytest.mark.slow
 def test_the_mark_is_found_on_what_was_spoken(server: Running) -> None:
     for stream in (True, False):
         spoken = speak(server, model="marked", stream=stream)

@@ -183,6 +183,7 @@ def test_the_key_is_private_and_stays(tmp_path: Path) -> None:
             parse_key(wrong)
 
 
+@pytest.mark.slow
 def test_the_detector_process(tmp_path: Path, mark: Watermark) -> None:
     key = installation_key(tmp_path)
     soundfile.write(tmp_path / "a.wav", mark.encode(speech(0.8), 44_100, key, SDR), 44_100)
