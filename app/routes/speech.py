@@ -26,11 +26,10 @@ from app.writers import sse
 from app.writers.audio import MEDIA_TYPES, encode
 from backends.interface import LISTENING_RATE, ContextTurn, Done, Samples, SpeechRequest, TranscriptionRequest, VoiceSample
 
-# A wav or flac says its length at the start, and some players insist on it. A short text is often spoken at once; then the
-# whole answer is waited for this long, seconds.
-_GRACE_SECONDS = 0.05
-_GRACE_CHARACTERS = 600
-_GRACE_FORMATS = ("wav", "flac")
+# A wav or flac says its length at the start; the whole answer is waited for this long, seconds, so that it can be said. A wav
+# of unknown length plays everywhere, so only the wait for a short text is worth it; libsndfile refuses such a flac.
+_GRACE_SECONDS = {"wav": 0.05, "flac": 3.0}
+_SHORT_TEXT = 600  # characters, spoken at once by a fast engine
 _CONTEXT_SECONDS = 120.0  # of one earlier utterance or reference clip
 
 
@@ -53,8 +52,9 @@ async def speak(call: Call) -> ASGIApp:
 
 async def _audio(call: Call, wish: SpeechWish, audio: SpeechAudio) -> Response | Stream:
     whole = not wish.stream
-    if wish.stream and wish.format in _GRACE_FORMATS and len(wish.text) <= _GRACE_CHARACTERS:
-        whole = await audio.ends_within(_GRACE_SECONDS)
+    patient = wish.format == "flac" or (wish.format == "wav" and len(wish.text) <= _SHORT_TEXT)
+    if wish.stream and patient:
+        whole = await audio.ends_within(_GRACE_SECONDS[wish.format])
     encoded = _encoded(call, wish, audio, streaming=not whole)
     first = await anext(encoded)  # awaited before the headers go, so that a refusal keeps its status
     if not whole:

@@ -98,6 +98,13 @@ def test_a_slow_wav_is_streamed_with_an_open_length(server: Running) -> None:
     assert len(answer.content) == 44 + 12 * 2400 * 2
 
 
+def test_a_slow_flac_is_waited_for_because_libsndfile_wants_its_length(server: Running) -> None:
+    server.pool.delay = 0.02
+    answer = post(server, {**BODY, "response_format": "flac"})
+    samples, rate = soundfile.read(io.BytesIO(answer.content))
+    assert (len(samples), rate) == (12 * 2400, 24_000)
+
+
 def test_a_whole_wav_can_be_asked_for(server: Running) -> None:
     server.pool.delay = 0.02
     answer = post(server, {**BODY, "response_format": "wav", "stream": False})
