@@ -28,7 +28,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 
 class Linear(Protocol):
-    """y [..., out] = x [..., in] times the transposed weight, in x's dtype."""
+    """y [..., out] = x [..., in] times the transposed weight, in x's dtype. For one thread at a time."""
 
     def __call__(self, x: Tensor, /) -> Tensor: ...
 
