@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from app.commands.connection import Config
 from app.commands.console import WRONG_USE, fail
+
+if TYPE_CHECKING:
+    from app.settings import Settings
 
 
 def serve(
@@ -17,14 +20,32 @@ def serve(
     ] = None,
     config: Config = None,
     offline: Annotated[bool, typer.Option("--offline", help="Never reach for a model hub.")] = False,
+    compiled: Annotated[bool, typer.Option("--compile", help="torch.compile for the deployments that offer it.")] = False,
+    bf16: Annotated[bool, typer.Option("--bf16", help="bfloat16 for the deployments that need torch.")] = False,
 ) -> None:
     """Start the server. An option beats the environment (SPEECH_GATEWAY_*), which beats the configuration file."""
     from app.main import run_server
     from app.settings import ConfigError, load_settings
 
+    given = {"server__host": host, "server__port": port, "offline": offline or None}
     try:
-        settings = load_settings(config, server__host=host, server__port=port, offline=True if offline else None)
+        settings = load_settings(config, **given)
+        if compiled or bf16:
+            settings = load_settings(config, **given, deployments=_faster(settings, compiled, bf16))
         status = run_server(settings)
     except ConfigError as error:
         fail(str(error), WRONG_USE)
     raise typer.Exit(status or 0)
+
+
+def _faster(settings: Settings, compiled: bool, bf16: bool) -> dict[str, dict[str, object]]:
+    """What --compile and --bf16 set in each deployment's table."""
+    from app.deployments import Deployments
+
+    tables: dict[str, dict[str, object]] = {}
+    for name, deployment in Deployments.from_settings(settings).items():
+        if compiled and "compile" in deployment.options:
+            tables.setdefault(name, {})["compile"] = True
+        if bf16 and deployment.info.engines == ("torch",):
+            tables.setdefault(name, {})["dtype"] = "bfloat16"
+    return tables
