@@ -28,6 +28,7 @@ import numpy as np
 
 SHORT, LONG = 10, 100  # tokens; the difference gives the cost of one
 WARM_UP, REPEATS = 1, 2
+START, ENGLISH, TRANSCRIBE, NO_TIMESTAMPS = 50258, 50259, 50359, 50363
 PEERS = ("ours-int8", "ours-float32", "ct2-int8", "ct2-float32", "transformers-float32", "openai-float32")
 Work = Callable[[int], object]  # decodes this many tokens
 
@@ -53,7 +54,6 @@ def weights(cache: Path, shape: str, tokens: int) -> Path:
 def ours(folder: Path, dtype: str, batch: int, threads: int) -> tuple[Callable[[], object], Work]:
     from backends.whisper.config import read_dims
     from backends.whisper.onnx_engine import OnnxNetwork
-    from scripts.whisper_shapes import ENGLISH, NO_TIMESTAMPS, START, TRANSCRIBE
 
     network = OnnxNetwork(folder, read_dims(folder), dtype=dtype, threads=threads)
     mels = [_mel() for _ in range(batch)]
@@ -70,8 +70,6 @@ def ours(folder: Path, dtype: str, batch: int, threads: int) -> tuple[Callable[[
 
 def ct2(folder: Path, dtype: str, batch: int, threads: int) -> tuple[Callable[[], object], Work]:
     import ctranslate2
-
-    from scripts.whisper_shapes import ENGLISH, NO_TIMESTAMPS, START, TRANSCRIBE
 
     kind = "int8_float32" if dtype == "int8" else dtype
     model = ctranslate2.models.Whisper(f"{folder}-ct2", device="cpu", compute_type=kind, intra_threads=threads, inter_threads=1)
@@ -90,8 +88,6 @@ def ct2(folder: Path, dtype: str, batch: int, threads: int) -> tuple[Callable[[]
 def transformers(folder: Path, dtype: str, batch: int, threads: int) -> tuple[Callable[[], object], Work]:
     import torch
     from transformers import WhisperForConditionalGeneration
-
-    from scripts.whisper_shapes import ENGLISH, NO_TIMESTAMPS, START, TRANSCRIBE
 
     torch.set_num_threads(threads)
     model = WhisperForConditionalGeneration.from_pretrained(folder, dtype=dtype).eval()
@@ -188,10 +184,11 @@ def engines(arguments: argparse.Namespace, cache: Path) -> None:
     for shape in arguments.shapes:
         folder = weights(cache, shape, LONG)
         found: dict[str, list[dict[str, float]]] = {engine: [] for engine in arguments.engines}
-        for _ in range(arguments.rounds):
+        title = f"{shape}, batch {arguments.batch}, {arguments.threads} thread(s)"
+        for number in range(1, arguments.rounds + 1):
             for engine in arguments.engines:
                 found[engine].append(_in_process(engine, folder, arguments.batch, arguments.threads))
-        _print_table(f"{shape}, batch {arguments.batch}, {arguments.threads} thread(s)", found, arguments.threads)
+            _print_table(f"{title}, {number} round(s)", found, arguments.threads)
 
 
 def _in_process(engine: str, folder: Path, batch: int, threads: int) -> dict[str, float]:

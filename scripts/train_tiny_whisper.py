@@ -10,10 +10,11 @@ crops, and full windows with several sentences, silence and noise. A CTC head, t
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -266,6 +267,8 @@ def loss_of(model: WhisperForConditionalGeneration, ctc_head: torch.nn.Linear, b
     wanted = targets != IGNORE
     cross_entropy = F.cross_entropy(model.proj_out(decoded[wanted]), targets[wanted])
     voiced = [row for row, example in enumerate(batch) if example.ctc]
+    if not voiced:
+        return cross_entropy, torch.zeros(())
     scores = ctc_head(hidden[voiced]).log_softmax(-1).transpose(0, 1)
     labels = [torch.tensor(batch[row].ctc) + 1 for row in voiced]
     lengths = torch.full((len(voiced),), scores.shape[0])
@@ -294,7 +297,15 @@ PHASES = (
 )
 
 
-def train(model: WhisperForConditionalGeneration, material: Material, eot: int, minutes: float, phases: Sequence[Phase]) -> None:
+def train(
+    model: WhisperForConditionalGeneration,
+    material: Material,
+    eot: int,
+    minutes: float,
+    phases: Sequence[Phase],
+    keep: Callable[[], None],
+) -> None:
+    """keep: called now and then, so that a broken run leaves something to resume from."""
     ctc_head = torch.nn.Linear(model.config.d_model, eot + 1)
     parameters = [*model.parameters(), *ctc_head.parameters()]
     optimizer = torch.optim.AdamW([p for p in parameters if p.requires_grad], lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01)
@@ -319,6 +330,8 @@ def train(model: WhisperForConditionalGeneration, material: Material, eot: int, 
             if step % 25 == 0:
                 print(f"phase {number} step {step} {spent:.0f}s ce {cross_entropy.item():.3f} ctc {ctc.item():.3f}", flush=True)
             step += 1
+            if step % 200 == 0:
+                keep()
 
 
 # --- Result ----------------------------------------------------------------------------------------------------------
@@ -350,7 +363,7 @@ def choose_alignment_heads(model: WhisperForConditionalGeneration, material: Mat
 def save(model: WhisperForConditionalGeneration, tokenizer: Tokenizer, heads: list[list[int]], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     model.generation_config = generation_config(tokenizer, heads)
-    model.half().save_pretrained(folder)
+    copy.deepcopy(model).half().save_pretrained(folder)
     tokenizer.save(str(folder / "tokenizer.json"))
     WhisperFeatureExtractor(feature_size=MELS).save_pretrained(folder)
     note = {"tokenizer_class": "WhisperTokenizer", "model_max_length": 1024, "unk_token": "<|endoftext|>"}
@@ -376,7 +389,9 @@ def main() -> None:
         shape_timestamps(model, tokenizer)
     size = sum(parameter.numel() for parameter in model.parameters())
     print(f"{tokenizer.get_vocab_size()} tokens, {size:,} parameters, {len(clips)} clips", flush=True)
-    train(model, material, tokenizer.token_to_id("<|endoftext|>"), arguments.minutes, PHASES[arguments.from_phase :])
+    eot = tokenizer.token_to_id("<|endoftext|>")
+    phases = PHASES[arguments.from_phase :]
+    train(model, material, eot, arguments.minutes, phases, lambda: save(model, tokenizer, [[0, 0]], arguments.folder))
     save(model, tokenizer, choose_alignment_heads(model, material), arguments.folder)
 
 

@@ -23,7 +23,6 @@ SHAPES = {  # width, layers, heads, mels, vocabulary
     "large-v3": (1280, 32, 20, 128, 51866),
 }
 PROMPT = 3  # start, language, task; with timestamps
-START, ENGLISH, TRANSCRIBE, NO_TIMESTAMPS = 50258, 50259, 50359, 50363
 
 
 def published_tokenizer(languages: int = 99) -> Tokenizer:
