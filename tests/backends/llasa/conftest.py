@@ -23,12 +23,12 @@ with warnings.catch_warnings():
 
 @pytest.fixture(scope="session")
 def codec_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_codec(tmp_path_factory.mktemp("codec"), load_file(DATA / "codec_model.safetensors"))
+    return write_codec(tmp_path_factory.mktemp("codec"), load_file(DATA / "codec" / "model.safetensors"))
 
 
 @pytest.fixture(scope="session")
 def codec_tensors() -> dict[str, torch.Tensor]:
-    return load_file(DATA / "codec_model.safetensors")
+    return load_file(DATA / "codec" / "model.safetensors")
 
 
 @pytest.fixture(scope="session")

@@ -20,8 +20,8 @@ def write_codec(folder: Path, tensors: dict[str, torch.Tensor], config: dict[str
     """A codec folder with the given tensors; config: replaces the fixture's."""
     folder.mkdir(parents=True, exist_ok=True)
     if config is None:
-        shutil.copy(DATA / "codec_config.json", folder / "config.json")
-        shutil.copy(DATA / "codec_semantic_config.json", folder / "semantic_config.json")
+        shutil.copy(DATA / "codec" / "config.json", folder / "config.json")
+        shutil.copy(DATA / "codec" / "semantic_config.json", folder / "semantic_config.json")
     else:
         (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors")

@@ -122,7 +122,7 @@ def native(tensors: Tensors, early: bool = False) -> Tensors:
 
 def native_config() -> dict[str, Any]:
     """The fixture's dimensions as transformers' class states them."""
-    semantic = json.loads((DATA / "codec_semantic_config.json").read_text(encoding="utf-8"))
+    semantic = json.loads((DATA / "codec" / "semantic_config.json").read_text(encoding="utf-8"))
     return {
         "model_type": "xcodec2",
         "hidden_size": 64,

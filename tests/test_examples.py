@@ -1,0 +1,75 @@
+"""The example configurations work: all four families behind one server whose budget does not hold them all."""
+
+from __future__ import annotations
+
+import base64
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from socket import create_server
+
+import httpx
+import pytest
+
+from tests.support.recordings import wav_of
+
+ROOT = Path(__file__).resolve().parents[1]
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """`serve --config examples/all-tiny.toml`, answering."""
+    with create_server(("127.0.0.1", 0)) as probe:
+        port = str(probe.getsockname()[1])
+    command = [sys.executable, "-m", "app", "serve", "--port", port, "--config", "examples/all-tiny.toml"]
+    log = tmp_path_factory.mktemp("log") / "server.log"
+    with log.open("wb") as out, subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out) as process:
+        try:
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers={"api-key": "k"}, timeout=170) as one:
+                _wait(one, process)
+                yield one
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def _wait(client: httpx.Client, process: subprocess.Popen[bytes]) -> None:
+    for _ in range(300):
+        assert process.poll() is None
+        try:
+            client.get("/health/live")
+        except httpx.TransportError:
+            time.sleep(0.1)
+        else:
+            return
+    raise AssertionError("the server did not answer")
+
+
+def test_all_three_tasks_by_all_four_families(client: httpx.Client) -> None:
+    sound = wav_of(2.0)
+    for voice_model in ("tts-1", "gpt-4o-mini-tts"):
+        body = {"model": voice_model, "input": "Good morning, my friend.", "voice": "alloy", "response_format": "wav"}
+        spoken = client.post("/v1/audio/speech", json=body)
+        assert spoken.status_code == 200, spoken.text
+        assert spoken.content[:4] == b"RIFF"
+        assert len(spoken.content) > 2000
+    heard = client.post("/v1/audio/transcriptions", data={"model": "whisper-1"}, files={"file": sound})
+    assert heard.status_code == 200, heard.text
+    part = {"type": "input_audio", "input_audio": {"data": base64.b64encode(sound).decode(), "format": "wav"}}
+    question = {"role": "user", "content": [part, {"type": "text", "text": "What is it?"}]}
+    answer = client.post("/v1/chat/completions", json={"model": "gpt-4o-audio-preview", "messages": [question]})
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["usage"]["prompt_tokens_details"]["audio_tokens"] > 64
+    _fits_the_budget(client)
+
+
+def _fits_the_budget(client: httpx.Client) -> None:
+    """The four were loaded one after the other; what is loaded now keeps to the budget, so some were ended again."""
+    health = client.get("/health").json()
+    loaded = [name for name, row in health["deployments"].items() if row["state"] in ("ready", "busy")]
+    assert 0 < len(loaded) < 4
+    assert all(device["memory_used_bytes"] <= device["budget_bytes"] for device in health["devices"])
