@@ -145,8 +145,14 @@ class Arbiter:
         )
 
     async def settle(self, lease: Lease, measured: int) -> bool:
-        """After a load: book what was measured, evict idle others for it; False if it does not fit now."""
+        """After a load: book what was measured, evict idle others for what was not asked for; False if that is not enough.
+
+        A model that holds no more than it was given stays, also while others hold more than they were given.
+        """
+        asked = lease.size
         self.measured(lease, measured)
+        if measured <= asked:
+            return True
         limit = self._budget(lease.device) * (1 + self._policy.slack)
         while self.used(lease.device) > limit:
             if not await self._evict_one(lease.holder, lease.device):

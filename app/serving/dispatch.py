@@ -102,6 +102,7 @@ class Dispatcher:
         if self._queue.remove(entry):
             self._requests.pop(entry, None)
             self._tell()
+            self.resident.queue_emptied()
             if not self._queue and self.resident.loader.waits_for_memory and self._pump is not None:
                 self._pump.cancel()
         if not entry.granted.done():
@@ -183,6 +184,7 @@ class Dispatcher:
         for entry in self._queue.expired(self._clock()):
             self._requests.pop(entry, None)
             self._settle(entry, self._overloaded("expired", 1.0, f"the request waited too long for {self.name}"))
+            self.resident.queue_emptied()
         self._tell()
 
     def fail_waiting(self, error: ApiError) -> None:
@@ -192,6 +194,7 @@ class Dispatcher:
             self._requests.pop(entry, None)
             self._settle(entry, error)
         self._tell()
+        self.resident.queue_emptied()
 
     @staticmethod
     def _settle(entry: Waiting, error: ApiError) -> None:

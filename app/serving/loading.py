@@ -78,6 +78,7 @@ class Loader:
         self.lease: Lease | None = None
         self.batch_limit = 0
         self.waits_for_memory = False
+        self._ends: set[asyncio.Task[Any]] = set()  # workers whose processes have not ended yet
         self._cpu_cause = ""  # set: only the CPU is tried from now on
 
     # --- Loading --------------------------------------------------------------------------------------------------------
@@ -90,6 +91,8 @@ class Loader:
         info = self._deployment.info
         if {kind for wishes in (info.wishes, *info.engine_wishes.values()) for kind in wishes} != {"cpu"}:
             await self._m.inventory_known.wait()
+        while self._ends:
+            await asyncio.wait(self._ends)
         placement = self._place()
         try:
             return await self._load_at(placement, on_lost)
@@ -161,11 +164,16 @@ class Loader:
             async with asyncio.timeout(self._m.policy.load):
                 return await self._m.spawn(WorkerSpec(d.name, load, d.python), on_lost)
         except TimeoutError as error:
-            self._release()
+            self._give_back()
             raise LoadError(Failed("worker_lost", f"loading took more than {self._m.policy.load:.0f} s")) from error
         except BaseException:
-            self._release()
+            self._give_back()
             raise
+
+    def _give_back(self) -> None:
+        """No worker has come of it."""
+        lease, self.lease = self.lease, None
+        self._release(lease)
 
     def _key(self, placement: Placement) -> str:
         d = self._deployment
@@ -194,17 +202,24 @@ class Loader:
 
     async def end(self, worker: Worker) -> None:
         """Its memory is free when its process has ended, even if whoever waits for that is cancelled."""
-        await asyncio.shield(self._m.background(self._end(worker), f"end of {self._deployment.name}"))
+        await asyncio.shield(self.end_soon(worker))
 
-    async def _end(self, worker: Worker) -> None:
+    def end_soon(self, worker: Worker) -> asyncio.Task[None]:
+        """Begin the end of a worker; no other one is loaded before it is over."""
+        lease, self.lease = self.lease, None
+        task: asyncio.Task[None] = self._m.background(self._end(worker, lease), f"end of {self._deployment.name}")
+        self._ends.add(task)
+        task.add_done_callback(self._ends.discard)
+        return task
+
+    async def _end(self, worker: Worker, lease: Lease | None) -> None:
         try:
             await worker.close()
         finally:
-            self._release()
+            self._release(lease)
 
-    def _release(self) -> None:
+    def _release(self, lease: Lease | None) -> None:
         self._m.devices.release_threads(self._deployment.name)
         self._m.metrics.worker_memory_bytes.labels(self._deployment.name).set(0)
-        if self.lease is not None:
-            self._m.arbiter.release(self.lease)
-            self.lease = None
+        if lease is not None:
+            self._m.arbiter.release(lease)

@@ -145,6 +145,7 @@ class Resident:
             self._loading = False
             self.changed.ring()
         self._settle_in(worker)
+        self._m.arbiter.look_again()  # from now on it can be asked to make room
         return worker
 
     def _settle_in(self, worker: Worker) -> None:
@@ -215,6 +216,11 @@ class Resident:
         self._m.arbiter.look_again()
         self._watch_idleness()
 
+    def queue_emptied(self) -> None:
+        """Those who waited have left or were refused: perhaps nobody needs the model any more."""
+        self._m.arbiter.look_again()
+        self._watch_idleness()
+
     def _watch_idleness(self) -> None:
         self._stop_keep_alive()
         keep = self.deployment.keep_alive
@@ -271,13 +277,13 @@ class Resident:
         self._count_failure(quarantine or "the worker process ended unexpectedly")
         self._m.metrics.worker_restarts_total.labels(self.name).inc()
         _log.error("pool.worker_lost", deployment=self.name, pid=worker.pid, error=self.error, failures=self._failures)
-        self._rebuild = self._m.background(self._replace(worker), f"replacement of {self.name}")
+        self._stop_keep_alive()
+        self.loader.end_soon(worker)
+        self.changed.ring()
+        if self._quarantined:  # otherwise the next job starts the next worker
+            self._rebuild = self._m.background(self._replace(), f"replacement of {self.name}")
 
-    async def _replace(self, worker: Worker) -> None:
-        async with self._life:
-            await self._let_go(worker)
-        if not self._quarantined:
-            return  # the next job starts the next worker
+    async def _replace(self) -> None:
         try:
             await self.ensure()
         except ApiError as error:

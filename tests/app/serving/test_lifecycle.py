@@ -96,6 +96,25 @@ class MemoryWorker:
         self.world.alive.remove(self)
 
 
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """Time passes only when everyone waits for it, and then at once: the same events give the same story."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._now = 0.0
+        selector: Any = self._selector  # type: ignore[attr-defined]
+        look = selector.select
+
+        def select(timeout: float | None = None) -> Any:
+            self._now += timeout or 0.0
+            return look(0)
+
+        selector.select = select
+
+    def time(self) -> float:
+        return self._now
+
+
 class World:
     """Everything the machine can touch."""
 
@@ -127,7 +146,7 @@ class Lives(RuleBasedStateMachine):
 
     @initialize(pinned=st.booleans(), keep_alive=st.sampled_from([0, 600]))
     def begin(self, pinned: bool, keep_alive: float) -> None:
-        self.loop = asyncio.new_event_loop()
+        self.loop = VirtualLoop()
         self.world = World()
         self.deployments = {
             name: fake(name, wishes=("cuda",), device="cuda:0", keep_alive=-1 if pinned and name == "d" else keep_alive)
@@ -268,6 +287,9 @@ class Lives(RuleBasedStateMachine):
             for task in asyncio.all_tasks(self.loop):
                 task.cancel()
             self.loop.run_until_complete(asyncio.sleep(0.01))
+            for task in [*self.asked, *self.unloads]:
+                if task.done() and not task.cancelled():
+                    task.exception()  # looked at: what a failed example left is not another failure
             self.loop.close()
 
 
