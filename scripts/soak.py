@@ -255,8 +255,12 @@ class Remains:
             gateway_mib=process.memory_info().rss / MIB if process else 0.0,
             files=process.num_fds() if process and hasattr(process, "num_fds") else 0,
             children=len(process.children(recursive=True)) if process else 0,
-            temporary=sum(1 for f in temporary.rglob("*") if f.is_file()) if temporary else 0,
+            temporary=count_files(temporary) if temporary else 0,
         )
+
+
+def count_files(folder: Path) -> int:
+    return sum(1 for file in folder.rglob("*") if file.is_file())
 
 
 async def unload_all(http: httpx.AsyncClient) -> None:
