@@ -386,7 +386,6 @@ def main() -> None:
     model = build_model(tokenizer)
     if arguments.resume:
         model = WhisperForConditionalGeneration.from_pretrained(arguments.resume, dtype=torch.float32)
-        shape_timestamps(model, tokenizer)
     size = sum(parameter.numel() for parameter in model.parameters())
     print(f"{tokenizer.get_vocab_size()} tokens, {size:,} parameters, {len(clips)} clips", flush=True)
     eot = tokenizer.token_to_id("<|endoftext|>")

@@ -99,7 +99,8 @@ def test_words_are_where_they_were_said(model: Whisper) -> None:
     for clip in clips:
         transcript = model.transcribe(clip.samples, language="en", word_timestamps=True)
         assert " ".join(word.word for word in transcript.words) == transcript.text
-        if transcript.text == clip.text:
+        # espeak-ng speaks some neighbours ("in the") as one word; those recordings have no starts to compare with.
+        if transcript.text == clip.text and len(clip.word_starts) == len(transcript.words):
             late += [abs(word.start - said) for word, said in zip(transcript.words, clip.word_starts, strict=True)]
         for segment in transcript.segments:
             assert all(segment.start - 0.01 <= word.start <= word.end <= segment.end + 0.01 for word in segment.words)
