@@ -358,7 +358,10 @@ class Backend(Protocol):
         """Tokenise, encode audio, prefill. Raises InvalidInput for a request it cannot serve."""
 
     def step(self, jobs: Sequence[Job]) -> Iterable[tuple[Job, Event]]:
-        """One iteration for all active jobs (at most max_batch). A job is over once its Done or Failed was given."""
+        """One iteration for all active jobs (at most max_batch). A job is over once its Done or Failed was given.
+
+        A step that raises must leave its jobs as they were: the worker repeats it for each of them alone.
+        """
 
     def close(self, job: Job) -> None:
         """Finished or cancelled: free what it holds. Called exactly once per started job."""
