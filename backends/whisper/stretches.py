@@ -18,6 +18,7 @@ from backends.whisper.vad import FRAME, FRAME_SECONDS, SpeechDetector
 
 _PIECE = 625 * FRAME  # samples listened to at once, 20 s
 _RELEASE = 0.15  # speech goes on until its probability is this far below the threshold
+_LONGEST_PAUSE = 2.0  # seconds of silence inside a stretch; longer ones invite invented text
 _SHORTEST = 0.1  # seconds; less is a click, unless the whole recording is that short
 
 
@@ -60,7 +61,7 @@ def speech_stretches(
     for region in _padded(_regions(samples, detector, gate), gate, len(samples)):
         if current is None:
             current = region
-        elif region.end - current.start <= window:
+        elif region.end - current.start <= window and region.start - current.end <= _LONGEST_PAUSE * SAMPLE_RATE:
             current = Stretch(current.start, region.end)
         else:
             yield current

@@ -89,6 +89,7 @@ def test_speech_keeps_some_padding() -> None:
 def test_neighbours_share_a_window_and_far_ones_do_not() -> None:
     assert stretches([(3, True), (1, False), (3, True)]) == [(0.0, 7.0)]
     assert stretches([(20, True), (2, False), (20, True)]) == [(0.0, 20.3), (21.7, 42.0)]
+    assert stretches([(3, True), (4, False), (3, True)]) == [(0.0, 3.3), (6.7, 10.0)]
 
 
 def test_speech_without_a_pause_is_one_long_stretch() -> None:
