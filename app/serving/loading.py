@@ -48,8 +48,8 @@ class Sources(Protocol):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Machinery:
-    """What all deployments share. one_heavy: only one of them can ever compute with several threads; inventory_known: is
-    set once devices have been looked for."""
+    """What all deployments share. one_heavy: whether at most one of those whose weights are here, or on their way, computes
+    with several threads; inventory_known: is set once devices have been looked for."""
 
     devices: DeviceManager
     arbiter: Arbiter
@@ -57,7 +57,7 @@ class Machinery:
     policy: Policy
     spawn: Spawn
     clock: Callable[[], float]
-    one_heavy: bool
+    one_heavy: Callable[[], bool]
     inventory_known: asyncio.Event
     background: Callable[[Coroutine[Any, Any, Any], str], asyncio.Task[Any]]
 
@@ -156,7 +156,7 @@ class Loader:
             budget = self._m.devices.budget("cpu")
             raise LoadError(Failed("out_of_memory", f"its weights alone are {stored} bytes, the budget of the CPU is {budget}"))
         self.lease = await self._wait_for_memory(placement.device, expected)
-        threads = self._m.devices.claim_threads(d.name, alone=self._m.one_heavy, single=d.info.name in SINGLE_THREADED)
+        threads = self._m.devices.claim_threads(d.name, alone=self._m.one_heavy(), single=d.info.name in SINGLE_THREADED)
         room = self._m.arbiter.room(self.lease)
         self.placement = dataclasses.replace(placement, threads=threads, memory_bytes=room)
         load = frames.LoadModel(d.info.name, self._sources.files(), self.placement, self.batch_limit)

@@ -72,7 +72,6 @@ class WorkerPool:
         """Returns at once; devices are looked for, weights fetched and models loaded in the background."""
         loop = asyncio.get_running_loop()
         self._arbiter = Arbiter(self._devices.budget, self._policy, loop.time)
-        heavy = [d for d in self._deployments.values() if d.info.name not in SINGLE_THREADED]
         known = asyncio.Event()
         machinery = Machinery(
             devices=self._devices,
@@ -81,7 +80,7 @@ class WorkerPool:
             policy=self._policy,
             spawn=self._spawn,
             clock=loop.time,
-            one_heavy=len(heavy) < 2,
+            one_heavy=self._one_heavy,
             inventory_known=known,
             background=self._background,
         )
@@ -94,6 +93,10 @@ class WorkerPool:
         self._background(self._look_for_devices(known), "device probe")
         self._background(self._watch(), "watch")
         self._prepare_models()
+
+    def _one_heavy(self) -> bool:
+        heavy = [name for name, d in self._deployments.items() if d.info.name not in SINGLE_THREADED]
+        return sum(self._sources[name].state != "absent" for name in heavy) < 2
 
     def _name_alternatives(self) -> None:
         """For messages: which deployment of the same task needs no weights and has its libraries."""

@@ -8,8 +8,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from app.deployments import Deployment
 from app.errors import ModelUnavailable, OutOfMemory
 from app.serving.pool import WorkerPool
+from backends.registry import backend_info, check_options
 from tests.support.pools import MIB, QUICK, ask, audio, chat, fake, machine, pool_of, text_of, until
 
 GPU = ("cuda", "cpu")
@@ -221,6 +223,18 @@ async def test_threads_are_set_before_libraries_load() -> None:
     async with pool_of(d) as pool, pool.admit(d, owner="me", request_id="r") as ticket:
         run = await ticket.run(audio(1))
         assert run.capabilities.detail == {"threads": 1, "omp_num_threads": "1"}
+
+
+async def test_a_model_whose_weights_are_absent_takes_no_threads_from_the_one_that_is_here() -> None:
+    def whisper(name: str, model: str) -> Deployment:
+        info = backend_info("whisper")
+        return Deployment(name, info, model=model, auto_pull=False, options=check_options(info, {}))
+
+    here = str(Path(__file__).parents[2] / "data" / "whisper_tiny")
+    async with pool_of(whisper("here", here), whisper("absent", "nobody/nothing")) as pool:
+        assert pool._one_heavy()
+    async with pool_of(whisper("here", here), whisper("too", here)) as pool:
+        assert not pool._one_heavy()
 
 
 async def test_a_fallback_answers_while_a_deployment_cannot_and_says_so() -> None:
