@@ -1,4 +1,4 @@
-"""The example configuration works: all four families behind one server."""
+"""The example configurations work: all four families behind one server whose budget does not hold them all."""
 
 from __future__ import annotations
 
@@ -64,3 +64,12 @@ def test_all_three_tasks_by_all_four_families(client: httpx.Client) -> None:
     answer = client.post("/v1/chat/completions", json={"model": "gpt-4o-audio-preview", "messages": [question]})
     assert answer.status_code == 200, answer.text
     assert answer.json()["usage"]["prompt_tokens_details"]["audio_tokens"] > 64
+    _fits_the_budget(client)
+
+
+def _fits_the_budget(client: httpx.Client) -> None:
+    """The four were loaded one after the other; what is loaded now keeps to the budget, so some were ended again."""
+    health = client.get("/health").json()
+    loaded = [name for name, row in health["deployments"].items() if row["state"] in ("ready", "busy")]
+    assert 0 < len(loaded) < 4
+    assert all(device["memory_used_bytes"] <= device["budget_bytes"] for device in health["devices"])
