@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import subprocess
 import sys
 import time
@@ -27,7 +28,8 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
         port = str(probe.getsockname()[1])
     command = [sys.executable, "-m", "app", "serve", "--port", port, "--config", "examples/all-tiny.toml"]
     log = tmp_path_factory.mktemp("log") / "server.log"
-    with log.open("wb") as out, subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out) as process:
+    environment = os.environ | {"XDG_CACHE_HOME": str(log.parent)}  # no footprints measured by earlier servers
+    with log.open("wb") as out, subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=out) as process:
         try:
             with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers={"api-key": "k"}, timeout=170) as one:
                 _wait(one, process)
@@ -49,7 +51,14 @@ def _wait(client: httpx.Client, process: subprocess.Popen[bytes]) -> None:
     raise AssertionError("the server did not answer")
 
 
-def test_all_three_tasks_by_all_four_families(client: httpx.Client) -> None:
+def test_all_three_tasks_by_all_four_families_within_the_budget(client: httpx.Client) -> None:
+    """The first round measures what each model takes, beyond its weights; from then on the budget holds."""
+    _ask_all(client)
+    _ask_all(client)
+    _fits_the_budget(client)
+
+
+def _ask_all(client: httpx.Client) -> None:
     sound = wav_of(2.0)
     for voice_model in ("tts-1", "gpt-4o-mini-tts"):
         body = {"model": voice_model, "input": "Good morning, my friend.", "voice": "alloy", "response_format": "wav"}
@@ -64,7 +73,6 @@ def test_all_three_tasks_by_all_four_families(client: httpx.Client) -> None:
     answer = client.post("/v1/chat/completions", json={"model": "gpt-4o-audio-preview", "messages": [question]})
     assert answer.status_code == 200, answer.text
     assert answer.json()["usage"]["prompt_tokens_details"]["audio_tokens"] > 64
-    _fits_the_budget(client)
 
 
 def _fits_the_budget(client: httpx.Client) -> None:
