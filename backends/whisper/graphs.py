@@ -31,19 +31,23 @@ def write_encoder(folder: Path, checkpoint: Checkpoint, dims: Dims, form: Form) 
     memory = layers.norm(hidden, "encoder.layer_norm")
     for layer in range(dims.decoder_layers):
         prefix = f"decoder.layers.{layer}.encoder_attn"
-        key = layers.split_heads(layers.linear(memory, f"{prefix}.k_proj"), dims.decoder_heads, across=form.static)
+        scale = np.float32(dims.head_width**-0.5)  # of the scores; here once, and not for every token
+        key = layers.split_heads(layers.linear(memory, f"{prefix}.k_proj", scale=scale), dims.decoder_heads, across=True)
         value = layers.split_heads(layers.linear(memory, f"{prefix}.v_proj"), dims.decoder_heads)
-        shapes = cross_shapes(dims, form, 1)
+        shapes = cross_shapes(dims, 1)
         graph.output(key, f"cross_key.{layer}", shapes[0])
         graph.output(value, f"cross_value.{layer}", shapes[1])
     graph.save()
 
 
-def cross_shapes(dims: Dims, form: Form, batch: int | str) -> tuple[list[int | str], list[int | str]]:
-    """Shapes of a layer's cross keys (transposed in the static form) and values."""
+def cross_shapes(dims: Dims, batch: int | str) -> tuple[list[int | str], list[int | str]]:
+    """Shapes of a layer's cross keys (transposed and scaled) and values.
+
+    So both products of a single token are those of a row vector and a matrix that is read once, from front to back.
+    """
     value: list[int | str] = [batch, dims.decoder_heads, dims.source_positions, dims.head_width]
     key: list[int | str] = [batch, dims.decoder_heads, dims.head_width, dims.source_positions]
-    return (key if form.static else value), value
+    return key, value
 
 
 def _convolutions(layers: Layers, mel: str) -> str:
@@ -80,19 +84,21 @@ def _plain_attention(layers: Layers, query: str, key: str, value: str) -> str:
     return layers.join_heads(
         _attend(
             layers,
-            layers.split_heads(query, heads),
+            _scaled(layers, layers.split_heads(query, heads), layers.dims.width // heads),
             layers.split_heads(key, heads, across=True),
             layers.split_heads(value, heads),
-            layers.dims.width // heads,
         )
     )
 
 
-def _attend(layers: Layers, query: str, key: str, value: str, head_width: int, bias: str = "") -> str:
-    """softmax(q k / sqrt(d) + bias) v; query [.., time, d], key [.., d, positions], value [.., positions, d]."""
+def _scaled(layers: Layers, query: str, head_width: int) -> str:
+    return layers.graph.op("Mul", query, layers.graph.constant(np.array(head_width**-0.5, np.float32)))
+
+
+def _attend(layers: Layers, query: str, key: str, value: str, bias: str = "") -> str:
+    """softmax(q k + bias) v; query [.., time, d] or key scaled, key [.., d, positions], value [.., positions, d]."""
     graph = layers.graph
-    scaled = graph.op("Mul", query, graph.constant(np.array(head_width**-0.5, np.float32)))
-    scores = graph.op("MatMul", scaled, key)
+    scores = graph.op("MatMul", query, key)
     scores = graph.op("Add", scores, bias) if bias else scores
     return graph.op("MatMul", graph.op("Softmax", scores, axis=-1), value)
 
@@ -153,8 +159,8 @@ def _decoder_self_attention(layers: Layers, hidden: str, bias: str, layer: int, 
     if form.static:
         key = graph.op("Where", "write_key", layers.split_heads(key, dims.decoder_heads, across=True), past[0])
         value = graph.op("Where", "write", layers.split_heads(value, dims.decoder_heads), past[1])
-        query = layers.split_heads(query, dims.decoder_heads)
-        mixed = layers.join_heads(_attend(layers, query, key, value, dims.head_width, bias))
+        query = _scaled(layers, layers.split_heads(query, dims.decoder_heads), dims.head_width)
+        mixed = layers.join_heads(_attend(layers, query, key, value, bias))
         present = [key, value]
     else:
         mixed, *present = graph.ops(
@@ -167,15 +173,12 @@ def _decoder_self_attention(layers: Layers, hidden: str, bias: str, layer: int, 
 
 
 def _cross_attention(layers: Layers, hidden: str, layer: int, batch: int | str, new: int | str) -> str:
-    graph, dims, form = layers.graph, layers.dims, layers.form
+    graph, dims = layers.graph, layers.dims
     prefix = f"decoder.layers.{layer}.encoder_attn"
     query = layers.linear(layers.norm(hidden, f"{prefix}_layer_norm"), f"{prefix}.q_proj")
     graph.output(query, f"cross_query.{layer}", [batch, new, dims.width])
-    shapes = cross_shapes(dims, form, batch)
+    shapes = cross_shapes(dims, batch)
     key = graph.input(f"cross_key.{layer}", shapes[0])
     value = graph.input(f"cross_value.{layer}", shapes[1])
-    if form.static:
-        mixed = layers.join_heads(_attend(layers, layers.split_heads(query, dims.decoder_heads), key, value, dims.head_width))
-    else:
-        mixed = graph.op("MultiHeadAttention", query, key, value, domain="ms", num_heads=dims.decoder_heads)
+    mixed = layers.join_heads(_attend(layers, layers.split_heads(query, dims.decoder_heads), key, value))
     return graph.op("Add", hidden, layers.linear(mixed, f"{prefix}.out_proj"))

@@ -16,6 +16,7 @@ from backends.whisper.config import Dims
 from backends.whisper.graph import GraphWriter
 
 Floats = NDArray[np.float32]
+_ONE = np.float32(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +78,10 @@ class Layers:
         weights = [self.graph.constant(self.checkpoint[f"{prefix}.{part}"]) for part in ("weight", "bias")]
         return self.graph.op("LayerNormalization", value, *weights, axis=-1, epsilon=1e-5)
 
-    def linear(self, value: str, *prefixes: str) -> str:
-        """x W^T + b; several prefixes share one product and their outputs lie side by side. A missing bias is zero."""
+    def linear(self, value: str, *prefixes: str, scale: np.float32 = _ONE) -> str:
+        """(x W^T + b) scale; several prefixes share one product and their outputs lie side by side. A missing bias is zero."""
         weight = np.concatenate([self.checkpoint[f"{prefix}.weight"] for prefix in prefixes]).T
-        return self.product(value, weight, np.concatenate([self._bias(prefix) for prefix in prefixes]))
+        return self.product(value, weight * scale, np.concatenate([self._bias(prefix) for prefix in prefixes]) * scale)
 
     def product(self, value: str, weight: Floats, bias: Floats | None) -> str:
         """weight [inputs, outputs]. In int8, every row of `value` has its own scale, so rows do not depend on each other."""

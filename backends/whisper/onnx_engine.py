@@ -128,9 +128,9 @@ class OnnxNetwork:
         queries = self._cross_queries(memory, np.array([tokens], np.int64), sorted({layer for layer, _ in heads}))
         width, rows = self.dims.head_width, []
         for layer, head in heads:
-            key = memory.tensors[f"cross_key.{layer}"].numpy()[0, head].astype(np.float32)
+            key = memory.tensors[f"cross_key.{layer}"].numpy()[0, head].astype(np.float32) * np.float32(np.sqrt(width))
             part = slice(head * width, (head + 1) * width)
-            rows.append(attention_probabilities(queries[layer][:, part], key.T if self._form.static else key))
+            rows.append(attention_probabilities(queries[layer][:, part], key.T))
         return np.stack(rows)
 
     def _cross_queries(self, memory: OnnxMemory, tokens: Tokens, layers: list[int]) -> dict[int, Floats]:

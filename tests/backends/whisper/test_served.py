@@ -238,7 +238,7 @@ def test_doctor_explains_the_device(home: Path) -> None:
 
 def test_pull_from_a_hub(tmp_path: Path) -> None:
     with running_hub() as hub:
-        content = {path.name: path.read_bytes() for path in MINIATURE.iterdir()}
+        content = {path.name: path.read_bytes() for path in MINIATURE.iterdir() if path.is_file()}
         hub.repositories["openai/whisper-small"] = content | {"pytorch_model.bin": b"pickle", "README.md": b"#"}
         pulled = command_line(tmp_path, "pull", "whisper-1", HF_ENDPOINT=hub.url, HF_HUB_OFFLINE="0")
     assert pulled.returncode == 0, pulled.stderr
