@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from backends.csm.codec_layouts import codec_state, moshi_config, open_codec, read_codec_config
+from backends.csm.codec_layouts import codec_state, open_codec, read_codec_config
 from backends.csm.codec_stream import StreamDecoder, StreamState
-from backends.interface import InvalidInput
+from backends.interface import InvalidInput, ModelUnavailable
 
 _SPOKEN_CODEBOOKS = 32  # moshi's own default of 8 would lose quality silently
 
@@ -32,10 +32,7 @@ def load_mimi(
     published one. min(32, available) codebooks are used. Raises ModelUnavailable naming what is missing.
     """
     place = Path(folder_or_file)
-    if isinstance(config, Mapping):
-        values = moshi_config(config)
-    else:
-        values = read_codec_config(place) if config is None else read_codec_config(Path(config))
+    values = read_codec_config(config, place)
     checkpoint = open_codec(place)
     try:
         return Codec(_network(values, device, checkpoint), values, device)
@@ -49,7 +46,10 @@ def _network(values: Mapping[str, Any], device: torch.device | str, checkpoint: 
     os.environ.setdefault("NO_TORCH_COMPILE", "1")
     from moshi.models.loaders import get_mimi
 
-    network = get_mimi(None, dict(values), device=device, num_codebooks=min(_SPOKEN_CODEBOOKS, values["quantizer"]["n_q"]))
+    try:
+        network = get_mimi(None, dict(values), device=device, num_codebooks=min(_SPOKEN_CODEBOOKS, values["quantizer"]["n_q"]))
+    except (AssertionError, TypeError, ValueError, ZeroDivisionError) as error:  # how moshi says that sizes do not fit together
+        raise ModelUnavailable(f"the codec's configuration does not describe a Mimi: {error!r}") from error
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     network.load_state_dict(codec_state(checkpoint, wanted, values["transformer"]["num_heads"]))
     return network

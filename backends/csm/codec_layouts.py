@@ -21,6 +21,8 @@ from backends.transformer.rope import interleave
 _INDEXES = ("transformers.safetensors.index.json", "model.safetensors.index.json")
 _INSIDE_CSM = "codec_model."
 _MOSHI_KEY, _TRANSFORMERS_KEY = "encoder.model.0.conv.conv.weight", "encoder.layers.0.conv.weight"
+_CODEC_NAME = re.compile(r"(en|de)coder(\.(model|layers)\.\d+\.(conv|block)|_transformer\.)|quantizer\.|(down|up)sample\.")
+_MOSHI_NAME = re.compile(r".*(\.model\.|\.conv\.conv\.|\.convtr\.|_transformer\.transformer\.|\.rvq_)")
 _STEPS_PER_FRAME = 2  # of the 25 Hz inside per 12.5 Hz frame
 
 Take = Callable[[str, tuple[int, ...]], Tensor]
@@ -30,16 +32,38 @@ Take = Callable[[str, tuple[int, ...]], Tensor]
 
 
 def moshi_config(values: Mapping[str, Any]) -> dict[str, Any]:
-    """moshi's configuration from either form, or from a CSM config.json; what is absent is as published."""
+    """moshi's configuration from either form, or from a CSM config.json; what is absent is as published.
+
+    Raises ValueError for a codec that is built otherwise than Mimi.
+    """
     if "seanet" in values:
-        return {key: values[key] for key in ("sample_rate", "channels", "frame_rate", "seanet", "quantizer", "transformer")}
+        return {key: _over(usual, values.get(key)) for key, usual in _from_transformers({}).items()}
     if "codec_config" in values:
         return _from_transformers(values["codec_config"] or {})
     is_mimi = values.get("model_type") == "mimi" or "num_quantizers" in values or "upsampling_ratios" in values
     return _from_transformers(values if is_mimi else {})
 
 
+def _over(usual: Any, given: Any) -> Any:
+    """The given value, or the usual one where nothing is given; mappings key by key."""
+    if isinstance(usual, dict):
+        return {**usual, **(given or {})}
+    return usual if given is None else given
+
+
+_BUILT = {  # what transformers could configure and this cannot be built with
+    "use_causal_conv": True,
+    "pad_mode": "constant",
+    "trim_right_ratio": 1.0,
+    "hidden_act": "gelu",
+    "num_semantic_quantizers": 1,
+}
+
+
 def _from_transformers(values: Mapping[str, Any]) -> dict[str, Any]:
+    for name, only in _BUILT.items():
+        if values.get(name, only) != only:
+            raise ValueError(f"{name} is {values[name]!r}; Mimi has {only!r}")
     width, ratios = int(values.get("hidden_size", 512)), list(values.get("upsampling_ratios", (8, 6, 5, 4)))
     rate, hop = int(values.get("sampling_rate", 24_000)), _STEPS_PER_FRAME
     for ratio in ratios:
@@ -101,16 +125,29 @@ def _transformer(values: Mapping[str, Any], width: int) -> dict[str, Any]:
     }
 
 
-def read_codec_config(place: Path) -> dict[str, Any]:
-    """moshi's configuration from a JSON file, or config.json in (or beside) `place`; the published one if there is none."""
+def read_codec_config(config: Mapping[str, Any] | str | Path | None, place: Path) -> dict[str, Any]:
+    """moshi's configuration from values, a JSON file, or (None) config.json in or beside `place`.
+
+    The published one if `place` has no config.json. Raises ModelUnavailable.
+    """
+    if isinstance(config, Mapping):
+        return _parsed(config, "the given configuration")
     folder = place if place.is_dir() else place.parent
-    file = place if place.suffix == ".json" else folder / "config.json"
-    if not file.is_file():
+    file = folder / "config.json" if config is None else Path(config)
+    if config is None and not file.is_file():
         return moshi_config({})
     try:
-        return moshi_config(json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
         raise ModelUnavailable(f"{file} is not a configuration of Mimi or CSM: {error!r}") from error
+    return _parsed(values, str(file))
+
+
+def _parsed(values: Any, source: str) -> dict[str, Any]:
+    try:
+        return moshi_config(values)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ModelUnavailable(f"{source} is not a configuration of Mimi or CSM: {error!r}") from error
 
 
 # --- weights ---------------------------------------------------------------------------------------------------------
@@ -118,12 +155,16 @@ def read_codec_config(place: Path) -> dict[str, Any]:
 
 def open_codec(place: Path) -> Checkpoint:
     """The codec's tensors in a file or folder, in whatever layout. Raises ModelUnavailable if there are none."""
-    checkpoints = [_codec_part(Checkpoint.from_files([file])) for file in _files(place)]
-    found = [checkpoint for checkpoint in checkpoints if checkpoint is not None]
-    if not found:
+    inside, beside = [], []
+    for file in _files(place):
+        checkpoint = Checkpoint.from_files([file])
+        if any(name.startswith(_INSIDE_CSM) for name in checkpoint.names):
+            inside.append(checkpoint.under(_INSIDE_CSM))
+        elif any(_CODEC_NAME.match(name) for name in checkpoint.names):
+            beside.append(checkpoint)
+    if not inside and not beside:
         raise ModelUnavailable(f"{place} holds no Mimi weights (no tensor {_MOSHI_KEY} or {_TRANSFORMERS_KEY})")
-    inside = [part for part, within in found if within]
-    return _joined(inside) if inside else found[0][0]
+    return _joined(inside or beside)
 
 
 def _files(place: Path) -> Iterable[Path]:
@@ -136,36 +177,43 @@ def _files(place: Path) -> Iterable[Path]:
     return shards(place)
 
 
-def _codec_part(checkpoint: Checkpoint) -> tuple[Checkpoint, bool] | None:
-    """The codec's tensors of one file and whether they are part of a CSM checkpoint; None if there are none."""
-    if any(name.startswith(_INSIDE_CSM) for name in checkpoint.names):
-        return checkpoint.under(_INSIDE_CSM), True
-    starts = ("encoder.model.", "encoder.layers.", "decoder.model.", "quantizer.")
-    return (checkpoint, False) if any(name.startswith(starts) for name in checkpoint.names) else None
-
-
 def _joined(parts: list[Checkpoint]) -> Checkpoint:
+    """The first file and those that continue it: a codec may lie in shards, or twice, in both layouts side by side."""
     joined = parts[0]
     for part in parts[1:]:
-        joined = joined.joined(part)
+        if _moshi_layout(part) == _moshi_layout(joined) and not part.names & joined.names:
+            joined = joined.joined(part)
     return joined
+
+
+def _moshi_layout(checkpoint: Checkpoint) -> bool:
+    return any(_MOSHI_NAME.match(name) for name in checkpoint.names)
 
 
 def codec_state(checkpoint: Checkpoint, wanted: Mapping[str, tuple[int, ...]], heads: int) -> dict[str, Tensor]:
     """moshi's state dict (names and shapes `wanted`) from either layout, exactly. Raises ModelUnavailable."""
-    native = any(".model." in name or "_transformer.transformer." in name for name in checkpoint.names)
-    state = {}
-    for name, shape in wanted.items():
-        published = name.replace("in_projs.0.weight", "in_proj_weight").replace("out_projs.0.", "out_proj.")
-        if native:
-            tensor = checkpoint.take(published, shape)
-        elif published.endswith("self_attn.in_proj_weight"):
-            tensor = _fused_qkv(checkpoint, _transformers_name(published), shape, heads)
-        else:
-            tensor = checkpoint.take(_transformers_name(published), shape)
-        state[name] = tensor.to(torch.float32)
+    tensor = _moshi_tensor if _moshi_layout(checkpoint) else _transformers_tensor
+    state = {name: tensor(checkpoint, name, shape, heads).to(torch.float32) for name, shape in wanted.items()}
     checkpoint.finish()
     return state
+
+
+def _published(name: str) -> str:
+    """moshi's own name of a tensor -> the one in its published file, which is older."""
+    return name.replace("in_projs.0.weight", "in_proj_weight").replace("out_projs.0.", "out_proj.")
+
+
+def _moshi_tensor(checkpoint: Checkpoint, name: str, shape: tuple[int, ...], heads: int) -> Tensor:
+    return checkpoint.take(name if name in checkpoint.names else _published(name), shape)
+
+
+def _transformers_tensor(checkpoint: Checkpoint, name: str, shape: tuple[int, ...], heads: int) -> Tensor:
+    renamed = _transformers_name(_published(name))
+    if renamed.endswith("self_attn.in_proj_weight"):
+        return _fused_qkv(checkpoint, renamed, shape, heads)
+    if renamed.endswith("put_proj.weight") and shape[0] == shape[1] and renamed not in checkpoint.names:
+        return torch.eye(shape[0])[:, :, None]  # transformers projects to and from code vectors only if the widths differ
+    return checkpoint.take(renamed, shape)
 
 
 def _fused_qkv(checkpoint: Checkpoint, name: str, shape: tuple[int, ...], heads: int) -> Tensor:

@@ -48,12 +48,13 @@ class StreamDecoder:
         self._net = [self._part(module) for module in network.decoder.model]
 
     def _part(self, module: Any) -> Any:
-        """A SEANet module: an activation (None), a convolution, a transposed one, or a residual block of the first two."""
+        """A SEANet module: an activation (None), a convolution, a transposed one, or a residual block of these."""
         kind = type(module).__name__
         if kind == "ELU":
             return None
         if kind == "SEANetResnetBlock":
-            return [self._part(inner) for inner in module.block]
+            skip = None if type(module.shortcut).__name__ == "Identity" else self._part(module.shortcut)
+            return [self._part(inner) for inner in module.block], skip
         window = _transposed(module.convtr.convtr) if kind == "StreamingConvTranspose1d" else _plain(module.conv.conv)
         self._windows.append(window)
         window.index = len(self._windows)
@@ -163,13 +164,14 @@ def _depthwise(weight: Tensor) -> Tensor:
 def _applied(part: Any, x: Tensor, state: StreamState) -> Tensor:
     if part is None:
         return F.elu(x)
-    if not isinstance(part, list):
+    if not isinstance(part, tuple):
         convolved: Tensor = part(x, state)
         return convolved
+    block, skip = part
     inner = x
-    for module in part:
+    for module in block:
         inner = _applied(module, inner, state)
-    return inner + x
+    return inner + (x if skip is None else _applied(skip, x, state))
 
 
 class _Layer:
@@ -196,8 +198,8 @@ class _Layer:
         q, k = rotate(qkv[:, :, 0], turns).transpose(1, 2), rotate(qkv[:, :, 1], turns).transpose(1, 2)
         keys = torch.cat([state.keys[index], k], 2)
         values = torch.cat([state.values[index], qkv[:, :, 2].transpose(1, 2)], 2)
-        kept = self._context - 1  # what the next rows may still see
-        state.keys[index], state.values[index] = keys[:, :, -kept:], values[:, :, -kept:]
+        old = max(0, keys.shape[2] - (self._context - 1))  # steps that the next rows no longer see
+        state.keys[index], state.values[index] = keys[:, :, old:], values[:, :, old:]
         out = F.scaled_dot_product_attention(q, keys, values, attn_mask=self._mask(rows, keys.shape[2], x.device))
         return F.linear(out.transpose(1, 2).reshape(batch, rows, width), self._out)
 

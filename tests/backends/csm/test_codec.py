@@ -12,7 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from backends.csm.codec import Codec, load_mimi
+from backends.csm.codec_layouts import moshi_config
 from backends.interface import InvalidInput, ModelUnavailable
+from scripts.make_tiny_csm import transformers_codec
 from tests.backends.csm.places import MIMI
 
 EXPECTED = np.load(MIMI / "expected.npz")
@@ -63,6 +65,92 @@ def test_a_whole_csm_folder_holds_the_codec(tiny: Path, tiny_original: Path) -> 
     assert inside.codebooks == 8
     codes = torch.randint(0, 32, (1, 8, 5), generator=torch.Generator().manual_seed(0))
     assert torch.allclose(inside.decode(codes), beside.decode(codes), atol=1e-4)
+
+
+@pytest.mark.parametrize("layout", ["moshi", "transformers"])
+def test_a_codec_in_shards(tmp_path: Path, layout: str) -> None:
+    """With an index and without; a second copy in the other layout beside it does not disturb."""
+    other = {"moshi": "transformers", "transformers": "moshi"}[layout]
+    tensors = load_file(MIMI / f"weights_{layout}.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(config(layout)), encoding="utf-8")
+    names, weight_map = sorted(tensors), {}
+    for number in range(3):
+        file, part = f"model-{number + 1:05d}-of-00003.safetensors", names[number::3]
+        save_file({name: tensors[name] for name in part}, tmp_path / file)
+        weight_map |= dict.fromkeys(part, file)
+    assert np.allclose(load_mimi(tmp_path).decode(CODES), EXPECTED["decoded"], atol=1e-4)
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}), encoding="utf-8")
+    save_file(load_file(MIMI / f"weights_{other}.safetensors"), tmp_path / "other.safetensors")
+    assert np.allclose(load_mimi(tmp_path).decode(CODES), EXPECTED["decoded"], atol=1e-4)
+
+
+def test_the_names_that_moshi_gives_now(tmp_path: Path) -> None:
+    newer = {"in_proj_weight": "in_projs.0.weight", "out_proj.weight": "out_projs.0.weight"}
+    tensors = load_file(MIMI / "weights_moshi.safetensors")
+    for old, new in newer.items():
+        tensors = {name.replace(old, new): tensor for name, tensor in tensors.items()}
+    assert any("in_projs" in name for name in tensors)
+    save_file(tensors, tmp_path / "mimi.safetensors")
+    codec = load_mimi(tmp_path / "mimi.safetensors", config("moshi"))
+    assert np.allclose(codec.decode(CODES), EXPECTED["decoded"], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "changed", [{"use_conv_shortcut": True}, {"vector_quantization_hidden_dimension": 32}, {"sliding_window": 1}]
+)
+def test_codecs_of_other_shapes(tmp_path: Path, changed: dict[str, Any]) -> None:
+    """A convolution in the skip connection; code vectors as wide as the rest, which transformers does not project."""
+    from moshi.models.loaders import get_mimi
+
+    values = config("transformers") | changed
+    torch.manual_seed(0)
+    network = get_mimi(None, moshi_config(values), num_codebooks=8)
+    tensors = random_transformers_codec(network, equal_widths="vector_quantization_hidden_dimension" in changed)
+    save_file(tensors, tmp_path / "mimi.safetensors")
+    codec = load_mimi(tmp_path, values)
+    expected = codec.decode(CODES)
+    with torch.inference_mode():
+        assert torch.allclose(expected, network.decode(CODES), atol=1e-3 * float(expected.std()))
+    with codec.streaming() as stream:
+        pieces = [stream.decode(part) for part in CODES.split(4, 2)]
+    assert torch.allclose(torch.cat(pieces, 2), expected, atol=1e-3 * float(expected.std()))
+
+
+def random_transformers_codec(network: Any, *, equal_widths: bool) -> dict[str, torch.Tensor]:
+    """Fill moshi's network at random (projections with identities, if the widths are equal) and rename what is in it."""
+    published = {}
+    for name, tensor in network.state_dict().items():
+        if name.endswith("embedding_sum"):
+            tensor.normal_()
+        elif name.endswith("cluster_usage"):
+            tensor.fill_(1.0)
+        elif equal_widths and name.endswith("put_proj.weight"):
+            tensor.copy_(torch.eye(len(tensor))[:, :, None])
+            continue
+        published[name.replace("in_projs.0.weight", "in_proj_weight").replace("out_projs.0.", "out_proj.")] = tensor.clone()
+    return transformers_codec(published)
+
+
+def test_what_a_configuration_leaves_out_is_as_published() -> None:
+    usual = moshi_config({})
+    assert (usual["seanet"]["ratios"], usual["quantizer"]["n_q"], usual["transformer"]["context"]) == ([8, 6, 5, 4], 32, 250)
+    partial = moshi_config({"seanet": {"n_filters": 4}, "quantizer": {"n_q": 8}})
+    assert partial == {**usual, "seanet": usual["seanet"] | {"n_filters": 4}, "quantizer": usual["quantizer"] | {"n_q": 8}}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"pad_mode": "replicate"},
+        {"use_causal_conv": False},
+        {"num_quantizers": 1},
+        {"hidden_size": "wide"},
+        {"codebook_size": None},
+    ],
+)
+def test_other_codecs_are_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(ModelUnavailable, match="configuration"):
+        load_mimi(MIMI / "weights_transformers.safetensors", config("transformers") | values)
 
 
 def test_fewer_codebooks_and_length_one(codec: Codec) -> None:
