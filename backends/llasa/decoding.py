@@ -81,6 +81,11 @@ class TokenLoop:
     """The slots, and the step that advances them."""
 
     def __init__(self, model: Llasa, slots: int, length: int) -> None:
+        """length: most tokens of a prompt and its answer. Raises InvalidInput for more than there are positions."""
+        if length > model.config.stack.max_positions:
+            raise InvalidInput(
+                f"max_length is {length}; at most {model.config.stack.max_positions} are possible", param="max_length"
+            )
         self._model = model
         self.length = length
         self._cache = KVCache(model.config.stack, slots, length, dtype=model.compute, device=model.device)

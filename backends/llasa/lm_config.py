@@ -12,7 +12,8 @@ from backends.interface import ModelUnavailable
 from backends.transformer.model import TransformerConfig
 from backends.transformer.rope import Llama3Scaling, Rope
 
-_MOST_POSITIONS = 32_768  # rows of the rotation table; far beyond what these models speak in one go
+_MOST_POSITIONS = 32_768  # rows of the rotation table, whatever was trained: far beyond what is spoken in one go
+_USUAL = {"attention_bias": False, "mlp_bias": False, "hidden_act": "silu"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +35,9 @@ def read_language_config(folder: Path) -> LanguageConfig:
     if not isinstance(config, dict) or config.get("model_type") != "llama":
         kind = config.get("model_type") if isinstance(config, dict) else None
         raise ModelUnavailable(f"{path} describes {kind!r}; LLASA is a Llama model")
-    for key in ("attention_bias", "mlp_bias"):
-        if config.get(key):
-            raise ModelUnavailable(f"{path} sets {key}, which no LLASA checkpoint has")
+    for key, usual in _USUAL.items():
+        if config.get(key, usual) != usual:
+            raise ModelUnavailable(f"{path} sets {key} to {config[key]!r}, which no LLASA checkpoint has")
     try:
         return _read(config)
     except (KeyError, TypeError, ValueError) as error:
@@ -53,7 +54,7 @@ def _read(config: Mapping[str, Any]) -> LanguageConfig:
         head_dim=config.get("head_dim") or width // heads,
         hidden=config["intermediate_size"],
         norm_eps=config.get("rms_norm_eps", 1e-6),
-        max_positions=min(config.get("max_position_embeddings", 2048), _MOST_POSITIONS),
+        max_positions=_MOST_POSITIONS,
         rope=_rope(config),
     )
     return LanguageConfig(stack, config["vocab_size"], bool(config.get("tie_word_embeddings", False)))

@@ -80,6 +80,13 @@ def test_extraction_passes_over_everything_else(lm_folder: Path, lm_expected: di
     assert model.extract_codes([403, 400, 404]) == [0]
 
 
+def test_speech_may_be_longer_than_what_was_trained(tmp_path: Path) -> None:
+    model = load_llasa(write_lm(tmp_path / "short", max_position_embeddings=64, num_hidden_layers=1), full_vocabulary=True)
+    prompt = model.prompt_ids("Hello, you.")
+    expected = reference_ids(tmp_path / "short", prompt, len(prompt) + 30, model.vocabulary.stop)
+    assert model.generate(prompt, len(prompt) + 30) == expected
+
+
 @pytest.mark.parametrize("penalty", [1.0, 1.3])
 def test_another_checkpoint_agrees_with_transformers(other: Path, penalty: float) -> None:
     model = load_llasa(other, full_vocabulary=True)
@@ -321,6 +328,21 @@ def test_impossible_settings_are_refused(lm_folder: Path, settings: dict[str, fl
     model = load_llasa(lm_folder)
     with pytest.raises(InvalidInput):
         model.generate(model.prompt_ids("Hi."), 200, **settings)
+
+
+def test_a_length_without_end_is_refused(lm_folder: Path) -> None:
+    model = load_llasa(lm_folder)
+    with pytest.raises(InvalidInput, match="at most 32768"):
+        model.generate(model.prompt_ids("Hello."), 1_000_000)
+
+
+@pytest.mark.parametrize("change", [{"hidden_act": "gelu"}, {"attention_bias": True}, {"model_type": "qwen2"}])
+def test_another_architecture_is_refused(lm_folder: Path, tmp_path: Path, change: dict[str, Any]) -> None:
+    folder = shutil.copytree(lm_folder, tmp_path / "lm")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps({**config, **change}), encoding="utf-8")
+    with pytest.raises(ModelUnavailable, match="qwen2" if "model_type" in change else next(iter(change))):
+        load_llasa(folder)
 
 
 def test_a_prompt_that_fills_max_length_is_refused(lm_folder: Path) -> None:
