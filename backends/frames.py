@@ -254,7 +254,12 @@ _decoder = msgspec.msgpack.Decoder()
 
 def encode(message: Message) -> bytes:
     """A whole frame. Raises FrameError for a value that cannot travel or is too long."""
-    body = _encoder.encode(_pack(message))
+    try:
+        body = _encoder.encode(_pack(message))
+    except OverflowError:
+        raise FrameError("a whole number beyond 64 bits cannot cross the pipe") from None
+    except RecursionError:
+        raise FrameError("values nested so deeply cannot cross the pipe") from None
     if len(body) > MAX_FRAME_BYTES:
         raise FrameError(f"a message of {len(body)} bytes is over the limit of {MAX_FRAME_BYTES}")
     return _HEAD.pack(len(body)) + body

@@ -100,7 +100,7 @@ def checked_number(value: object, name: str, low: float, high: float) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float | str):
             raise ValueError
         number = float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise InvalidRequest(f"{name} must be a number, not {str(value)[:40]!r}.", param=name) from None
     if not low <= number <= high:  # also false for NaN
         raise InvalidRequest(f"{name} must be between {low:g} and {high:g}.", param=name)

@@ -5,6 +5,7 @@ Knows the fields and their rules; decodes no audio, knows no backend's voices, r
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from app.writers.audio import MEDIA_TYPES
 MOST_CHARACTERS = 4096  # of input, and of instructions
 MOST_TURNS = 64  # of context
 _SEED_BITS = (1 << 63) - 1
+_WHOLE = re.compile(r"-?[0-9]{1,100}")  # int() also takes other scripts' digits, and fails over 4,300 of them
 _KNOWN = (
     "model", "input", "voice", "response_format", "speed", "instructions", "stream_format", "stream", "seed", "context",
     "reference_audio", "reference_text", "options",
@@ -68,7 +70,7 @@ def speech_body(call: Call) -> dict[str, Any]:
             fields[name] = _json_text(fields[name], name)
     if "stream" in fields:
         fields["stream"] = form.flag("stream")
-    if "seed" in fields and fields["seed"].lstrip("-").isdigit():
+    if "seed" in fields and _WHOLE.fullmatch(fields["seed"]):
         fields["seed"] = int(fields["seed"])
     return _with_upload(fields, form)
 

@@ -86,10 +86,10 @@ class Channel:
     def returncode(self) -> int | None:
         return self._process.returncode
 
-    async def send(self, command: frames.Command) -> None:
-        """Raises FrameError for a value that cannot travel, ConnectionError if the worker is gone."""
+    async def send(self, frame: bytes) -> None:
+        """An encoded command. Raises ConnectionError, or RuntimeError for a closed pipe, if the worker is gone."""
         assert self._process.stdin is not None  # noqa: S101 # opened with a pipe
-        self._process.stdin.write(frames.encode(command))
+        self._process.stdin.write(frame)
         await self._process.stdin.drain()
 
     async def reports(self) -> AsyncIterator[frames.Report]:

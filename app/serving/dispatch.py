@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import structlog
 
-from app.errors import ApiError, InvalidRequest, Overloaded, WorkerLost
+from app.errors import ApiError, InvalidRequest, Overloaded, WorkerLost, internal_error
 from app.metrics import Metrics
 from app.serving.admission import Entry, FairQueue
 from app.serving.bell import Bell
@@ -142,7 +142,11 @@ class Dispatcher:
         try:
             job = await worker.submit(request)
         except FrameError as error:
-            self._settle(entry, InvalidRequest(f"The request is too large for the model's worker: {error}"))
+            self._settle(entry, InvalidRequest(f"The request cannot be handed to the model's worker: {error}."))
+            return
+        except Exception:
+            _log.exception("pool.submit_failed", deployment=self.name)
+            self._settle(entry, internal_error())  # the others in the queue have no part in it
             return
         except BaseException:
             self._settle(entry, WorkerLost(f"The worker of {self.name} was stopped."))

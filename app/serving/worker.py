@@ -176,11 +176,11 @@ class ProcessWorker:
                 job.end(_LOST)
             else:
                 await self._send(command)
-        except frames.FrameError:
-            del self._jobs[job.number]
-            raise
         except asyncio.CancelledError:
             self.cancel(job)
+            raise
+        except Exception:  # it was not sent; most likely FrameError
+            del self._jobs[job.number]
             raise
         return job
 
@@ -204,9 +204,10 @@ class ProcessWorker:
             self._loaded.exception()  # a load error that nobody waits for any more is no surprise
 
     async def _send(self, command: frames.Command) -> None:
-        """A worker that is gone is noticed by the reader, which ends all jobs."""
+        """A worker that is gone is noticed by the reader, which ends all jobs. Raises FrameError."""
+        frame = frames.encode(command)  # outside: no error of its own may pass for the worker's end
         try:
-            await self._channel.send(command)
+            await self._channel.send(frame)
         except (ConnectionError, RuntimeError) as error:
             _log.debug("worker.gone", deployment=self._spec.deployment, error=str(error))
 

@@ -185,7 +185,14 @@ def test_a_mapped_file_that_is_gone_names_its_job(tmp_path: Path) -> None:
     assert broken.value.job == 11
 
 
-@pytest.mark.parametrize("value", [object(), {1: 2}, {"\0": 1}, {"x": np.array([object()])}, {1, 2}, Exception()])
+def nested(depth: int) -> list[Any]:
+    return [nested(depth - 1)] if depth else []
+
+
+ODD = [object(), {1: 2}, {"\0": 1}, {"x": np.array([object()])}, {1, 2}, Exception(), 2**64, -(2**63) - 1, nested(400)]
+
+
+@pytest.mark.parametrize("value", ODD, ids=lambda value: str(value)[:20])
 def test_what_cannot_travel_is_refused(value: Any) -> None:
     with pytest.raises(frames.FrameError):
         frames.encode(frames.StartJob(1, SpeechRequest("t", "v", options={"o": value})))

@@ -280,6 +280,12 @@ def test_a_form_is_tolerated(server: Running) -> None:
     assert request.reference is not None
 
 
+@pytest.mark.parametrize("seed", ["²", "--5", "٣", "9" * 5000, "1.5"])
+def test_a_seed_of_a_form_that_is_no_number(server: Running, seed: str) -> None:
+    answer = httpx.post(server.url + URL, data={**BODY, "seed": seed}, files={"x": b""}, headers={"api-key": "k"})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "seed")
+
+
 BAD = [
     ({"input": None}, "input", "missing_required_parameter"),
     ({"input": ""}, "input", "invalid_value"),
@@ -294,6 +300,7 @@ BAD = [
     ({"speed": 0.2}, "speed", "invalid_value"),
     ({"speed": 4.01}, "speed", "invalid_value"),
     ({"speed": "fast"}, "speed", "invalid_value"),
+    ({"speed": 10**400}, "speed", "invalid_value"),
     ({"speed": True}, "speed", "invalid_value"),
     ({"instructions": "x" * 4097}, "instructions", "string_above_max_length"),
     ({"stream_format": "ndjson"}, "stream_format", "invalid_value"),

@@ -15,7 +15,9 @@ import pytest
 from app.errors import ApiError, Draining, InvalidRequest, ModelUnavailable, Overloaded, ServiceUnavailable, WorkerLost
 from app.metrics import Metrics
 from app.serving.pool import WorkerPool
-from backends.interface import AudioChunk, Done, Progress, Segment, TextDelta, TranscriptionRequest
+from app.serving.worker import ProcessWorker
+from backends import frames
+from backends.interface import AudioChunk, ChatRequest, Done, Progress, Segment, TextDelta, TranscriptionRequest
 from tests.support.pools import QUICK, ask, audio, chat, fake, pool_of, speech, text_of, until
 
 
@@ -209,6 +211,41 @@ async def test_a_failing_job_does_not_touch_the_others() -> None:
         with pytest.raises(InvalidRequest, match="does chat"):
             await ask(pool, d, audio(1))
         assert await asyncio.gather(*good) == ["You said: a b c d"] * 2
+
+
+async def test_a_request_that_cannot_travel_is_refused_and_those_behind_it_are_served() -> None:
+    d = fake(task="chat", max_batch=1, delay=0.05)
+    async with pool_of(d) as pool:
+        assert await text_of(pool, d, chat("a")) == "You said: a"
+        queued = [ask(pool, d, chat("a b", options=options)) for options in ({}, {"top_k": 2**70}, {})]
+        first, refused, last = await asyncio.gather(*queued, return_exceptions=True)
+        assert isinstance(refused, InvalidRequest)
+        assert "64 bits" in refused.message
+        assert isinstance(first, list)
+        assert isinstance(last, list)
+        worker = pool._dispatchers[d.name].resident.worker
+        assert isinstance(worker, ProcessWorker)
+        assert not worker._jobs
+
+
+async def test_a_defect_while_handing_a_request_over_costs_that_request_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    d = fake(task="chat", max_batch=1, delay=0.05)
+    encode = frames.encode
+
+    def defective(message: frames.Message) -> bytes:
+        if isinstance(message, frames.StartJob) and isinstance(message.request, ChatRequest) and message.request.seed == 13:
+            raise RuntimeError("a defect of ours")
+        return encode(message)
+
+    async with pool_of(d) as pool:
+        assert await text_of(pool, d, chat("a")) == "You said: a"
+        monkeypatch.setattr(frames, "encode", defective)
+        queued = [ask(pool, d, chat("a b", seed=seed)) for seed in (1, 13, 2)]
+        first, failed, last = await asyncio.gather(*queued, return_exceptions=True)
+        assert isinstance(failed, ApiError)
+        assert (failed.status, "defect" in failed.message) == (500, False)
+        assert isinstance(first, list)
+        assert isinstance(last, list)
 
 
 @pytest.mark.parametrize(
