@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Annotated
 
 import typer
@@ -38,8 +38,9 @@ def doctor(
     manager, troubles = _devices(settings, deployments)
     problems += troubles
     _title("Deployments")
-    for deployment in deployments.values():
-        _print_outlook(look.outlook(deployment, sources_of(deployment, settings), manager))
+    outlooks = [look.outlook(deployment, sources_of(deployment, settings), manager) for deployment in deployments.values()]
+    for one in outlooks:
+        _print_outlook(one)
     if self_test:
         problems += _self_test()
     if check:
@@ -49,7 +50,23 @@ def doctor(
         output().print(problem)
     if problems:
         raise typer.Exit(FAILED)
-    output().print("Nothing is wrong." + ("" if self_test else " Hear and be heard: speech-gateway doctor --self-test"))
+    output().print("Nothing is wrong." + _waiting(outlooks))
+    for hint in _hints(outlooks, self_test, check):
+        output().print(hint)
+
+
+def _waiting(outlooks: list[look.Outlook]) -> str:
+    count = sum(not one.ready for one in outlooks)
+    return f" {count} of {len(outlooks)} deployments are not ready: see above what each lacks." if count else ""
+
+
+def _hints(outlooks: list[look.Outlook], self_test: bool, check: str) -> Iterator[str]:
+    """What to try next."""
+    if not self_test:
+        yield "Hear and be heard: speech-gateway doctor --self-test"
+    on_gpu = next((one.name for one in outlooks if one.ready and one.where and not one.where.endswith(" on cpu")), "")
+    if on_gpu and not check:
+        yield f"See whether the GPU does the work: speech-gateway doctor --check {on_gpu}"
 
 
 def _title(text: str) -> None:
@@ -84,7 +101,10 @@ def _devices(settings: Settings, deployments: Deployments) -> tuple[DeviceManage
 
 def _print_outlook(one: look.Outlook) -> None:
     where = f", {one.where}" if one.where else ""
-    output().print(f"  {one.name}: {'ready' if one.ready else 'not ready'}{where} ({one.reason})")
+    reason = f" ({one.reason})" if one.reason else ""
+    output().print(f"  {one.name}: {'ready' if one.ready else 'not ready'}{where}{reason}")
+    if one.lacking:
+        output().print(f"      lacks: {one.lacking}")
     if one.cure:
         output().print(f"      to change that: {one.cure}")
 

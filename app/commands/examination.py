@@ -13,7 +13,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from app.deployments import Deployment
 from app.serving.sources import ModelSources, install_command
 from app.settings import Settings
 from backends.devices import DeviceManager, Inventory, run_probe
-from backends.interface import ModelUnavailable
+from backends.interface import ModelUnavailable, Placement
 
 # Distribution that users know -> what it is for.
 LIBRARIES: Mapping[str, str] = {
@@ -42,12 +42,14 @@ _SELF_TEST_SECONDS = 180
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """What will happen to one deployment. ready: libraries and weights are there; where: engine on device; cure: a command."""
+    """What will happen to one deployment. ready: libraries and weights are there; where: engine on device; reason: why there;
+    lacking: what keeps it from running; cure: a command."""
 
     name: str
     ready: bool
     where: str
     reason: str
+    lacking: str = ""
     cure: str = ""
 
 
@@ -122,17 +124,28 @@ def outlook(deployment: Deployment, sources: ModelSources, manager: DeviceManage
     """Where the deployment will run, or what keeps it from running."""
     missing = sources.lacks()
     if missing:
-        reason = f"modules are missing: {', '.join(missing)}"
-        return Outlook(deployment.name, False, "", reason, install_command(deployment.info.extra))
+        lacking = f"modules are missing: {', '.join(missing)}"
+        return Outlook(deployment.name, False, "", "", lacking, install_command(deployment.info.extra))
     wishes = {"engine": deployment.engine, "device": deployment.device, "dtype": deployment.dtype, "python": deployment.python}
     try:
         placement = manager.place(deployment.info, **wishes, has_libraries=sources.has_libraries).placement
     except ModelUnavailable as error:
-        return Outlook(deployment.name, False, "", error.message)
+        return Outlook(deployment.name, False, "", "", error.message)
     where = f"{placement.engine} on {placement.device}"
+    reason = "; ".join([placement.reason, *_passed_over(deployment, placement, manager)])
     if wrong := sources.wrong(fresh=True):
-        return Outlook(deployment.name, False, where, "; ".join(wrong), f"speech-gateway pull {deployment.name}")
-    return Outlook(deployment.name, True, where, placement.reason)
+        return Outlook(deployment.name, False, where, reason, "; ".join(wrong), f"speech-gateway pull {deployment.name}")
+    return Outlook(deployment.name, True, where, reason)
+
+
+def _passed_over(deployment: Deployment, placement: Placement, manager: DeviceManager) -> Iterator[str]:
+    """What the person may wonder about: a GPU that is there, for a backend that wants one but cannot use that."""
+    info = deployment.info
+    wishes = info.engine_wishes.get(placement.engine, info.wishes)
+    if placement.device == "cpu" and deployment.device == "auto" and wishes != ("cpu",):
+        for device in manager.inventory.devices:
+            if device.kind != "cpu" and device.kind not in wishes:
+                yield f"{info.name} cannot use {device.id} ({device.name})"
 
 
 def run_self_test() -> SelfTest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 import sys
@@ -42,6 +43,28 @@ def test_it_tells_devices_libraries_and_what_will_run_where(quick_probe: Invento
     assert "embedded-tts: ready, espeak-ng on cpu" in result.stdout
     assert "csm-1b: not ready, torch on cuda:0" in result.stdout
     assert "to change that: speech-gateway pull csm-1b" in result.stdout
+
+
+def test_what_is_missing_does_not_hide_where_it_would_run_and_why(quick_probe: Inventory) -> None:
+    told = doctor().stdout
+    assert "torch on cuda:0 (cuda:0 (Test GPU): the best device here for csm)" in told
+    assert "lacks: there is no folder models/sesame--csm-1b" in told
+    assert "deployments are not ready" in told
+
+
+def test_a_gpu_that_cannot_be_used_is_spoken_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A laptop with integrated graphics: Whisper runs there; why do the others not?"""
+    graphics = Device("directml:0", "directml", "Radeon 780M", 16 << 30, 14 << 30, ("float32",), ("onnxruntime",))
+    inventory = Inventory((graphics, Device("cpu", "cpu", "Test CPU", 16 << 30, 12 << 30)), 8, (("cuda", "no NVIDIA driver"),))
+    monkeypatch.setattr(examination, "run_probe", lambda python="": inventory)
+    table = f'[deployments."whisper-1"]\nmodel = {json.dumps((ROOT / "tests/data/whisper_tiny").as_posix())}\n'
+    (tmp_path / "gateway.toml").write_text(table, encoding="utf-8")
+    told = doctor().stdout
+    assert "whisper-1: ready, onnx on directml:0" in told
+    assert "no cuda (no NVIDIA driver)" in told
+    assert "csm cannot use directml:0 (Radeon 780M)" in told
+    assert "espeak cannot use" not in told
+    assert "doctor --check whisper-1" in told
 
 
 def test_a_failed_probe_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
