@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TOOLS = ROOT / ".venv-tools"  # holds uv where the machine has none
 DIRECTML_ENVIRONMENT = ".venv-directml"
 ACCELERATORS = ("auto", "directml", "torch-directml", "cuda", "rocm", "mps", "cpu")
-BEST_PYTHON, OTHER_PYTHON = "3.11", "3.12"  # pocketsphinx 5.1.1 has wheels for 3.11, on 3.12 it is compiled
+BEST_PYTHON, OTHER_PYTHON = "3.11", "3.12"  # 3.11 has the newer pocketsphinx
 
 # Deployments that need the extra `torch`; Whisper does with this engine only. A test holds it against backends.registry.
 TORCH_BACKENDS = frozenset({"csm", "diffa", "llasa"})
