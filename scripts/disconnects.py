@@ -1,0 +1,414 @@
+"""Clients that leave at any point of a request: what is left of them afterwards, and how soon their work stops.
+
+    python scripts/disconnects.py                        500 clients of test doubles and of the four tiny models
+    python scripts/disconnects.py --count 60 --doubles   test doubles alone
+    python scripts/disconnects.py --seed 2 --output FILE
+
+Raw sockets against a real gateway process with real worker processes. A client leaves in the middle of its head or body,
+while it is queued, while its audio is decoded, while the model loads or works, between events, or in the middle of its
+audio; it closes in order (FIN) or at once (RST). Afterwards the gateway must hold what it held before: no task, open file,
+slot, place, temporary file or process more. Prints a table and a line of JSON; the exit status is 1 if anything was left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import http.client
+import io
+import json
+import random
+import socket
+import struct
+import sys
+import tempfile
+import time
+import wave
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from scripts.watched_gateway import Holdings, WatchedGateway, watched_gateway  # noqa: E402 # needs the path set above
+
+PATIENCE_SECONDS = 20.0  # of a client that waits for something to arrive before it leaves
+LOAD_SECONDS = 300.0  # longest time for the first request of a model
+UNANSWERED = ", not closed in return"
+STEP_SECONDS = 0.2  # of the model whose steps are counted
+MOST_STEPS_AFTER = 1  # the step that runs when the client leaves is computed to its end
+
+DOUBLES = """
+offline = true
+[limits]
+queue_jobs = 200
+[deployments.hear]
+backend = "fake"
+task = "transcription"
+delay = 0.01
+[deployments.slow]
+backend = "fake"
+task = "transcription"
+delay = 0.05
+steps = 30
+[deployments.narrow]
+backend = "fake"
+task = "transcription"
+delay = 0.02
+steps = 10
+max_batch = 1
+[deployments.cold]
+backend = "fake"
+task = "transcription"
+load_seconds = 0.3
+keep_alive = 0
+[deployments.speak]
+backend = "fake"
+task = "speech"
+delay = 0.01
+[deployments.ask]
+backend = "fake"
+task = "chat"
+delay = 0.005
+audio_deployment = "speak"
+[deployments.steps]
+backend = "fake"
+task = "chat"
+delay = %s
+"""
+TINY = """
+[deployments.whisper]
+backend = "whisper"
+model = "{data}/whisper_tiny"
+device = "cpu"
+[deployments.csm]
+backend = "csm"
+model = "{data}/csm/tiny_deployment"
+watermark_model = "{data}/csm/silentcipher_tiny"
+device = "cpu"
+dtype = "float32"
+[deployments.llasa]
+backend = "llasa"
+model = "{data}/llasa/lm"
+codec_model = "{data}/llasa/codec"
+device = "cpu"
+dtype = "float32"
+[deployments.diffa]
+backend = "diffa"
+model = "{data}/diffa/llm"
+whisper_model = "{data}/diffa/whisper"
+adapter_model = "{data}/diffa/adapter"
+device = "cpu"
+dtype = "float32"
+max_new_tokens = 32
+"""
+
+
+def configuration(*, tiny: bool) -> str:
+    """TOML of the test doubles, and of the four families' tiny models if asked for."""
+    data = (ROOT / "tests" / "data").as_posix()
+    return DOUBLES % STEP_SECONDS + (TINY.format(data=data) if tiny else "")
+
+
+# --- Requests ------------------------------------------------------------------------------------------------------------
+
+
+def tone(seconds: float) -> bytes:
+    """A wav file, 16 kHz."""
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as out:
+        out.setnchannels(1)
+        out.setsampwidth(2)
+        out.setframerate(16_000)
+        out.writeframes(random.Random(1).randbytes(320) * int(100 * seconds))
+    return buffer.getvalue()
+
+
+def upload(model: str, seconds: float, **fields: str) -> tuple[bytes, bytes, bytes]:
+    """Path, content type and body of a transcription."""
+    texts = {"model": model, **fields}
+    parts = [f'--edge\r\nContent-Disposition: form-data; name="{k}"\r\n\r\n{v}\r\n'.encode() for k, v in texts.items()]
+    file = b'--edge\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n' + tone(seconds)
+    return b"audio/transcriptions", b"multipart/form-data; boundary=edge", b"".join(parts) + file + b"\r\n--edge--\r\n"
+
+
+def document(path: str, **fields: Any) -> tuple[bytes, bytes, bytes]:
+    return path.encode(), b"application/json", json.dumps(fields).encode()
+
+
+def speech(model: str, text: str, **fields: Any) -> tuple[bytes, bytes, bytes]:
+    return document("audio/speech", model=model, input=text, voice="alloy", **fields)
+
+
+def chat(model: str, text: str, seconds: float = 0.0, **fields: Any) -> tuple[bytes, bytes, bytes]:
+    parts: list[dict[str, Any]] = [{"type": "text", "text": text}]
+    if seconds:
+        data = base64.b64encode(tone(seconds)).decode()
+        parts.append({"type": "input_audio", "input_audio": {"data": data, "format": "wav"}})
+    return document("chat/completions", model=model, messages=[{"role": "user", "content": parts}], **fields)
+
+
+def head(request: tuple[bytes, bytes, bytes], *extra: bytes, chunked: bool = False) -> bytes:
+    path, kind, body = request
+    length = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % len(body)
+    lines = (b"POST /v1/" + path + b" HTTP/1.1", b"Host: localhost", b"api-key: k", b"Content-Type: " + kind, length, *extra)
+    return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
+def whole(request: tuple[bytes, bytes, bytes], *extra: bytes, chunked: bool = False) -> bytes:
+    """The request as it travels."""
+    if not chunked:
+        return head(request, *extra) + request[2]
+    body = request[2]
+    pieces = [body[at : at + 3000] for at in range(0, len(body), 3000)]
+    return head(request, *extra, chunked=True) + b"".join(b"%x\r\n%s\r\n" % (len(p), p) for p in pieces) + b"0\r\n\r\n"
+
+
+# --- Where clients leave ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Point:
+    """A place to leave. send: what is sent; receive: bytes to take before leaving (None: a moment's pause);
+    moment: the longest pause, seconds; tiny: one of the four tiny models is asked."""
+
+    name: str
+    send: Callable[[random.Random], bytes]
+    receive: Callable[[random.Random], int] | None = None
+    moment: float = 0.03
+    tiny: bool = False
+
+
+def _cut(of: Callable[[random.Random], bytes], low: Callable[[bytes], int], high: Callable[[bytes], int]) -> Callable[..., bytes]:
+    def send(chance: random.Random) -> bytes:
+        message = of(chance)
+        return message[: chance.randint(low(message), high(message))]
+
+    return send
+
+
+def _head_end(message: bytes) -> int:
+    return message.index(b"\r\n\r\n") + 4
+
+
+def _bytes(low: int, high: int) -> Callable[[random.Random], int]:
+    return lambda chance: chance.randint(low, high)
+
+
+def _any_request(chance: random.Random) -> bytes:
+    request = chance.choice([upload("hear", 3), speech("speak", "Hello there."), chat("ask", "What is this?", 1)])
+    return whole(request, chunked=chance.random() < 0.4)
+
+
+LONG_TEXT = "Every good boy deserves fudge, and all cows eat grass. " * 30
+POINTS = (
+    Point("connected", lambda _: b""),
+    Point("head", _cut(_any_request, lambda _: 1, lambda m: _head_end(m) - 1)),
+    Point("body", _cut(_any_request, _head_end, lambda m: len(m) - 1)),
+    Point("decode", lambda _: whole(upload("hear", 120)), moment=0.06),
+    Point("decode inline", lambda _: whole(chat("ask", "Well?", 60)), moment=0.06),
+    Point("queued", lambda _: whole(upload("narrow", 1)), moment=0.3),
+    Point("loading", lambda _: whole(upload("cold", 1)), moment=0.5),
+    Point("working", lambda _: whole(upload("slow", 5)), moment=0.4),
+    Point("events", lambda _: whole(upload("slow", 60, stream="true")), _bytes(1, 900)),
+    Point("chat events", lambda _: whole(chat("ask", LONG_TEXT, 1, stream=True)), _bytes(1, 5000)),
+    Point(
+        "chat audio",
+        lambda _: whole(
+            chat("ask", LONG_TEXT, stream=True, modalities=["text", "audio"], audio={"voice": "alloy", "format": "pcm16"})
+        ),
+        _bytes(1, 60_000),
+    ),
+    Point(
+        "audio", lambda c: whole(speech("speak", LONG_TEXT, response_format=c.choice(("pcm", "mp3", "opus")))), _bytes(1, 30_000)
+    ),
+    Point("audio whole", lambda _: whole(speech("speak", LONG_TEXT, response_format="flac", stream=False)), moment=0.3),
+    Point("audio events", lambda _: whole(speech("speak", LONG_TEXT, stream_format="sse")), _bytes(1, 40_000)),
+    Point("unread audio", lambda _: whole(speech("speak", LONG_TEXT, response_format="pcm")), moment=1.0),
+    Point("answered", lambda _: whole(upload("hear", 1)), _bytes(1, 400)),
+    Point("two at once", lambda c: _any_request(c) + _any_request(c), moment=0.1),
+    Point("whisper", lambda c: whole(upload("whisper", c.choice((2, 40)), stream="true")), moment=0.3, tiny=True),
+    Point("diffa", lambda _: whole(chat("diffa", "What is said?", 2, stream=True)), moment=0.3, tiny=True),
+    Point("llasa", lambda _: whole(speech("llasa", LONG_TEXT[:400], response_format="pcm")), _bytes(1, 9000), tiny=True),
+    Point("csm", lambda _: whole(speech("csm", LONG_TEXT[:400], response_format="pcm")), _bytes(1, 9000), tiny=True),
+)
+
+
+def visit(port: int, point: Point, seed: int) -> str:
+    """One client. Returns how it left, and what it had been told by then."""
+    chance = random.Random(seed)
+    at_once = chance.random() < 0.5
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_SECONDS) as connection:
+        if point.name == "unread audio":
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        with suppress(ConnectionError):
+            connection.sendall(point.send(chance))
+        told = b""
+        if point.receive is not None:
+            told = _receive(connection, point.receive(chance))
+        else:
+            time.sleep(chance.uniform(0.0, point.moment))
+        closed = _leave(connection, at_once=at_once)
+    return f"{'RST' if at_once else 'FIN'}{' ' + told[9:12].decode() if told else ''}{'' if closed else UNANSWERED}"
+
+
+def _receive(connection: socket.socket, wanted: int) -> bytes:
+    told = b""
+    with suppress(TimeoutError, ConnectionError):
+        while len(told) < wanted and (piece := connection.recv(min(4096, wanted - len(told)))):
+            told += piece
+    return told
+
+
+def _leave(connection: socket.socket, *, at_once: bool) -> bool:
+    """RST: whatever was not sent or read is thrown away. FIN: False if the server does not close its side in return."""
+    if at_once:
+        linger = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        return True
+    ends = time.monotonic() + PATIENCE_SECONDS
+    with suppress(ConnectionError):
+        connection.shutdown(socket.SHUT_WR)
+        while connection.recv(65_536):
+            if time.monotonic() > ends:
+                return False
+    return True
+
+
+# --- What is measured --------------------------------------------------------------------------------------------------------
+
+
+def ordinary(port: int, name: str, patience: float = 60.0) -> tuple[int, float]:
+    """Status and seconds of a small request of a deployment."""
+    requests = {
+        "speak": speech(name, "Hello."), "csm": speech(name, "Hi."), "llasa": speech(name, "Hi."),
+        "ask": chat(name, "Well?", 1), "steps": chat(name, "Well?"), "diffa": chat(name, "Well?", 1, max_tokens=8),
+    }  # fmt: skip
+    path, kind, body = requests.get(name) or upload(name, 1)
+    began = time.monotonic()
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=patience)
+    connection.request("POST", f"/v1/{path.decode()}", body, {"api-key": "k", "content-type": kind.decode()})
+    answer = connection.getresponse()
+    answer.read()
+    connection.close()
+    return answer.status, time.monotonic() - began
+
+
+def steps_after(gateway: WatchedGateway, seed: int, before: int) -> tuple[int, int]:
+    """Steps that a model computes for a client that has left, and its counter now. Its stream tells the client the steps."""
+    chance = random.Random(seed)
+    leaves_at = chance.randint(1, 4)
+    request = whole(chat("steps", "word " * 100, stream=True), b"x-gateway-progress: 1")
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=PATIENCE_SECONDS) as connection:
+        connection.sendall(request)
+        told, seen = b"", f": progress {leaves_at}/".encode()
+        while seen not in told:
+            told += connection.recv(4096)
+        _leave(connection, at_once=chance.random() < 0.5)
+    now = int(gateway.settled()["steps"]["steps"])
+    return now - before - 2 - leaves_at, now  # starting and closing a job are counted as well
+
+
+def storm(gateway: WatchedGateway, count: int, seed: int, clients: int, *, tiny: bool) -> Counter[tuple[str, str]]:
+    """`count` clients that leave, `clients` at a time; how often each point and way occurred."""
+    chance = random.Random(seed)
+    points = [point for point in POINTS if tiny or not point.tiny]
+    chosen = [points[number % len(points)] for number in range(count)]
+    chance.shuffle(chosen)
+    with ThreadPoolExecutor(clients) as pool:
+        ways = pool.map(lambda job: visit(gateway.port, *job), [(point, chance.getrandbits(32)) for point in chosen])
+        return Counter(zip((point.name for point in chosen), ways, strict=True))
+
+
+def measure(gateway: WatchedGateway, options: argparse.Namespace) -> dict[str, Any]:
+    """Warm up, look, let clients leave, look again."""
+    tiny = not options.doubles
+    names = ["hear", "narrow", "speak", "ask", *(["whisper", "csm", "llasa", "diffa"] if tiny else [])]
+    warm = {name: ordinary(gateway.port, name, LOAD_SECONDS) for name in [*names, "slow", "steps"]}
+    before = gateway.settled()
+    began = time.monotonic()
+    tally = storm(gateway, options.count, options.seed, options.clients, tiny=tiny)
+    seconds = time.monotonic() - began
+    remains = gateway.remains(before)
+    at_once = {name: ordinary(gateway.port, name) for name in names}
+    after = gateway.settled()
+    counted, steps = [], int(after["steps"]["steps"])
+    for number in range(options.step_clients):
+        extra, steps = steps_after(gateway, options.seed + number, steps)
+        counted.append(extra)
+    return {
+        "clients": options.count,
+        "seed": options.seed,
+        "seconds": round(seconds, 1),
+        "left": {f"{point}, {way}": n for (point, way), n in sorted(tally.items())},
+        "seconds_of_an_ordinary_request": {name: round(took, 3) for name, (_, took) in at_once.items()},
+        "steps_after_leaving": counted,
+        "before": before,
+        "after": after,
+        "broken": broken(warm | at_once, tally, remains, _replaced(before, after), counted) + gateway.complaints(),
+    }
+
+
+def _replaced(before: Holdings, after: Holdings) -> list[str]:
+    """Models whose worker is another one now. Decoders are: one is ended with the upload that its client gave up."""
+    return [name for name, pid in before["pids"].items() if name != "decoders" and after["pids"].get(name) != pid]
+
+
+def broken(
+    answers: dict[str, tuple[int, float]],
+    tally: Counter[tuple[str, str]],
+    remains: list[str],
+    replaced: list[str],
+    counted: list[int],
+) -> list[str]:
+    """Which promises were not kept."""
+    wrong = [f"{name} answered {status}" for name, (status, _) in answers.items() if status != 200]
+    wrong += [f"{point}: {way}" for point, way in tally if way.endswith(UNANSWERED)]
+    wrong += [f"left behind: {what}" for what in remains]
+    wrong += [f"the worker of {name} was replaced" for name in replaced]
+    return wrong + [f"{extra} steps were computed for a client that had left" for extra in counted if extra > MOST_STEPS_AFTER]
+
+
+def print_table(figures: dict[str, Any]) -> None:
+    rows = sorted({name.partition(", ")[0] for name in figures["left"]})
+    for row in rows:
+        ways = {name.partition(", ")[2]: n for name, n in figures["left"].items() if name.partition(", ")[0] == row}
+        print(f"{row:14}  " + "  ".join(f"{way}: {n}" for way, n in ways.items()))
+    print(f"{figures['clients']} clients left within {figures['seconds']} s")
+    print(f"steps computed after leaving: {figures['steps_after_leaving']}")
+    print(
+        "an ordinary request right after: "
+        + ", ".join(f"{n} {s} s" for n, s in figures["seconds_of_an_ordinary_request"].items())
+    )
+    print(f"before {figures['before']}\nafter  {figures['after']}")
+    print("broken: " + ("; ".join(figures["broken"]) or "nothing"))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--count", type=int, default=500)
+    parser.add_argument("--clients", type=int, default=10, help="at the same time")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--step-clients", type=int, default=10, help="clients whose model's steps are counted")
+    parser.add_argument("--doubles", action="store_true", help="without the four tiny models")
+    parser.add_argument("--output", type=Path, help="file for the JSON")
+    options = parser.parse_args()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        watched_gateway(configuration(tiny=not options.doubles), Path(folder)) as gateway,
+    ):
+        figures = measure(gateway, options)
+    print_table(figures)
+    print(json.dumps(figures))
+    if options.output:
+        options.output.write_text(json.dumps(figures, indent=1), encoding="utf-8")
+    return 1 if figures["broken"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
