@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import AsyncExitStack, aclosing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -181,7 +181,7 @@ class Call:
         """A complete JSON answer with the call's headers."""
         return self.answer(msgspec.json.encode(document), JSON)
 
-    def stream(self, chunks: AsyncIterator[bytes], media_type: str) -> Stream:
+    def stream(self, chunks: AsyncGenerator[bytes, None], media_type: str) -> Stream:
         """An answer sent as it is made; take the first chunk before, so that an early error keeps its own status."""
         headers = self.gateway_headers() | {
             "content-type": media_type,
@@ -195,14 +195,15 @@ class Call:
 class Stream:
     """ASGI app that sends chunks as they come. The guard watches for the client's leaving, not this."""
 
-    chunks: AsyncIterator[bytes]
+    chunks: AsyncGenerator[bytes, None]
     headers: dict[str, str]
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in self.headers.items()]
         await send({"type": "http.response.start", "status": 200, "headers": raw})
-        async for chunk in self.chunks:
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        async with aclosing(self.chunks):  # before the call's stack is left: nothing may be running in what that closes
+            async for chunk in self.chunks:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

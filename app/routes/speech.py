@@ -7,7 +7,7 @@ become files in `app/writers/audio.py`.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 from starlette.responses import Response
 from starlette.types import ASGIApp
@@ -114,7 +114,7 @@ async def _timed(call: Call, audio: SpeechAudio, encoded: AsyncIterator[bytes]) 
         call.gateway.metrics.stage_seconds.labels("encode").observe(max(0.0, spent))
 
 
-async def _joined(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _joined(first: bytes, rest: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
     yield first
     async for piece in rest:
         yield piece

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import msgspec
@@ -45,7 +45,7 @@ async def guarded(events: AsyncIterator[bytes], request_id: str) -> AsyncIterato
         yield b"data: " + internal_error().encoded() + b"\n\n"
 
 
-async def kept_alive(events: AsyncIterator[bytes], seconds: float | None = None) -> AsyncIterator[bytes]:
+async def kept_alive(events: AsyncIterator[bytes], seconds: float | None = None) -> AsyncGenerator[bytes, None]:
     """The events, with a comment whenever none came for `seconds`: proxies and clients cut silent connections."""
     seconds = PING_SECONDS if seconds is None else seconds
     iterator = aiter(events)
