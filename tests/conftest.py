@@ -1,11 +1,19 @@
-"""Set-up for all tests: no network, one thread per library, a home of its own."""
+"""Set-up for all tests: no network, one thread per library, a cache folder of their own."""
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 
 # Before any numeric library is imported: several test processes share two cores, and oversubscribed OpenMP collapses.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("NO_TORCH_COMPILE", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+# Servers remember footprints in the user's cache folder: tests neither trust what lies there nor add to it.
+_cache = tempfile.mkdtemp(prefix="speech-gateway-tests-")
+atexit.register(shutil.rmtree, _cache, ignore_errors=True)
+os.environ["XDG_CACHE_HOME"] = os.environ["LOCALAPPDATA"] = _cache

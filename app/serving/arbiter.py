@@ -2,7 +2,8 @@
 
 Owns the leases of loaded models and makes room for new ones: idle models go first, those that idle long and load fast
 before others; where only busy ones are left, the one that was loaded first finishes its jobs and goes, once it had its
-time. Nobody with running jobs is ever unloaded. Knows models only as holders of leases. Sizes are bytes.
+time. The same happens when models that are loaded have grown over the budget. Nobody with running jobs is ever unloaded.
+Knows models only as holders of leases. Sizes are bytes.
 """
 
 from __future__ import annotations
@@ -52,11 +53,12 @@ class Holder(Protocol):
 
 @dataclass(eq=False, slots=True)
 class Lease:
-    """So much memory of a device belongs to this holder."""
+    """So much memory of a device belongs to this holder. reserved: what it is known to need at work, held from the start."""
 
     holder: Holder
     device: str
     size: int
+    reserved: int = 0
 
 
 class Arbiter:
@@ -79,37 +81,51 @@ class Arbiter:
         """Something about a holder has changed."""
         self._changed.ring()
 
-    async def acquire(self, holder: Holder, device: str, size: int) -> Lease:
-        """Wait until `size` is free, making room in turn. Raises OutOfMemory if it cannot become free."""
-        size = min(size, self._budget(device))
+    async def acquire(self, holder: Holder, device: str, size: int, reserved: int = 0) -> Lease:
+        """Wait until `size` is free, making room in turn; `reserved` of it is kept whatever is measured.
+
+        Raises OutOfMemory if it cannot become free.
+        """
+        size, reserved = min(size, self._budget(device)), min(reserved, self._budget(device))
         async with self._turns[device]:
-            asked: list[Holder] = []
-            try:
-                await self._make_room(holder, device, size, asked)
-            finally:
-                for other in asked:
-                    other.ask_to_yield(False)
-            lease = Lease(holder, device, size)
+            if not await self._make_room(f"for {holder.name}", device, size):
+                raise self._no_room(holder, device, size)
+            lease = Lease(holder, device, size, reserved)
             self._leases.append(lease)
             return lease
 
-    async def _make_room(self, holder: Holder, device: str, size: int, asked: list[Holder]) -> None:
-        end = self._clock() + self._policy.memory_wait
-        while self.used(device) + size > self._budget(device):
-            if await self._evict_one(holder, device):
-                continue
-            others = [lease.holder for lease in self._leases if lease.device == device and not lease.holder.pinned]
-            if not others or self._clock() >= end:
-                raise self._no_room(holder, device, size)
-            pause = self._ask_one(others, asked)
-            await self._changed.wait(min(pause, end - self._clock()))
+    async def relieve(self, device: str) -> None:
+        """Models have grown over the budget: the same as for a newcomer, until the rest fits."""
+        if self._turns[device].locked():
+            self._changed.ring()  # whoever makes room already sees the new figures
+            return
+        async with self._turns[device]:
+            await self._make_room(f"because {device} is over its budget", device, 0)
 
-    async def _evict_one(self, holder: Holder, device: str) -> bool:
+    async def _make_room(self, why: str, device: str, size: int) -> bool:
+        """Until `size` is free; False if that cannot be. A lone model is not asked to yield to nobody."""
+        asked: list[Holder] = []
+        end = self._clock() + self._policy.memory_wait
+        try:
+            while self.used(device) + size > self._budget(device):
+                if await self._evict_one(device, f"evicted {why}"):
+                    continue
+                others = [holder for holder in self._holders(device) if not holder.pinned]
+                if not others or (not size and len(others) == 1) or self._clock() >= end:
+                    return False
+                pause = self._ask_one(others, asked)
+                await self._changed.wait(min(pause, end - self._clock()))
+        finally:
+            for other in asked:
+                other.ask_to_yield(False)
+        return True
+
+    async def _evict_one(self, device: str, reason: str, spared: Holder | None = None) -> bool:
         """Unload the idle model that is missed least; False if none is idle."""
         now = self._clock()
-        idle = [h for h in self._holders(device) if h is not holder and self._is_idle(h)]
+        idle = [h for h in self._holders(device) if h is not spared and self._is_idle(h)]
         for victim in sorted(idle, key=lambda h: (now - h.idle_since) / max(h.load_seconds, 0.1), reverse=True):
-            if await victim.unload(f"evicted to make room for {holder.name}"):
+            if await victim.unload(reason):
                 return True
         return False
 
@@ -153,19 +169,19 @@ class Arbiter:
         self.measured(lease, measured)
         if measured <= asked:
             return True
-        limit = self._budget(lease.device) * (1 + self._policy.slack)
-        while self.used(lease.device) > limit:
-            if not await self._evict_one(lease.holder, lease.device):
-                return False
-        return True
+        budget, reason = self._budget(lease.device), f"evicted to make room for {lease.holder.name}"
+        while self.used(lease.device) > budget and await self._evict_one(lease.device, reason, spared=lease.holder):
+            pass
+        return self.used(lease.device) <= budget * (1 + self._policy.slack)
 
-    def measured(self, lease: Lease, size: int) -> None:
-        """Book what a model really holds."""
-        lease.size = size
+    def measured(self, lease: Lease, size: int) -> bool:
+        """Book what a model really holds; whether the device is within its budget still."""
+        lease.size = max(size, lease.reserved)
+        return self.used(lease.device) <= self._budget(lease.device)
 
     async def clear(self, device: str, holder: Holder) -> None:
-        """Evict every idle model of a device."""
-        while await self._evict_one(holder, device):
+        """Evict every idle model of a device but one."""
+        while await self._evict_one(device, f"evicted to make room for {holder.name}", spared=holder):
             pass
 
     def release(self, lease: Lease) -> None:

@@ -80,6 +80,7 @@ class Loader:
         self.waits_for_memory = False
         self._ends: set[asyncio.Task[Any]] = set()  # workers whose processes have not ended yet
         self._cpu_cause = ""  # set: only the CPU is tried from now on
+        self._most = 0  # bytes that the worker held at most
 
     # --- Loading --------------------------------------------------------------------------------------------------------
 
@@ -151,11 +152,11 @@ class Loader:
 
     async def _load_once(self, placement: Placement, on_lost: Callable[[Worker], None]) -> Worker:
         d, stored = self._deployment, self._sources.weights_bytes()
-        expected = self._m.devices.expect(self._key(placement), stored)
+        expected, known = self._expected(placement, stored)
         if placement.device == "cpu" and stored > self._m.devices.budget("cpu"):
             budget = self._m.devices.budget("cpu")
             raise LoadError(Failed("out_of_memory", f"its weights alone are {stored} bytes, the budget of the CPU is {budget}"))
-        self.lease = await self._wait_for_memory(placement.device, expected)
+        self.lease = await self._wait_for_memory(placement.device, expected, known)
         threads = self._m.devices.claim_threads(d.name, alone=self._m.one_heavy(), single=d.info.name in SINGLE_THREADED)
         room = self._m.arbiter.room(self.lease)
         self.placement = dataclasses.replace(placement, threads=threads, memory_bytes=room)
@@ -179,10 +180,19 @@ class Loader:
         d = self._deployment
         return self._m.devices.key(d.info, d.model, placement, d.options)
 
-    async def _wait_for_memory(self, device: str, expected: int) -> Lease:
+    def _expected(self, placement: Placement, stored: int) -> tuple[int, int]:
+        """Bytes it will hold, and how many of those are known from an earlier life (0: it is an estimate).
+
+        On the CPU the whole process counts, so what its libraries take is part of it.
+        """
+        info, key, devices = self._deployment.info, self._key(placement), self._m.devices
+        libraries = (*info.libraries.get("", ()), *info.libraries.get(placement.engine, ()))
+        return devices.expect(key, stored, libraries if placement.device == "cpu" else ()), devices.known(key)
+
+    async def _wait_for_memory(self, device: str, expected: int, known: int) -> Lease:
         self.waits_for_memory = True
         try:
-            return await self._m.arbiter.acquire(self._holder, device, expected)
+            return await self._m.arbiter.acquire(self._holder, device, expected, known)
         finally:
             self.waits_for_memory = False
 
@@ -190,13 +200,23 @@ class Loader:
         """Book what was measured; whether it fits beside everyone who cannot be evicted."""
         if self.lease is None or self.placement is None:
             return False
-        measured = memory_of(worker, self.placement)
+        measured = self._most = memory_of(worker, self.placement)
         self._m.devices.record(self._key(self.placement), measured)
         try:
             return await self._m.arbiter.settle(self.lease, measured)
         except asyncio.CancelledError:
             await self.end(worker)
             raise
+
+    def measure(self, size: int) -> None:
+        """Book what the worker holds now; if that is over the budget, make room at once."""
+        if self.lease is None or self.placement is None:
+            return
+        if size > self._most:
+            self._most = size
+            self._m.devices.record(self._key(self.placement), size)
+        if not self._m.arbiter.measured(self.lease, size):
+            self._m.background(self._m.arbiter.relieve(self.lease.device), f"room on {self.lease.device}")
 
     # --- The end of a worker ----------------------------------------------------------------------------------------------
 
@@ -207,6 +227,9 @@ class Loader:
     def end_soon(self, worker: Worker) -> asyncio.Task[None]:
         """Begin the end of a worker; no other one is loaded before it is over."""
         lease, self.lease = self.lease, None
+        if self.placement is not None and self._most:
+            self._m.devices.record_life(self._key(self.placement), self._most)
+        self._most = 0
         task: asyncio.Task[None] = self._m.background(self._end(worker, lease), f"end of {self._deployment.name}")
         self._ends.add(task)
         task.add_done_callback(self._ends.discard)

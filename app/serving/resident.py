@@ -214,6 +214,7 @@ class Resident:
         if isinstance(last, Done):
             self._failures = 0
         self._m.arbiter.look_again()
+        self._measure()
         self._watch_idleness()
 
     def queue_emptied(self) -> None:
@@ -307,8 +308,8 @@ class Resident:
                 self._m.background(self.unload("memory did not return to its baseline"), f"unload of {self.name}")
 
     def _measure(self) -> None:
-        if self.loader.lease is not None and self.worker is not None:
-            self._m.arbiter.measured(self.loader.lease, self.memory_bytes)
+        if self.worker is not None:
+            self.loader.measure(self.memory_bytes)
             self._m.metrics.worker_memory_bytes.labels(self.name).set(self.memory_bytes)
 
     async def close(self) -> None:

@@ -48,7 +48,8 @@ class FakeBackend:
         self._device = ""
         self._faults = 0
         self._warm = False  # the warm-up is over: faults at start and step are due from now on
-        self._ballast: NDArray[np.uint8] | None = None
+        self._grown = False
+        self._ballast: list[NDArray[np.uint8]] = []
 
     def load(self, model: ModelFiles, placement: Placement) -> Capabilities:
         """Claim the memory and sleep; the weights, if a folder is named, are not looked at."""
@@ -58,7 +59,7 @@ class FakeBackend:
             _make_noise()
         time.sleep(options.load_seconds)
         if options.allocate and options.memory:
-            self._ballast = np.full(options.memory, 1, np.uint8)
+            self._ballast.append(np.full(options.memory, 1, np.uint8))
         self._meet("load", options.fail_load)
         return Capabilities(
             engine="fake",
@@ -89,6 +90,9 @@ class FakeBackend:
         wanted = {"transcription": TranscriptionRequest, "speech": SpeechRequest, "chat": ChatRequest}[self._options.task]
         if not isinstance(request, wanted):
             raise InvalidInput(f"this deployment does {self._options.task}", code="OperationNotSupported")
+        if self._warm and self._options.growth and not self._grown:
+            self._grown = True
+            self._ballast.append(np.full(self._options.growth, 1, np.uint8))
         return begin(request, self._options)
 
     def step(self, jobs: Sequence[FakeJob]) -> Iterable[tuple[FakeJob, Event]]:

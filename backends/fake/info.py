@@ -22,9 +22,9 @@ class FakeOptions:
 
     task: what it does; delay: seconds of sleep per step; burn: seconds of CPU per step; steps: steps per job (0: as many
     as the work has pieces); load_seconds: sleep while loading; max_batch: jobs per step; memory: bytes it claims;
-    allocate: really fill that much memory; diarization: label two speakers in turn (otherwise such a request is
-    refused); native_speed: honour the speed of a speech request itself; noise: print on stdout while working, from
-    Python and below it.
+    allocate: really fill that much memory; growth: bytes that the first job makes it allocate for good; diarization:
+    label two speakers in turn (otherwise such a request is refused); native_speed: honour the speed of a speech request
+    itself; noise: print on stdout while working, from Python and below it.
 
     Faults, from which the warm-up is spared: fail_load, fail_start, fail_step: the error raised there; oom_at, crash_at,
     hang_at: out of memory, sudden death, or an endless wait there; oom_batch: out of memory whenever a step holds more
@@ -41,6 +41,7 @@ class FakeOptions:
     max_batch: int = 4
     memory: int = 0
     allocate: bool = False
+    growth: int = 0
     diarization: bool = False
     native_speed: bool = False
     noise: bool = False

@@ -16,7 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backends import devices, inventory
-from backends.devices import UNLIMITED, WEIGHTS_FACTOR, WORKER_BYTES, DeviceManager, parse_bytes, resolve_dtype
+from backends.devices import (
+    LIBRARY_BYTES,
+    UNLIMITED,
+    WEIGHTS_FACTOR,
+    WORKER_BYTES,
+    DeviceManager,
+    parse_bytes,
+    resolve_dtype,
+)
 from backends.interface import ModelUnavailable, Placement
 from backends.inventory import Device, Inventory, cpu_device, physical_cores, probe
 from backends.registry import BackendInfo, backend_info
@@ -171,9 +179,30 @@ def test_measured_footprints_survive_a_restart(tmp_path: Path) -> None:
     key = first.key(WHISPER, "m", Placement("cpu", "int8", "onnx"), {"max_batch": 8})
     assert first.expect(key, 1000) == WORKER_BYTES + int(WEIGHTS_FACTOR * 1000)
     first.record(key, 5000)
-    assert DeviceManager(ledger=path).expect(key, 1000) == 5000
+    assert DeviceManager(ledger=path).expect(key, 1000, ("torch",)) == 5000
     other = first.key(WHISPER, "m", Placement("cpu", "int8", "onnx"), {"max_batch": 1})
     assert other != key
+
+
+def test_an_unmeasured_worker_is_expected_to_hold_its_libraries_too() -> None:
+    """A tiny model in a large process: what is imported counts, and what is not known to be large does not."""
+    m = DeviceManager()
+    assert m.expect("new", 1000, ("torch", "safetensors")) == m.expect("new", 1000) + LIBRARY_BYTES["torch"]
+    assert m.known("new") == 0
+
+
+def test_the_ledger_keeps_the_most_a_model_held_and_forgets_one_unusual_job() -> None:
+    m = DeviceManager()
+    m.record("k", 1000)
+    m.record("k", 500)  # a living worker that shrinks may grow again
+    assert m.known("k") == 1000
+    m.record_life("k", 500)
+    assert m.known("k") == 900
+    for _ in range(10):
+        m.record_life("k", 500)
+    assert m.known("k") == 500
+    m.record_life("k", 700)
+    assert m.known("k") == 700
 
 
 def test_a_ledger_that_is_damaged_or_cannot_be_written_does_no_harm(tmp_path: Path) -> None:

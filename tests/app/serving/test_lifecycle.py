@@ -1,8 +1,10 @@
 """A state machine over the life of models: hypothesis looks for an order of events that breaks a promise.
 
 The workers are in memory and obey the test: a load ends when it is told to, a job ends when it is told to, a worker dies
-when it is told to. What is checked after every event are the promises: no device is ever overbooked, a running job is
-never evicted, there is one worker per deployment at most, and in the end every request was answered or refused.
+when it is told to, a loaded model grows when it is told to. The states it passes: absent, loading, ready, busy, failed,
+unloaded (also by eviction), and a pool that drains. What is checked after every event are the promises: no device holds
+more than its budget while anyone idles, a running job is never evicted, there is one worker per deployment at most, and
+in the end every request was answered or refused.
 """
 
 from __future__ import annotations
@@ -41,11 +43,15 @@ class MemoryWorker:
         self.device = spec.load.placement.device
         self.capabilities = Capabilities("fake", self.device, "float32", max_batch=2)
         self.load_seconds, self.pid, self.lost = 0.1, id(self), False
-        self.pulse = frames.Heartbeat(1, False, 0, 0, SIZES[self.name], 0)
+        self.size = SIZES[self.name]
         self.jobs: list[WorkerJob] = []
         self.may_be_killed = False  # it hangs
         self._clock = asyncio.get_running_loop().time
         world.alive.append(self)
+
+    @property
+    def pulse(self) -> frames.Heartbeat:
+        return frames.Heartbeat(1, False, 0, 0, self.size, 0)
 
     @property
     def progress_at(self) -> float:
@@ -75,7 +81,7 @@ class MemoryWorker:
         """Nothing to do: the dispatcher sends no more than this."""
 
     def kill(self) -> None:
-        if self.jobs and not self.may_be_killed:
+        if self.jobs and not (self.may_be_killed or self.world.cutting):
             self.world.broken.append(f"{self.name} was killed with {len(self.jobs)} running jobs")
         self.lose()
 
@@ -89,7 +95,7 @@ class MemoryWorker:
             self._on_lost(self)  # type: ignore[arg-type]
 
     async def close(self) -> None:
-        if self.jobs:
+        if self.jobs and not self.world.cutting:
             self.world.broken.append(f"{self.name} was closed with {len(self.jobs)} running jobs")
         for _ in range(3):
             await asyncio.sleep(0)
@@ -122,7 +128,7 @@ class World:
         self.alive: list[MemoryWorker] = []
         self.loading: dict[str, asyncio.Future[str]] = {}
         self.broken: list[str] = []
-        self.free_run = False
+        self.free_run = self.cutting = False
 
     async def spawn(self, spec: WorkerSpec, on_lost: Callable[[Worker], None]) -> MemoryWorker:
         name = spec.deployment
@@ -162,6 +168,7 @@ class Lives(RuleBasedStateMachine):
         )
         self.asked: list[asyncio.Task[Any]] = []
         self.unloads: list[asyncio.Task[bool]] = []
+        self.drains: list[asyncio.Task[bool]] = []
         self.run(self.pool.start())
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
@@ -180,10 +187,28 @@ class Lives(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(NAMES), owner=st.sampled_from(["x", "y"]))
     def a_client_asks(self, name: str, owner: str) -> None:
-        async def begin() -> None:
-            self.asked.append(asyncio.create_task(ask(self.pool, self.deployments[name], audio(1), owner), name="test"))
+        self.run(self._ask(name, owner))
 
-        self.run(begin())
+    async def _ask(self, name: str, owner: str) -> None:
+        self.asked.append(asyncio.create_task(ask(self.pool, self.deployments[name], audio(1), owner), name="test"))
+
+    @precondition(lambda self: not self.pool.draining)
+    @rule(name=st.sampled_from(NAMES), grows_to=st.sampled_from([0, 0, 600, 1100]))
+    def a_client_is_served(self, name: str, grows_to: int) -> None:
+        """Without anything in between, so that models idle, and grow, often enough to see what happens to them."""
+        self.run(self._ask(name, "z"))
+        if name in self.world.loading:
+            self.world.loading[name].set_result("good")
+            self.run(self.nothing())
+        self.run(self._end_jobs(name))
+        if grows_to:
+            self.run(self._grow(name, grows_to * MIB))
+
+    async def _end_jobs(self, name: str) -> None:
+        worker = self.world.worker(name)
+        while worker is not None and worker.jobs:
+            worker.end(Done("at once"))
+            await asyncio.sleep(0)
 
     @precondition(lambda self: any(not t.done() for t in self.asked))
     @rule(data=st.data())
@@ -232,6 +257,37 @@ class Lives(RuleBasedStateMachine):
 
         self.run(begin())
 
+    @precondition(lambda self: any(not w.lost for w in self.world.alive))
+    @rule(data=st.data(), size=st.integers(50, 1200))
+    def a_model_grows(self, data: st.DataObject, size: int) -> None:
+        """And is looked at, as all are every second."""
+        name = data.draw(st.sampled_from(sorted({w.name for w in self.world.alive if not w.lost})))
+        self.run(self._grow(name, size * MIB))
+
+    async def _grow(self, name: str, size: int) -> None:
+        if (worker := self.world.worker(name)) is not None:
+            worker.size = size
+        for dispatcher in self.pool._dispatchers.values():
+            dispatcher.resident.watch(self.loop.time())
+
+    @rule(name=st.sampled_from(NAMES), there=st.sampled_from([True, True, False]))
+    def libraries_go_or_come(self, name: str, there: bool) -> None:
+        sources: Any = self.pool._sources[name]
+        sources.lacks = lambda: [] if there else ["module"]
+        assert there or self.pool.status()[name].state != "unloaded"
+
+    @precondition(lambda self: not self.pool.draining)
+    @rule(seconds=st.sampled_from([0.0, 1000.0]), odds=st.integers(0, 9))
+    def the_server_drains(self, seconds: float, odds: int) -> None:
+        """Seldom, because not much happens afterwards."""
+
+        async def begin() -> None:
+            self.world.cutting = True  # what takes longer than it may is cut
+            self.drains.append(asyncio.create_task(self.pool.drain(seconds), name="test drain"))
+
+        if odds == 0:
+            self.run(begin())
+
     @rule()
     def time_passes(self) -> None:
         self.run(asyncio.sleep(0.003))
@@ -243,10 +299,10 @@ class Lives(RuleBasedStateMachine):
         if not hasattr(self, "world"):
             return
         assert self.world.broken == []
-        held = sum(SIZES[w.name] for w in self.world.alive)
+        held = sum(w.size for w in self.world.alive)
         booked = next(d.memory_used_bytes for d in self.pool.devices() if d.id == "cuda:0")
-        assert held <= BUDGET
         assert held <= booked
+        assert booked <= BUDGET or not self.idle()
         for name, row in self.pool.status().items():
             worker = self.world.worker(name)
             assert row.jobs_active == (len(worker.jobs) if worker else 0)
@@ -256,6 +312,11 @@ class Lives(RuleBasedStateMachine):
         for task in self.asked:
             if task.done() and not task.cancelled() and task.exception() is not None:
                 assert isinstance(task.exception(), ApiError)
+
+    def idle(self) -> list[str]:
+        """Models that could make room at once: no job, nobody waits, not pinned, not ending already."""
+        residents = [dispatcher.resident for dispatcher in self.pool._dispatchers.values()]
+        return [r.name for r in residents if r.worker and not r.active and not r.waiting and not r.pinned]
 
     async def let_everything_end(self) -> None:
         for future in self.world.loading.values():
@@ -274,9 +335,9 @@ class Lives(RuleBasedStateMachine):
             self.world.free_run = True
             for _ in range(300):
                 self.run(self.let_everything_end())
-                if all(task.done() for task in [*self.asked, *self.unloads]):
+                if all(task.done() for task in [*self.asked, *self.unloads, *self.drains]):
                     break
-            stuck = [task for task in [*self.asked, *self.unloads] if not task.done()]
+            stuck = [task for task in [*self.asked, *self.unloads, *self.drains] if not task.done()]
             assert stuck == [], self.pool.status()
             self.run(self.pool.drain(0))
             assert self.world.alive == []

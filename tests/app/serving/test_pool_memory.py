@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -15,6 +16,7 @@ from backends.registry import backend_info, check_options
 from tests.support.pools import MIB, QUICK, ask, audio, chat, fake, machine, pool_of, text_of, until
 
 GPU = ("cuda", "cpu")
+CALM = replace(QUICK, hang=60)  # filling memory on a busy machine is no hang
 
 
 def states(pool: WorkerPool) -> dict[str, str]:
@@ -38,15 +40,14 @@ async def test_the_model_that_idles_longest_goes_first_and_its_process_ends() ->
 
 
 async def test_cost_counts_too_a_model_that_loads_slowly_stays_longer() -> None:
-    slow, quick, new = (
-        fake("slow", wishes=GPU, memory=400 * MIB, load_seconds=1.0),
-        fake("quick", wishes=GPU, memory=400 * MIB),
-        fake("new", wishes=GPU, memory=400 * MIB),
-    )
+    slow, quick, new = (fake(name, wishes=GPU, memory=400 * MIB) for name in ("slow", "quick", "new"))
     async with pool_of(slow, quick, new, devices=machine({"cuda:0": 1000 * MIB}, gpu=True)) as pool:
         await text_of(pool, slow, audio(1))
         await text_of(pool, quick, audio(1))
-        await asyncio.sleep(0.3)
+        now = asyncio.get_running_loop().time()
+        for name, idle, load in (("slow", 200.0, 1000.0), ("quick", 100.0, 10.0)):
+            resident = pool._dispatchers[name].resident
+            resident.idle_since, resident.load_seconds = now - idle, load
         await text_of(pool, new, audio(1))
         assert states(pool) == {"slow": "ready", "quick": "unloaded", "new": "ready"}
 
@@ -57,6 +58,40 @@ async def test_memory_of_a_cpu_worker_is_what_its_process_really_holds() -> None
         await text_of(pool, d, audio(1))
         assert pool.status()["fake"].footprint_bytes > 95 * MIB  # the array and the interpreter
         assert pool.devices()[0].memory_used_bytes == pool.status()["fake"].footprint_bytes
+
+
+async def test_models_that_grow_over_the_budget_push_out_idle_ones_and_no_running_job() -> None:
+    """What a job makes a worker allocate counts at once, and is asked for at the next load."""
+    idle, grower = fake("idle", memory=80 * MIB, allocate=True), fake("grower", growth=150 * MIB, delay=0.05, steps=20)
+    async with pool_of(idle, grower, devices=machine({"cpu": 270 * MIB}), policy=CALM) as pool:
+        await text_of(pool, idle, audio(1))
+        await pool.load("grower")
+        assert states(pool) == {"idle": "ready", "grower": "ready"}
+        assert await text_of(pool, grower, audio(1)) == "one two"
+        await until(lambda: states(pool)["idle"] == "unloaded")
+        assert pool.status()["grower"].footprint_bytes > 150 * MIB
+        assert pool.devices()[-1].memory_used_bytes <= 270 * MIB
+        assert await pool.unload("grower")
+        await pool.load("grower")  # it takes little now, but what it will need is kept for it
+        assert pool.status()["grower"].footprint_bytes < 100 * MIB
+        assert pool.devices()[-1].memory_used_bytes > 150 * MIB
+
+
+async def test_models_that_grew_while_all_are_busy_end_their_jobs_first() -> None:
+    one, two = (fake(name, growth=150 * MIB, delay=0.05, steps=30) for name in ("one", "two"))
+    async with pool_of(one, two, devices=machine({"cpu": 270 * MIB}), policy=CALM) as pool:
+        await pool.load("one")
+        await pool.load("two")
+        assert await asyncio.gather(text_of(pool, one, audio(1)), text_of(pool, two, audio(1))) == ["one two"] * 2
+        await until(lambda: sorted(states(pool).values()) == ["ready", "unloaded"])
+        assert pool.devices()[-1].memory_used_bytes <= 270 * MIB
+
+
+async def test_a_lone_model_over_the_budget_goes_when_its_job_is_done() -> None:
+    d = fake(growth=200 * MIB, delay=0.05, steps=10)
+    async with pool_of(d, devices=machine({"cpu": 150 * MIB}), policy=CALM) as pool:
+        assert await text_of(pool, d, audio(1)) == "one two"
+        await until(lambda: pool.devices()[-1].memory_used_bytes == 0)
 
 
 async def test_a_running_job_is_never_evicted_and_the_newcomer_waits() -> None:
