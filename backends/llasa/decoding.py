@@ -7,6 +7,7 @@ what was drawn after it is dropped. Knows token ids, and nothing of text or audi
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -22,6 +23,8 @@ from backends.transformer.sampling import request_generator
 
 if TYPE_CHECKING:
     from backends.llasa.model import Llasa
+
+log = logging.getLogger(__name__)
 
 PIECE = 256  # prompt rows computed per step
 _CHECK_EVERY = {"cpu": 1}  # steps between two looks at the tokens; elsewhere a look stalls the device
@@ -149,21 +152,34 @@ class TokenLoop:
             for variant in self._model.variants:
                 steps.hidden(variant, {0: 0}, [0], torch.zeros(1, dtype=torch.int64, device=self.device))
         except Exception as error:  # whatever a compiler or driver throws
-            lines = str(error).splitlines()
-            return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+            return _reason(error)
         self._static = steps
         return ""
 
     def _advance(self, variant: str, members: Sequence[Utterance]) -> None:
         last = torch.stack([member.tokens[member.produced - 1] for member in members])
         slots = [member.slot for member in members]
-        if self._static is not None:
-            places = {slot: utterance.position for slot, utterance in self._held.items()}
-            hidden = self._static.hidden(variant, places, slots, last)
-        else:
+        hidden = self._in_fixed_shapes(variant, slots, last)
+        if hidden is None:
             view = Step(self._cache, slots, [member.position for member in members])
             hidden = self._model.variants[variant].hidden(last[:, None], view)[:, -1]
         self._draw(variant, hidden, members)
+
+    def _in_fixed_shapes(self, variant: str, slots: Sequence[int], last: Tensor) -> Tensor | None:
+        """Hidden states of a step in fixed shapes; None where there are none (any more).
+
+        A new number of slots or bucket of length is captured or compiled in the middle of serving, and that can fail, for
+        lack of memory for one. The loop then goes on without fixed shapes: the step writes the same rows again.
+        """
+        if self._static is None:
+            return None
+        places = {slot: utterance.position for slot, utterance in self._held.items()}
+        try:
+            return self._static.hidden(variant, places, slots, last)
+        except Exception as error:  # whatever a compiler or driver throws
+            log.warning("steps in fixed shapes are given up, plain ones go on: %s", _reason(error))
+            self._static = None
+            return None
 
     def _prefill(self, utterance: Utterance) -> None:
         part = self._model.variants[utterance.variant]
@@ -203,6 +219,12 @@ class TokenLoop:
         self._prefixes[_prefix_key(utterance)] = self._cache.saved(utterance.slot, utterance.prefix)
         while len(self._prefixes) > _PREFIXES:
             self._prefixes.popitem(last=False)
+
+
+def _reason(error: Exception) -> str:
+    """Kind and first line of an error."""
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
 
 
 def _prefix_key(utterance: Utterance) -> tuple[str, tuple[int, ...]]:

@@ -76,6 +76,27 @@ def test_a_compiler_that_fails_leaves_the_loop_as_it_was(
     assert spoken(loop, model) == spoken(TokenLoop(model, 3, 400), model)
 
 
+def test_a_capture_that_fails_while_serving_leaves_plain_steps(
+    model: Llasa, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    shapes: list[int] = []
+
+    def captured(self: StaticSteps, forward: Any, count: int) -> Any:
+        shapes.append(count)
+        if count > 1:
+            raise torch.OutOfMemoryError("no memory for a further graph\nand more")
+        return forward
+
+    monkeypatch.setattr(StaticSteps, "_captured", captured)
+    loop = TokenLoop(model, 3, 400)
+    assert loop.fix_shapes(compiled=False) == ""
+    assert spoken(loop, model) == spoken(TokenLoop(model, 3, 400), model)
+    assert shapes == [1, 2], "the first failure is the last try"
+    assert [r.getMessage() for r in caplog.records if "fixed shapes" in r.getMessage()] == [
+        "steps in fixed shapes are given up, plain ones go on: OutOfMemoryError: no memory for a further graph"
+    ]
+
+
 def test_obstacles_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "NO_TORCH_COMPILE" in obstacle(torch.device("cpu"))
     monkeypatch.delenv("NO_TORCH_COMPILE")
