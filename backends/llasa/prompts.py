@@ -48,7 +48,7 @@ def prompt_ids(
         return vocabulary.without_tokens(neutralised(part or ""))
 
     spoken = joined(plain(reference_text), plain(text))
-    prompt = rendered(spoken, plain(system), today() if date == "today" else date, plain(assistant_prefix))
+    prompt = rendered(spoken, plain(system), today() if date == "today" else plain(date), plain(assistant_prefix))
     ids = vocabulary.encode(_BEGIN + prompt if double_bos else prompt)
     return ids + vocabulary.speech_ids(reference_codes if reference_codes is not None else ())
 

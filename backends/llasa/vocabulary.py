@@ -1,6 +1,6 @@
 """Token ids: the tokenizer of a LLASA folder, its markers, and the speech tokens that stand for codes.
 
-Ids are looked up by name and checked, never assumed: checkpoints differ. Knows no tensors.
+Ids are looked up by name and checked, never assumed: checkpoints differ. Knows no model.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+import torch
 from tokenizers import Tokenizer
+from torch import Tensor
 
 from backends.interface import InvalidInput, ModelUnavailable
 from backends.llasa.text import neutralised
@@ -87,14 +89,15 @@ class Vocabulary:
     def is_speech(self, token: int) -> bool:
         return self.speech_start <= token < self.speech_start + self.speech_count
 
-    def codes(self, ids: Iterable[int]) -> list[int]:
-        """Codes of the speech tokens up to the first stop token; anything else is passed over."""
-        found = []
-        for token in ids:
-            if token == self.stop:
-                break
-            if self.is_speech(token):
-                found.append(token - self.speech_start)
+    def codes(self, ids: Iterable[int] | Tensor) -> list[int]:
+        """Codes of the speech tokens up to the first stop token; anything else is passed over.
+
+        ids: numbers, or an int tensor of any shape and device: it is masked there, and only codes are brought here.
+        """
+        tokens = ids.flatten() if isinstance(ids, Tensor) else torch.tensor(list(ids), dtype=torch.int64)
+        ended = (tokens == self.stop).cumsum(0)
+        codes = tokens - self.speech_start
+        found: list[int] = codes[(ended == 0) & (codes >= 0) & (codes < self.speech_count)].tolist()
         return found
 
 
