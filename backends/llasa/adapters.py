@@ -20,7 +20,24 @@ from torch import Tensor
 
 from backends.interface import ModelUnavailable
 
-CONFIG = "adapter_config.json"
+CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_PLAIN = {"peft_type": "LORA", "bias": "none"}
+# Kinds of LoRA that are more than a product added to a matrix.
+_OTHER_KINDS = (
+    "use_dora",
+    "use_qalora",
+    "use_bdlora",
+    "lora_bias",
+    "layer_replication",
+    "target_parameters",
+    "trainable_token_indices",
+    "alora_invocation_tokens",
+    "arrow_config",
+    "kasa_config",
+    "velora_config",
+    "monteclora_config",
+)
+_CHANGES_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")  # initialisations that subtract from the base's weights
 Take = Callable[[str, tuple[int, ...]], Tensor]
 
 
@@ -73,35 +90,46 @@ def adapter_base(folder: Path) -> str:
 def read_adapter(folder: Path, base_config: Path) -> Adapter:
     """An adapter for the Llama whose config.json lies at `base_config`. Raises ModelUnavailable if it does not fit."""
     config = _config(folder)
-    for key, value in (("peft_type", "LORA"), ("use_dora", False), ("bias", "none")):
-        if config.get(key, value) != value:
-            raise ModelUnavailable(f"{folder / CONFIG} has {key} = {config[key]!r}; only plain LoRA can be merged")
+    _plain(config, folder / CONFIG)
     base = str(config.get("base_model_name_or_path") or "")
     misfit, names = _misfit(folder, base), _tensor_names(folder)
     try:
-        model = _wrapped(folder, base_config)
+        model, places = _wrapped(folder, base_config)
     except (RuntimeError, ValueError, KeyError) as error:
         raise ModelUnavailable(f"{misfit} or is damaged: {error}") from error
-    _exact_fit(model, names, misfit)
-    deltas, replaced = _changes(model)
-    return Adapter(folder, base, deltas, replaced)
+    whole = {_place(name): name for name in names if "lora_" not in name}
+    _exact_fit(model, [name for name in names if "lora_" in name], misfit)
+    if unknown := [name for place, name in whole.items() if place not in places]:
+        raise ModelUnavailable(f"{misfit}: there is no place for {', '.join(unknown[:4])}")
+    return Adapter(folder, base, _deltas(model), _whole(folder, whole))
 
 
-def _wrapped(folder: Path, base_config: Path) -> Any:
-    """The base architecture without weights, wrapped by peft with the adapter's tensors in place."""
+def _plain(config: Mapping[str, Any], path: Path) -> None:
+    """Raise ModelUnavailable for whatever is more than LoRA on matrices, naming the setting."""
+    other = [key for key, value in _PLAIN.items() if config.get(key, value) != value]
+    other += [key for key in _OTHER_KINDS if config.get(key)]
+    if str(config.get("init_lora_weights")).lower().startswith(_CHANGES_THE_BASE):
+        other.append("init_lora_weights")
+    if other:
+        raise ModelUnavailable(f"{path} has {other[0]} = {config[other[0]]!r}; only plain LoRA can be merged")
+
+
+def _wrapped(folder: Path, base_config: Path) -> tuple[Any, set[str]]:
+    """The base architecture without weights, wrapped by peft with the adapter's tensors in place; names of its weights."""
     from peft import PeftModel
     from transformers import LlamaConfig, LlamaForCausalLM
 
     with torch.device("meta"):
         base = LlamaForCausalLM(LlamaConfig.from_json_file(str(base_config)))
     _weightless(base)
+    places = set(base.state_dict())
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model = PeftModel.from_pretrained(base, str(folder), low_cpu_mem_usage=True, torch_device="cpu")
     missing = [str(warning.message) for warning in caught if "missing adapter keys" in str(warning.message)]
     if missing:
         raise ValueError(missing[0])
-    return model
+    return model, places
 
 
 def _weightless(model: torch.nn.Module) -> None:
@@ -118,7 +146,8 @@ def _exact_fit(model: Any, names: list[str], misfit: str) -> None:
     empty = [name for name, tensor in state.items() if "lora_" in name and tensor.is_meta]
     if empty:
         raise ModelUnavailable(f"{misfit}: it has nothing for {', '.join(empty[:4])}")
-    spare = [name for name in names if "lora_" in name and re.sub(r"\.weight$", ".default.weight", name) not in state]
+    # The file leaves out the adapter's name; an embedding's factors are parameters themselves, without ".weight".
+    spare = [name for name in names if re.sub(r"(\.weight|)$", r".default\1", name, count=1) not in state]
     if spare:
         raise ModelUnavailable(f"{misfit}: there is no place for {', '.join(spare[:4])}")
 
@@ -128,9 +157,9 @@ def _misfit(folder: Path, base: str) -> str:
 
 
 def _tensor_names(folder: Path) -> list[str]:
-    path = folder / "adapter_model.safetensors"
+    path = folder / _WEIGHTS
     if not path.is_file():
-        raise ModelUnavailable(f"{folder} holds no adapter_model.safetensors (pickled adapters are not read)")
+        raise ModelUnavailable(f"{folder} holds no {_WEIGHTS} (pickled adapters are not read)")
     try:
         with safe_open(str(path), "pt") as file:
             return list(file.keys())
@@ -138,18 +167,25 @@ def _tensor_names(folder: Path) -> list[str]:
         raise ModelUnavailable(f"{path} is not a readable safetensors file: {error}") from error
 
 
-def _changes(model: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def _place(name: str) -> str:
+    """A whole tensor's name in the base model: of a module that was trained as such, or of embeddings that were resized."""
+    return name.removeprefix("base_model.model.").replace(".base_layer.", ".")
+
+
+def _whole(folder: Path, places: Mapping[str, str]) -> dict[str, Tensor]:
+    """places: name in the base -> name in the adapter's file."""
+    with safe_open(str(folder / _WEIGHTS), "pt") as file:
+        return {place: file.get_tensor(name) for place, name in places.items()}
+
+
+def _deltas(model: Any) -> dict[str, Tensor]:
     deltas: dict[str, Tensor] = {}
-    replaced: dict[str, Tensor] = {}
     for name, module in model.named_modules():
-        place = name.removeprefix("base_model.model.")
         if hasattr(module, "get_delta_weight"):
             with torch.inference_mode():
-                deltas[f"{place}.weight"] = sum(module.get_delta_weight(active) for active in module.active_adapters).float()
-        elif hasattr(module, "modules_to_save") and hasattr(module, "original_module"):
-            for active in module.active_adapters:
-                replaced[f"{place}.weight"] = module.modules_to_save[active].weight.detach()
-    return deltas, replaced
+                delta = sum(module.get_delta_weight(active) for active in module.active_adapters)
+            deltas[f"{name.removeprefix('base_model.model.')}.weight"] = delta.float()
+    return deltas
 
 
 def _config(folder: Path) -> dict[str, Any]:

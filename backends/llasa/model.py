@@ -54,8 +54,8 @@ class Llasa:
         self._full, self._rows = full_vocabulary, rows
         self._row_ids = None if full_vocabulary else self._speech_rows().to(self.device)
         checkpoint = Checkpoint.from_folder(folder)
-        read = checkpoint.take if adapter is None else read_adapter(adapter, folder / "config.json").over(checkpoint.take)
-        self.variants = {"": self._base(read)}
+        take = self._reader(checkpoint)
+        self.variants = {"": self._base(take if adapter is None else read_adapter(adapter, folder / "config.json").over(take))}
         if not self.config.tied:
             checkpoint.demand([_HEAD])
         checkpoint.finish(_NOT_NEEDED)
@@ -72,7 +72,7 @@ class Llasa:
         adapter = read_adapter(folder, self.folder / "config.json")
         checkpoint = Checkpoint.from_folder(self.folder)
         try:
-            self.variants[name] = self._adapted(adapter, adapter.over(checkpoint.take))
+            self.variants[name] = self._adapted(adapter, adapter.over(self._reader(checkpoint)))
         finally:
             checkpoint.close()
 
@@ -113,7 +113,7 @@ class Llasa:
             loop.step([utterance])
         return utterance.ids
 
-    def extract_codes(self, ids: Iterable[int]) -> list[int]:
+    def extract_codes(self, ids: Iterable[int] | Tensor) -> list[int]:
         """Codes of the speech tokens before the first stop token."""
         return self.vocabulary.codes(ids)
 
@@ -148,6 +148,10 @@ class Llasa:
 
     # --- loading ---
 
+    def _reader(self, checkpoint: Checkpoint) -> Take:
+        """Reads weights by name. A tied head is the table as stored: an adapter for one of the two leaves the other alone."""
+        return checkpoint.reader(lambda name: _TABLE if name == _HEAD and self.config.tied else name)
+
     def _base(self, take: Take) -> Variant:
         stack = Transformer(
             self.config.stack,
@@ -162,7 +166,7 @@ class Llasa:
         """The embedding table, the head and its row ids."""
         shape = (self.config.vocabulary, self.config.stack.width)
         table = take(_TABLE, shape)
-        head = table if self.config.tied else take(_HEAD, shape)
+        head = take(_HEAD, shape)
         kept = head if self._row_ids is None else head[self._row_ids.to(head.device)]
         # With quantised matrices the table is a lookup in 16 bits: half the memory, and no product ever reads it.
         dtype = torch.bfloat16 if self.kind.weights.startswith("int") else self.compute

@@ -13,7 +13,7 @@ from backends.llasa.adapters import Adapter, Take
 from backends.transformer.attention import View
 from backends.transformer.checkpoint import llama_names
 from backends.transformer.linear import Linear
-from backends.transformer.model import Block, Transformer, TransformerConfig, tensor_shapes
+from backends.transformer.model import Block, RMSNorm, Transformer, TransformerConfig, tensor_shapes
 from backends.transformer.rope import interleave
 
 
@@ -42,6 +42,8 @@ def weights_of(variant: Variant) -> dict[int, int]:
 def adapted_stack(base: Transformer, adapter: Adapter, take: Take, linear: Callable[[Tensor], Linear]) -> Transformer:
     """The base stack with the matrices that an adapter changes made anew; take: reads merged weights."""
     stack = copy.copy(base)
+    if llama_names()("norm") in adapter.changed:
+        stack.norm = _norm(base.norm, take(llama_names()("norm"), (base.config.width,)), base.config)
     stack.blocks = [_adapted_block(block, layer, base.config, adapter, take, linear) for layer, block in enumerate(base.blocks)]
     return stack
 
@@ -58,6 +60,10 @@ def _adapted_block(
     def touched(*parts: str) -> bool:
         return any(names(f"layers.{layer}.{name}") in adapter.changed for name in parts)
 
+    if touched("attention_norm"):
+        block.attention_norm = _norm(base.attention_norm, part("attention_norm"), config)
+    if touched("mlp_norm"):
+        block.mlp_norm = _norm(base.mlp_norm, part("mlp_norm"), config)
     if touched("q", "k", "v"):
         turned = (interleave(part("q"), config.heads), interleave(part("k"), config.kv_heads), part("v"))
         block.qkv = linear(torch.cat(turned))
@@ -68,3 +74,8 @@ def _adapted_block(
     if touched("down"):
         block.down = linear(part("down"))
     return block
+
+
+def _norm(base: RMSNorm, weight: Tensor, config: TransformerConfig) -> RMSNorm:
+    """A norm with another weight, in the type and place of the base's."""
+    return RMSNorm(weight.to(base.weight, copy=True), config.norm_eps)

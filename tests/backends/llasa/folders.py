@@ -79,7 +79,7 @@ def quiet(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @quiet
 def write_adapter(folder: Path, base: Path, *, seed: int = 0, **lora: Any) -> Path:
-    """A random LoRA adapter made by peft for the model in `base`; lora: keys of LoraConfig."""
+    """A random adapter made by peft for the model in `base`; lora: keys of LoraConfig."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
@@ -90,5 +90,7 @@ def write_adapter(folder: Path, base: Path, *, seed: int = 0, **lora: Any) -> Pa
         for name, parameter in model.named_parameters():
             if "lora_" in name:
                 parameter.normal_(std=0.1)
+            elif "modules_to_save" in name:
+                parameter.add_(torch.randn_like(parameter), alpha=0.2)
     model.save_pretrained(folder)
     return folder

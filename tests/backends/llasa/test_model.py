@@ -77,6 +77,7 @@ def test_extraction_passes_over_everything_else(lm_folder: Path, lm_expected: di
     model = load_llasa(lm_folder)
     for case in lm_expected["extract_cases"]:
         assert model.extract_codes(case["ids"]) == case["speech_ids"]
+        assert model.extract_codes(torch.tensor([case["ids"]])) == case["speech_ids"]
     assert model.extract_codes([403, 400, 404]) == [0]
 
 
@@ -123,8 +124,10 @@ def test_older_rope_keys_mean_the_same(other: Path, tmp_path: Path) -> None:
         {"r": 8, "lora_alpha": 4, "use_rslora": True, "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]},
         {"target_modules": ["gate_proj", "up_proj", "down_proj"], "rank_pattern": {"layers.1.mlp.down_proj": 2}},
         {"target_modules": ["v_proj"], "modules_to_save": ["lm_head", "embed_tokens"]},
+        {"target_modules": ["v_proj"], "modules_to_save": ["norm", "down_proj"]},
+        {"target_modules": ["embed_tokens", "q_proj"]},
     ],
-    ids=["plain", "rslora", "mlp with a rank pattern", "saved modules"],
+    ids=["plain", "rslora", "mlp with a rank pattern", "saved modules", "saved norms", "embeddings"],
 )
 def test_merged_is_unmerged(other: Path, tmp_path: Path, lora: dict[str, Any]) -> None:
     adapter = write_adapter(tmp_path / "voice", other, seed=2, **lora)
@@ -132,7 +135,19 @@ def test_merged_is_unmerged(other: Path, tmp_path: Path, lora: dict[str, Any]) -
     prompt = merged.prompt_ids("Good morning.")
     expected = reference_ids(other, prompt, len(prompt) + 30, merged.vocabulary.stop, adapter)
     assert merged.generate(prompt, len(prompt) + 30) == expected
-    assert load_llasa(other, full_vocabulary=True).generate(prompt, len(prompt) + 30) != expected
+    model = load_llasa(other, full_vocabulary=True)
+    assert model.generate(prompt, len(prompt) + 30) != expected
+    model.add_adapter("voice", adapter)
+    assert generated(model, prompt, 30, "voice") == expected
+
+
+def test_an_adapter_for_a_tied_head_leaves_the_embeddings_alone(tmp_path: Path) -> None:
+    base = write_lm(tmp_path / "tied", tied=True, num_hidden_layers=1)
+    adapter = write_adapter(tmp_path / "voice", base, seed=2, target_modules=["lm_head", "q_proj"])
+    model = load_llasa(base, adapter, full_vocabulary=True)
+    prompt = model.prompt_ids("Good morning.")
+    expected = reference_ids(base, prompt, len(prompt) + 30, model.vocabulary.stop, adapter)
+    assert model.generate(prompt, len(prompt) + 30) == expected
 
 
 def test_a_variant_shares_what_its_adapter_leaves_alone(other: Path, tmp_path: Path) -> None:
@@ -170,7 +185,16 @@ def test_an_adapter_for_another_base_is_refused(other: Path, lm_folder: Path, tm
         load_llasa(shallow, adapter)
 
 
-@pytest.mark.parametrize("setting", [{"use_dora": True}, {"bias": "lora_only"}])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"use_dora": True},
+        {"bias": "lora_only"},
+        {"lora_bias": True},
+        {"init_lora_weights": "pissa"},
+        {"trainable_token_indices": [5, 6]},
+    ],
+)
 def test_adapters_that_cannot_be_merged_are_refused(other: Path, tmp_path: Path, setting: dict[str, Any]) -> None:
     adapter = write_adapter(tmp_path / "voice", other, **setting)
     with pytest.raises(ModelUnavailable, match="only plain LoRA"):
