@@ -29,7 +29,7 @@ def read_clip(path: Path) -> Samples:
             wanted = min(len(sound), int(_MOST_READ * sound.samplerate))
             samples = sound.read(wanted, dtype="float32", always_2d=True)
             return at_rate(samples.mean(axis=1), sound.samplerate)
-    except (soundfile.SoundFileError, OSError, ValueError) as error:
+    except (soundfile.SoundFileError, OSError, ValueError, RuntimeError) as error:
         raise InvalidInput(f"the clip {path.name} cannot be read: {error}") from error
 
 

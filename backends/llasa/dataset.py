@@ -12,7 +12,7 @@ import argparse
 import hashlib
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -93,10 +93,12 @@ def create(
     if not entries:
         raise InvalidInput(f"no usable clip: {next(report.lines(), 'nothing was found')}")
     settings = {"trim_db": recipe.trim_db, "shortest": recipe.shortest, "longest": recipe.longest, "codec": codec.identity}
-    with DatasetWriter(Path(output), settings, overwrite=overwrite) as writer:
+    settings["clips"] = str(Path(audio_dir).resolve())
+    texts = {entry.id: entry.text for entry in entries}
+    with DatasetWriter(Path(output), settings, texts, overwrite=overwrite) as writer:
         report.continued = report.written = len(writer.done)
-        todo = [entry for entry in entries if entry.id not in writer.done]
-        for group in _prepared(todo, recipe, report):
+        report.seconds = sum(clip.duration for clip in writer.done.values())
+        for group in _prepared(entries, writer.done, recipe, report):
             for clip in _encoded(codec, group):
                 writer.write(clip)
                 report.written += 1
@@ -108,8 +110,10 @@ def create(
     return report
 
 
-def _prepared(entries: Sequence[Entry], recipe: Recipe, report: Report) -> Iterator[list[tuple[Entry, Samples]]]:
-    """Batches of readable clips; the others go to the report."""
+def _prepared(
+    entries: Sequence[Entry], done: Container[str], recipe: Recipe, report: Report
+) -> Iterator[list[tuple[Entry, Samples]]]:
+    """Batches of readable clips; the others go to the report. Clips that are done are heard only, to know them again."""
     heard: dict[tuple[bytes, str], Entry] = {}
     for results in _ahead(entries, recipe):
         group = []
@@ -123,7 +127,8 @@ def _prepared(entries: Sequence[Entry], recipe: Recipe, report: Report) -> Itera
                 where = f"line {first.line}" if first.line else first.id
                 report.skipped.append(Skipped(entry.line, entry.id, f"the same sound and text as {where}"))
                 continue
-            group.append((entry, samples))
+            if entry.id not in done:
+                group.append((entry, samples))
         yield group
 
 

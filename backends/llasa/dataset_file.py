@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -49,7 +49,7 @@ def _clip(line: str, where: str) -> Clip:
         found = json.loads(line)
     except ValueError as error:
         raise InvalidInput(f"{where} is not valid JSON: {error}") from error
-    if not isinstance(found, dict) or not isinstance(found.get("text"), str):
+    if not isinstance(found, dict) or not isinstance(found.get("text"), str) or not found["text"].strip():
         raise InvalidInput(f"{where} has no text")
     code = found.get("code")
     if not isinstance(code, list) or not code:
@@ -61,9 +61,13 @@ def _clip(line: str, where: str) -> Clip:
 
 
 class DatasetWriter:
-    """Lines for `output`. settings: what the codes depend on; a working file made with others is not continued."""
+    """Lines for `output`.
 
-    def __init__(self, output: Path, settings: dict[str, Any], *, overwrite: bool = False) -> None:
+    settings: what the codes depend on; a working file made with others is not continued. wanted: source -> text of all
+    clips; of a working file, only lines that are still wanted stay. done: those, by source.
+    """
+
+    def __init__(self, output: Path, settings: Mapping[str, Any], wanted: Mapping[str, str], *, overwrite: bool = False) -> None:
         """Raises InvalidInput if the output exists already."""
         if output.exists() and not overwrite:
             raise InvalidInput(f"{output} exists already; choose another name or overwrite it")
@@ -72,10 +76,10 @@ class DatasetWriter:
         self._working = output.with_name(output.name + ".part")
         self._note = output.with_name(output.name + ".part.settings")
         self._settings = json.dumps(settings, sort_keys=True)
-        self.done = self._continued()
+        self.done = self._continued(wanted)
 
-    def _continued(self) -> set[str]:
-        """Sources that an interrupted run with the same settings has finished; its torn last line is cut off."""
+    def _continued(self, wanted: Mapping[str, str]) -> dict[str, Clip]:
+        """What an interrupted run with the same settings has finished; its torn last line is cut off."""
         try:
             if self._note.read_text(encoding="utf-8") != self._settings:
                 raise FileNotFoundError
@@ -83,10 +87,11 @@ class DatasetWriter:
         except (FileNotFoundError, UnicodeDecodeError):
             self._working.write_text("", encoding="utf-8")
             self._note.write_text(self._settings, encoding="utf-8")
-            return set()
-        whole = lines[:-1]  # what stands after the last line end was torn
-        self._working.write_text("".join(f"{line}\n" for line in whole), encoding="utf-8", newline="\n")
-        return {_clip(line, str(self._working)).source for line in whole}
+            return {}
+        clips = [_clip(line, str(self._working)) for line in lines[:-1]]  # what stands after the last line end was torn
+        kept = [clip for clip in clips if wanted.get(clip.source) == clip.text]
+        self._working.write_text("".join(clip.line() for clip in kept), encoding="utf-8", newline="\n")
+        return {clip.source: clip for clip in kept}
 
     def __enter__(self) -> DatasetWriter:
         self._file = self._working.open("a", encoding="utf-8", newline="\n")
@@ -97,10 +102,13 @@ class DatasetWriter:
         self._file.flush()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """The output appears only if nothing went wrong."""
+        """The output appears only if nothing went wrong; a working file stays only if there is something to continue."""
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
         if kind is None:
             self._working.replace(self._output)
+            self._note.unlink(missing_ok=True)
+        elif not self._working.stat().st_size:
+            self._working.unlink()
             self._note.unlink(missing_ok=True)

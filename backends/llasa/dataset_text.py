@@ -84,16 +84,27 @@ def _rows(text_file: Path, separator: str | None, text_column: int | None) -> It
     lines = [line.rstrip("\r") for line in content.split("\n")]  # splitlines would also cut at U+2028 and its like
     mark = separator or _guess(text_file, next((line for line in lines if line.strip()), ""))
     if mark == "," or (mark == ";" and text_file.suffix.lower() == ".csv"):
-        reader = csv.reader(io.StringIO(content, newline=""), delimiter=mark)
-        for columns in reader:
-            if any(column.strip() for column in columns):
-                yield reader.line_num, columns
+        yield from _quoted(text_file, content, mark)
         return
     # Only the separators before the text count: "a:b: c" is the text "b: c". LJSpeech has a third column instead.
     splits = -1 if mark in "|\t" and text_column is None else max(1, text_column or 1)
     for number, line in enumerate(lines, start=1):
         if line.strip():
-            yield number, line.split(mark, splits)
+            columns = line.split(mark, splits)
+            normalised = mark == "|" and text_column is None and len(columns) == 3 and columns[2].strip()
+            yield number, [columns[0], columns[2]] if normalised else columns
+
+
+def _quoted(text_file: Path, content: str, mark: str) -> Iterator[tuple[int, list[str]]]:
+    """Rows of a csv file with quotes, numbered by their first line. Raises InvalidInput for a quote that is never closed."""
+    reader, began = csv.reader(io.StringIO(content, newline=""), delimiter=mark, strict=True), 1
+    try:
+        for columns in reader:
+            if any(column.strip() for column in columns):
+                yield began, columns
+            began = reader.line_num + 1
+    except csv.Error as error:
+        raise InvalidInput(f"{text_file} line {began} is not valid csv: {error}") from error
 
 
 def _guess(text_file: Path, line: str) -> str:
@@ -115,8 +126,6 @@ def _entry(
     if max(id_column, wanted) >= len(columns):
         return Skipped(number, name, f"it has {len(columns)} column(s), column {max(id_column, wanted)} is needed")
     text = columns[wanted].strip()
-    if text_column is None and len(columns) == 3 and columns[2].strip():
-        text = columns[2].strip()
     if not name or not text:
         return Skipped(number, name, "its text is empty" if name else "it names no clip")
     audio = _find(audio_dir, index, name, extension)

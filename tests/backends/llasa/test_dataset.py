@@ -164,6 +164,41 @@ def test_an_interrupted_run_is_continued(clips: Path, tmp_path: Path, codec: Cod
         create(clips, text, output, codec=codec)
 
 
+def test_only_what_is_still_wanted_is_continued(
+    clips: Path, tmp_path: Path, codec: Codec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A corrected text, a line that is gone and a copy of a finished clip, all since the interruption."""
+    output, whole, calls = tmp_path / "data.jsonl", codec.encode_batch, 0
+
+    def failing(waves: list[np.ndarray]) -> list[torch.Tensor]:
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise KeyboardInterrupt
+        return whole(waves)
+
+    monkeypatch.setattr(codec, "encode_batch", failing)
+    with pytest.raises(KeyboardInterrupt):
+        create(clips, write(tmp_path, "t.txt", "a:one\nb:too\nc:three\nlong:4\n"), output, codec=codec, recipe=Recipe(batch=1))
+    report = create(clips, write(tmp_path, "t.txt", "a:one\nb:two\ncopy:one\n"), output, codec=codec, recipe=Recipe(batch=1))
+    assert sorted((clip.source, clip.text) for clip in read_clips(output)) == [("a", "one"), ("b", "two")]
+    assert list(report.lines()) == ["line 3: copy: the same sound and text as line 1"]
+    assert report.continued == 1
+    assert report.seconds == pytest.approx(sum(clip.duration for clip in read_clips(output)), abs=0.01)
+
+
+def test_an_unclosed_quote_is_an_error(clips: Path, tmp_path: Path) -> None:
+    text = write(tmp_path, "t.csv", 'a,one\nb,"two\nc,three\n')
+    with pytest.raises(InvalidInput, match="line 2 is not valid csv"):
+        list(read_entries(clips, text))
+
+
+def test_only_ljspeech_has_its_text_in_the_third_column(clips: Path, tmp_path: Path) -> None:
+    for name, line in (("t.csv", "a,one,Ann"), ("t.tsv", "a\tone\tAnn")):
+        assert [entry.text for entry in read_entries(clips, write(tmp_path, name, line + "\n"))] == ["one"]
+    assert [entry.text for entry in read_entries(clips, write(tmp_path, "metadata.csv", "a|1|one\n"))] == ["one"]
+
+
 def test_other_settings_start_anew(clips: Path, tmp_path: Path, codec: Codec) -> None:
     text, output = write(tmp_path, "t.txt", "a:one\n"), tmp_path / "data.jsonl"
     (tmp_path / "data.jsonl.part").write_text(Clip("old", (1,), "a").line(), encoding="utf-8")
@@ -176,7 +211,7 @@ def test_nothing_usable_is_an_error(clips: Path, tmp_path: Path, codec: Codec) -
     for content in ("gone:x\n", "silent:x\n"):
         with pytest.raises(InvalidInput):
             create(clips, write(tmp_path, "t.txt", content), tmp_path / "d.jsonl", codec=codec)
-        assert not (tmp_path / "d.jsonl").exists()
+        assert not list(tmp_path.glob("d.jsonl*"))
     with pytest.raises(InvalidInput, match="no folder"):
         create(tmp_path / "none", None, tmp_path / "d.jsonl", codec=codec)
     (tmp_path / "latin.txt").write_bytes("a:Größe".encode("latin-1"))
@@ -189,6 +224,7 @@ def test_nothing_usable_is_an_error(clips: Path, tmp_path: Path, codec: Codec) -
     [
         ("{", "line 2 is not valid JSON"),
         ('{"code": [1]}', "line 2 has no text"),
+        ('{"text": " ", "code": [1]}', "line 2 has no text"),
         ('{"text": "x", "code": []}', "line 2 has no codes"),
         ('{"text": "x", "code": [1.5]}', "whole numbers"),
         ("[]", "no text"),
