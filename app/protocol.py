@@ -1,7 +1,7 @@
-"""HTTP/1.1 connections with bounds on the head of a request, which uvicorn's fast parser lacks.
+"""HTTP/1.1 connections with bounds on the head of a request and on clients that do not read, which uvicorn lacks.
 
-Owns how many bytes and seconds a request line and its headers may take, and the answer to what is not HTTP. Bodies are the
-guard's matter (`app/upload.py`).
+Owns how many bytes and seconds a request line and its headers may take, how long an answer may lie unread, and the answer to
+what is not HTTP. Bodies are the guard's matter (`app/upload.py`).
 """
 
 from __future__ import annotations
@@ -15,15 +15,17 @@ from app.errors import BrokenBody
 
 HEAD_BYTES = 64 * 1024  # request line and headers; browsers and SDKs stay below 8 KiB. One read may go beyond it.
 HEAD_SECONDS = 30.0  # from the connection, or the first byte of a further request, to the end of its headers
+STALLED_SECONDS = 300.0  # that a full buffer of an answer may wait for room: longer than a player pauses that has read ahead
 
 
 class GatewayProtocol(HttpToolsProtocol):
-    """uvicorn's protocol; closes connections whose request head is too long or too slow."""
+    """uvicorn's protocol; closes connections whose request head is too long or too slow, or whose client does not read."""
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
         self._head_bytes = 0
         self._deadline: asyncio.TimerHandle | None = None
+        self._stalled: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -31,7 +33,17 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_clock()
+        self._stop_stalled()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        # Not close(): that waits for the client to read what is buffered.
+        self._stalled = asyncio.get_running_loop().call_later(STALLED_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._stop_stalled()
+        super().resume_writing()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -64,6 +76,11 @@ class GatewayProtocol(HttpToolsProtocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+    def _stop_stalled(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
 
     def _too_slow(self) -> None:
         self.transport.close()

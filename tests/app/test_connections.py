@@ -192,6 +192,20 @@ def test_a_slow_head_is_cut_off(server: Running, monkeypatch: pytest.MonkeyPatch
         assert connection.recv(1) == b""
 
 
+@pytest.mark.parametrize("half_closed", [False, True])
+def test_a_client_that_never_reads_is_given_up(monkeypatch: pytest.MonkeyPatch, half_closed: bool) -> None:
+    monkeypatch.setattr("app.protocol.STALLED_SECONDS", 0.3)
+    body = json.dumps({"model": "fake-tts", "input": "x" * 4096, "voice": "alloy", "response_format": "pcm"}).encode()
+    head = _head(len(body), path="/v1/audio/speech").replace(b"multipart/form-data; boundary=b", b"application/json")
+    with running() as server, server.connect() as connection:
+        connection.sendall(head + body)
+        _soon(lambda: server.pool.requests != [])
+        if half_closed:
+            connection.shutdown(socket.SHUT_WR)
+        _soon(lambda: _quiet(server))
+        _soon(lambda: _count(server, "gateway_cancelled_total") == 1)
+
+
 def test_two_requests_on_one_connection(server: Running, wav: bytes) -> None:
     body = _form(wav)
     with server.connect() as connection:
