@@ -27,7 +27,7 @@ _FLAVORS = {"llama-1B": _BACKBONE, "llama-100M": _DECODER}
 class CsmConfig:
     """codebooks per frame, audio ids per codebook, text ids; backbone over rows, decoder over one frame's codebooks.
 
-    codec: the Mimi part of config.json, if it has one.
+    tied: both stacks read the same table of audio embeddings; codec: the Mimi part of config.json, if it has one.
     """
 
     backbone: TransformerConfig
@@ -35,6 +35,7 @@ class CsmConfig:
     codebooks: int = 32
     audio_vocabulary: int = 2051
     text_vocabulary: int = 128_256
+    tied: bool = True
     codec: Mapping[str, Any] | None = None
 
     @property
@@ -51,7 +52,7 @@ def read_config(folder: Path) -> CsmConfig:
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
         return parse_config(values)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
         raise ModelUnavailable(f"{file} is not a CSM configuration: {error!r}") from error
 
 
@@ -74,6 +75,7 @@ def _transformers(values: Mapping[str, Any]) -> CsmConfig:
         codebooks=codebooks,
         audio_vocabulary=int(values.get("vocab_size", 2051)),
         text_vocabulary=int(values.get("text_vocab_size", 128_256)),
+        tied=bool(values.get("tie_codebooks_embeddings", True)),
         codec=values.get("codec_config"),
     )
 
@@ -160,7 +162,12 @@ def _original_rope(given: Mapping[str, Any]) -> Rope:
 def _checked(config: CsmConfig) -> CsmConfig:
     if config.codebooks < 2:
         raise ValueError(f"{config.codebooks} codebooks; CSM has at least 2")
+    if min(config.audio_vocabulary, config.text_vocabulary) < 1:
+        raise ValueError("an empty vocabulary")
     for name, stack in (("backbone", config.backbone), ("decoder", config.decoder)):
+        sizes = (stack.layers, stack.width, stack.heads, stack.kv_heads, stack.head_dim, stack.hidden, stack.max_positions)
+        if min(sizes) < 1:
+            raise ValueError(f"the {name} has a size below 1")
         if stack.heads % stack.kv_heads:
             raise ValueError(f"the {name}'s {stack.heads} heads cannot share {stack.kv_heads} key heads")
         if stack.head_dim % 2:

@@ -15,6 +15,7 @@ from backends.transformer.checkpoint import Checkpoint, llama_names, renamed
 
 _TRANSFORMERS_INDEX = "transformers.safetensors.index.json"  # an unusual stem, so that model.safetensors can lie beside it
 _MODEL_INDEX = "model.safetensors.index.json"
+_NAMED_AT_MOST = 4  # tensors of a stray layout listed in an error message
 
 Rename = Callable[[str], str]
 
@@ -130,8 +131,9 @@ def _detected(checkpoint: Checkpoint) -> tuple[Checkpoint, Layout]:
         raise ModelUnavailable(
             f"the weights in {checkpoint.source} are not CSM's: neither {ORIGINAL.audio} nor {TRANSFORMERS.audio} is there"
         )
-    strangers = sorted(name for name in checkpoint.names if name.startswith(_STARTS["original"]))
+    named = {layout.name: sorted(n for n in checkpoint.names if n.startswith(_STARTS[layout.name])) for layout in found}
+    few, many = sorted(named, key=lambda layout: len(named[layout]))
     raise ModelUnavailable(
-        f"the checkpoint in {checkpoint.source} mixes both key layouts: {strangers[0]} is of the original one, "
-        f"beside tensors of the transformers one"
+        f"the checkpoint in {checkpoint.source} mixes both key layouts: {', '.join(named[few][:_NAMED_AT_MOST])} "
+        f"of the {few} one beside {named[many][0]} and others of the {many} one"
     )

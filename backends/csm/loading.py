@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from backends.csm.codec import Codec, load_mimi
-from backends.csm.config import read_config
+from backends.csm.config import CsmConfig, read_config
 from backends.csm.info import CsmOptions
 from backends.csm.model import CsmModel, load_csm
 from backends.csm.text import SpeechTokenizer, load_tokenizer
@@ -54,7 +54,7 @@ def load_parts(model: ModelFiles, placement: Placement, options: CsmOptions) -> 
     slots = options.max_batch or _SLOTS.get(torch.device(device).type, 4)
     language = load_csm(folder, device, dtype, rows=slots if torch.device(device).type == "cpu" else 0)
     codec_place = find_folder(None, options.codec_model, model.models_dir) if options.codec_model else folder
-    codec = _fitting_codec(load_mimi(codec_place, device=device), config.codebooks)
+    codec = _fitting_codec(load_mimi(codec_place, device=device), config)
     tokenizer = load_tokenizer(Path(options.tokenizer or folder / "tokenizer.json"), config.text_vocabulary)
     return Parts(
         model=language,
@@ -104,10 +104,13 @@ def _best_dtype(device: str, stacks: tuple[TransformerConfig, ...]) -> str:
     return "int8" if kind == "cpu" and read > _SMALL else "float32"
 
 
-def _fitting_codec(codec: Codec, codebooks: int) -> Codec:
-    if codec.codebooks < codebooks:
-        raise ModelUnavailable(f"the codec has {codec.codebooks} codebooks, the model speaks in {codebooks}")
-    codec.use(codebooks)
+def _fitting_codec(codec: Codec, config: CsmConfig) -> Codec:
+    """The codec with as many codebooks as the model speaks in. Raises ModelUnavailable if it belongs to another model."""
+    if codec.codebooks < config.codebooks:
+        raise ModelUnavailable(f"the codec has {codec.codebooks} codebooks, the model speaks in {config.codebooks}")
+    if codec.bins > config.audio_vocabulary:
+        raise ModelUnavailable(f"the codec has {codec.bins} codes, the model knows {config.audio_vocabulary}")
+    codec.use(config.codebooks)
     return codec
 
 

@@ -81,13 +81,18 @@ class CsmModel:
     def _load_tables(self, checkpoint: Checkpoint, layout: Layout) -> None:
         shapes = _shapes(self.config, layout)
         table_type = torch.bfloat16 if self._precision.weights in ("int8", "int4") else self._precision.compute
-        self.text_table = checkpoint.take(layout.text, shapes[layout.text]).to(self.device, table_type, copy=True)
-        audio = _audio_name(checkpoint, layout)
-        self.audio_table = checkpoint.take(audio, shapes[layout.audio]).to(self.device, table_type, copy=True)
+
+        def table(name: str, shape: tuple[int, ...]) -> Tensor:
+            return checkpoint.take(name, shape).to(self.device, table_type, copy=True)
+
+        self.text_table = table(layout.text, shapes[layout.text])
+        self.audio_table = table(_audio_name(self.config, checkpoint, layout), shapes[layout.audio])
+        shared = self.config.tied or not layout.audio_copy
+        inner_table = self.audio_table if shared else table(layout.audio_copy, shapes[layout.audio])
         projection = checkpoint.take(layout.projection, shapes[layout.projection])
         self.projection = self._linear(projection)
         # The decoder sees audio embeddings only through the projection: one product now instead of K-1 per frame.
-        self.projected_table = _projected(self.audio_table, projection.to(self.device), table_type)
+        self.projected_table = _projected(inner_table, projection.to(self.device), table_type)
         self.first_head = self._linear(checkpoint.take(layout.first_head, shapes[layout.first_head]))
         stored = checkpoint.take(layout.other_heads, shapes[layout.other_heads])  # input-major
         self.other_heads = [self._linear(matrix.T) for matrix in stored]
@@ -125,6 +130,7 @@ class CsmModel:
         """Logits float32 [n, codebooks, vocabulary] that predict frames int64 [n, codebooks] after the prompt."""
         frames = frames.to(self.device, torch.int64)
         check_codes(frames, self.config)
+        check_rows(tokens, mask, self.config)
         rows = torch.cat([self.embed_rows(tokens, mask), self.embed_frames(frames[:-1])])
         if not len(frames):
             return torch.empty(0, self.config.codebooks, self.config.audio_vocabulary)
@@ -150,8 +156,7 @@ class CsmModel:
 
         temperature 0 is greedy; seed None draws a new one; ids from 2048 on are never chosen.
         """
-        if not len(tokens):
-            raise InvalidInput("the prompt has no rows")
+        check_rows(tokens, mask, self.config)
         length = self._check_room(len(tokens), max_frames)
         cache = KVCache(self.config.backbone, 1, length, self.dtype, self.device)
         depth = FrameDecoder(self, 1)
@@ -173,7 +178,7 @@ class CsmModel:
         limit = self.config.backbone.max_positions
         if rows + max(0, max_frames - 1) > limit:
             raise InvalidInput(f"a prompt of {rows} rows and {max_frames} frames exceed the model's {limit} positions")
-        return rows + max_frames
+        return rows + max(0, max_frames)
 
     def bytes(self) -> int:
         """Bytes of weights and tables on the device."""
@@ -249,6 +254,17 @@ def check_codes(codes: Tensor, config: CsmConfig) -> None:
         raise InvalidInput(f"audio codes must lie in 0..{config.audio_vocabulary - 1}")
 
 
+def check_rows(tokens: Tensor, mask: Tensor, config: CsmConfig) -> None:
+    """Raises InvalidInput for a prompt without rows, of another width, or with ids outside the vocabularies."""
+    if not len(tokens):
+        raise InvalidInput("the prompt has no rows")
+    if tokens.shape != mask.shape or tokens.dim() != 2 or tokens.shape[1] != config.codebooks + 1:
+        raise InvalidInput(f"a prompt of shape {list(tokens.shape)}, wanted [rows, {config.codebooks + 1}] and a mask like it")
+    check_codes(tokens[:, :-1], config)
+    if int(tokens[:, -1].min()) < 0 or int(tokens[:, -1].max()) >= config.text_vocabulary:
+        raise InvalidInput(f"text ids must lie in 0..{config.text_vocabulary - 1}")
+
+
 def _shapes(config: CsmConfig, layout: Layout) -> dict[str, tuple[int, ...]]:
     """Shape of every tensor outside the stacks."""
     width, inner, audio = config.backbone.width, config.decoder.width, config.audio_vocabulary
@@ -261,18 +277,20 @@ def _shapes(config: CsmConfig, layout: Layout) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _audio_name(checkpoint: Checkpoint, layout: Layout) -> str:
+def _audio_name(config: CsmConfig, checkpoint: Checkpoint, layout: Layout) -> str:
     """The audio table, or its tied copy: transformers writes only one of the two when it saves a model."""
-    copy = layout.audio_copy
+    copy = layout.audio_copy if config.tied else ""
     return copy if copy and layout.audio not in checkpoint.names and copy in checkpoint.names else layout.audio
 
 
 def _demand_all(config: CsmConfig, checkpoint: Checkpoint, layout: Layout) -> None:
     """Name every missing tensor at once, before anything is read."""
-    outside = (_audio_name(checkpoint, layout) if name == layout.audio else name for name in _shapes(config, layout))
+    outside = (_audio_name(config, checkpoint, layout) if name == layout.audio else name for name in _shapes(config, layout))
+    own_table = [layout.audio_copy] if layout.audio_copy and not config.tied else []
     checkpoint.demand(
         [
             *outside,
+            *own_table,
             *(layout.backbone(name) for name, _ in tensor_shapes(config.backbone)),
             *(layout.decoder(name) for name, _ in tensor_shapes(config.decoder)),
         ]

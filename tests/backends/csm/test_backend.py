@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +12,10 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from safetensors.torch import save_file
 
 from backends.csm.backend import CsmBackend
+from backends.csm.codec_layouts import moshi_config
 from backends.interface import (
     AudioChunk,
     BackendError,
@@ -27,6 +30,7 @@ from backends.interface import (
     VoiceSample,
 )
 from backends.registry import backend_info, check_options
+from scripts.make_tiny_csm import CODEC
 from tests.backends.csm.places import KEY, MARK
 
 SHORT = {"max_seconds": 1.0}
@@ -334,9 +338,21 @@ def test_refuses_to_start_unmarked(tiny: Path, place: Path) -> None:
         loaded(tiny, place, watermark=True)
 
 
+def write_codec(folder: Path, changed: dict[str, int]) -> Path:
+    """A random codec beside its configuration, of other sizes than the model's own."""
+    from moshi.models.loaders import get_mimi
+
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(CODEC | changed), encoding="utf-8")
+    save_file(get_mimi(None, moshi_config(CODEC | changed), num_codebooks=4).state_dict(), folder / "mimi.safetensors")
+    return folder
+
+
 def test_missing_parts_are_named(tiny: Path, place: Path, tmp_path: Path) -> None:
     for options, message in (
         ({"codec_model": "nobody/mimi"}, "speech-gateway pull nobody/mimi"),
+        ({"codec_model": str(write_codec(tmp_path / "a", {"codebook_size": 64}))}, "64 codes, the model knows 35"),
+        ({"codec_model": str(write_codec(tmp_path / "b", {"num_quantizers": 4}))}, "4 codebooks, the model speaks in 8"),
         ({"tokenizer": str(tmp_path / "t.json")}, "tokenizer"),
         ({"watermark": True, "watermark_model": str(MARK), "watermark_key": "no"}, "ten hex digits"),
     ):

@@ -44,6 +44,9 @@ def test_old_and_new_names_of_rope_scaling() -> None:
         {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 3},
         {"hidden_size": 64, "head_dim": 7},
         {"hidden_size": 64, "num_codebooks": 1},
+        {"hidden_size": 64, "num_hidden_layers": 0},
+        {"hidden_size": 64, "vocab_size": 0},
+        {"backbone": {"embed_dim": -64}},
     ],
 )
 def test_other_things_are_refused(values: dict[str, object]) -> None:

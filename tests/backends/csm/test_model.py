@@ -105,7 +105,10 @@ def test_strangers_wrong_shapes_and_mixed_layouts_are_named(tmp_path: Path) -> N
     broken = {
         "extra": (tensors | {"backbone.layers.7.attn.q_proj.weight": torch.ones(2)}, r"backbone\.layers\.7"),
         "shape": (tensors | {"audio_head": torch.ones(7, 67, 32)}, r"audio_head .* \[7, 67, 32\]"),
-        "mixed": (tensors | {"lm_head.weight": torch.ones(67, 64)}, "mixes both key layouts"),
+        "mixed": (
+            tensors | {"lm_head.weight": torch.ones(67, 64)},
+            r"mixes both key layouts: lm_head\.weight of the transformers",
+        ),
         "other": ({"model.embed.weight": torch.ones(2)}, "are not CSM's"),
     }
     for state, message in broken.values():
@@ -124,6 +127,25 @@ def test_mask_buffers_and_tied_copies_are_ignored(tmp_path: Path) -> None:
     for dropped in ("depth_decoder.model.embed_tokens.weight", "backbone_model.embed_tokens.embed_audio_tokens.weight"):
         save_file({name: tensor for name, tensor in tensors.items() if name != dropped}, file)
         assert torch.equal(greedy(load_csm(tmp_path / "b")), expected)
+
+
+def test_a_decoder_with_a_table_of_its_own(tmp_path: Path) -> None:
+    """Untied, as config.json says: the first codebook is the backbone's and the same, the others follow the other table."""
+    folder = copy_tiny8(tmp_path, "transformers", "transformers")
+    values = json.loads((folder / "config.json").read_text(encoding="utf-8")) | {"tie_codebooks_embeddings": False}
+    (folder / "config.json").write_text(json.dumps(values), encoding="utf-8")
+    tensors, copy = load_file(folder / "model.safetensors"), "depth_decoder.model.embed_tokens.weight"
+    prompt, frames = PROMPTS[0]["segments"], torch.from_numpy(EXPECTED["text_only.frames"]).long()
+    save_file(tensors | {copy: torch.ones(8 * 67, 64)}, folder / "model.safetensors")
+    model = load_csm(folder)
+    logits = model.logits(*model.prompt_rows(prompt), frames)
+    assert np.allclose(logits[:, 0], EXPECTED["text_only.logits"][:, 0], atol=1e-4)
+    other = model.logits(*model.prompt_rows(prompt), torch.cat([(frames[:, :-1] + 1) % 60, frames[:, -1:]], 1))
+    assert torch.equal(other[0], logits[0]), "a table of equal rows makes no difference between codes"
+    del tensors[copy]
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(ModelUnavailable, match=copy.replace(".", r"\.")):
+        load_csm(folder)
 
 
 def test_folders_without_a_model(tmp_path: Path) -> None:
@@ -189,6 +211,18 @@ def test_bad_inputs(tiny8: CsmModel) -> None:
         tiny8.generate(tokens, mask, 2048)
     with pytest.raises(InvalidInput, match="no rows"):
         tiny8.generate(tokens[:0], mask[:0], 2)
+    with pytest.raises(InvalidInput, match=r"shape \[8, 8\], wanted \[rows, 9\]"):
+        tiny8.generate(tokens[:, 1:], mask[:, 1:], 2)
+    for wrong, named in (
+        ([{"text_ids": [100]}], r"text ids must lie in 0\.\.99"),
+        ([{"text_ids": [1], "codes": [[67]] * 8}], r"0\.\.66"),
+    ):
+        for ask in (
+            lambda rows: tiny8.generate(*rows, 1),
+            lambda rows: tiny8.logits(*rows, torch.zeros(1, 8, dtype=torch.int64)),
+        ):
+            with pytest.raises(InvalidInput, match=named):
+                ask(tiny8.prompt_rows(wrong))
     with pytest.raises(InvalidInput, match="4 codes for a model of 8"):
         tiny8.logits(tokens, mask, torch.zeros(2, 4, dtype=torch.int64))
     with pytest.raises(InvalidInput, match=r"0\.\.66"):
@@ -197,7 +231,7 @@ def test_bad_inputs(tiny8: CsmModel) -> None:
         tiny8.prompt_rows([{"text_ids": [1], "codes": [[1, 2]]}])
     with pytest.raises(InvalidInput, match="at least one segment"):
         tiny8.prompt_rows([])
-    assert tiny8.generate(tokens, mask, 0).shape == (0, 8)
+    assert tiny8.generate(tokens, mask, 0).shape == tiny8.generate(tokens, mask, -9).shape == (0, 8)
     assert tiny8.logits(tokens, mask, torch.zeros(0, 8, dtype=torch.int64)).shape == (0, 8, 67)
 
 
