@@ -30,7 +30,6 @@ from backends.interface import (
 from backends.whisper.engine import WindowInWork, Wish, load_whisper
 from backends.whisper.info import WhisperOptions
 from backends.whisper.ladder import Thresholds
-from backends.whisper.network import Memory
 from backends.whisper.stretches import Gate
 from backends.whisper.tokenizer import checked_language
 from backends.whisper.transcription import Transcription, Window
@@ -63,6 +62,7 @@ class WhisperBackend:
         if model.folder is None:
             raise ModelUnavailable(f"{model.model} is not on this machine; run: speech-gateway pull {model.deployment}")
         engine, dtype = _choices(placement)
+        self._threads = placement.threads
         self._whisper = load_whisper(
             model.folder,
             engine=engine,
@@ -162,18 +162,13 @@ class WhisperBackend:
 
     def _batch_size(self) -> int:
         network = self._whisper.network
-        return min(network.max_batch, _WINDOWS_PER_STEP_CPU) if network.device == "cpu" else network.max_batch
+        return min(network.max_batch, max(_WINDOWS_PER_STEP_CPU, self._threads)) if network.device == "cpu" else network.max_batch
 
     def _decode(self, windows: Sequence[tuple[WhisperJob, Window]]) -> None:
-        known: dict[int, Memory] = {}
-        for place, (job, window) in enumerate(windows):
-            if job.wish.language is None:
-                known[place] = self._whisper.encode([job.recording.audio(window)])[0]
-                language, _ = self._whisper.detect_language(known[place])
-                job.wish = replace(job.wish, language=language)
-        self._whisper.work(
-            [WindowInWork(job.recording, window, job.wish, known.get(place)) for place, (job, window) in enumerate(windows)]
-        )
+        items = [WindowInWork(job.recording, window, job.wish) for job, window in windows]
+        self._whisper.work(items)
+        for (job, _), item in zip(windows, items, strict=True):
+            job.wish = replace(job.wish, language=item.wish.language)
 
     def _events(self, job: WhisperJob) -> Iterator[Event]:
         for segment in job.recording.finished_segments():

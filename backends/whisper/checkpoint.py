@@ -38,6 +38,7 @@ class Checkpoint:
         self.folder = folder
         self.files = _weight_files(folder)
         self._entries: dict[str, _Entry] = {}
+        self._tables: dict[str, NDArray[Any]] = {}
         for path in self.files:
             self._entries.update(_read_header(path))
         # Tied weights are stored once, under either name.
@@ -59,8 +60,10 @@ class Checkpoint:
         return np.memmap(entry.path, dtype=_DTYPES[entry.dtype], mode="r", offset=entry.offset, shape=entry.shape or (1,))
 
     def rows(self, name: str, index: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Some rows of a matrix; only their pages are read."""
-        return _as_float32(self.raw(name)[index], self._entries[name].dtype)
+        """Some rows of a matrix; only their pages are read. Its map is kept: this is asked for every token."""
+        if name not in self._tables:
+            self._tables[name] = self.raw(name)
+        return _as_float32(self._tables[name][index], self._entries[name].dtype)
 
     def bytes_on_disk(self) -> int:
         return sum(path.stat().st_size for path in self.files)

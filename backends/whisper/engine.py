@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -142,10 +144,11 @@ class Whisper:
 
     # --- Steps -----------------------------------------------------------------------------------------------------
 
-    def encode(self, pieces: Sequence[NDArray[np.float32]]) -> list[Memory]:
-        """Each piece is one window's audio."""
+    def encode(self, pieces: Sequence[NDArray[np.float32]], network: Network | None = None) -> list[Memory]:
+        """Each piece is one window's audio. network: one of the lanes."""
         dims = self.dims
-        return self.network.encode([log_mel(np.asarray(p, np.float32), dims.mels, dims.mel_frames) for p in pieces])
+        mels = [log_mel(np.asarray(piece, np.float32), dims.mels, dims.mel_frames) for piece in pieces]
+        return (network or self.network).encode(mels)
 
     def recording(
         self,
@@ -172,11 +175,11 @@ class Whisper:
             self._detector = SpeechDetector()
         return speech_stretches(samples, self._detector, gate, self.dims.window_seconds)
 
-    def detect_language(self, memory: Memory) -> tuple[str, float]:
+    def detect_language(self, memory: Memory, network: Network | None = None) -> tuple[str, float]:
         """The likeliest language of a window and its probability among the languages; English-only models know one."""
         if not self.special.multilingual:
             return "en", 1.0
-        logits = self.network.decode([memory]).feed(np.array([[self.special.start]], np.int64))[0, -1]
+        logits = (network or self.network).decode([memory]).feed(np.array([[self.special.start]], np.int64))[0, -1]
         codes = list(self.special.languages)
         logprobs = log_softmax(logits[[self.special.languages[code] for code in codes]])
         best = int(logprobs.argmax())
@@ -187,16 +190,29 @@ class Whisper:
         return replace(wish, language=language)
 
     def work(self, windows: Sequence[WindowInWork]) -> None:
-        """Decode windows of any recordings together and hand the results back to them. Languages are known by now."""
-        missing = [item for item in windows if item.memory is None]
-        pieces = [item.recording.audio(item.window) for item in missing]
-        for item, memory in zip(missing, self.encode(pieces), strict=True):
+        """Decode windows of any recordings together and hand the results back to them. A language that nobody named is
+        detected, and stands in the item's wish afterwards."""
+        lanes = self.network.lanes(len(windows))
+        parts = [windows[place :: len(lanes)] for place in range(len(lanes))]
+        if len(lanes) == 1:
+            results = [self._results(lanes[0], windows)]
+        else:
+            with ThreadPoolExecutor(len(lanes), "whisper") as threads:
+                results = list(threads.map(self._results, lanes, parts))
+        for part, found in zip(parts, results, strict=True):
+            for item, result in zip(part, found, strict=True):
+                self._settle(item, result)
+
+    def _results(self, network: Network, windows: Sequence[WindowInWork]) -> list[WindowResult]:
+        """From audio to tokens, in one lane."""
+        pieces = [item.recording.audio(item.window) for item in windows]
+        for item, memory in zip(windows, self.encode(pieces, network), strict=True):
             item.memory = memory
+            if item.wish.language is None:
+                item.wish = replace(item.wish, language=self.detect_language(memory, network)[0])
         tasks = [self._task(item) for item in windows]
         ladders = [item.wish.temperatures for item in windows]
-        results = climb(tasks, ladders, self.thresholds, self._decode_batch, self._text)
-        for item, result in zip(windows, results, strict=True):
-            self._settle(item, result)
+        return climb(tasks, ladders, self.thresholds, partial(self._decode_batch, network), self._text)
 
     def _task(self, item: WindowInWork) -> WindowTask:
         prompt = self.special.prompt(item.wish.language, item.wish.task, timestamps=self._timed)
@@ -227,10 +243,10 @@ class Whisper:
             rules.append(Timestamps(self.special, self.rules.max_initial_timestamp))
         return rules
 
-    def _decode_batch(self, tasks: Sequence[WindowTask]) -> list[WindowResult]:
-        size, rules = self.network.max_batch, self.token_rules(timestamps=self._timed)
+    def _decode_batch(self, network: Network, tasks: Sequence[WindowTask]) -> list[WindowResult]:
+        size, rules = network.max_batch, self.token_rules(timestamps=self._timed)
         parts = [tasks[first : first + size] for first in range(0, len(tasks), size)]
-        return [result for part in parts for result in decode_windows(self.network, self.special, rules, part)]
+        return [result for part in parts for result in decode_windows(network, self.special, rules, part)]
 
     def _text(self, tokens: Sequence[int]) -> str:
         return self.tokenizer.decode(token for token in tokens if token < self.special.first_timestamp)

@@ -40,6 +40,10 @@ class Network(Protocol):
     dtype: str
     max_batch: int
 
+    def lanes(self, windows: int) -> Sequence[Network]:
+        """Networks of the same weights to decode so many windows with, each in a thread of its own; all take this one's
+        memories. Only itself where more than one would not be quicker."""
+
     def encode(self, mels: Sequence[Floats]) -> list[Memory]:
         """mels: [mels, frames] each; one Memory per window."""
 

@@ -6,6 +6,7 @@ Owns sessions and caches. Knows tokens only as rows of the embedding table; no t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from backends.whisper.checkpoint import Checkpoint
 from backends.whisper.config import Dims
 from backends.whisper.graph_cache import built_graphs
 from backends.whisper.layers import Form
-from backends.whisper.network import Floats, Memory, Tokens, attention_probabilities
+from backends.whisper.network import Floats, Memory, Network, Tokens, attention_probabilities
 from backends.whisper.onnx_decoding import (
     DecoderSession,
     DynamicDecoding,
@@ -31,6 +32,7 @@ from backends.whisper.onnx_decoding import (
 from backends.whisper.products import int8_bits
 
 _STATIC_CACHE = 448
+_DOUBLED = 600_000_000  # bytes of weights; more are not worth holding twice
 
 
 def target_of(device: str) -> Target:
@@ -74,9 +76,21 @@ class OnnxNetwork:
         self._threads = threads
         self.checkpoint = Checkpoint(folder)
         self._graphs = built_graphs(self.checkpoint, dims, self._form, cache_folder)
+        self._open()
+        self._lane: OnnxNetwork | None = None
+        if threads > 1 and not use_static and self.footprint() < _DOUBLED:
+            self._lane = self._one_thread()
+
+    def _open(self) -> None:
         self._encoder = self._session("encoder")
-        session = self._session("decoder")
-        self._decoder = DecoderSession(session, self._target, self.checkpoint, dims, self._form)
+        self._decoder = DecoderSession(self._session("decoder"), self._target, self.checkpoint, self.dims, self._form)
+
+    def _one_thread(self) -> OnnxNetwork:
+        """The same graphs in sessions of one thread, which any number of threads may use at the same time."""
+        lane = copy(self)
+        lane._threads = 1
+        lane._open()
+        return lane
 
     def _session(self, name: str) -> onnxruntime.InferenceSession:
         options = onnxruntime.SessionOptions()
@@ -102,6 +116,12 @@ class OnnxNetwork:
             raise engine_error(error) from error
 
     # --- Network ---------------------------------------------------------------------------------------------------
+
+    def lanes(self, windows: int) -> Sequence[Network]:
+        """One window is quickest with all threads. Several are so with a thread each: none ever waits for another."""
+        if self._lane is None or windows <= self._threads // 2:
+            return [self]
+        return [self._lane] * min(self._threads, windows)
 
     def encode(self, mels: Sequence[Floats]) -> list[Memory]:
         return [self._encode_one(mel) for mel in mels]
@@ -146,7 +166,8 @@ class OnnxNetwork:
         return {layer: np.concatenate([piece[layer] for piece in pieces]) for layer in layers}
 
     def footprint(self) -> int:
-        return sum(path.stat().st_size for path in self._graphs.glob("*.data"))
+        sessions = 1 if self._lane is None else 2
+        return sessions * sum(path.stat().st_size for path in self._graphs.glob("*.data"))
 
     def detail(self) -> dict[str, Any]:
         """The graph's form, and how many nodes each provider really holds."""

@@ -20,7 +20,7 @@ from transformers.models.whisper.modeling_whisper import WhisperModel
 from backends.interface import ModelUnavailable, OutOfMemory
 from backends.whisper.checkpoint import Checkpoint, encoder_positions, expected_shapes, head_name
 from backends.whisper.config import Dims
-from backends.whisper.network import Floats, Memory, Tokens, attention_probabilities
+from backends.whisper.network import Floats, Memory, Network, Tokens, attention_probabilities
 
 _MASKED = -1e4
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -84,6 +84,10 @@ class TorchNetwork:
             self.model, self.head = _load(folder, dims, self.place, self.element, eager=self.eager)
         except (RuntimeError, MemoryError) as error:
             raise device_error(error) from error
+
+    def lanes(self, windows: int) -> Sequence[Network]:
+        """One: a device does one thing at a time, and torch's threads share the rows of a batch well."""
+        return [self]
 
     @torch.no_grad()  # inference_mode tensors have no version counter, which torch-directml needs
     def encode(self, mels: Sequence[Floats]) -> list[Memory]:

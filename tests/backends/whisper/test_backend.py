@@ -51,6 +51,9 @@ class ScriptedNetwork:
         self.batches: list[int] = []
         self.fail_next: list[Exception] = []
 
+    def lanes(self, windows: int) -> Sequence[ScriptedNetwork]:
+        return [self]
+
     def encode(self, mels: Sequence[Floats]) -> list[Memory]:
         self.encoded += len(mels)
         return [float(mel.max()) for mel in mels]

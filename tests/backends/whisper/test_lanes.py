@@ -1,0 +1,90 @@
+"""Windows decoded side by side by threads of their own: the same answers as one after the other."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+
+import numpy as np
+import pytest
+
+from backends.whisper.config import read_dims
+from backends.whisper.engine import Whisper, WindowInWork, Wish
+from backends.whisper.onnx_engine import OnnxNetwork
+from tests.backends.whisper.checkpoints import Reference
+
+
+def loaded(reference: Reference, threads: int, dtype: str = "float32", *, static: bool = False) -> Whisper:
+    network = OnnxNetwork(reference.folder, read_dims(reference.folder), dtype=dtype, threads=threads, static=static)
+    return Whisper(reference.folder, network)
+
+
+def work(model: Whisper, count: int, language: str | None) -> list[WindowInWork]:
+    """Windows of different recordings, decoded together."""
+    seconds = model.dims.window_samples
+    sounds = [(np.random.default_rng(seed).standard_normal(seconds) * 0.1).astype(np.float32) for seed in range(count)]
+    recordings = [model.recording(sound, gate=None) for sound in sounds]
+    windows = [WindowInWork(one, one.next_windows(1)[0], Wish(language=language, max_tokens=12)) for one in recordings]
+    model.work(windows)
+    return windows
+
+
+def texts(windows: list[WindowInWork]) -> list[tuple[list[int], float]]:
+    found = [list(item.recording.finished_segments()) for item in windows]
+    return [([t for s in segments for t in s.tokens], segments[0].avg_logprob if segments else 0.0) for segments in found]
+
+
+def test_lanes_are_there_for_several_windows_on_several_threads(multilingual: Reference) -> None:
+    network = loaded(multilingual, 4).network
+    assert list(network.lanes(1)) == [network]
+    assert list(network.lanes(2)) == [network]  # two windows on four threads: together
+    assert len(network.lanes(3)) == 3
+    assert len(network.lanes(9)) == 4
+    assert network not in network.lanes(9)
+
+
+def test_one_thread_and_fixed_shapes_have_no_lanes(multilingual: Reference) -> None:
+    for network in (loaded(multilingual, 1).network, loaded(multilingual, 4, static=True).network):
+        assert list(network.lanes(8)) == [network]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_lanes_say_what_one_lane_says(multilingual: Reference, dtype: str) -> None:
+    alone, shared = (work(loaded(multilingual, threads, dtype), 5, None) for threads in (1, 2))
+    assert [item.wish.language for item in alone] == [item.wish.language for item in shared]
+    assert all(item.wish.language for item in shared)
+    for (tokens, logprob), (same_tokens, same_logprob) in zip(texts(alone), texts(shared), strict=True):
+        assert tokens == same_tokens
+        assert logprob == pytest.approx(same_logprob, abs=1e-4)
+
+
+def test_lanes_work_at_the_same_time(multilingual: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of two lanes waits, in the middle of its work, until the other one is there."""
+    model, meeting = loaded(multilingual, 2), threading.Barrier(2, timeout=60)
+    encode = Whisper.encode
+
+    def slow(self: Whisper, *given: object) -> object:
+        meeting.wait()
+        return encode(self, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Whisper, "encode", slow)
+    assert len(work(model, 4, "en")) == 4
+
+
+def test_a_lane_that_fails_fails_the_step_before_anything_is_settled(
+    multilingual: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = loaded(multilingual, 2)
+    settled: list[object] = []
+    monkeypatch.setattr(Whisper, "_settle", lambda self, item, result: settled.append(item))
+    detect, calls = Whisper.detect_language, itertools.count()
+
+    def fails_once(self: Whisper, *given: object) -> object:
+        if next(calls) == 1:
+            raise MemoryError("full")
+        return detect(self, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Whisper, "detect_language", fails_once)
+    with pytest.raises(MemoryError):
+        work(model, 2, None)
+    assert not settled
