@@ -10,9 +10,7 @@ import base64
 import json
 from pathlib import Path
 
-import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import GenerationConfig, WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
 from backends.whisper.languages import LANGUAGES
 
@@ -66,6 +64,9 @@ def _merge_of(token: bytes, ranks: dict[bytes, int], letters: dict[int, str]) ->
 
 def write_scripted(folder: Path, shape: str, tokens: int) -> None:
     """A checkpoint in the published layout that says `tokens` tokens (two of them times) and ends."""
+    import torch  # here, so that whoever only wants to know a shape does not load it
+    from transformers import GenerationConfig, WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
+
     width, layers, heads, mels, vocabulary = SHAPES[shape]
     tokenizer = published_tokenizer(vocabulary - 51766)
     first_time = tokenizer.token_to_id("<|0.00|>")
