@@ -24,6 +24,7 @@ from app.errors import (
     Draining,
     MethodNotAllowed,
     NotFound,
+    Overloaded,
     RequestTimeout,
     UnsupportedContentType,
     from_http_exception,
@@ -31,7 +32,7 @@ from app.errors import (
 )
 from app.routes.common import Call, Gateway, find_deployment, header_text
 from app.routes.operations import Match, Operation, Table
-from app.upload import ClientGone, Upload, capped, never
+from app.upload import Bodies, ClientGone, Share, Upload, capped, never
 from app.versions import check_api_version
 
 log = structlog.get_logger("gateway")
@@ -132,11 +133,14 @@ class Guard:
     def __init__(self, app: ASGIApp, gateway: Gateway, table: Table, pages: Mapping[str, ASGIApp]) -> None:
         self.app, self.gateway, self.table, self.pages = app, gateway, table, pages
         self._keyring = Keyring(gateway.settings.server)
+        self._bodies = Bodies(gateway.settings.limits.body_memory)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
         elif page := self._page(scope["path"]):
+            if scope["type"] == "http":
+                scope["gateway.visit"].route, scope["gateway.visit"].quiet = "page", True
             await page(scope, capped(receive, self.gateway.settings.limits.body_bytes), send)
         elif scope["type"] == "http":
             await self._operation(scope, receive, send)
@@ -158,7 +162,9 @@ class Guard:
                     stack.enter_context(self.gateway.request())
                 call = self._call(scope, headers, match, operation, stack)
                 visit.owner, visit.deployment = call.owner, call.target or ""
-                call.body = await self._read(upload)
+                share = Share(self._bodies)
+                call.body, call.body_dropped = await self._read(upload, share), share.give_back
+                stack.callback(share.give_back)
             except ApiError as error:
                 if isinstance(error, RequestTimeout) or not await upload.drain():
                     error.headers["connection"] = "close"
@@ -212,9 +218,13 @@ class Guard:
             raise Draining("The server is shutting down and takes no new work.")
         return owner
 
-    async def _read(self, upload: Upload) -> bytes:
+    async def _read(self, upload: Upload, share: Share) -> bytes:
         limits = self.gateway.settings.limits
-        return await upload.read(limits.body_bytes, limits.upload_seconds)
+        try:
+            return await upload.read(limits.body_bytes, limits.upload_seconds, share)
+        except Overloaded:
+            self.gateway.metrics.refused_total.labels("body_memory").inc()
+            raise
 
     async def _run(self, call: Call, upload: Upload, scope: Scope, send: Send) -> None:
         """The operation and its answer; ClientGone if the client leaves before the end of it."""

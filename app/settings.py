@@ -65,6 +65,9 @@ class ServerSettings(_Table):
 
 class LimitSettings(_Table):
     body_bytes: int = Field(default=26_214_400, gt=0, description="Largest request body, bytes (413).")
+    total_body_bytes: int = Field(
+        default=0, ge=0, description="Most that the bodies of all requests hold together, bytes (429); 0 = ten times body_bytes."
+    )
     audio_seconds: float = Field(default=7200.0, gt=0, description="Longest audio of one request, seconds (400).")
     decoded_bytes: int = Field(
         default=4_294_967_296, gt=0, description="Most that one upload may decode to, bytes: frames x channels x 4 (400)."
@@ -73,6 +76,17 @@ class LimitSettings(_Table):
     form_fields: int = Field(default=1000, gt=0, description="Most fields of one form (400).")
     queue_seconds: float = Field(default=120.0, gt=0, description="Longest predicted wait that is accepted, seconds (429).")
     queue_jobs: int = Field(default=64, gt=0, description="Most requests waiting for one deployment (429).")
+
+    @property
+    def body_memory(self) -> int:
+        """total_body_bytes with its default worked out."""
+        return self.total_body_bytes or 10 * self.body_bytes
+
+    @model_validator(mode="after")
+    def _room_for_one(self) -> Self:
+        if self.body_memory < self.body_bytes:
+            raise ValueError(f"total_body_bytes {self.total_body_bytes} is less than body_bytes, {self.body_bytes}")
+        return self
 
 
 class DeviceSettings(_Table):

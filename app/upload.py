@@ -10,7 +10,7 @@ import contextlib
 
 from starlette.types import Message, Receive
 
-from app.errors import RequestTimeout, TooLarge
+from app.errors import Overloaded, RequestTimeout, TooLarge
 
 DRAIN_BYTES = 32 * 1024 * 1024  # of a refused body that are still read, so that the client sees the answer
 DRAIN_SECONDS = 10.0
@@ -18,6 +18,35 @@ DRAIN_SECONDS = 10.0
 
 class ClientGone(Exception):
     """The client closed its connection before the answer was complete."""
+
+
+class Bodies:
+    """How many bytes all requests' bodies together hold in memory, and how many they may."""
+
+    __slots__ = ("cap", "held")
+
+    def __init__(self, cap: int) -> None:
+        self.cap, self.held = cap, 0
+
+
+class Share:
+    """What one request's body holds of it."""
+
+    __slots__ = ("_bodies", "held")
+
+    def __init__(self, bodies: Bodies) -> None:
+        self._bodies, self.held = bodies, 0
+
+    def take(self, size: int) -> None:
+        """Raises Overloaded where the bodies of all requests would hold too much."""
+        if self._bodies.held + size > self._bodies.cap:
+            raise Overloaded(f"The uploads in progress fill the {self._bodies.cap} bytes that they may. Please retry later.")
+        self.held += size
+        self._bodies.held += size
+
+    def give_back(self) -> None:
+        self._bodies.held -= self.held
+        self.held = 0
 
 
 class Upload:
@@ -33,20 +62,33 @@ class Upload:
         self.complete = self.gone = False
         self.received = 0
 
-    async def read(self, cap: int, seconds: float) -> bytes:
-        """The whole body. Raises TooLarge above `cap` bytes, RequestTimeout after `seconds`, ClientGone."""
+    async def read(self, cap: int, seconds: float, share: Share) -> bytes:
+        """The whole body, booked in `share` as it comes.
+
+        Raises TooLarge above `cap` bytes, Overloaded, RequestTimeout after `seconds`, ClientGone.
+        """
         if self._announced > cap:
             raise _too_large(cap, self._announced)
-        chunks: list[bytes] = []
         try:
             async with asyncio.timeout(seconds):
-                while not self.complete:
-                    chunks.append(await self._next())
-                    if self.received > cap:
-                        raise _too_large(cap, self.received)
+                chunks = await self._chunks(cap, share)
         except TimeoutError:
+            share.give_back()
             raise RequestTimeout(f"The upload took longer than {seconds:g} seconds.") from None
+        except BaseException:
+            share.give_back()
+            raise
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    async def _chunks(self, cap: int, share: Share) -> list[bytes]:
+        chunks: list[bytes] = []
+        while not self.complete:
+            chunk = await self._next()
+            if self.received > cap:
+                raise _too_large(cap, self.received)
+            share.take(len(chunk))
+            chunks.append(chunk)
+        return chunks
 
     async def drain(self) -> bool:
         """Throw away what is still coming, within bounds. False: not all of it came."""

@@ -52,8 +52,7 @@ def _wait(client: httpx.Client, process: subprocess.Popen[bytes]) -> None:
 
 
 def test_all_three_tasks_by_all_four_families_within_the_budget(client: httpx.Client) -> None:
-    """The first round measures what each model takes, beyond its weights; from then on the budget holds."""
-    _ask_all(client)
+    """Also with nothing measured before: a worker is expected to hold its libraries too."""
     _ask_all(client)
     _fits_the_budget(client)
 

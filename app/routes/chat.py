@@ -50,7 +50,7 @@ async def start(call: Call, wish: ChatWish, ticket: Ticket) -> Run:
     """Decode the audio and hand the question to a worker."""
     with call.stage("decode"):
         messages = await _decoded(call, wish.messages)
-    call.body = b""
+    call.drop_body()
     return await call.run(ticket, wish.request(messages))
 
 

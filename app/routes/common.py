@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import AsyncExitStack, aclosing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -70,8 +70,9 @@ class Call:
     """One request after the guards let it in.
 
     request_id: GUID, the same in headers and logs; owner: name of the key, for fairness and logs; target: deployment that
-    the path names; parameter: rest of the path for listings; body: the whole body; timings: seconds by stage; notes:
-    remarks for the client. What is entered on `stack` is left when the answer is sent, or when the client has gone.
+    the path names; parameter: rest of the path for listings; body: the whole body; body_dropped: called when it is let go;
+    timings: seconds by stage; notes: remarks for the client. What is entered on `stack` is left when the answer is sent,
+    or when the client has gone.
     """
 
     gateway: Gateway
@@ -85,12 +86,18 @@ class Call:
     target: str | None = None
     parameter: str = ""
     body: bytes = b""
+    body_dropped: Callable[[], None] = lambda: None
     arrived: float = field(default_factory=time.perf_counter)
     timings: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     deployment: Deployment | None = None
     running: Run | None = None
     fallback_from: str | None = None
+
+    def drop_body(self) -> None:
+        """What was in it has been taken out: a request that waits should not hold it, nor count as holding it."""
+        self.body = b""
+        self.body_dropped()
 
     @property
     def content_type(self) -> str:

@@ -40,7 +40,7 @@ async def speak(call: Call) -> ASGIApp:
     wish = read_speech(body)
     ticket = await call.admit(deployment)
     request = await _request(call, wish, ticket)
-    call.body = b""
+    call.drop_body()
     running = await call.run(ticket, request)
     audio = SpeechAudio(call, running)
     answer = await (_events if wish.sse else _audio)(call, wish, audio)

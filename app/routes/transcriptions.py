@@ -39,7 +39,7 @@ async def transcribe(call: Call, task: TranscriptionTask) -> ASGIApp:
         decoded = await call.gateway.media.decode(wish.file.data, rate=LISTENING_RATE)
         call.stack.callback(decoded.close)
     wish.file.data.release()  # the upload is the largest thing a waiting request would hold
-    call.body = b""
+    call.drop_body()
     _check_duration(wish, decoded.duration)
     running = await call.run(ticket, wish.request(decoded.samples))
     collector = Collector(decoded.duration, task)

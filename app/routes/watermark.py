@@ -44,7 +44,7 @@ async def detect(call: Call) -> ASGIApp:
     with call.stage("decode"):
         decoded = await call.gateway.media.decode(upload, rate=RATE, max_seconds=LONGEST_SECONDS)
         call.stack.callback(decoded.close)
-    call.body = b""
+    call.drop_body()
     folder = Path(call.stack.enter_context(tempfile.TemporaryDirectory(prefix="speech-gateway-mark-")))
     samples = folder / "samples.npy"
     await asyncio.to_thread(_save, samples, decoded.samples)

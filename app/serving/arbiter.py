@@ -88,7 +88,7 @@ class Arbiter:
         """
         size, reserved = min(size, self._budget(device)), min(reserved, self._budget(device))
         async with self._turns[device]:
-            if not await self._make_room(f"for {holder.name}", device, size):
+            if not await self._make_room(f"to make room for {holder.name}", device, size):
                 raise self._no_room(holder, device, size)
             lease = Lease(holder, device, size, reserved)
             self._leases.append(lease)
