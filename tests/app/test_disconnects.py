@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from scripts.disconnects import MOST_STEPS_AFTER, UNANSWERED, configuration, ordinary, steps_after, storm
+from scripts.disconnects import MOST_STEPS_AFTER, UNANSWERED, configuration, steps_after, storm
+from scripts.fuzzing.ordinary import ordinary
 from scripts.watched_gateway import WatchedGateway, watched_gateway
 
 CLIENTS = 64

@@ -1,0 +1,224 @@
+"""Everything that a client can get wrong, thousands of times: no answer may be a 500, hang, or have another shape.
+
+    python scripts/fuzz.py                                 3 minutes, test doubles
+    python scripts/fuzz.py --minutes 10 --seed 7 --tiny    with the four tiny models too
+    python scripts/fuzz.py --groups containers forms --keep FOLDER
+
+A gateway process of its own with real worker processes; groups: described (schemathesis over the OpenAPI document), forms
+(multipart), containers (damaged audio files), json, base64, versions, names, heads. After every hundred requests an
+ordinary one must be answered, and at the end the gateway must hold what it held before. Prints a table and a line of
+JSON; the exit status is 1 if a promise was broken. --keep writes each request that broke one to a file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from scripts.fuzzing import addresses, bodies, containers, described, forms  # noqa: E402 # needs the path set above
+from scripts.fuzzing.exchange import KEY, Case, Outcome, ask  # noqa: E402
+from scripts.fuzzing.ordinary import LOAD_SECONDS, ordinary, tiny_models  # noqa: E402
+from scripts.watched_gateway import WatchedGateway, watched_gateway  # noqa: E402
+
+CLIENTS = 3  # requests at the same time
+CHECK_EVERY = 100  # requests, after which an ordinary one is tried
+MOST_TOLD = 20  # findings of a group that are printed
+
+DOUBLES = f"""
+offline = true
+[server]
+admin_key = "{KEY}"
+api_keys = [{{ name = "ordinary", key = "k" }}]
+[limits]
+audio_seconds = 600
+[deployments.hear]
+backend = "fake"
+task = "transcription"
+diarization = true
+[deployments.speak]
+backend = "fake"
+task = "speech"
+[deployments.ask]
+backend = "fake"
+task = "chat"
+audio_deployment = "speak"
+"""
+Source = Callable[[Random], Iterator[Case]]
+
+
+@dataclass
+class Tally:
+    """What came of the requests of a group. refused_service: ordinary requests in between that were not answered."""
+
+    statuses: Counter[int] = field(default_factory=Counter)
+    slowest: tuple[float, str] = (0.0, "")
+    findings: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def tell(self, note: str, outcome: Outcome) -> None:
+        """Count one request."""
+        with self._lock:
+            self.statuses[outcome.status] += 1
+            self.slowest = max(self.slowest, (round(outcome.seconds, 2), note[:100]))
+            if outcome.finding:
+                self.findings.append(f"{note[:200]}: {outcome.finding}")
+
+    @property
+    def count(self) -> int:
+        return sum(self.statuses.values())
+
+
+def sources(*, tiny: bool) -> dict[str, Source]:
+    """Makers of raw requests by group; `described` makes its own."""
+    made = bodies.Bodies(("speak", "csm", "llasa"), ("ask", "diffa")) if tiny else bodies.Bodies()
+    return {
+        "forms": forms.cases,
+        "containers": containers.cases,
+        "json": made.json_cases,
+        "base64": made.base64_cases,
+        "versions": addresses.version_cases,
+        "names": addresses.name_cases,
+        "heads": addresses.head_cases,
+    }
+
+
+def send(port: int, cases: Iterator[Case], ends: float, most: int, tally: Tally, keep: Path | None = None) -> None:
+    """Send cases until the clock says `ends` or `most` were sent; several clients, an ordinary request now and then."""
+    lock, left = threading.Lock(), [most]
+
+    def take() -> tuple[Case, int] | None:
+        with lock:
+            if time.monotonic() >= ends or left[0] <= 0:
+                return None
+            left[0] -= 1
+            return next(cases), left[0]
+
+    def client() -> None:
+        while (taken := take()) is not None:
+            case, number = taken
+            outcome = ask(port, case)
+            tally.tell(case.note, outcome)
+            if outcome.finding and keep is not None:
+                (keep / f"{number}.request").write_bytes(case.raw)
+            if number % CHECK_EVERY == 0:
+                check_service(port, tally)
+
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        for done in [pool.submit(client) for _ in range(CLIENTS)]:
+            done.result()
+
+
+def check_service(port: int, tally: Tally) -> None:
+    """An ordinary request must be answered, whatever came before."""
+    status, _ = ordinary(port, "hear")
+    if status != 200:
+        tally.findings.append(f"an ordinary request was answered with {status}")
+
+
+def fuzz(gateway: WatchedGateway, options: argparse.Namespace) -> dict[str, Any]:
+    """All groups in turn, each for its share of the time."""
+    names = ["hear", "speak", "ask", *(["whisper", "csm", "llasa", "diffa"] if options.tiny else [])]
+    answers = {name: ordinary(gateway.port, name, LOAD_SECONDS)[0] for name in names}
+    before = gateway.settled()
+    made = sources(tiny=options.tiny)
+    tallies: dict[str, Tally] = {}
+    for group in options.groups or ["described", *made]:
+        began = time.monotonic()
+        tally = tallies[group] = Tally()
+        ends = began + 60 * options.minutes / len(options.groups or ["described", *made])
+        if group == "described":
+            described.run(gateway.port, options.seed, ends, names, tally.tell)
+        else:
+            send(gateway.port, made[group](Random(f"{group} {options.seed}")), ends, options.most, tally, options.keep)
+        check_service(gateway.port, tally)
+        tally.seconds = time.monotonic() - began
+    remains = gateway.remains(before)
+    answers |= {f"{name} afterwards": ordinary(gateway.port, name)[0] for name in names}
+    after = gateway.settled()
+    return report(options, tallies, before, after, remains, answers, gateway.complaints())
+
+
+def report(
+    options: argparse.Namespace,
+    tallies: dict[str, Tally],
+    before: dict[str, Any],
+    after: dict[str, Any],
+    remains: list[str],
+    answers: dict[str, int],
+    complaints: list[str],
+) -> dict[str, Any]:
+    """The figures, and which promises were broken."""
+    rows = {
+        group: {
+            "requests": tally.count,
+            "seconds": round(tally.seconds, 1),
+            "statuses": {str(status): n for status, n in sorted(tally.statuses.items())},
+            "slowest_seconds": tally.slowest[0],
+            "slowest": tally.slowest[1],
+            "findings": len(tally.findings),
+        }
+        for group, tally in tallies.items()
+    }
+    wrong = [f"{group}: {text}" for group, tally in tallies.items() for text in tally.findings[:MOST_TOLD]]
+    wrong += [f"left behind: {what}" for what in remains]
+    wrong += [f"{name}: an ordinary request was answered with {status}" for name, status in answers.items() if status != 200]
+    return {
+        "seed": options.seed,
+        "tiny": options.tiny,
+        "requests": sum(tally.count for tally in tallies.values()),
+        "groups": rows,
+        "decoders_replaced": before["pids"]["decoders"] != after["pids"]["decoders"],
+        "gateway_mib": [before["rss_mib"], after["rss_mib"]],
+        "broken": wrong + sorted(set(complaints))[:MOST_TOLD],
+    }
+
+
+def print_table(figures: dict[str, Any]) -> None:
+    for group, row in figures["groups"].items():
+        statuses = ", ".join(f"{n} x {status}" for status, n in row["statuses"].items())
+        print(
+            f"{group:10}  {row['requests']:6} requests in {row['seconds']:6} s, slowest {row['slowest_seconds']:6} s  {statuses}"
+        )
+    print(f"{figures['requests']} requests; memory of the gateway before and after: {figures['gateway_mib']} MiB")
+    print("broken: " + ("\n  ".join(["", *figures["broken"]]) if figures["broken"] else "nothing"))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--minutes", type=float, default=3.0)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--most", type=int, default=1_000_000, help="requests of a group")
+    parser.add_argument("--groups", nargs="*", default=[], choices=["described", *sources(tiny=False)])
+    parser.add_argument("--tiny", action="store_true", help="ask the four tiny models as well")
+    parser.add_argument("--keep", type=Path, help="folder for requests that broke a promise")
+    parser.add_argument("--output", type=Path, help="file for the JSON")
+    options = parser.parse_args()
+    if options.keep:
+        options.keep.mkdir(parents=True, exist_ok=True)
+    config = DOUBLES + (tiny_models() if options.tiny else "")
+    with tempfile.TemporaryDirectory() as folder, watched_gateway(config, Path(folder)) as gateway:
+        figures = fuzz(gateway, options)
+    print_table(figures)
+    print(json.dumps(figures))
+    if options.output:
+        options.output.write_text(json.dumps(figures, indent=1), encoding="utf-8")
+    return 1 if figures["broken"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
