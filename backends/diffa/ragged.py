@@ -56,6 +56,9 @@ class Ragged:
         rows = zip(self._stretches, *parts, strict=True)
         return torch.cat([_attend(stretch, layer, *one) for stretch, *one in rows], dim=1)
 
+    def places(self) -> None:
+        """Not a pattern for compiled steps."""
+
 
 def _attend(stretch: Stretch, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """q, k, v [1, rows, heads, head_dim] of one stretch -> as q, which may have fewer rows."""

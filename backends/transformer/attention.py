@@ -13,14 +13,34 @@ values, and attends over the *used* length only. Patterns:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 if TYPE_CHECKING:
     from backends.transformer.model import TransformerConfig
+
+
+_SHORT = 4  # rows of a sequence that a compiled step computes at once, at most
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Rows that each see their own past and themselves: where they stand, and what is remembered.
+
+    slots, positions: int64 [rows]; arrays: keys and values of every layer (KVCache.arrays); last: the largest position.
+    """
+
+    slots: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    arrays: list[tuple[NDArray[np.float32], NDArray[np.float32]]]
+    last: int
 
 
 class View(Protocol):
@@ -31,6 +51,9 @@ class View(Protocol):
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q [batch, time, heads, head_dim], k and v [batch, time, kv_heads, head_dim] -> as q. Stores k and v."""
+
+    def places(self) -> Places | None:
+        """The same for a compiled step (fused.py), batch by batch and in the order of time; None: not a pattern for it."""
 
 
 class KVCache:
@@ -53,6 +76,19 @@ class KVCache:
         self._block = torch.zeros(shape, dtype=dtype, device=device)
         self.k, self.v = list(self._block[0]), list(self._block[1])
         self._free = list(range(slots))
+
+    @cached_property
+    def arrays(self) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """Keys and values of every layer without a copy; float32 on the CPU only."""
+        return [(k.numpy(), v.numpy()) for k, v in zip(self.k, self.v, strict=True)]
+
+    def placed(self, slots: Sequence[int], positions: Sequence[int]) -> Places | None:
+        """Rows at these places, or None for a cache that only torch can reach. Raises IndexError outside the cache."""
+        if self._block.dtype is not torch.float32 or self._block.device.type != "cpu":
+            return None
+        if min(slots) < 0 or max(slots) >= self.slots or min(positions) < 0 or max(positions) >= self.length:
+            raise IndexError(f"slots {slots}, positions {positions} in a cache of {self.slots} x {self.length}")
+        return Places(np.array(slots, np.int64), np.array(positions, np.int64), self.arrays, max(positions))
 
     def take(self) -> int:
         """The lowest free slot. Raises IndexError when none is free."""
@@ -99,6 +135,9 @@ class Whole:
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return attention(q, k.transpose(1, 2), v.transpose(1, 2), self._mask, causal=self._causal)
 
+    def places(self) -> Places | None:
+        return None
+
 
 class Span:
     """Rows start..start+rows-1 of the slots first..first+count-1 (batch = count).
@@ -122,6 +161,7 @@ class Span:
         self._cache, self._length = cache, length or start + rows
         if max(self._length, start + rows) > cache.length:
             raise ValueError(f"{start + rows} positions in a cache of {cache.length}")
+        self._short = causal and rows <= _SHORT
         self._causal = causal and start == 0 and rows > 1
         self._mask = past(rows, start, cache.k[0].device) if causal and start and rows > 1 else None
 
@@ -134,6 +174,14 @@ class Span:
         values[:, :, self._rows] = v.transpose(1, 2)
         length = self._length
         return attention(q, keys[:, :, :length], values[:, :, :length], self._mask, causal=self._causal)
+
+    def places(self) -> Places | None:
+        return self._places if self._short else None
+
+    @cached_property
+    def _places(self) -> Places | None:
+        slots, rows = range(self._slots.start, self._slots.stop), range(self._rows.start, self._rows.stop)
+        return self._cache.placed([slot for slot in slots for _ in rows], [row for _ in slots for row in rows])
 
 
 class Rewrite:
@@ -151,6 +199,9 @@ class Rewrite:
         keys.index_copy_(2, self._positions, k.transpose(1, 2))
         values.index_copy_(2, self._positions, v.transpose(1, 2))
         return attention(q, keys[:, :, : self._length], values[:, :, : self._length])
+
+    def places(self) -> Places | None:
+        return None
 
 
 class Step:
@@ -186,6 +237,14 @@ class Step:
         ]
         return torch.cat(rows)
 
+    def places(self) -> Places | None:
+        return self._placed
+
+    @cached_property
+    def _placed(self) -> Places | None:
+        slots, positions = zip(*self._rows, strict=True)
+        return self._cache.placed(slots, positions)
+
     def _views(self, layer: int, slots: slice, position: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Where the row's key and value go, and the used parts of keys and values."""
         keys, values = self._cache.k[layer][slots], self._cache.v[layer][slots]
@@ -214,6 +273,9 @@ class GraphStep:
         keys[self._slots, :, self._positions] = k[:, 0]
         values[self._slots, :, self._positions] = v[:, 0]
         return _grouped(q, keys[:batch, :, :length], values[:batch, :, :length], self._mask)
+
+    def places(self) -> Places | None:
+        return None
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, causal: bool = False) -> Tensor:

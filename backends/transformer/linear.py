@@ -16,11 +16,14 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from backends.interface import InvalidInput
+from backends.transformer.kernels import kernels
 
 _STEP_ROWS = 8  # rows of a decode step, at most
 _INT4_GROUP = 64  # input columns that share one scale
@@ -152,10 +155,13 @@ class Int8Dynamic:
     so it is independent of others. A call costs 3 us beside the 40 of oneDNN's, and a frame of CSM has 600 of them.
     """
 
-    __slots__ = ("_bias", "_columns", "_offsets", "_packed", "_quantised", "_room", "_scale")
+    __slots__ = ("_bias", "_columns", "_loops", "_offsets", "_packed", "_quantised", "_room", "_scale", "scales")
 
     def __init__(self, weight: Tensor) -> None:
+        """scales: the weight's, float32 [out]."""
         quantised, self._scale = quantised_rows(weight, weight_levels())
+        self.scales: NDArray[np.float32] = self._scale.numpy()
+        self._loops = kernels()
         self._columns = weight.shape[1]
         self._quantised = F.pad(quantised, (0, 4))
         self._offsets = self._quantised.sum(1, dtype=torch.int32)
@@ -163,28 +169,46 @@ class Int8Dynamic:
         # The kernel reads the packed copy and only the shape of the other.
         self._quantised = torch.empty(1, dtype=torch.int8).expand(self._quantised.shape)
         self._bias = torch.zeros(len(self._scale))
-        self._room: dict[int, tuple[Tensor, Tensor]] = {}  # by number of rows: the kernel's input, and its part to fill
+        self._room: dict[int, Tensor] = {}  # by number of rows: the kernel's input
 
     def __call__(self, x: Tensor) -> Tensor:
         flat = x.reshape(-1, self._columns)
         if x.dtype is not torch.float32:
             flat = flat.float()
-        rows, part = self._room.get(flat.shape[0]) or self._rows(flat.shape[0])
-        peak = flat.abs().amax(-1, keepdim=True).clamp_min_(1e-12)
-        torch.div(flat, peak, out=part)
-        y = torch.fbgemm_linear_int8_weight_fp32_activation(
-            rows, self._quantised, self._packed, self._offsets, 1.0, 0, self._bias
-        )
-        y = y.mul_(self._scale).mul_(peak).view(*x.shape[:-1], -1)
+        y = self._few(flat) if self._loops is not None and len(flat) <= _STEP_ROWS else self._many(flat)
+        y = y.view(*x.shape[:-1], -1)
         return y if x.dtype is torch.float32 else y.to(x.dtype)
 
-    def _rows(self, count: int) -> tuple[Tensor, Tensor]:
-        """Room for `count` rows with the fixed columns; kept where it is small, so that a step allocates little."""
-        rows = torch.zeros(count, self._columns + 4)
-        rows[:, -4], rows[:, -3] = 1.0, -1.0
-        room = rows, rows[:, :-4]
-        if count <= _STEP_ROWS:
-            self._room[count] = room
+    def _few(self, x: Tensor) -> Tensor:
+        """The product of a step's rows, with compiled loops around it that give the same bits as `_many`."""
+        assert self._loops is not None  # noqa: S101 (narrows for the type checker)
+        room = self._room.get(len(x))
+        if room is None:
+            room = self._room[len(x)] = self.room(len(x), self._columns)
+        peaks = np.empty(len(x), np.float32)
+        self._loops.divide(x.contiguous().numpy(), room.numpy(), peaks)
+        y = self.raw(room)
+        self._loops.finish(y.numpy(), self.scales, peaks)
+        return y
+
+    def _many(self, x: Tensor) -> Tensor:
+        room = self.room(len(x), self._columns)
+        peak = x.abs().amax(-1, keepdim=True).clamp_min_(1e-12)
+        torch.div(x, peak, out=room[:, :-4])
+        return self.raw(room).mul_(self._scale).mul_(peak)
+
+    def raw(self, room: Tensor) -> Tensor:
+        """The product [rows, out] of an input room; it still wants the scales and the rows' peaks."""
+        y: Tensor = torch.fbgemm_linear_int8_weight_fp32_activation(
+            room, self._quantised, self._packed, self._offsets, 1.0, 0, self._bias
+        )
+        return y
+
+    @staticmethod
+    def room(rows: int, columns: int) -> Tensor:
+        """Room for rows divided by their peaks, [rows, columns + 4], with the fixed columns."""
+        room = torch.zeros(rows, columns + 4)
+        room[:, -4], room[:, -3] = 1.0, -1.0
         return room
 
     def bytes(self) -> int:

@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from backends.transformer.attention import View
+from backends.transformer.fused import fused_steps
 from backends.transformer.linear import Linear, Precision, make_linear
 from backends.transformer.rope import Rope, interleave, rotate, rotations
 
@@ -64,10 +66,12 @@ def _layer_shapes(config: TransformerConfig) -> dict[str, tuple[int, ...]]:
 class RMSNorm:
     """x / rms(x) * weight over the last axis; the mean square is computed in float32."""
 
-    __slots__ = ("_eps", "_least", "_scaled", "_shape", "weight")
+    __slots__ = ("_eps", "_least", "_scaled", "_shape", "array", "eps", "weight")
 
     def __init__(self, weight: Tensor, eps: float) -> None:
+        """array, eps: weight and eps in float32, for compiled loops."""
         self.weight, self._eps, self._shape = weight, eps, tuple(weight.shape)
+        self.array, self.eps = weight.float().cpu().numpy(), np.float32(eps)
         width = weight.shape[0]
         self._scaled = weight.float() * width**0.5
         self._least = torch.tensor((eps * width) ** 0.5, device=weight.device)
@@ -148,6 +152,7 @@ class Transformer:
 
         self.blocks = [self._block(layer, take, small, partial(linear, layer)) for layer in range(config.layers)]
         self.norm = RMSNorm(small("norm", (config.width,)), config.norm_eps)
+        self._fused = fused_steps(config, self.blocks, self._table)
 
     def _block(self, layer: int, take: Take, small: Take, linear: Callable[[Tensor], Linear]) -> Block:
         shapes = _layer_shapes(self.config)
@@ -162,6 +167,8 @@ class Transformer:
         view must expect so many queries.
         """
         x = x.to(self.dtype)
+        if self._fused is not None and wanted is None and (places := view.places()) is not None:
+            return self._fused(x, places, self.blocks, self.norm)
         turns = view.turns(self._table)
         for layer, block in enumerate(self.blocks[:-1]):
             x = block(x, layer, turns, view)

@@ -1,0 +1,344 @@
+"""The arithmetic between two int8 products of a decode step, compiled by numba; imported through kernels.py only.
+
+A step of one row is made of products that run at the speed of memory and of some fifty tiny operators per layer between
+them, each of which costs more to call than to compute. Here they are one loop for each place: before the norms, around
+attention, in the SwiGLU, and around a head. Everything is float32 on numpy arrays, C-contiguous, one row per sequence.
+
+A product's *input room* is [rows, columns + 4]: the row divided by its peak, then the fixed columns of Int8Dynamic. What
+a product gives is *raw*: it still wants the weight's scale per column and the input's peak per row.
+
+Rows are computed one after the other, so a row's bits depend on no other row. Sums may be reordered to fill vector
+registers and products fused with sums; nothing else is relaxed. Compiled code is kept beside this file, or where that
+is read-only in the user's cache folder, so that only the first start on a machine compiles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+Loop = Callable[..., Any]
+_RELAXED = frozenset({"reassoc", "contract", "nsz"})
+_LEAST = np.float32(1e-12)  # smallest peak, as in Int8Dynamic
+_ONE, _HALF, _ZERO = np.float32(1.0), np.float32(0.5), np.float32(0.0)
+_MAGNITUDE = np.int32(0x7FFFFFFF)  # a float's bits without the sign: they order like the magnitudes
+
+
+def _compiled(function: Loop, relaxed: frozenset[str] = _RELAXED) -> Loop:
+    """function as machine code, kept between starts where any folder for that can be written."""
+    options = {"nogil": True, "fastmath": set(relaxed), "error_model": "numpy"}
+    try:
+        made: Loop = njit(cache=True, **options)(function)
+    except RuntimeError:  # no such folder
+        made = njit(**options)(function)
+    return made
+
+
+def _exact(function: Loop) -> Loop:
+    """The same without relaxations: bit for bit what the torch operators of Int8Dynamic compute."""
+    return _compiled(function, frozenset())
+
+
+def _inner(function: Loop) -> Loop:
+    """function as a part of others, compiled into them."""
+    made: Loop = njit(error_model="numpy", fastmath=set(_RELAXED))(function)
+    return made
+
+
+def _float_of_bits(_context: Any, value: Any) -> Any:
+    """The float32 of these 32 bits."""
+
+    def generate(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.FloatType())
+
+    return types.float32(types.int32), generate
+
+
+def _bits_of_float(_context: Any, value: Any) -> Any:
+    """The 32 bits of this float32."""
+
+    def generate(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.IntType(32))
+
+    return types.int32(types.float32), generate
+
+
+_as_float, _as_bits = intrinsic(_float_of_bits), intrinsic(_bits_of_float)
+
+_LOG2_E = np.float32(1.4426950408889634)
+_LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)  # ln 2 in two parts, the first exact
+_LOWEST, _HIGHEST = np.float32(-87.0), np.float32(88.0)
+_P0, _P1, _P2 = np.float32(1.9875691500e-4), np.float32(1.3981999507e-3), np.float32(8.3334519073e-3)
+_P3, _P4, _P5 = np.float32(4.1665795894e-2), np.float32(1.6666665459e-1), np.float32(5.0000001201e-1)
+
+
+@_inner
+def _exp(x: Any) -> Any:
+    """exp of a float32 within 2e-7 of its value, in operations that vectorise; the polynomial is Cephes' expf.
+
+    exp(x) = 2^n exp(r) with n = round(x / ln 2). Below -87 it stays at the smallest normal number.
+    """
+    x = min(max(x, _LOWEST), _HIGHEST)
+    n = np.floor(x * _LOG2_E + _HALF)
+    r = x - n * _LN2_HIGH - n * _LN2_LOW
+    curve = ((((_P0 * r + _P1) * r + _P2) * r + _P3) * r + _P4) * r + _P5
+    return (curve * r * r + r + _ONE) * _as_float((np.int32(n) + np.int32(127)) << np.int32(23))
+
+
+@_compiled
+def add_norm(x: Any, raw: Any, scale: Any, peaks: Any, weight: Any, eps: Any, room: Any) -> None:
+    """x += the finished product, in place; room := RMSNorm(x) divided by its peaks, which become the new ones.
+
+    x, raw [rows, width], scale and weight [width], peaks [rows], room [rows, width + 4].
+    """
+    width = x.shape[1]
+    for i in range(x.shape[0]):
+        row, product, into, peak = x[i], raw[i], room[i], peaks[i]
+        square, largest = _ZERO, np.int32(0)
+        for j in range(width):
+            value = row[j] + product[j] * scale[j] * peak
+            row[j] = value
+            square += value * value
+            value *= weight[j]
+            into[j] = value
+            largest = max(largest, _as_bits(value) & _MAGNITUDE)
+        rms = np.sqrt(square / np.float32(width) + eps)
+        divisor = max(_as_float(largest), _LEAST * rms)
+        for j in range(width):
+            into[j] /= divisor
+        peaks[i] = divisor / rms
+
+
+@_compiled
+def add_norm_out(x: Any, raw: Any, scale: Any, peaks: Any, weight: Any, eps: Any, out: Any) -> None:
+    """out [rows, width] := RMSNorm of x plus the finished product."""
+    width = x.shape[1]
+    for i in range(x.shape[0]):
+        row, product, into, peak = x[i], raw[i], out[i], peaks[i]
+        square = _ZERO
+        for j in range(width):
+            value = row[j] + product[j] * scale[j] * peak
+            square += value * value
+            into[j] = value * weight[j]
+        rms = np.sqrt(square / np.float32(width) + eps)
+        for j in range(width):
+            into[j] /= rms
+
+
+@_compiled
+def gate(raw: Any, scale: Any, peaks: Any, room: Any) -> None:
+    """room := silu(gate) * up divided by its peaks; raw [rows, 2 * hidden] holds gate, then up."""
+    hidden = raw.shape[1] // 2
+    gate_scale, up_scale = scale[:hidden], scale[hidden:]
+    for i in range(raw.shape[0]):
+        gates, ups, into, peak = raw[i, :hidden], raw[i, hidden:], room[i], peaks[i]
+        largest = np.int32(0)
+        for j in range(hidden):
+            opened = gates[j] * gate_scale[j] * peak
+            value = opened / (_ONE + _exp(-opened)) * (ups[j] * up_scale[j] * peak)
+            into[j] = value
+            largest = max(largest, _as_bits(value) & _MAGNITUDE)
+        divisor = max(_as_float(largest), _LEAST)
+        for j in range(hidden):
+            into[j] /= divisor
+        peaks[i] = divisor
+
+
+@_compiled
+def attend(
+    raw: Any, scale: Any, peaks: Any, turns: Any, keys: Any, values: Any, slots: Any, positions: Any, scores: Any, room: Any
+) -> None:
+    """room := attention of every row over positions 0..its own of its slot, divided by its peaks.
+
+    raw [rows, (heads + 2 * kv_heads) * D] holds q, k and v; turns [max_positions, D] cos and sin in turn; keys and values
+    [slots, kv_heads, length, D]; slots, positions int64 [rows]; scores: space for [heads per kv head, length].
+    All rows are stored before any is read, so rows of one slot may stand at consecutive positions.
+    """
+    kv_heads, width = keys.shape[1], keys.shape[3]
+    size = room.shape[1] - 4
+    group = size // width // kv_heads
+    for i in range(raw.shape[0]):
+        row, peak, turn = raw[i], peaks[i], turns[positions[i]]
+        for j in range(row.shape[0]):
+            row[j] *= scale[j] * peak
+        for head in range(kv_heads * (group + 1)):
+            _turn(row[head * width : (head + 1) * width], turn)
+        for head in range(kv_heads):
+            key, value = keys[slots[i], head, positions[i]], values[slots[i], head, positions[i]]
+            at = size + head * width
+            for d in range(width):
+                key[d] = row[at + d]
+                value[d] = row[at + kv_heads * width + d]
+    for i in range(raw.shape[0]):
+        into, used = room[i, :size], positions[i] + 1
+        for head in range(kv_heads):
+            part = slice(head * group * width, (head + 1) * group * width)
+            _attend_head(raw[i, part], keys[slots[i], head, :used], values[slots[i], head, :used], scores, into[part])
+        peaks[i] = _divide_by_peak(into)
+
+
+@_inner
+def _turn(head: Any, turn: Any) -> None:
+    """Rotate the pairs (2j, 2j + 1) of one head [D] in place."""
+    for j in range(head.shape[0] // 2):
+        a, b, cosine, sine = head[2 * j], head[2 * j + 1], turn[2 * j], turn[2 * j + 1]
+        head[2 * j] = a * cosine - b * sine
+        head[2 * j + 1] = a * sine + b * cosine
+
+
+@_inner
+def _attend_head(queries: Any, keys: Any, values: Any, scores: Any, out: Any) -> None:
+    """out := softmax(q k / sqrt(D)) v for the query heads of one key head; queries, out [group * D], keys [used, D]."""
+    used, width = keys.shape
+    factor = _ONE / np.sqrt(np.float32(width))
+    for g in range(queries.shape[0] // width):
+        weights = scores[g, :used]
+        _products(queries[g * width : (g + 1) * width], keys, factor, weights)
+        share = _ONE / _exponentials(weights)
+        _mean(values, weights, share, out[g * width : (g + 1) * width])
+
+
+@_inner
+def _products(query: Any, keys: Any, factor: Any, out: Any) -> None:
+    """out [used] := keys [used, D] times query [D] times factor; four keys at a time, so that sums overlap."""
+    used, width = keys.shape
+    whole = used - used % 4
+    for t in range(0, whole, 4):
+        first, second, third, fourth = keys[t], keys[t + 1], keys[t + 2], keys[t + 3]
+        a, b, c, e = _ZERO, _ZERO, _ZERO, _ZERO
+        for d in range(width):
+            a += query[d] * first[d]
+            b += query[d] * second[d]
+            c += query[d] * third[d]
+            e += query[d] * fourth[d]
+        out[t], out[t + 1], out[t + 2], out[t + 3] = a * factor, b * factor, c * factor, e * factor
+    for t in range(whole, used):
+        key, a = keys[t], _ZERO
+        for d in range(width):
+            a += query[d] * key[d]
+        out[t] = a * factor
+
+
+@_inner
+def _mean(values: Any, weights: Any, share: Any, out: Any) -> None:
+    """out [D] := weights [used] times values [used, D] times share; four rows at a time, so that out is written less."""
+    used, width = values.shape
+    whole = used - used % 4
+    for d in range(width):
+        out[d] = _ZERO
+    for t in range(0, whole, 4):
+        first, second, third, fourth = values[t], values[t + 1], values[t + 2], values[t + 3]
+        a, b, c, e = weights[t] * share, weights[t + 1] * share, weights[t + 2] * share, weights[t + 3] * share
+        for d in range(width):
+            out[d] += a * first[d] + b * second[d] + c * third[d] + e * fourth[d]
+    for t in range(whole, used):
+        value, a = values[t], weights[t] * share
+        for d in range(width):
+            out[d] += a * value[d]
+
+
+@_inner
+def _exponentials(scores: Any) -> Any:
+    """scores := exp(scores - largest), in place; gives their sum."""
+    largest = scores[0]
+    for t in range(scores.shape[0]):
+        largest = max(largest, scores[t])
+    total = _ZERO
+    for t in range(scores.shape[0]):
+        scores[t] = _exp(scores[t] - largest)
+        total += scores[t]
+    return total
+
+
+@_inner
+def _divide_by_peak(row: Any) -> Any:
+    """row := row / its largest magnitude, which is given back."""
+    largest = np.int32(0)
+    for j in range(row.shape[0]):
+        largest = max(largest, _as_bits(row[j]) & _MAGNITUDE)
+    divisor = max(_as_float(largest), _LEAST)
+    for j in range(row.shape[0]):
+        row[j] /= divisor
+    return divisor
+
+
+@_exact
+def divide(x: Any, room: Any, peaks: Any) -> None:
+    """room := rows of x [rows, columns] divided by their peaks, which go to peaks [rows]."""
+    columns = x.shape[1]
+    for i in range(x.shape[0]):
+        row, into = x[i], room[i, :columns]
+        for j in range(columns):
+            into[j] = row[j]
+        peaks[i] = _divide_by_peak(into)
+
+
+@_exact
+def finish(raw: Any, scale: Any, peaks: Any) -> None:
+    """A raw product [rows, out] times the weight's scale [out] and its input's peaks [rows], in place."""
+    for i in range(raw.shape[0]):
+        row, peak = raw[i], peaks[i]
+        for j in range(row.shape[0]):
+            row[j] = row[j] * scale[j] * peak
+
+
+@_compiled
+def pick(logits: Any, noise: Any, draw: Any, temperature: Any, top_k: Any, space: Any, out: Any) -> None:
+    """out int64 [rows] := sampling.pick of logits [rows, n or more] with noise[:, draw], Exp(1) of [rows, draws, n].
+
+    temperature float32 [rows] (0: greedy), top_k int64 [rows]; space: float32 of at least 2 n. A heap of the k strongest
+    finds the cut, and only what lies above it is weighed against its noise: argmax(p / noise) needs no sum.
+    """
+    size = noise.shape[2]
+    for i in range(noise.shape[0]):
+        row, drawn, scaled, heap = logits[i], noise[i, draw], space[:size], space[size:]
+        largest, best = row[0], 0
+        for j in range(1, size):
+            if row[j] > largest:
+                largest, best = row[j], j
+        out[i] = best
+        if temperature[i] <= _ZERO:
+            continue
+        for j in range(size):
+            scaled[j] = row[j] / temperature[i]
+        wanted = top_k[i]
+        cut = _strongest(scaled, heap[:wanted]) if 0 < wanted < size else -np.float32(np.inf)
+        top, most = largest / temperature[i], -_ONE
+        for j in range(size):
+            if scaled[j] >= cut:
+                chance = _exp(scaled[j] - top) / drawn[j]
+                if chance > most:
+                    most, out[i] = chance, j
+
+
+@_inner
+def _strongest(values: Any, heap: Any) -> Any:
+    """The len(heap)-th largest of values; heap becomes a binary heap with the least of the largest on top."""
+    count = heap.shape[0]
+    heap[:] = values[:count]
+    for i in range(count // 2 - 1, -1, -1):
+        _sift(heap, i)
+    for j in range(count, values.shape[0]):
+        if values[j] > heap[0]:
+            heap[0] = values[j]
+            _sift(heap, 0)
+    return heap[0]
+
+
+@_inner
+def _sift(heap: Any, i: Any) -> None:
+    """Let the entry at i sink below the smaller of its children until none is smaller."""
+    count = heap.shape[0]
+    while 2 * i + 1 < count:
+        child = 2 * i + 1
+        if child + 1 < count and heap[child + 1] < heap[child]:
+            child += 1
+        if heap[i] <= heap[child]:
+            return
+        heap[i], heap[child] = heap[child], heap[i]
+        i = child
