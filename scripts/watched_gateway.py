@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT))
 
 MARK = "@holdings "  # before each answer: other lines on stdout are for people
 SETTLE_SECONDS = 30.0  # for cancelled work to end and replaced processes to come
-COUNTED = ("in_flight", "places", "queued", "active", "jobs", "decodes_waiting", "connections", "temporary")
+COUNTED = ("in_flight", "places", "queued", "active", "jobs", "body_bytes", "decodes_waiting", "connections", "temporary")
 UNEXPECTED = re.compile(
     "internal_error|pump_failed|submit_failed|Traceback|was never retrieved|was never awaited|Task was destroyed"
 )
@@ -58,23 +58,24 @@ def main() -> None:
     async def serve() -> None:
         loop = asyncio.get_running_loop()
         at = listener.getsockname()[1]
-        threading.Thread(target=_answer_lines, args=(server, app.state.gateway, loop, at), daemon=True).start()
+        threading.Thread(target=_answer_lines, args=(server, app, loop, at), daemon=True).start()
         await server.serve([listener])
 
     asyncio.run(serve())
 
 
-def _answer_lines(server: Any, gateway: Any, loop: asyncio.AbstractEventLoop, port: int) -> None:
+def _answer_lines(server: Any, app: Any, loop: asyncio.AbstractEventLoop, port: int) -> None:
     while not server.started:
         time.sleep(0.02)
     print(f"{MARK}{json.dumps({'port': port})}", flush=True)
     for _ in sys.stdin:
-        answer = asyncio.run_coroutine_threadsafe(_holdings(server, gateway), loop).result()
+        answer = asyncio.run_coroutine_threadsafe(_holdings(server, app), loop).result()
         print(f"{MARK}{json.dumps(answer)}", flush=True)
     server.should_exit = True
 
 
-async def _holdings(server: Any, gateway: Any) -> Holdings:
+async def _holdings(server: Any, app: Any) -> Holdings:
+    gateway = app.state.gateway
     loop = asyncio.get_running_loop()
     me, dispatchers = psutil.Process(), gateway.pool._dispatchers
     workers = {name: one.resident.worker for name, one in dispatchers.items() if one.resident.worker is not None}
@@ -86,6 +87,7 @@ async def _holdings(server: Any, gateway: Any) -> Holdings:
         "queued": sum(len(one._queue) + len(one._requests) for one in dispatchers.values()),
         "active": sum(one.active for one in dispatchers.values()),
         "jobs": sum(len(worker._jobs) for worker in workers.values()),
+        "body_bytes": _body_bytes(app.middleware_stack),
         "decodes_waiting": gateway.media._waiting,
         "decoders_free": gateway.media._free.qsize(),
         "connections": len(server.server_state.connections),
@@ -98,6 +100,13 @@ async def _holdings(server: Any, gateway: Any) -> Holdings:
         "pids": {name: worker.pid for name, worker in workers.items()} | {"decoders": sorted(gateway.media.pids)},
         "rss_mib": round(me.memory_info().rss / (1 << 20), 1),
     }
+
+
+def _body_bytes(layer: Any) -> int:
+    """Held by all uploads, as the guard counts them; it is one of the layers around the app."""
+    while not hasattr(layer, "_bodies"):
+        layer = layer.app
+    return int(layer._bodies.held)
 
 
 def _files_in(folder: Path) -> int:
