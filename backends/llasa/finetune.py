@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from backends.interface import BackendError, InvalidInput, ModelUnavailable
@@ -34,7 +35,9 @@ from backends.llasa.vocabulary import Vocabulary
 log = logging.getLogger(__name__)
 
 CODEBOOK = 65_536  # of X-Codec-2
-_STATE = "training_state.pt"
+_STATE, _SETTINGS = "training_state.pt", "training.json"
+# What a resumed training must not change; its length, its rate and how often it saves may.
+_FIXED = ("rank", "alpha", "targets", "batch", "accumulation", "max_length", "seed", "date", "double_bos")
 _IGNORED = -100  # label of positions that are not learnt
 
 
@@ -200,7 +203,7 @@ class _Trainer:
 
     def _write_adapter(self, folder: Path) -> None:
         self._accelerator.unwrap_model(self._model).save_pretrained(str(folder))
-        (folder / "training.json").write_text(json.dumps(asdict(self._training)), encoding="utf-8")
+        (folder / _SETTINGS).write_text(json.dumps(asdict(self._training)), encoding="utf-8")
         lines = [f"{step},{loss:.6f}\n" for step, loss in enumerate(self._losses, start=1)]
         (folder / "loss.csv").write_text("step,loss\n" + "".join(lines), encoding="utf-8")
 
@@ -228,6 +231,7 @@ class _Trainer:
         if not found:
             raise InvalidInput(f"{self._output} holds no checkpoint to resume from")
         last = max(found, key=lambda path: int(path.name.rpartition("-")[2]))
+        self._same_training(last)
         set_peft_model_state_dict(self._accelerator.unwrap_model(self._model), load_peft_weights(str(last), device="cpu"))
         state = torch.load(last / _STATE, map_location="cpu", weights_only=True)
         self._optimiser.load_state_dict(state["optimiser"])
@@ -235,6 +239,18 @@ class _Trainer:
         self._losses = list(state["losses"])
         torch.set_rng_state(state["random"])
         print(f"continuing after {last.name}", flush=True)
+
+    def _same_training(self, checkpoint: Path) -> None:
+        """Raise InvalidInput if the checkpoint was trained with settings that make it another adapter or other batches."""
+        try:
+            then = json.loads((checkpoint / _SETTINGS).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InvalidInput(f"{checkpoint / _SETTINGS} is missing or not readable: {error}") from error
+        now = json.loads(json.dumps(asdict(self._training)))
+        changed = [name for name in _FIXED if then.get(name) != now[name]]
+        if changed:
+            said = ", ".join(f"{name} = {then.get(name)!r}" for name in changed)
+            raise InvalidInput(f"{checkpoint} was trained with {said}; resume with the same, or choose another folder")
 
 
 def _adapted_model(base: Path, training: Training) -> Any:
@@ -244,7 +260,14 @@ def _adapted_model(base: Path, training: Training) -> Any:
     if not (base / "config.json").is_file():
         raise ModelUnavailable(f"{base} is not a model folder (it has no config.json)")
     dtype = torch.bfloat16 if training.bf16 else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(str(base), dtype=dtype, use_safetensors=True)
+    try:
+        model, found = AutoModelForCausalLM.from_pretrained(
+            str(base), dtype=dtype, use_safetensors=True, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ModelUnavailable(f"the model in {base} cannot be loaded: {error}") from error
+    if found["missing_keys"]:  # transformers would train on top of random numbers
+        raise ModelUnavailable(f"the checkpoint in {base} lacks {', '.join(sorted(found['missing_keys'])[:8])}")
     model.config.use_cache = False
     if training.gradient_checkpointing:
         model.gradient_checkpointing_enable()

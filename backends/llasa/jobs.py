@@ -51,7 +51,7 @@ class SpeechJob:
         """The next attempt at a piece. Raises InvalidInput if its prompt leaves no room to speak."""
         prompt = self._prompt(piece, model, hop)
         cap = min(self._room(prompt), self.wish.max_new_tokens or token_cap(piece.text))
-        piece.prompt_tokens = len(prompt.ids)
+        piece.prompt_tokens, piece.reference = len(prompt.ids), prompt.reference
         variant, sampling = self.voice.variant, self.wish.sampling
         return Utterance(prompt.ids, cap, sampling, piece.seed, variant=variant, prefix=prompt.prefix)
 
@@ -60,8 +60,8 @@ class SpeechJob:
         for piece in self.pieces:
             self._room(self._prompt(piece, model, hop))
 
-    def reference_of(self, piece: Piece, hop: int) -> Reference | None:
-        """What a piece continues: the voice's clip, the piece before it, or the first piece."""
+    def _wanted_reference(self, piece: Piece, hop: int) -> Reference | None:
+        """What a piece is to continue: the voice's clip, the piece before it, or the first piece."""
         number = self.pieces.index(piece)
         if number and (self.wish.chaining or not self.voice.anchored):
             before = self.pieces[number - 1 if self.wish.chaining else 0]
@@ -70,12 +70,13 @@ class SpeechJob:
         return self.voice.reference
 
     def _prompt(self, piece: Piece, model: Llasa, hop: int) -> Prompted:
-        reference = self.reference_of(piece, hop)
+        reference = self._wanted_reference(piece, hop)
         ids = self._ids(piece, model, reference)
         # A long piece before this one may leave too little room: then only the voice's own clip is continued.
         if reference is not self.voice.reference and self.wish.max_length - len(ids) < token_cap(piece.text) // 2:
-            ids = self._ids(piece, model, self.voice.reference)
-        return Prompted(ids, ids.index(model.vocabulary.text_start) + 1)
+            reference = self.voice.reference
+            ids = self._ids(piece, model, reference)
+        return Prompted(ids, ids.index(model.vocabulary.text_start) + 1, reference)
 
     def _room(self, prompt: Prompted) -> int:
         taken, most = len(prompt.ids), self.wish.max_length
@@ -128,12 +129,14 @@ class SpeechJob:
     def _whole(self, piece: Piece, codec: Codec) -> Iterator[Event]:
         if piece.done:
             with _Stopwatch(self.timings, "codec"):
-                samples = decoded_whole(codec, piece.codes, self.reference_of(piece, codec.dims.hop))
+                samples = decoded_whole(codec, piece.codes, piece.reference)
             yield AudioChunk(samples, codec.rate)
 
     def _streamed(self, piece: Piece, model: Llasa, codec: Codec) -> Iterator[Event]:
         if self._decoder is None:
-            self._decoder = StreamDecoder(codec, self.reference_of(piece, codec.dims.hop))
+            if piece.utterance is None and not piece.done:
+                return  # it waits for a slot
+            self._decoder = StreamDecoder(codec, piece.reference)
         known = len(piece.codes) if piece.utterance is None else len(piece.utterance.ids)
         if not piece.done and not self._decoder.wants(known):
             return

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from backends.llasa.codec import FRAMES_PER_SECOND
 from backends.llasa.decoding import Utterance
+from backends.llasa.voices import Reference
 
 _LETTERS_PER_SECOND = 6.0  # slow speech in scripts with spaces; ordinary speech has about 15
 _CJK_PER_SECOND = 2.0  # slow speech in Chinese or Japanese characters; ordinary speech has 5 to 8
@@ -22,19 +23,21 @@ _SEED_STEP = 7919
 
 @dataclass(frozen=True, slots=True)
 class Prompted:
-    """ids: the whole prompt; prefix: of them, shared by every prompt of this header."""
+    """ids: the whole prompt; prefix: of them, shared by every prompt of this header; reference: what it continues."""
 
     ids: Sequence[int]
     prefix: int
+    reference: Reference | None
 
 
 class Piece:
-    """text: what it says; seed: of its first attempt; utterance: the attempt running now."""
+    """text: what it says; seed: of its first attempt; utterance: the attempt running now; reference: what that continues."""
 
     def __init__(self, text: str, seed: int) -> None:
         self.text, self._seed = text, seed
         self.attempt = 0
         self.utterance: Utterance | None = None
+        self.reference: Reference | None = None
         self.codes: list[int] = []
         self.prompt_tokens = self.output_tokens = 0
         self.done = self.cut = False

@@ -134,9 +134,13 @@ def _clip(place: Path) -> Path | None:
 
 def _transcript(place: Path, clip: Path) -> str:
     for path in (place / "transcript.txt", clip.with_suffix(".txt")):
-        if path.is_file() and (text := path.read_text(encoding="utf-8-sig").strip()):
-            return text
-    raise InvalidInput(f"the voice {place.name!r} has no transcript: put what the clip says into {place / 'transcript.txt'}")
+        try:
+            if path.is_file() and (text := path.read_text(encoding="utf-8-sig").strip()):
+                return text
+        except UnicodeDecodeError as error:
+            raise InvalidInput(f"the transcript of the voice {place.name!r} is not UTF-8 text", param="voice") from error
+    wanted = place / "transcript.txt"
+    raise InvalidInput(f"the voice {place.name!r} has no transcript: put what the clip says into {wanted}", param="voice")
 
 
 def _kept(path: Path, origin: str) -> tuple[tuple[int, ...], int] | None:

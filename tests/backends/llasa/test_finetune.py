@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from backends.interface import InvalidInput, ModelUnavailable
 from backends.llasa import finetune as module
@@ -96,6 +98,8 @@ def test_a_resumed_run_is_like_an_uninterrupted_one(
         _train(data, lm_folder, tmp_path / "parts", training)
     with pytest.raises(InvalidInput, match="holds checkpoints already"):
         _train(data, lm_folder, tmp_path / "parts", training)
+    with pytest.raises(InvalidInput, match="was trained with rank = 16"):
+        _train(data, lm_folder, tmp_path / "parts", replace(training, rank=training.rank + 1), resume=True)
     assert _train(data, lm_folder, tmp_path / "parts", training, resume=True) == pytest.approx(whole)
     first, second = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "parts"))
     for name, tensor in first.items():
@@ -112,6 +116,15 @@ def test_what_cannot_be_trained_is_refused(data: Path, lm_folder: Path, tmp_path
     data.write_text(Clip("x", (128_264,)).line(), encoding="utf-8")
     with pytest.raises(InvalidInput, match="codes lie in"):
         _train(data, lm_folder, tmp_path / "out", small())
+
+
+def test_a_base_with_missing_tensors_is_not_trained(data: Path, lm_folder: Path, tmp_path: Path) -> None:
+    base = shutil.copytree(lm_folder, tmp_path / "base")
+    tensors = load_file(base / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, base / "model.safetensors")
+    with pytest.raises(ModelUnavailable, match=r"layers\.1\.mlp\.up_proj"):
+        _train(data, base, tmp_path / "out", small())
 
 
 def test_the_command_line_says_what_is_wrong(tmp_path: Path, lm_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
