@@ -1,28 +1,36 @@
 """Measure CSM at the real CSM-1B shapes with random weights; every ratio comes from one run on one machine.
 
-    python scripts/bench_csm.py                    # our own bf16 and int8, floors, codec
-    python scripts/bench_csm.py --peers            # also torchtune's and transformers' build of the same model
+    OMP_NUM_THREADS=1 python scripts/bench_csm.py [--rounds N] [--threads N] [--only int8,bfloat16,torchtune,...] [--json FILE]
 
-Seconds per frame at batch 1 and 4, against: the bf16 matrix-vector products of a frame alone; the time to read the int8
-weights of a frame once; and the two reference implementations. Run with one thread (OMP_NUM_THREADS=1).
+Seconds per 80 ms frame, sampling included: ours in int8 and bfloat16 at batch 1 and 4, torchtune's and transformers' builds
+of the same model (groups `oracle` and `torch`), the bfloat16 matrix-vector products of a frame alone, and one read of the
+frame's int8 weights. All of them take turns, round by round. Then how far the logits of int8 and bfloat16 lie from those
+of float32, and the codec. With one thread seconds are CPU seconds, which other processes disturb least; with more they
+are wall time. Needs about 16 GB for everything at once, and 3 minutes at 5 rounds on two quiet cores.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import json
 import os
 import statistics
+import sys
 import time
 import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from backends.csm.codec import Codec
 from backends.csm.codec_layouts import moshi_config
@@ -36,6 +44,8 @@ from backends.transformer.checkpoint import Checkpoint
 
 TEXT = 1024  # rows of the text table: a gather, its size does not matter
 PROMPT = 64  # rows
+PARTS = ("int8", "bfloat16", "torchtune", "transformers", "logits", "codec")
+BLOCK = 1_048_573  # random numbers that all weights are cut from; a prime, so that rows of a matrix differ
 
 
 class RandomWeights(Checkpoint):
@@ -43,7 +53,7 @@ class RandomWeights(Checkpoint):
 
     def __init__(self) -> None:
         super().__init__("random weights", {})
-        self._block = torch.randn(1 << 20, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
+        self._block = torch.randn(BLOCK, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
 
     def demand(self, names: object) -> None:
         pass
@@ -55,7 +65,7 @@ class RandomWeights(Checkpoint):
         if len(shape) == 1:
             return torch.ones(shape, dtype=torch.bfloat16)
         scale = 0.02 if "embed" in name else shape[-1 if name != "audio_head" else 1] ** -0.5
-        shift = hash(name) % 1000
+        shift = zlib.crc32(name.encode()) % BLOCK
         values = (self._block * scale).roll(shift).repeat(-(-size // len(self._block)))[:size]
         return values.view(shape)
 
@@ -67,14 +77,15 @@ def build(dtype: str, device: str = "cpu") -> CsmModel:
     return CsmModel(config, RandomWeights(), ORIGINAL, precision=kind, device=device)
 
 
-def timed(work: Callable[[], object], repeats: int) -> list[float]:
-    """CPU seconds of each call: with one thread that is the time it takes, whoever else uses the machine."""
-    seconds = []
-    for _ in range(repeats):
-        begun = time.process_time()
-        work()
-        seconds.append(time.process_time() - begun)
-    return seconds
+def clock() -> float:
+    """CPU seconds of this process; with several threads, which add up there, the time of day."""
+    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
+
+
+def timed(work: Callable[[], object]) -> float:
+    begun = clock()
+    work()
+    return clock() - begun
 
 
 class Speaking:
@@ -143,21 +154,29 @@ def read(rows: int, columns: int) -> Callable[[], object]:
     return lambda: buffer.sum()
 
 
-def measure_ours(dtype: str, repeats: int) -> tuple[dict[str, list[float]], Tensor]:
-    """CPU seconds by name, and the logits of a few frames, to compare the number formats by."""
+def ours(dtype: str) -> dict[str, Callable[[], float]]:
+    """Our frame at batch 1 and 4, and what bounds it."""
     model = build(dtype)
     batch = frame_batch(model, 4)
     least = floor(model.config, read if dtype == "int8" else multiply)
-    alone, four = Speaking(batch, 1), Speaking(batch, 4)
-    rows: dict[str, list[float]] = {"frame": [], "floor": [], "frame of 4": []}
-    for work in (alone.frame, least, four.frame):
-        work()
-    for _ in range(repeats):
-        for name, work in (("frame", alone.frame), ("floor", least), ("frame of 4", four.frame)):
-            rows[name] += timed(work, 1)
-    tokens, mask = text_rows(list(range(1, 9)), 32)
-    frames = torch.randint(0, 2048, (3, 32), generator=torch.Generator().manual_seed(0))
-    return {f"{dtype} {name}": seconds for name, seconds in rows.items()}, model.logits(tokens, mask, frames)
+    bound = "read of the int8 weights" if dtype == "int8" else "bfloat16 products alone"
+    ways = {f"{dtype} frame": Speaking(batch, 1).frame, bound: least, f"{dtype} frame of 4": Speaking(batch, 4).frame}
+    return {name: partial(timed, work) for name, work in ways.items()}
+
+
+def measure_logits() -> dict[str, float]:
+    """How far the teacher-forced logits of a few frames deviate from float32's, as a share of their spread."""
+    tokens, mask = text_rows(list(range(1, 33)), 32)
+    frames = torch.randint(0, 2048, (6, 32), generator=torch.Generator().manual_seed(0))
+    logits, found = {}, {}
+    for dtype in ("float32", "bfloat16", "int8"):
+        logits[dtype] = build(dtype).logits(tokens, mask, frames)
+        gc.collect()
+    exact = logits["float32"]
+    for name, by in (("int8", "float32"), ("bfloat16", "float32"), ("int8", "bfloat16")):
+        found[f"{name} against {by}"] = float((logits[name] - logits[by]).std() / exact.std())
+    same = (logits["int8"].argmax(-1) == exact.argmax(-1)).float().mean()
+    return found | {"share of greedy codes that int8 leaves as in float32": float(same)}
 
 
 class Torchtune:
@@ -224,30 +243,32 @@ def small_defaults() -> Iterator[None]:
         torch.nn.Linear.reset_parameters = initialise  # type: ignore[method-assign]
 
 
-def measure_torchtune(repeats: int) -> list[float]:
-    peer = Torchtune()
-    peer.frame()
-    return timed(peer.frame, repeats)
+def torchtune() -> dict[str, Callable[[], float]]:
+    return {"torchtune frame": partial(timed, Torchtune().frame)}
 
 
-def measure_transformers(repeats: int) -> list[float]:
-    """Seconds per frame of generate(): the difference between a long and a short call."""
+def transformers() -> dict[str, Callable[[], float]]:
+    """A frame of generate(): the difference between a call for 1 frame and one for 3, halved."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from transformers import CsmConfig, CsmForConditionalGeneration
 
         with small_defaults():
             model = CsmForConditionalGeneration(CsmConfig(text_vocab_size=128_256)).eval()
-        for parameter in model.parameters():
-            parameter.data.uniform_(-0.02, 0.02)
-        ids = torch.arange(1, PROMPT + 1)[None]
+    for parameter in model.parameters():
+        parameter.data.uniform_(-0.02, 0.02)
+    ids = torch.arange(1, PROMPT + 1)[None]
 
-        def speak(frames: int) -> None:
+    def speak(frames: int) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             model.generate(input_ids=ids, max_new_tokens=frames, min_new_tokens=frames, do_sample=True, output_audio=False)
 
-        speak(1)
-        short = statistics.median(timed(lambda: speak(1), 2))
-        return [(seconds - short) / repeats for seconds in timed(lambda: speak(1 + repeats), 1)]
+    def frame() -> float:
+        short = timed(partial(speak, 1))
+        return (timed(partial(speak, 3)) - short) / 2
+
+    return {"transformers frame": frame}
 
 
 def measure_codec() -> dict[str, list[float]]:
@@ -260,50 +281,60 @@ def measure_codec() -> dict[str, list[float]]:
     found = {}
     for group in (1, 2, 4):
         decode = codec.open_stream().decode
-        seconds = [timed(partial(decode, part), 1)[0] / group for part in codes.split(group, 2)]
+        seconds = [timed(partial(decode, part)) / group for part in codes.split(group, 2)]
         found[f"mimi, groups of {group}"] = seconds[2:]
     with network.streaming(1), torch.inference_mode():
-        found["mimi, moshi's own"] = [timed(partial(network.decode, part), 1)[0] for part in codes[:, :, :12].split(1, 2)][2:]
+        found["mimi, moshi's own"] = [timed(partial(network.decode, part)) for part in codes[:, :, :12].split(1, 2)][2:]
     return found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--peers", action="store_true", help="also torchtune and transformers (groups oracle and torch)")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--only", default=",".join(PARTS), help=f"parts to run, of {', '.join(PARTS)}")
+    parser.add_argument("--json", type=Path, help="also write all figures there")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    found: dict[str, list[float]] = {}
-    logits = {}
-    for dtype in ("int8", "bfloat16"):
-        rows, logits[dtype] = measure_ours(dtype, arguments.repeats)
-        found |= rows
-        gc.collect()
-        show(rows)
-    if arguments.peers:
-        for name, measure in (("torchtune frame", measure_torchtune), ("transformers frame", measure_transformers)):
-            found[name] = measure(arguments.repeats)
-            gc.collect()
-            show({name: found[name]})
-    codec = measure_codec()
-    show(codec)
-    report({name: statistics.median(seconds) for name, seconds in (found | codec).items()}, logits)
+    torch.set_num_threads(arguments.threads)
+    parts = arguments.only.split(",")
+    print(f"torch {torch.__version__}, {arguments.threads} thread(s), {time.strftime('%Y-%m-%d')}", flush=True)
+    found: dict[str, dict[str, float]] = {"logits": measure_logits() if "logits" in parts else {}}
+    seconds = interleaved(parts, arguments.rounds)
+    seconds |= measure_codec() if "codec" in parts else {}
+    found["seconds"] = {name: statistics.median(times) for name, times in seconds.items()}
+    found["best"] = {name: min(times) for name, times in seconds.items()}
+    found["ratios"] = ratios(found["seconds"])
+    for title, rows in found.items():
+        print(f"\n{title}")
+        for name, value in rows.items():
+            print(f"  {name:56s} {value:.4f}")
+    print(json.dumps(found))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
 
 
-def show(rows: dict[str, list[float]]) -> None:
-    for name, seconds in rows.items():
-        print(f"{name:28s} median {statistics.median(seconds):.4f}  best {min(seconds):.4f}", flush=True)
+def interleaved(parts: list[str], rounds: int) -> dict[str, list[float]]:
+    """Seconds per frame of every way, one after the other in every round, after one round that does not count."""
+    makers = {"int8": partial(ours, "int8"), "bfloat16": partial(ours, "bfloat16")}
+    makers |= {"torchtune": torchtune, "transformers": transformers}
+    ways: dict[str, Callable[[], float]] = {}
+    for part, make in makers.items():
+        ways |= make() if part in parts else {}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(rounds + 1):
+        for name, way in ways.items():
+            spent = way()
+            if number:
+                seconds[name].append(spent)
+    return seconds
 
 
-def report(middle: dict[str, float], logits: dict[str, Tensor]) -> None:
-    """The ratios that the goals are about."""
-    pairs = [("bfloat16 frame", "bfloat16 floor"), ("int8 frame", "int8 floor"), ("int8 frame of 4", "int8 frame")]
-    pairs += [("torchtune frame", "int8 frame"), ("torchtune frame", "bfloat16 frame"), ("transformers frame", "int8 frame")]
-    for name, by in pairs:
-        if name in middle and by in middle:
-            print(f"{name} / {by}: {middle[name] / middle[by]:.2f}")
-    away = (logits["int8"] - logits["bfloat16"]).std() / logits["bfloat16"].std()
-    print(f"int8 logits deviate from bfloat16 by {away:.4f} of their spread (random weights)")
+def ratios(middle: dict[str, float]) -> dict[str, float]:
+    """What the goals are about."""
+    pairs = [("int8 frame", "read of the int8 weights"), ("int8 frame of 4", "int8 frame")]
+    pairs += [("torchtune frame", "int8 frame"), ("transformers frame", "int8 frame"), ("torchtune frame", "bfloat16 frame")]
+    pairs += [("bfloat16 frame", "bfloat16 products alone"), ("bfloat16 frame of 4", "bfloat16 frame")]
+    return {f"{over} / {under}": middle[over] / middle[under] for over, under in pairs if {over, under} <= middle.keys()}
 
 
 if __name__ == "__main__":

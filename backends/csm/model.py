@@ -6,7 +6,7 @@ waveform and no batching of requests (frames.py). A *row* is one position of the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from backends.csm.rows import prompt_rows
 from backends.interface import InvalidInput
 from backends.transformer.attention import KVCache, Span, Step, Whole
 from backends.transformer.checkpoint import Checkpoint
+from backends.transformer.kernels import Picker, kernels
 from backends.transformer.linear import Linear, Precision, make_linear, precision
 from backends.transformer.model import Transformer, tensor_shapes
 from backends.transformer.sampling import pick, request_generator, request_noise
@@ -65,6 +66,7 @@ class CsmModel:
         """Take exactly the tensors of `layout` from the checkpoint; see load_csm."""
         self.config, self.device = config, torch.device(device)
         self._precision, self._rows = precision, rows
+        self.quantised = precision.weights == "int8"
         _demand_all(config, checkpoint, layout)
         self._load_tables(checkpoint, layout)
         self.backbone = self._stack(config, "backbone", checkpoint, layout)
@@ -204,12 +206,9 @@ class FrameDecoder:
 
     def __call__(self, hidden: Tensor, noise: Tensor | None, temperature: float | Tensor, top_k: int | Tensor) -> Tensor:
         """codes int64 [batch, codebooks] from hidden [batch, width]; noise Exp(1) [batch, codebooks, speakable] or None."""
-        model, speakable = self._model, self.speakable
+        model = self._model
         first, steps = self._views_of(len(hidden))
-
-        def choose(logits: Tensor, codebook: int) -> Tensor:
-            return pick(logits[:, :speakable], None if noise is None else noise[:, codebook], temperature, top_k)
-
+        choose = self._chooser(noise, temperature, top_k)
         codes = [choose(model.first_head(hidden), 0)]
         inner = model.decoder(model.decoder_rows(hidden, codes[0][:, None]), first)[:, -1]
         for codebook, head in enumerate(model.other_heads, start=1):
@@ -218,6 +217,18 @@ class FrameDecoder:
                 row = F.embedding(codes[-1] + codebook * model.config.audio_vocabulary, model.projected_table)
                 inner = model.decoder(row[:, None], steps[codebook - 1])[:, -1]
         return torch.stack(codes, 1)
+
+    def _chooser(self, noise: Tensor | None, temperature: float | Tensor, top_k: int | Tensor) -> Callable[[Tensor, int], Tensor]:
+        """Gives the ids [batch] of a codebook from its logits [batch, vocabulary]."""
+        loops = kernels() if self._model.quantised and self._model.device.type == "cpu" else None
+        if loops is not None and noise is not None:
+            return Picker(loops, noise, temperature, top_k)
+
+        def choose(logits: Tensor, codebook: int) -> Tensor:
+            draws = None if noise is None else noise[:, codebook]
+            return pick(logits[:, : self.speakable], draws, temperature, top_k)
+
+        return choose
 
     def _views_of(self, batch: int) -> tuple[Span, list[Step]]:
         """The frame's attention patterns: positions 0 and 1 at once, then 2..codebooks-1 one by one."""
