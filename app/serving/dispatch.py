@@ -29,19 +29,24 @@ Waiting = Entry[WorkerJob]
 
 
 class Dispatcher:
-    """The way of jobs to one resident model. places: requests that were admitted and do not run yet."""
+    """The way of jobs to one resident model.
+
+    places: requests that were admitted and do not run yet; coming: those of them for which the model is loaded before they
+    are in the queue, so that nobody evicts it in between.
+    """
 
     def __init__(self, resident: Resident, limits: LimitSettings, metrics: Metrics, clock: Callable[[], float]) -> None:
         self.resident, self._limits, self._metrics, self._clock = resident, limits, metrics, clock
         self.name = resident.deployment.name
         self.pricer = Pricer()
-        self.places = 0
+        self.places = self.coming = 0
         self.last_used: float | None = None  # seconds since the epoch
         self._queue: FairQueue[WorkerJob] = FairQueue()
         self._requests: dict[Waiting, Request | None] = {}
         self._active: dict[WorkerJob, tuple[Waiting, Request | None]] = {}
         self._freed = Bell()
         self._pump: asyncio.Task[None] | None = None
+        self._preparing: asyncio.Task[Worker] | None = None
         self._closed: ApiError | None = None
         resident.attach(self)
 
@@ -53,7 +58,7 @@ class Dispatcher:
 
     @property
     def waiting(self) -> int:
-        return len(self._queue)
+        return len(self._queue) + self.coming
 
     # --- Admission ----------------------------------------------------------------------------------------------------
 
@@ -97,13 +102,33 @@ class Dispatcher:
             self._pump = asyncio.create_task(self._run_pump(), name=f"pump of {self.name}")
         return entry
 
+    async def prepare(self) -> None:
+        """Load the model for a request that comes, once for all that do. Raises ApiError; call `arrived` afterwards."""
+        self.coming += 1
+        self._tell()
+        if self._preparing is None or self._preparing.done():
+            self._preparing = asyncio.create_task(self.resident.ensure(), name=f"load of {self.name}")
+        loading = self._preparing
+        await asyncio.wait({loading})  # which goes on if this client leaves
+        if loading.cancelled():
+            raise self._closed or WorkerLost(f"The load of {self.name} was stopped.")
+        loading.result()
+
+    def arrived(self) -> None:
+        """It is in the queue now, went elsewhere, or has left."""
+        self.coming -= 1
+        self._tell()
+        self.resident.queue_emptied()
+        if not self.waiting and self._preparing is not None and self.resident.loader.waits_for_memory:
+            self._preparing.cancel()
+
     def withdraw(self, entry: Waiting) -> None:
         """The client left: out of the queue, or out of the worker at its next step."""
         if self._queue.remove(entry):
             self._requests.pop(entry, None)
             self._tell()
             self.resident.queue_emptied()
-            if not self._queue and self.resident.loader.waits_for_memory and self._pump is not None:
+            if not self.waiting and self.resident.loader.waits_for_memory and self._pump is not None:
                 self._pump.cancel()
         if not entry.granted.done():
             entry.granted.cancel()
@@ -215,6 +240,9 @@ class Dispatcher:
         """Refuse what waits and what comes, cut what runs."""
         self._closed = error
         self.fail_waiting(error)
+        if self._preparing is not None:
+            self._preparing.cancel()
+            await asyncio.gather(self._preparing, return_exceptions=True)
         for job in list(self._active):
             job.take(Failed("draining", error.message))
         if self._pump is not None:

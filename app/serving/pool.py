@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 
 from app.deployments import Deployment
-from app.errors import ApiError, Draining, ModelUnavailable, ServiceUnavailable
+from app.errors import ApiError, Draining, ModelUnavailable, OutOfMemory, ServiceUnavailable, WorkerLost
 from app.metrics import Metrics
 from app.serving.arbiter import Arbiter
 from app.serving.bell import Bell
@@ -164,26 +164,46 @@ class WorkerPool:
 
     @asynccontextmanager
     async def admit(self, deployment: Deployment, *, owner: str, request_id: str) -> AsyncIterator[Ticket]:
-        """A place in the queue, for as long as the context lasts."""
-        ticket = self._ticket(deployment, owner, request_id)
-        self._tickets.add(ticket)
-        try:
-            yield ticket
-        finally:
-            self._tickets.discard(ticket)
-            self._left.ring()
-            ticket.leave()
+        """A place in the queue, for as long as the context lasts.
 
-    def _ticket(self, deployment: Deployment, owner: str, request_id: str) -> PoolTicket:
-        """Raises Draining, ModelUnavailable or Overloaded."""
+        A deployment with a fallback is loaded first: only then is it certain who answers.
+        """
+        ticket = self._ticket(deployment, owner, request_id)
+        while True:
+            self._tickets.add(ticket)
+            try:
+                refused = await self._refusal(ticket)
+                if refused is None:
+                    yield ticket
+                    return
+            finally:
+                self._tickets.discard(ticket)
+                self._left.ring()
+                ticket.leave()
+            ticket = self._ticket(self._deployments[ticket.deployment.fallback], owner, request_id, instead_of=deployment)
+
+    @staticmethod
+    async def _refusal(ticket: PoolTicket) -> ApiError | None:
+        """Why the ticket's model cannot be loaded, where another deployment may answer instead."""
+        if not ticket.deployment.fallback:
+            return None
+        try:
+            await ticket.prepare()
+        except (ModelUnavailable, OutOfMemory, WorkerLost) as error:
+            return error
+        return None
+
+    def _ticket(self, deployment: Deployment, owner: str, request_id: str, *, instead_of: Deployment | None = None) -> PoolTicket:
+        """Raises Draining, ModelUnavailable or Overloaded. instead_of: the deployment whose load has failed."""
         if self._draining:
             self._metrics.refused_total.labels("draining").inc()
             raise Draining("The server is shutting down.", retry_after=5.0)
         dispatcher = self._who_answers(deployment)
         dispatcher.check(owner)
-        fell_back = deployment.name if dispatcher.name != deployment.name else None
+        asked = (instead_of or deployment).name
+        fell_back = asked if dispatcher.name != asked else None
         if fell_back:
-            _log.warning("pool.fallback", deployment=deployment.name, answered_by=dispatcher.name, request_id=request_id)
+            _log.warning("pool.fallback", deployment=asked, answered_by=dispatcher.name, request_id=request_id)
         return PoolTicket(dispatcher, owner=owner, request_id=request_id, fallback_from=fell_back)
 
     def _who_answers(self, deployment: Deployment) -> Dispatcher:

@@ -32,8 +32,14 @@ class PoolTicket:
         self._entry: Waiting | None = None
         self._request: Request | None = None
         self._holds_place = True
+        self._is_coming = False
         self._retries = 0
         dispatcher.places += 1
+
+    async def prepare(self) -> None:
+        """Load the model before the request is read, while another deployment could still answer. Raises ApiError."""
+        self._is_coming = True
+        await self._dispatcher.prepare()
 
     async def run(self, request: Request) -> PoolRun:
         """Price it, wait for its turn and a worker. Raises ApiError."""
@@ -58,6 +64,7 @@ class PoolTicket:
         """A job that its worker took up. One that ran out of memory at its start climbs the ladder."""
         while True:
             self._entry = self._dispatcher.enqueue(self._owner, self._request)
+            self._arrive()
             job = await self._entry.granted
             self.give_place_back()
             await job.started.wait()
@@ -91,9 +98,15 @@ class PoolTicket:
             self._holds_place = False
             self._dispatcher.places -= 1
 
+    def _arrive(self) -> None:
+        if self._is_coming:
+            self._is_coming = False
+            self._dispatcher.arrived()
+
     def leave(self) -> None:
         """Give everything back; a job that is not over is cancelled."""
         self.give_place_back()
+        self._arrive()
         if self._entry is not None:
             self._dispatcher.withdraw(self._entry)
 

@@ -29,6 +29,7 @@ from tests.support.pools import MIB, ask, audio, fake, machine
 
 NAMES = ("a", "b", "c", "d")
 SIZES = {"a": 400 * MIB, "b": 400 * MIB, "c": 700 * MIB, "d": 100 * MIB}
+FALLBACKS = {"a": "b"}
 BUDGET = 1000 * MIB
 CALM = Policy(
     hang=100, watch=3600, first_back_off=0.001, longest_back_off=0.002, residency=0, memory_wait=1000, availability=0, crashes=4
@@ -155,7 +156,13 @@ class Lives(RuleBasedStateMachine):
         self.loop = VirtualLoop()
         self.world = World()
         self.deployments = {
-            name: fake(name, wishes=("cuda",), device="cuda:0", keep_alive=-1 if pinned and name == "d" else keep_alive)
+            name: fake(
+                name,
+                wishes=("cuda",),
+                device="cuda:0",
+                keep_alive=-1 if pinned and name == "d" else keep_alive,
+                fallback=FALLBACKS.get(name, ""),
+            )
             for name in NAMES
         }
         self.pool = WorkerPool(

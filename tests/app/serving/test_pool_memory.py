@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from app.deployments import Deployment
-from app.errors import ModelUnavailable, OutOfMemory
+from app.errors import Draining, ModelUnavailable, OutOfMemory
 from app.serving.pool import WorkerPool
 from backends.registry import backend_info, check_options
 from tests.support.pools import MIB, QUICK, ask, audio, chat, fake, machine, pool_of, text_of, until
@@ -273,13 +273,55 @@ async def test_a_model_whose_weights_are_absent_takes_no_threads_from_the_one_th
 
 
 async def test_a_fallback_answers_while_a_deployment_cannot_and_says_so() -> None:
-    broken, good = fake("broken", fail_load="model_unavailable", fallback="good"), fake("good")
+    """Also the requests that wait for the very load that fails."""
+    broken, good = fake("broken", fail_load="model_unavailable", load_seconds=0.3, fallback="good"), fake("good")
     async with pool_of(broken, good, policy=type(QUICK)(first_back_off=30)) as pool:
-        with pytest.raises(ModelUnavailable):
-            await ask(pool, broken, audio(1))  # the first request finds out
-        async with pool.admit(broken, owner="me", request_id="r") as ticket:
-            assert (ticket.deployment.name, ticket.fallback_from) == ("good", "broken")
-            assert [type(e).__name__ async for e in await ticket.run(audio(1))][-1] == "Done"
+
+        async def names() -> tuple[str, str | None]:
+            async with pool.admit(broken, owner="me", request_id="r") as ticket:
+                assert [type(e).__name__ async for e in await ticket.run(audio(1))][-1] == "Done"
+                return ticket.deployment.name, ticket.fallback_from
+
+        assert await asyncio.gather(names(), names(), names()) == [("good", "broken")] * 3  # they waited for its load
+        assert await names() == ("good", "broken")  # it was known
+        assert [d.places for d in pool._dispatchers.values()] == [d.waiting for d in pool._dispatchers.values()] == [0, 0]
+
+
+@pytest.mark.parametrize("fault", [{"oom_at": "load"}, {"crash_at": "load"}, {"fail_load": "error"}])
+async def test_a_fallback_answers_whatever_the_load_failed_of(fault: dict[str, str]) -> None:
+    first, last = fake("first", fallback="second", **fault), fake("last", task="chat")
+    second = fake("second", fallback="third", **fault)
+    async with pool_of(first, second, fake("third"), last) as pool, pool.admit(first, owner="me", request_id="r") as ticket:
+        assert (ticket.deployment.name, ticket.fallback_from) == ("third", "first")
+        assert [type(e).__name__ async for e in await ticket.run(audio(1))][-1] == "Done"
+
+
+async def test_without_a_fallback_that_works_the_last_reason_is_told() -> None:
+    one, two = fake("one", fail_load="error", fallback="two"), fake("two", fail_load="model_unavailable")
+    async with pool_of(one, two) as pool:
+        with pytest.raises(ModelUnavailable, match="told to fail"):
+            await ask(pool, one, audio(1))
+
+
+async def test_a_model_with_a_fallback_is_loaded_once_and_clients_may_leave_meanwhile() -> None:
+    d, other = fake("d", load_seconds=0.5, fallback="other"), fake("other")
+    async with pool_of(d, other) as pool:
+        jobs = [asyncio.create_task(text_of(pool, d, audio(1)), name="test") for _ in range(3)]
+        await until(lambda: states(pool)["d"] == "loading")
+        jobs[0].cancel()  # who began the load leaves
+        assert await asyncio.gather(*jobs[1:]) == ["one two"] * 2
+        assert states(pool) == {"d": "ready", "other": "unloaded"}
+        assert pool._dispatchers["d"].waiting == 0
+
+
+async def test_a_drain_ends_a_load_that_requests_wait_for() -> None:
+    d, other = fake("d", hang_at="load", fallback="other"), fake("other")
+    async with pool_of(d, other) as pool:
+        job = asyncio.create_task(ask(pool, d, audio(1)), name="test")
+        await until(lambda: states(pool)["d"] == "loading")
+        await pool.drain(0)
+        with pytest.raises(Draining):
+            await job
 
 
 async def test_another_interpreter_is_used_and_one_that_is_missing_is_named(tmp_path: Path) -> None:
