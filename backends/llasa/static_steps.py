@@ -56,7 +56,7 @@ class StaticSteps:
         key = (variant, count, length)
         if key not in self._made:
             forward = self._forward(variant, length)
-            self._made[key] = torch.compile(forward, dynamic=False) if self._compiled else self._captured(forward, count)
+            self._made[key] = self._traced(forward) if self._compiled else self._captured(forward, count)
         return self._made[key]
 
     def _forward(self, variant: str, length: int) -> Forward:
@@ -68,6 +68,11 @@ class StaticSteps:
             return hidden[:, -1]
 
         return forward
+
+    def _traced(self, forward: Forward) -> Forward:
+        """Compiled at its first call. Apart from the others: of one piece of code, torch compiles eight shapes and no more."""
+        traced: Forward = torch.compile(forward, dynamic=False, isolate_recompiles=True)
+        return traced
 
     def _captured(self, forward: Forward, count: int) -> Forward:
         """A CUDA graph of `forward` with tensors of its own for what goes in and out."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,23 @@ def test_fixed_shapes_change_nothing(model: Llasa, monkeypatch: pytest.MonkeyPat
     assert spoken(loop, model) == expected
     assert {count for count, _ in shapes} <= {1, 2, 3}
     assert len(shapes) > 30
+
+
+@pytest.mark.slow
+def test_every_shape_is_compiled(lm_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load_llasa(lm_folder, packed=False)
+    graphs: list[Any] = []
+
+    def counting(graph: Any, _: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counting))
+    steps = StaticSteps(model, TokenLoop(model, 3, 1024)._cache, compiled=True)
+    for position in (0, 300, 1000):
+        for slot in range(3):
+            steps.hidden("", {slot: position}, [slot], torch.zeros(1, dtype=torch.int64))
+    assert len(graphs) == 9
 
 
 def test_a_compiler_that_fails_leaves_the_loop_as_it_was(
