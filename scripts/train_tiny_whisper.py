@@ -181,14 +181,27 @@ class Material:
         body = self._body(inside, first, cut, "en" if translate else language, timed)
         tokens, targets = [*prompt, *body], [IGNORE] * 2 + body + [eot]
         targets[0] = prompt[1]
-        if self.random.random() < 0.2:
-            context = self.text_ids(self.random.choice(self.clips["en" if translate else language]).sentence, language)
+        if self.random.random() < 0.3:
+            context = self._earlier("en" if translate else language)
             tokens = [self.ids["<|startofprev|>"], *context, *tokens]
             targets = [IGNORE] * (len(context) + 1) + targets
         if not timed:
             targets[len(targets) - len(body) - 1] = IGNORE  # whether times are wanted is not for the model to know
         ctc = [token for _, _, clip in inside for token in self.text_ids(clip.sentence, language)]
         return Example(_mel(samples, positions), tokens, targets, ctc, first)
+
+    def _earlier(self, language: str) -> list[int]:
+        """What stood before the window: one sentence, as in a prompt, or the window before with its times."""
+        if self.random.random() < 0.4:
+            return self.text_ids(self.random.choice(self.clips[language]).sentence, language)
+        at, said = self.random.randint(0, 60), list[int]()
+        for clip in self.random.choices(self.clips[language], k=self.random.randint(2, 12)):
+            end = at - (-len(clip.samples) // STEP)
+            if end >= TIMESTAMPS:
+                break
+            said += [self.zero + at, *self.text_ids(clip.sentence, language), self.zero + end]
+            at = end + self.random.randint(8, 70)
+        return said
 
     def _body(self, inside: list[tuple[int, int, Clip]], first: int, cut: int | None, language: str, timed: bool) -> list[int]:
         body = [] if timed else [self.ids["<|notimestamps|>"]]

@@ -83,12 +83,13 @@ def test_minutes_keep_every_sentence_in_its_place(model: Whisper, minutes: Recor
     assert np.mean(near) > 0.9
 
 
-def test_dense_speech_is_packed_into_windows(whisper: Whisper) -> None:
-    """The miniature has seen few full windows in its training, so it errs more there."""
-    dense = record(24, seed=5)
-    transcript = whisper.transcribe(dense.samples, language="en")
-    assert error_rate(dense.text, transcript.text) < 0.3
-    assert len({segment.seek for segment in transcript.segments}) < 8
+def test_minutes_of_dense_speech_are_packed_into_windows(model: Whisper) -> None:
+    dense = record(48, seed=5)
+    transcript = model.transcribe(dense.samples, language="en")
+    assert error_rate(dense.text, transcript.text) < MOST_ERRORS
+    assert len({segment.seek for segment in transcript.segments}) < 10
+    near = [min(abs(start - segment.start) for segment in transcript.segments) < 0.4 for start, _ in dense.times]
+    assert np.mean(near) > 0.9
 
 
 def test_without_the_gate_windows_follow_their_timestamps(whisper: Whisper) -> None:
@@ -195,7 +196,7 @@ def test_requests_together_get_what_they_get_alone(folder: Path) -> None:
         assert [e.text for e in events if isinstance(e, Segment)] == [e.text for e in alone if isinstance(e, Segment)]
         done = events[-1]
         assert isinstance(done, Done)
-        assert error_rate(clip.text, done.text) < 0.15
+        assert error_rate(clip.text, done.text) < MOST_ERRORS
 
 
 def test_segments_of_a_long_file_come_before_its_end(folder: Path, minutes: Recording) -> None:
