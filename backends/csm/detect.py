@@ -20,7 +20,7 @@ import soundfile
 
 from backends.csm.loading import find_folder
 from backends.csm.watermark import Samples, load_watermark, result
-from backends.csm.watermark_key import KEY_FILE, parse_key
+from backends.csm.watermark_key import KEY_FILE, parse_key, read_key
 from backends.interface import BackendError, InvalidInput
 
 _LONGEST = 600.0  # seconds of a file that are looked at
@@ -49,7 +49,7 @@ def _read(file: Path, rate: int | None) -> tuple[Samples, int]:
         with soundfile.SoundFile(file) as sound:
             count = int(min(len(sound), _LONGEST * sound.samplerate))
             return sound.read(count, dtype="float32", always_2d=True).mean(axis=1, dtype=np.float32), sound.samplerate
-    except (soundfile.SoundFileError, ValueError, OSError) as error:
+    except (soundfile.SoundFileError, ValueError, OSError, EOFError) as error:
         raise InvalidInput(f"{file.name} cannot be read as audio: {error}") from error
 
 
@@ -57,7 +57,7 @@ def _key(arguments: argparse.Namespace) -> tuple[int, ...] | None:
     if arguments.key:
         return parse_key(arguments.key)
     kept = arguments.user_dir / KEY_FILE if arguments.user_dir else None
-    return parse_key(kept.read_text(encoding="utf-8")) if kept is not None and kept.is_file() else None
+    return read_key(kept) if kept is not None and kept.is_file() else None
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -22,6 +22,8 @@ _BOS_NAMES = ("<|begin_of_text|>", "<s>", "<bos>")
 _EOS_NAMES = ("<|end_of_text|>", "</s>", "<eos>")
 _ENDS = re.compile(r"(?<=[.!?…])\s+|(?<=[.!?…][\"')\]”’])\s+|(?<=[。！？])|\n+")
 _SOFT_ENDS = re.compile(r"(?<=[,;:])\s+|(?<=[、，；：])|\s+(?=[-–—]\s)")
+# Soft hyphen, joiners, direction and variation marks, byte order mark: they stand inside words and part nothing.
+_INVISIBLE = re.compile("[\u00ad\u200c-\u200f\u2060\ufe00-\ufe0f\ufeff\u20e3]")
 
 
 class SpeechTokenizer:
@@ -67,7 +69,8 @@ def speakable(text: str) -> str:
     """The text without what has no sound. Raises InvalidInput if nothing is left, or for too long a text."""
     if len(text) > LONGEST_TEXT:
         raise InvalidInput(f"the text has {len(text)} characters; at most {LONGEST_TEXT} can be spoken", param="input")
-    kept = "".join(" " if _silent(character) else character for character in unicodedata.normalize("NFC", text))
+    joined = _INVISIBLE.sub("", unicodedata.normalize("NFC", text))
+    kept = "".join(" " if _silent(character) else character for character in joined)
     tidy = re.sub(r"[ \t]+", " ", kept).strip()
     if not any(character.isalnum() for character in tidy):
         raise InvalidInput("the text holds nothing that can be spoken", param="input")

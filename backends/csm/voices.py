@@ -7,6 +7,7 @@ speaker 0, `speaker.txt`. Its codes are computed once and kept beside the clip. 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -89,9 +90,12 @@ class Voices:
         if cached is not None:
             return cached
         codes = self._encode(trimmed(read_clip(clip, self._rate), self._rate)).to(torch.int64).cpu().contiguous()
+        unfinished = place / f"{_CODES}.{os.getpid()}"  # another worker may read or write the same cache at this moment
         try:
-            save_file({origin: codes.to(torch.int32)}, place / _CODES)
+            save_file({origin: codes.to(torch.int32)}, unfinished)
+            unfinished.replace(place / _CODES)
         except OSError as error:
+            unfinished.unlink(missing_ok=True)
             print(f"the codes of {clip} are not kept: {error}", flush=True)
         return codes
 
@@ -108,9 +112,12 @@ def read_clip(file: Path, rate: int) -> Samples:
         with soundfile.SoundFile(file) as sound:
             count = int(min(len(sound), LONGEST_CLIP * sound.samplerate))
             samples = sound.read(count, dtype="float32", always_2d=True).mean(axis=1, dtype=np.float32)
-            return resample(samples, sound.samplerate, rate)
-    except soundfile.SoundFileError as error:
+            heard = resample(samples, sound.samplerate, rate)
+    except (soundfile.SoundFileError, OSError) as error:
         raise InvalidInput(f"the clip {file.name} of the voice cannot be read: {error}", param="voice") from error
+    if not len(heard) or not np.isfinite(heard).all():
+        raise InvalidInput(f"the clip {file.name} of the voice holds no sound", param="voice")
+    return heard
 
 
 def trimmed(samples: Samples, rate: int) -> Samples:
@@ -130,16 +137,24 @@ def _clip(place: Path) -> Path | None:
 
 def _transcript(place: Path, clip: Path, name: str) -> str:
     for file in (place / "transcript.txt", clip.with_suffix(".txt")):
-        if file.is_file() and (text := file.read_text(encoding="utf-8-sig").strip()):
+        if file.is_file() and (text := _words(file, name)):
             return text
     raise InvalidInput(f"the voice {name!r} has no transcript.txt beside its clip", param="voice")
 
 
 def _speaker_file(file: Path, name: str) -> int:
-    number = speaker_number(file.read_text(encoding="utf-8-sig")) if file.is_file() else 0
+    number = speaker_number(_words(file, name)) if file.is_file() else 0
     if number is None:
         raise InvalidInput(f"speaker.txt of the voice {name!r} must hold a number from 0 to 9", param="voice")
     return number
+
+
+def _words(file: Path, name: str) -> str:
+    """A text file of the voice. Raises InvalidInput if it is in another encoding than UTF-8."""
+    try:
+        return file.read_text(encoding="utf-8-sig").strip()
+    except (UnicodeDecodeError, OSError) as error:
+        raise InvalidInput(f"{file.name} of the voice {name!r} cannot be read as UTF-8: {error}", param="voice") from error
 
 
 def _cached(file: Path, origin: str) -> Tensor | None:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 import secrets
+import time
 from pathlib import Path
 
 from backends.interface import ModelUnavailable
 
 KEY_BYTES = 5
 KEY_FILE = "watermark.key"
+_WRITTEN_SECONDS = 2.0  # longest time between the creation of the file and its text
 
 
 def parse_key(text: str) -> tuple[int, ...]:
@@ -35,7 +37,22 @@ def installation_key(user_dir: Path) -> tuple[int, ...]:
         with os.fdopen(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="utf-8") as new:
             new.write(secrets.token_hex(KEY_BYTES) + "\n")
     except FileExistsError:
-        pass
+        _await_text(file)
     except OSError as error:
         raise ModelUnavailable(f"the watermark key cannot be kept in {user_dir}: {error}") from error
-    return parse_key(file.read_text(encoding="utf-8"))
+    return read_key(file)
+
+
+def read_key(file: Path) -> tuple[int, ...]:
+    """The key in a file. Raises ModelUnavailable if it cannot be read or is none."""
+    try:
+        return parse_key(file.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelUnavailable(f"the watermark key in {file} cannot be read: {error}") from error
+
+
+def _await_text(file: Path) -> None:
+    """Wait until whoever just created the file has written into it; an empty file that stays so is left to `parse_key`."""
+    until = time.monotonic() + _WRITTEN_SECONDS
+    while file.stat().st_size == 0 and time.monotonic() < until:
+        time.sleep(0.01)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -152,6 +153,26 @@ def test_voices_and_cloning(backend: CsmBackend, place: Path) -> None:
     listed = [voice.id for voice in backend.capabilities.voices]  # type: ignore[attr-defined]
     assert listed[:2] == ["anna", "mute"]
     assert listed[2:] == [str(number) for number in range(10)]
+
+
+def test_folders_of_voices_that_cannot_be_read_say_why(backend: CsmBackend, place: Path) -> None:
+    """Text in another encoding, a clip without samples, and one that is no audio at all."""
+    wrong = {
+        "ansi": ("transcript.txt", np.ones(2400, np.float32), b"caf\xe9"),
+        "empty": ("holds no sound", np.zeros(0, np.float32), b"Nothing."),
+        "broken": ("cannot be read", None, b"Nothing."),
+    }
+    for name, (message, clip, transcript) in wrong.items():
+        folder = place / "models" / "voices" / name
+        folder.mkdir()
+        (folder / "transcript.txt").write_bytes(transcript)
+        (folder / "clip.wav").write_bytes(b"no audio")
+        if clip is not None:
+            soundfile.write(folder / "clip.wav", clip, 24_000)
+        with pytest.raises(InvalidInput, match=message) as caught:
+            backend.start(replace(HELLO, voice=name))
+        assert caught.value.param == "voice"
+        shutil.rmtree(folder)
 
 
 def test_cached_codes_are_used_and_damage_is_named(tiny: Path, place: Path) -> None:

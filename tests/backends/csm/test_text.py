@@ -49,6 +49,7 @@ def test_nothing_to_speak(text: str) -> None:
 def test_pictures_go_and_words_stay() -> None:
     assert speakable("Hi 🙂 there\t now") == "Hi there now"
     assert speakable("ｅ\u0301 東京 1") == "é 東京 1".replace("é", "ｅ\u0301")
+    assert speakable("I \u2764\ufe0f ex\u00adam\u200dples\u200b\ufeffand 1\ufe0f\u20e3") == "I examples and 1"
     with pytest.raises(InvalidInput, match="4097 characters"):
         speakable("a" * 4097)
     assert len(speakable("a" * 4096)) == 4096

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import ModuleType
 
@@ -177,10 +178,24 @@ def test_the_key_is_private_and_stays(tmp_path: Path) -> None:
     assert installation_key(tmp_path / "other") != key
     if sys.platform != "win32":
         assert (tmp_path / "user" / "watermark.key").stat().st_mode & 0o077 == 0
+    (tmp_path / "ansi").mkdir()
+    (tmp_path / "ansi" / "watermark.key").write_bytes(b"\xff\xfe")
+    with pytest.raises(ModelUnavailable, match=r"watermark\.key cannot be read"):
+        installation_key(tmp_path / "ansi")
     assert parse_key("01020304ff") == (1, 2, 3, 4, 255)
     for wrong in ("", "zz", "0102"):
         with pytest.raises(ModelUnavailable, match="ten hex digits"):
             parse_key(wrong)
+
+
+def test_a_second_worker_waits_for_the_key_that_the_first_is_writing(tmp_path: Path) -> None:
+    """The file exists, and is still empty, at the moment the second one looks."""
+    file = tmp_path / "watermark.key"
+    file.touch()
+    writer = threading.Timer(0.2, file.write_text, ["0102030405\n"])
+    writer.start()
+    assert installation_key(tmp_path) == (1, 2, 3, 4, 5)
+    writer.join()
 
 
 @pytest.mark.slow
