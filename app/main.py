@@ -98,7 +98,7 @@ def _page_builder(app: FastAPI, gateway: Gateway) -> Callable[[], FastAPI]:
     def build() -> FastAPI:
         from app.ui.page import build_page
 
-        needs_key = bool(gateway.settings.server.api_keys)
-        return build_page(app, gateway.deployments, gateway.media, needs_key=needs_key)
+        needs_key, body_bytes = bool(gateway.settings.server.api_keys), gateway.settings.limits.body_bytes
+        return build_page(app, gateway.deployments, gateway.media, needs_key=needs_key, body_bytes=body_bytes)
 
     return build

@@ -27,7 +27,8 @@ def _anchors(page: Path) -> set[str]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_link_within_the_project_leads_somewhere(page: Path) -> None:
     broken = []
-    for target in re.findall(r"\]\(([^)\s]+)\)", _text(page)):
+    for link, picture in re.findall(r"\]\(([^)\s]+)\)|src=\"([^\"]+)\"", _text(page)):
+        target = link or picture
         if re.match(r"[a-z]+:", target):
             continue
         path, _, anchor = target.partition("#")
@@ -46,3 +47,12 @@ def test_a_translation_keeps_every_command(english: str, japanese: str) -> None:
     """Code blocks are the same, in the same order, so that what the tests run of one holds for the other."""
     blocks = [re.findall(r"^```.*?^```", _text(ROOT / page), re.MULTILINE | re.DOTALL) for page in (english, japanese)]
     assert blocks[0] == blocks[1]
+
+
+def test_pictures_are_small_and_shown() -> None:
+    pictures = list((ROOT / "docs" / "images").glob("*.png"))
+    shown = "".join(map(_text, PAGES))
+    assert len(pictures) >= 2
+    for picture in pictures:
+        assert picture.stat().st_size < 200_000, picture.name
+        assert f"images/{picture.name}" in shown

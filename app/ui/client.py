@@ -6,6 +6,7 @@ Knows HTTP shapes only. Nothing here bypasses keys, limits or queues.
 from __future__ import annotations
 
 import base64
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ import httpx
 from starlette.types import ASGIApp
 
 API_VERSION = "2024-10-21"
+logging.getLogger("httpx").setLevel(logging.WARNING)  # the server logs these requests itself
 _NO_LIMIT = httpx.Timeout(None)  # a long recording may take long; the server's own limits apply
 
 
@@ -24,17 +26,10 @@ class CallFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """body: the response bytes; headers: lower-case names; seconds: the model's own time."""
+    """body: the response bytes; headers: lower-case names."""
 
     body: bytes
     headers: Mapping[str, str]
-
-    @property
-    def inference(self) -> str:
-        """One line on where and how long the model worked."""
-        ms = self.headers.get("x-gateway-model-ms")
-        where = " ".join(self.headers.get(f"x-gateway-{name}", "") for name in ("engine", "device", "dtype")).strip()
-        return f"Inference time: {float(ms) / 1000:.2f} s ({where})" if ms else f"Inference time: see the log ({where})"
 
 
 class Api:
@@ -43,12 +38,14 @@ class Api:
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
-    async def transcribe(self, key: str, deployment: str, audio: bytes, fields: Mapping[str, str]) -> Answer:
+    async def transcribe(
+        self, key: str, deployment: str, audio: bytes, fields: Mapping[str, str], *, translate: bool = False
+    ) -> Answer:
         return await self._post(
             key,
             deployment,
-            "audio/transcriptions",
-            data=dict(fields),
+            "audio/translations" if translate else "audio/transcriptions",
+            data={name: value for name, value in fields.items() if value},
             files={"file": ("audio", audio, "application/octet-stream")},
         )
 
@@ -76,7 +73,7 @@ class Api:
 
     async def _call(self, method: str, key: str, path: str, **body: Any) -> Answer:
         transport = httpx.ASGITransport(app=self._app)
-        headers = {"api-key": key} if key else {}
+        headers = {b"api-key": key.encode("utf-8")} if key else {}
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", timeout=_NO_LIMIT) as client:
             response = await client.request(method, path, headers=headers, **body)
         if response.is_error:

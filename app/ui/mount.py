@@ -25,31 +25,53 @@ _MISSING = (
 )
 
 
-class LazyPage:
-    """ASGI app that builds the page when it is first asked for and keeps it until `close`."""
+_OPENING = (
+    "<!doctype html><meta charset=utf-8><meta http-equiv=refresh content=1><title>Speech gateway</title>"
+    "<body style='font-family: system-ui, sans-serif; text-align: center; padding-top: 20vh; color-scheme: light dark'>"
+    "<p>Opening the page. The first visit after a start takes some seconds."
+)
+_PATIENCE = 1.0  # seconds that a visitor sees nothing
 
-    def __init__(self, build: Callable[[], FastAPI]) -> None:
-        self._build = build
-        self._lock = asyncio.Lock()
-        self._page: ASGIApp | None = None
+
+class LazyPage:
+    """ASGI app that builds the page when it is first asked for and keeps it until `close`.
+
+    patience: seconds that a browser waits for the page before it is told that the page is being opened.
+    """
+
+    def __init__(self, build: Callable[[], FastAPI], patience: float = _PATIENCE) -> None:
+        self._build, self._patience = build, patience
+        self._opening: asyncio.Task[ASGIApp] | None = None
         self._running = contextlib.AsyncExitStack()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if importlib.util.find_spec("gradio") is None:
             await HTMLResponse(_MISSING, status_code=501)(scope, receive, send)
             return
-        page = self._page or await self._open()
+        opening = self._opened()
+        if scope["type"] == "http" and scope["path"].rstrip("/") == PATH:
+            await asyncio.wait([opening], timeout=self._patience)
+            if not opening.done():
+                await HTMLResponse(_OPENING, headers={"cache-control": "no-store"})(scope, receive, send)
+                return
+        page = await asyncio.shield(opening)
         await page(scope, receive, send)
 
+    def _opened(self) -> asyncio.Task[ASGIApp]:
+        """The page or its making; what went wrong is tried again by the next visitor."""
+        task = self._opening
+        if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
+            task = self._opening = asyncio.create_task(self._open())
+        return task
+
     async def _open(self) -> ASGIApp:
-        async with self._lock:
-            if self._page is None:
-                page = await asyncio.to_thread(self._build)
-                await self._running.enter_async_context(page.router.lifespan_context(page))
-                self._page = page
-        return self._page
+        page = await asyncio.to_thread(self._build)
+        await self._running.enter_async_context(page.router.lifespan_context(page))
+        return page
 
     async def close(self) -> None:
         """Stop what the page runs in the background."""
+        if self._opening is not None and not self._opening.done():
+            self._opening.cancel()
         await self._running.aclose()
-        self._page = None
+        self._opening = None

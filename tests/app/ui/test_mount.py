@@ -45,6 +45,51 @@ async def test_the_page_is_built_once_and_closed_with_the_server() -> None:
     assert (len(built), events) == (1, ["opened", "closed"])
 
 
+async def test_a_browser_is_told_that_the_page_is_being_opened() -> None:
+    import threading
+
+    may_end = threading.Event()
+
+    def slow() -> FastAPI:
+        may_end.wait(30)
+        return _host([], [])
+
+    page = LazyPage(slow, patience=0.05)
+    async with _client(page) as client:
+        first = await client.get("/ui/")
+        may_end.set()
+        asset = await client.get("/ui/anything-else")
+        second = await client.get("/ui/")
+    assert "http-equiv=refresh" in first.text
+    assert asset.status_code == 404  # of the page itself
+    assert second.json() == "the page"
+    await page.close()
+
+
+async def test_a_page_that_could_not_be_built_is_tried_again() -> None:
+    attempts: list[int] = []
+
+    def build() -> FastAPI:
+        attempts.append(1)
+        if len(attempts) == 1:
+            raise OSError("the disk is full")
+        return _host([], [])
+
+    page = LazyPage(build)
+    async with _client(page) as client:
+        with pytest.raises(OSError, match="disk is full"):
+            await client.get("/ui/")
+        assert (await client.get("/ui/")).json() == "the page"
+    await page.close()
+
+
+async def test_closing_while_it_is_being_opened_leaves_no_task() -> None:
+    page = LazyPage(lambda: _host([], []), patience=0.0)
+    async with _client(page) as client:
+        await client.get("/ui/")
+    await page.close()
+
+
 async def test_without_gradio_the_answer_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
 

@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[3]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 ARGUMENTS += ["--disable-component-update", "--disable-sync"]
+ARGUMENTS += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]  # a microphone that beeps
 SENTENCE = "The weather is nice today."
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")]
@@ -72,7 +73,7 @@ def page(server: str) -> Iterator[Page]:
 
     with sync_playwright() as playwright, playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS) as browser:
         page = browser.new_page(viewport={"width": 1200, "height": 900})
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(150_000)
         outside: list[str] = []
         local = (server, "data:", "blob:")
         page.on("request", lambda request: None if request.url.startswith(local) else outside.append(request.url))
@@ -98,14 +99,18 @@ def test_a_recording_is_transcribed_with_its_picture(server: str, page: Page, re
     files = {"file": recording.read_bytes()}
     heard = httpx.post(f"{server}/v1/audio/transcriptions", data=form, files=files, headers={"api-key": "k"}, timeout=60).text
     _open(page, "Transcribe")
+    page.get_by_text("Ready").first.wait_for()  # the strip at the top
     _select(page, "Transcribe", "Deployment", "embedded-asr")
+    page.get_by_label("Show when each word is said").check()
     page.locator("input[type=file]").first.set_input_files(recording)
     page.get_by_role("button", name="Remove audio").or_(page.get_by_label("Clear")).filter(visible=True).first.wait_for()
     page.get_by_role("button", name="Transcribe").click()
     page.get_by_text("Inference time").filter(visible=True).wait_for()
     assert heard.strip()
-    assert page.locator("#transcript textarea").input_value() == heard
+    assert page.locator("#transcript textarea").input_value() == heard.rstrip("\n")
     page.get_by_role("tabpanel").filter(visible=True).locator("img").first.wait_for()
+    words = [word.inner_text().split()[-1] for word in page.locator("#times .sg-word").all()]
+    assert words == heard.split()
 
 
 def test_text_is_spoken_and_drawn(page: Page) -> None:
@@ -118,11 +123,53 @@ def test_text_is_spoken_and_drawn(page: Page) -> None:
     assert page.locator("#spoken").get_by_label("Play").or_(page.locator("#spoken audio")).count()
 
 
-def test_what_the_api_refuses_is_shown(page: Page) -> None:
+def test_every_format_can_be_saved(page: Page) -> None:
+    """pcm too, which no browser plays."""
     _open(page, "Speak")
-    page.get_by_role("textbox", name="Text", exact=True).fill("")
+    _select(page, "Speak", "Format", "pcm")
     page.get_by_role("button", name="Speak", exact=True).click()
-    page.get_by_text("input").filter(visible=True).first.wait_for()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save speech.pcm").or_(page.get_by_role("link", name="Save speech.pcm")).first.click()
+    assert download.value.suggested_filename == "speech.pcm"
+    assert Path(download.value.path()).stat().st_size > 24_000
+    assert page.locator("#spoken").get_by_label("Play").or_(page.locator("#spoken audio")).count()
+
+
+def test_what_the_api_refuses_is_shown_until_the_next_answer(page: Page) -> None:
+    _open(page, "Speak")
+    voice = page.get_by_role("tabpanel").filter(visible=True).get_by_label("Voice or LoRA adapter").first
+    voice.fill("nobody-in-particular")
+    voice.press("Enter")
+    page.get_by_role("button", name="Speak", exact=True).click()
+    alert = page.get_by_role("alert").filter(has_text="That did not work.")
+    alert.get_by_text("nobody-in-particular").wait_for()
+    _select(page, "Speak", "Voice or LoRA adapter", "coral")
+    page.get_by_role("button", name="Speak", exact=True).click()
+    page.get_by_text("Inference time").filter(visible=True).wait_for()
+    assert not alert.count()
+
+
+def test_the_microphone_is_heard(page: Page) -> None:
+    _open(page, "Ask")
+    panel = page.get_by_role("tabpanel").filter(visible=True)
+    panel.get_by_label("Record audio").click()
+    panel.get_by_role("button", name="Record", exact=True).click()
+    page.wait_for_timeout(1500)
+    panel.get_by_role("button", name="Stop", exact=True).click()
+    panel.get_by_label("Play").first.wait_for()
+    panel.get_by_role("button", name="Ask", exact=True).click()
+    panel.get_by_text("pull diffa").wait_for()  # it came so far: what is missing are the weights
+
+
+def test_on_a_phone_nothing_sticks_out(page: Page) -> None:
+    size = page.viewport_size
+    page.set_viewport_size({"width": 390, "height": 844})
+    try:
+        for tab in ("Transcribe", "Ask", "Speak", "Health"):
+            _open(page, tab)
+            assert page.evaluate("document.documentElement.scrollWidth") <= 390, tab
+    finally:
+        page.set_viewport_size(size or {"width": 1200, "height": 900})
 
 
 def test_health_lists_devices_and_deployments(page: Page) -> None:

@@ -27,3 +27,20 @@ def test_silence_and_a_blink_are_drawn_too(samples: np.ndarray) -> None:
 def test_only_the_beginning_of_a_long_recording_is_drawn() -> None:
     wave = waveform_and_mel(np.zeros(301 * RATE, np.float32), RATE).axes[0]
     assert wave.get_xlim() == (0.0, 300.0)
+
+
+def _written(word: str, **more: float) -> list[str]:
+    words = [{"word": word, "start": 0.5, **more}]
+    wave = waveform_and_mel(np.zeros(RATE, np.float32), RATE, words).axes[0]
+    return [text.get_text() for text in wave.texts]
+
+
+def test_words_are_written_where_they_begin() -> None:
+    assert _written("häuser") == ["häuser"]
+    assert _written("late", start=2.0) == []
+
+
+@pytest.mark.parametrize(("fonts", "texts"), [(["DejaVu Sans"], []), (["DejaVu Sans", "DejaVu Serif"], ["猫"])])
+def test_what_no_font_can_draw_is_left_out(monkeypatch: pytest.MonkeyPatch, fonts: list[str], texts: list[str]) -> None:
+    monkeypatch.setattr("app.ui.pictures._fonts", lambda: fonts)
+    assert _written("猫") == texts

@@ -1,0 +1,201 @@
+"""What the page's buttons do: values of inputs in, values of outputs out.
+
+Every answer comes from the public API (client.py); what it refuses is shown in words where the answer would have been. Knows
+nothing of layout.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+import wave
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from app.deployments import Deployment
+from app.serving.media import MediaPool
+from app.ui import fragments
+from app.ui.client import Answer, Api, CallFailed
+from app.ui.pictures import waveform_and_mel
+from backends.interface import LISTENING_RATE
+
+TRANSCRIPT_FORMATS = ("text", "json", "verbose_json", "srt", "vtt")
+WITH_WORDS = ("text", "verbose_json")  # formats that can be shown together with the times of words
+SPEECH_FORMATS = ("wav", "mp3", "opus", "aac", "flac", "pcm")
+TRANSCRIBE, TRANSLATE = "As spoken", "Into English"
+_SUFFIX: Mapping[str, str] = {"text": "txt", "verbose_json": "json"}
+_PCM_RATE, _PCM_BYTES = 24_000, 2  # of the API's pcm answers, which say neither
+
+
+class Handlers:
+    """Every method takes the values of its inputs and gives those of its outputs; None for a field that was never opened."""
+
+    def __init__(self, api: Api, deployments: Mapping[str, Deployment], media: MediaPool, folder: Path) -> None:
+        """folder: where answers lie that can be played and saved."""
+        self._api, self._deployments, self._media, self._folder = api, deployments, media, folder
+
+    async def transcribe(
+        self, key: str, deployment: str, path: str | None, task: str, language: str, prompt: str | None, form: str, words: bool
+    ) -> tuple[str, str, str, Any, Any]:
+        """-> transcript in the wanted format, note, times, picture, file to save."""
+        words = words and form in WITH_WORDS
+        fields = {"response_format": "verbose_json" if words else form, "prompt": (prompt or "").strip()}
+        if task == TRANSCRIBE:
+            fields |= {"language": language} | ({"timestamp_granularities[]": "word"} if words else {})
+        try:
+            audio = _read(path)
+            answer = await self._api.transcribe(key, deployment, audio, fields, translate=task == TRANSLATE)
+        except CallFailed as error:
+            return "", fragments.complaint(str(error)), "", None, _nothing_to_save()
+        document = json.loads(answer.body) if fields["response_format"] == "verbose_json" else {}
+        text = document["text"] if form == "text" and document else _readable(answer.body.decode("utf-8"), form)
+        picture = await self._picture(audio, document.get("words"))
+        saved = self._keep(answer, f"transcript.{_SUFFIX.get(form, form)}", text.encode("utf-8"))
+        return text, fragments.note(answer.headers), fragments.times(document), picture, _to_save(saved)
+
+    async def ask(self, key: str, deployment: str, path: str | None, question: str, tokens: float) -> tuple[str, str, Any]:
+        """-> answer text, note, picture."""
+        try:
+            audio = _read(path)
+            if not question.strip():
+                raise CallFailed("Write a question first.")
+            answer = await self._api.ask(key, deployment, audio, question, int(tokens))
+        except CallFailed as error:
+            return "", fragments.complaint(str(error)), None
+        text = json.loads(answer.body)["choices"][0]["message"]["content"]
+        return text, fragments.note(answer.headers), await self._picture(audio)
+
+    async def speak(
+        self,
+        key: str,
+        deployment: str,
+        voice: str,
+        text: str,
+        instructions: str | None,
+        speed: float,
+        form: str,
+        *cloning: str | None,
+    ) -> tuple[str | None, str, Any, Any]:
+        """cloning: clip and what it says. -> path of what the page plays, note, picture, file to save."""
+        body: dict[str, Any] = {"input": text, "voice": voice or "alloy", "response_format": form, "speed": speed}
+        clip, clip_text = cloning
+        try:
+            if not text.strip():
+                raise CallFailed("Write what is to be said first.")
+            if clip and self.clones(deployment):
+                body |= {"reference_audio": base64.b64encode(_read(clip)).decode("ascii")}
+                body |= {"reference_text": clip_text} if clip_text else {}
+            if instructions and instructions.strip():
+                body["instructions"] = instructions
+            answer = await self._api.speak(key, deployment, body)
+        except CallFailed as error:
+            return None, fragments.complaint(str(error)), None, _nothing_to_save()
+        saved = self._keep(answer, f"speech.{form}", answer.body)
+        playable = _pcm_as_wav(answer.body) if form == "pcm" else answer.body
+        played = self._keep(answer, "speech.wav", playable) if form == "pcm" else saved
+        return played, fragments.note(answer.headers), await self._picture(playable), _to_save(saved)
+
+    async def voices(self, key: str, deployment: str, chosen: str | None = None) -> tuple[Any, Any]:
+        """-> the voice drop-down of a deployment, and whether cloning is offered."""
+        import gradio as gr
+
+        adapters = self._deployments[deployment].options.get("adapters", {}) if deployment in self._deployments else {}
+        names = [(f"{name} (LoRA adapter)", name) for name in adapters]
+        try:
+            known = await self._api.voices(key, deployment)
+        except CallFailed:
+            known = []  # without a key yet: any name can still be typed
+        names += [(name, name) for name in known if name not in adapters]
+        values = [value for _, value in names]
+        chosen = chosen if chosen in values else next(iter(values), None)
+        return gr.Dropdown(choices=names, value=chosen), gr.Accordion(visible=self.clones(deployment))
+
+    async def state(self) -> tuple[str, str]:
+        """-> strip at the top, health tab."""
+        try:
+            document = await self._api.health()
+        except CallFailed as error:
+            return fragments.unreachable(str(error)), fragments.complaint(str(error))
+        return fragments.strip(document), fragments.health(document)
+
+    async def choices(self, *chosen: str | None) -> tuple[Any, ...]:
+        """One drop-down of deployments per task, in the order of TASKS: those that can answer now first."""
+        import gradio as gr
+
+        states = {name: one["state"] for name, one in (await self._api.health())["deployments"].items()}
+        found = []
+        for task, now in zip(TASKS, chosen, strict=True):
+            names = self.serving(task, states)
+            labels = [(_label(name, states.get(name, "")), name) for name in names]
+            found.append(gr.Dropdown(choices=labels, value=now if now in names else next(iter(names), None)))
+        return tuple(found)
+
+    def serving(self, task: str, states: Mapping[str, str]) -> list[str]:
+        """Names of the deployments for a task: those that can answer now first, then those with a model, the user's own first."""
+        names = [name for name, deployment in self._deployments.items() if task in deployment.tasks]
+        usable = {name: states.get(name) not in fragments.UNUSABLE for name in names}
+
+        def rank(name: str) -> tuple[bool, ...]:
+            one = self._deployments[name]
+            return not usable[name], one.info.degraded, not one.model, one.builtin
+
+        return sorted(names, key=rank)
+
+    def clones(self, deployment: str | None) -> bool:
+        """Whether a deployment takes a clip of a voice: those do that can have its words written down."""
+        known = self._deployments.get(deployment or "")
+        return known is not None and "transcription_deployment" in known.options
+
+    def _keep(self, answer: Answer, name: str, content: bytes) -> str:
+        """The content as a file that the page may serve."""
+        folder = self._folder / answer.headers["x-request-id"]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+        return str(folder / name)
+
+    async def _picture(self, audio: bytes, words: list[dict[str, Any]] | None = None) -> Any:
+        with await self._media.decode(audio, rate=LISTENING_RATE) as decoded:
+            return await asyncio.to_thread(waveform_and_mel, decoded.samples, LISTENING_RATE, words or ())
+
+
+TASKS = ("transcription", "chat", "speech")
+
+
+def _label(name: str, state: str) -> str:
+    return f"{name} ({fragments.state_text(state)})" if state in fragments.UNUSABLE else name
+
+
+def _read(path: str | None) -> bytes:
+    if not path:
+        raise CallFailed("Choose or record some audio first.")
+    return Path(path).read_bytes()
+
+
+def _to_save(path: str) -> Any:
+    import gradio as gr
+
+    return gr.DownloadButton(value=path, label=f"Save {Path(path).name}", visible=True)
+
+
+def _nothing_to_save() -> Any:
+    import gradio as gr
+
+    return gr.DownloadButton(value=None, visible=False)
+
+
+def _readable(text: str, form: str) -> str:
+    return json.dumps(json.loads(text), ensure_ascii=False, indent=2) if form.endswith("json") else text
+
+
+def _pcm_as_wav(samples: bytes) -> bytes:
+    """What no browser plays, with the header that it lacks."""
+    out = io.BytesIO()
+    with wave.open(out, "wb") as sound:
+        sound.setnchannels(1)
+        sound.setsampwidth(_PCM_BYTES)
+        sound.setframerate(_PCM_RATE)
+        sound.writeframes(samples)
+    return out.getvalue()
