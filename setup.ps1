@@ -28,7 +28,8 @@ function Find-Python {
         $words = $candidate.Split(' ')
         if (Get-Command $words[0] -ErrorAction SilentlyContinue) {
             $options = @($words | Select-Object -Skip 1)
-            & $words[0] @options -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>$null
+            # 64 bit, because the libraries are; the Store's placeholder for python fails here as well.
+            & $words[0] @options -c 'import sys; sys.exit(sys.maxsize < 2**32 or sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>$null
             if ($LASTEXITCODE -eq 0) { return $words }
         }
     }
@@ -37,7 +38,8 @@ function Find-Python {
 
 $python = @(Find-Python)
 if ($python.Count -eq 0) {
-    Write-Host 'Python 3.11 or 3.12 was not found. Install it with: winget install Python.Python.3.11'
+    Write-Host 'Python 3.11 or 3.12 (64 bit) was not found. Install it with: winget install Python.Python.3.11'
+    Write-Host 'Then open a new console, which knows where it is, and run .\setup.ps1 again.'
     exit 1
 }
 $options = @($python | Select-Object -Skip 1)

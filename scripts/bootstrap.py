@@ -11,6 +11,7 @@ Owns the commands. Which packages this machine gets is decided in `provision.py`
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import subprocess
@@ -83,9 +84,16 @@ def run(arguments: argparse.Namespace) -> int:
         raise SetupError("nothing is installed yet; run setup.ps1 first" if os.name == "nt" else "run make serve first")
     process = subprocess.Popen([str(python), "-m", "app.cli", "serve", *options], cwd=ROOT)
     address = server_address(options, read_configuration(_config_of(options)), os.environ)
-    if wait_until_ready(process, address):
-        print(f"\nReady at {address}  (stop with Ctrl+C)", flush=True)
+    with contextlib.suppress(KeyboardInterrupt):  # the server got it, too, and ends by itself
+        _say_when_ready(process, address)
     return _wait(process)
+
+
+def _say_when_ready(process: subprocess.Popen[bytes], address: str) -> None:
+    if wait_until_ready(process, address):
+        print(f"\nReady at {address}  (a page to try it: {address}/ui; stop with Ctrl+C)", flush=True)
+    elif process.poll() is None:
+        print(f"\nNot ready after {_READY_SECONDS:.0f} s; {address}/health tells why. It goes on.", flush=True)
 
 
 def _install_all(steps: Steps) -> None:

@@ -41,6 +41,45 @@ def test_waiting_ends_when_the_server_dies() -> None:
         assert not bootstrap.wait_until_ready(process, "http://127.0.0.1:9", seconds=20)
 
 
+class _Child:
+    """A process that ends when it is waited for the second time."""
+
+    def __init__(self, ended: int | None = None) -> None:
+        self.ended, self.waits = ended, 0
+
+    def poll(self) -> int | None:
+        return self.ended
+
+    def wait(self) -> int:
+        self.waits += 1
+        if self.waits == 1:
+            raise KeyboardInterrupt
+        return 7
+
+
+def test_ctrl_c_before_it_is_ready_waits_for_the_server_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> bool:
+        raise KeyboardInterrupt
+
+    child = _Child()
+    monkeypatch.setattr(bootstrap, "environment_python", lambda _: Path(__file__))
+    monkeypatch.setattr(bootstrap.subprocess, "Popen", lambda *_, **__: child)
+    monkeypatch.setattr(bootstrap, "wait_until_ready", interrupted)
+    assert bootstrap.main(["run"]) == 7
+    assert child.waits == 2
+
+
+def test_a_server_that_takes_long_is_not_called_ready(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bootstrap, "wait_until_ready", lambda *_: False)
+    bootstrap._say_when_ready(_Child(), "http://127.0.0.1:1")  # type: ignore[arg-type]
+    bootstrap._say_when_ready(_Child(ended=1), "http://127.0.0.1:2")  # type: ignore[arg-type]
+    told = capsys.readouterr().out
+    assert "127.0.0.1:1/health tells why" in told
+    assert "127.0.0.1:2" not in told
+
+
 def test_server_options_reach_the_server_in_order() -> None:
     arguments = bootstrap.make_parser().parse_args(["serve", "--port", "8123", "--extras", "", "--", "--offline"])
     assert bootstrap._server_options(arguments) == ["--port", "8123", "--offline"]
