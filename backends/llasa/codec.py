@@ -46,6 +46,8 @@ class Codec:
     def decode(self, codes: Tensor) -> Tensor:
         """codes int [batch, 1, time] -> waveform float32 [batch, 1, 320 * time]. Raises InvalidInput for codes out of range."""
         codes = torch.as_tensor(codes)
+        if codes.is_floating_point():
+            raise InvalidInput("codes must be whole numbers")
         if codes.dim() != 3 or codes.shape[1] != 1 or codes.shape[2] == 0:
             raise InvalidInput(f"codes must be [batch, 1, time] with at least one frame, not {list(codes.shape)}")
         codes = codes[:, 0].to(self._device, torch.int64)
@@ -121,7 +123,9 @@ def dims_of(model_dir: str | Path) -> CodecDims:
 
 
 def _mono(wave: Wave) -> Tensor:
-    tensor = torch.as_tensor(np.ascontiguousarray(wave) if isinstance(wave, np.ndarray) else wave).float()
-    if tensor.dim() != 1 or tensor.numel() == 0:
-        raise InvalidInput(f"a clip must be float samples [time] with at least one sample, not {list(tensor.shape)}")
-    return tensor
+    # An array may be read-only (it came in a message) or reversed, which tensors cannot share.
+    tensor = torch.tensor(np.ascontiguousarray(wave)) if isinstance(wave, np.ndarray) else torch.as_tensor(wave)
+    if tensor.dim() != 1 or tensor.numel() == 0 or not tensor.is_floating_point():
+        found = f"{list(tensor.shape)} of {tensor.dtype}"
+        raise InvalidInput(f"a clip must be float samples [time] with at least one sample, not {found}")
+    return tensor.float()

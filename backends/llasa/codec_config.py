@@ -106,7 +106,7 @@ def _native(config: Mapping[str, Any], semantic: Mapping[str, Any]) -> CodecDims
         width=width,
         depth=config.get("num_hidden_layers", 12),
         heads=heads,
-        head_dim=config.get("head_dim") or width // heads,
+        head_dim=config.get("head_dim", 64) or width // heads,  # absent: the class's default; null: derived
         hidden=config.get("intermediate_size", 4096),
         norm_eps=config.get("rms_norm_eps", 1e-6),
         levels=tuple(config.get("quantization_levels", (4,) * 8)),

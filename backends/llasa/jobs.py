@@ -81,7 +81,9 @@ class SpeechJob:
     def _room(self, prompt: Prompted) -> int:
         taken, most = len(prompt.ids), self.wish.max_length
         if most - taken < _LEAST_ROOM:
-            raise InvalidInput(f"text and reference clip take {taken} of {most} tokens; nothing is left for speech")
+            raise InvalidInput(
+                f"text and reference clip take {taken} of {most} tokens; nothing is left for speech", param="input"
+            )
         return most - taken
 
     def _ids(self, piece: Piece, model: Llasa, reference: Reference | None) -> list[int]:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from backends.interface import InvalidInput, Voice, VoiceSample
 from backends.llasa.clips import read_clip, usable_reference
+from backends.llasa.text import neutralised
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ class Voices:
 
     def cloned(self, voice: SpeakingVoice, sample: VoiceSample) -> SpeakingVoice:
         """The voice with a request's clip in place of its own reference."""
-        if not sample.transcript.strip():
+        if not neutralised(sample.transcript).strip():
             raise InvalidInput(
                 "the reference clip needs its transcript: send reference_text, or configure a transcription_deployment",
                 param="reference_text",
@@ -135,7 +136,7 @@ def _clip(place: Path) -> Path | None:
 def _transcript(place: Path, clip: Path) -> str:
     for path in (place / "transcript.txt", clip.with_suffix(".txt")):
         try:
-            if path.is_file() and (text := path.read_text(encoding="utf-8-sig").strip()):
+            if path.is_file() and neutralised(text := path.read_text(encoding="utf-8-sig").strip()).strip():
                 return text
         except UnicodeDecodeError as error:
             raise InvalidInput(f"the transcript of the voice {place.name!r} is not UTF-8 text", param="voice") from error

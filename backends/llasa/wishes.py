@@ -65,7 +65,10 @@ def _typed(name: str, value: Any, kind: str) -> Any:
 
 
 def _check(wish: Wish, defaults: Wish) -> None:
-    _ = wish.sampling  # checks its own ranges
+    try:
+        _ = wish.sampling  # checks its own ranges
+    except InvalidInput as error:
+        raise InvalidInput(error.message, param=f"options.{error.param}") from error
     ranges = {
         "max_length": (64, defaults.max_length),
         "max_new_tokens": (0, defaults.max_length),
@@ -75,5 +78,6 @@ def _check(wish: Wish, defaults: Wish) -> None:
     for name, (low, high) in ranges.items():
         if not low <= getattr(wish, name) <= high:
             raise InvalidInput(f"{name} must lie in {low}..{high}", param=f"options.{name}")
-    if len(wish.date) > 40 or len(wish.system) > 4096:
-        raise InvalidInput("date or system is too long", param="options")
+    for name, most in (("date", 40), ("system", 4096)):
+        if len(getattr(wish, name)) > most:
+            raise InvalidInput(f"{name} is longer than {most} characters", param=f"options.{name}")

@@ -321,6 +321,7 @@ def test_speaker_fine_tunes_get_their_prefix(models: Path, lm_folder: Path, code
         (SpeechRequest("Hi.", "default", options={"max_length": 99_999}), "max_length"),
         (SpeechRequest("Hi.", "default", options={"max_length": 64}), "nothing is left for speech"),
         (SpeechRequest("Hi.", "default", reference=VoiceSample(clip(), "")), "transcript"),
+        (SpeechRequest("Hi.", "default", reference=VoiceSample(clip(), "<|s_1|>")), "transcript"),
         (SpeechRequest("Hi.", "default", reference=VoiceSample(clip(15.1), "Text.")), "at most 15 s"),
         (SpeechRequest("Hi.", "default", reference=VoiceSample(clip(0.1), "Text.")), r"at least 0\.5 s"),
         (SpeechRequest("Hi.", "default", reference=VoiceSample(np.zeros(16_000, np.float32), "Text.")), "silent"),

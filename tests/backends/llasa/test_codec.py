@@ -73,6 +73,13 @@ def test_a_clip_has_one_frame_more_than_its_whole_hops(codec: Codec, samples: in
     assert codec.encode(wave).shape == (1, 1, samples // 320 + 1)
 
 
+def test_a_clip_may_be_read_only_or_reversed(codec: Codec) -> None:
+    wave = np.random.default_rng(1).normal(size=900).astype(np.float32) * 0.1
+    message = np.frombuffer(wave.tobytes(), np.float32)
+    torch.testing.assert_close(codec.encode(message), codec.encode(wave))
+    torch.testing.assert_close(codec.encode(wave[::-1]), codec.encode(wave[::-1].copy()))
+
+
 def test_a_batch_encodes_like_single_clips(codec: Codec, codec_expected: dict[str, np.ndarray]) -> None:
     wave = codec_expected["enc_a_wav"]
     clips = [wave, wave[:9000], wave[100:5000], wave[:9100]]
@@ -261,7 +268,12 @@ def test_impossible_codes_are_refused(codec: Codec, codes: torch.Tensor) -> None
         codec.decode(codes.long())
 
 
-@pytest.mark.parametrize("wave", [np.zeros(0, np.float32), np.zeros((2, 500), np.float32)])
+def test_codes_are_whole_numbers(codec: Codec) -> None:
+    with pytest.raises(InvalidInput, match="whole numbers"):
+        codec.decode(torch.tensor([[[1.5]]]))
+
+
+@pytest.mark.parametrize("wave", [np.zeros(0, np.float32), np.zeros((2, 500), np.float32), np.zeros(500, np.int16)])
 def test_impossible_clips_are_refused(codec: Codec, wave: np.ndarray) -> None:
     with pytest.raises(InvalidInput):
         codec.encode(wave)

@@ -120,7 +120,8 @@ def test_eight_clients_at_once(server: Running) -> None:
     [
         ({"input": "Hi.", "voice": "nobody"}, "voice"),
         ({"input": "!!!"}, "input"),
-        ({"input": "Hi.", "options": {"top_p": 7.0}}, "top_p"),
+        ({"input": "Hi.", "options": {"top_p": 7.0}}, "options.top_p"),
+        ({"input": "Hi.", "options": {"max_length": 64}, "voice": "anna"}, "input"),
     ],
 )
 def test_bad_requests_name_the_field(server: Running, body: dict[str, Any], param: str) -> None:
