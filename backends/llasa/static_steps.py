@@ -71,7 +71,7 @@ class StaticSteps:
 
     def _traced(self, forward: Forward) -> Forward:
         """Compiled at its first call. Apart from the others: of one piece of code, torch compiles eight shapes and no more."""
-        traced: Forward = torch.compile(forward, dynamic=False, isolate_recompiles=True)
+        traced: Forward = torch.compile(forward, dynamic=False, isolate_recompiles=True)  # type: ignore[call-overload]
         return traced
 
     def _captured(self, forward: Forward, count: int) -> Forward:
