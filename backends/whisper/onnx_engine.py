@@ -32,6 +32,7 @@ from backends.whisper.onnx_decoding import (
 from backends.whisper.products import int8_bits
 
 _STATIC_CACHE = 448
+_SPIN = 100  # microseconds; the operators of one token that a single thread computes take less
 _DOUBLED = 600_000_000  # bytes of weights; more are not worth holding twice
 
 
@@ -97,8 +98,10 @@ class OnnxNetwork:
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        # Idle worker threads must not spin: several models share the processor.
+        # A thread that waits for its share of the next operator spins, or waking it would cost more than the operator; but
+        # not for long, because several models and the gateway share the processor.
         options.add_session_config_entry("session.intra_op.allow_spinning", "1" if self._threads > 1 else "0")
+        options.add_session_config_entry("session.intra_op.spin_duration_us", str(_SPIN))
         options.add_session_config_entry("session.force_spinning_stop", "1")
         if hasattr(onnxruntime.InferenceSession, "get_provider_graph_assignment_info"):
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
