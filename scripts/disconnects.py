@@ -149,8 +149,8 @@ POINTS = (
     Point("two at once", lambda c: _any_request(c) + _any_request(c), moment=0.1),
     Point("whisper", lambda c: whole(upload("whisper", c.choice((2, 40)), stream="true")), moment=0.3, tiny=True),
     Point("diffa", lambda _: whole(chat("diffa", "What is said?", 2, stream=True)), moment=0.3, tiny=True),
-    Point("llasa", lambda _: whole(speech("llasa", LONG_TEXT[:400], response_format="pcm")), _bytes(1, 9000), tiny=True),
-    Point("csm", lambda _: whole(speech("csm", LONG_TEXT[:400], response_format="pcm")), _bytes(1, 9000), tiny=True),
+    Point("llasa", lambda _: whole(speech("llasa", LONG_TEXT[:160], response_format="pcm")), _bytes(1, 9000), tiny=True),
+    Point("csm", lambda _: whole(speech("csm", LONG_TEXT[:160], response_format="pcm")), _bytes(1, 9000), tiny=True),
 )
 
 

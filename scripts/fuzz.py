@@ -36,6 +36,7 @@ from scripts.watched_gateway import WatchedGateway, watched_gateway  # noqa: E40
 
 CLIENTS = 3  # requests at the same time
 CHECK_EVERY = 100  # requests, after which an ordinary one is tried
+SHARES = {"described": 3, "containers": 3, "forms": 2}  # of the time; the others get one each
 MOST_TOLD = 20  # findings of a group that are printed
 
 DOUBLES = f"""
@@ -137,10 +138,12 @@ def fuzz(gateway: WatchedGateway, options: argparse.Namespace) -> dict[str, Any]
     before = gateway.settled()
     made = sources(tiny=options.tiny)
     tallies: dict[str, Tally] = {}
-    for group in options.groups or ["described", *made]:
+    groups = options.groups or ["described", *made]
+    shares = {group: SHARES.get(group, 1) for group in groups}
+    for group in groups:
         began = time.monotonic()
         tally = tallies[group] = Tally()
-        ends = began + 60 * options.minutes / len(options.groups or ["described", *made])
+        ends = began + 60 * options.minutes * shares[group] / sum(shares.values())
         if group == "described":
             described.run(gateway.port, options.seed, ends, names, tally.tell)
         else:

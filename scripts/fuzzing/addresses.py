@@ -143,9 +143,10 @@ def _call(chance: Random) -> Case:
 
 def _injured(chance: Random) -> Case:
     case = _call(chance)
-    return Case(f"damaged {case.note}", damaged(case.raw, chance), complete=False)
+    raw = damaged(case.raw, chance)
+    return Case(f"damaged {case.note}", raw, complete=False, method=raw.partition(b" ")[0].decode("latin-1"))
 
 
 def _malformed(chance: Random) -> Case:
     raw = chance.choice(MALFORMED)
-    return Case(f"{raw[:80]!r}", raw, complete=False, method=chance.choice(("GET",)))
+    return Case(f"{raw[:80]!r}", raw, complete=False, method="GET")
