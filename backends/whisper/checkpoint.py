@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from backends.whisper.config import Dims, read_json
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 _MAX_HEADER = 100_000_000  # bytes, the cap of the safetensors format
 _NAMES_SHOWN = 8
+_ENCODER_POSITIONS = "encoder.embed_positions.weight"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,18 @@ class Checkpoint:
 
     def __contains__(self, name: str) -> bool:
         return name in self._entries
+
+    def is_float(self, name: str) -> bool:
+        return self._entries[name].dtype in _DTYPES
+
+    def has_own_head(self) -> bool:
+        """Is there an output matrix whose values are not those of the embedding?"""
+        head, table = self._entries.get("proj_out.weight"), self._entries["decoder.embed_tokens.weight"]
+        if head is None or head == table:
+            return False
+        if head.shape != table.shape:
+            return True
+        return not np.array_equal(self.raw("proj_out.weight"), self.raw("decoder.embed_tokens.weight"))
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self._entries[name].shape
@@ -95,8 +109,10 @@ def _weight_files(folder: Path) -> list[Path]:
     if single.is_file():
         return [single]
     if index.is_file():
-        names = sorted(set(read_json(index).get("weight_map", {}).values()))
-        files = [folder / Path(str(name)).name for name in names]
+        table = read_json(index).get("weight_map", {})
+        if not isinstance(table, dict):
+            raise ModelUnavailable(f"{index} has no weight_map; pull the model again")
+        files = [folder / name for name in sorted({Path(str(name)).name for name in table.values()})]
         missing = [path.name for path in files if not path.is_file()]
         if missing or not files:
             raise ModelUnavailable(f"{folder} lacks weight files: {', '.join(missing) or 'all'}; pull the model again")
@@ -117,21 +133,23 @@ def _read_header(path: Path) -> dict[str, _Entry]:
             raise ModelUnavailable(f"{path} is truncated or not a safetensors file; pull the model again")
         try:
             table = json.loads(stream.read(length))
+            if not isinstance(table, dict):
+                raise ValueError("it is no JSON object")
             return dict(_entries(path, table, 8 + length, size))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ModelUnavailable(f"{path} has a broken header: {error}") from error
 
 
 def _entries(path: Path, table: Mapping[str, Any], base: int, size: int) -> Iterator[tuple[str, _Entry]]:
+    """Tensors of other types than floats (counters, masks) may lie beside the weights; nobody reads them."""
     for name, item in table.items():
         if name == "__metadata__":
             continue
-        if item["dtype"] not in _DTYPES:
-            raise ModelUnavailable(f"{path}: tensor {name} has type {item['dtype']}, which is not a float type")
         shape = tuple(int(n) for n in item["shape"])
         first, last = (int(n) for n in item["data_offsets"])
-        wanted = int(np.prod(shape, dtype=np.int64)) * np.dtype(_DTYPES[item["dtype"]]).itemsize
-        if last - first != wanted or first < 0:
+        element = _DTYPES.get(item["dtype"])
+        wanted = last - first if element is None else math.prod(shape) * np.dtype(element).itemsize
+        if last - first != wanted or first < 0 or wanted < 0:
             raise ModelUnavailable(f"{path}: tensor {name} has a wrong length")
         if base + last > size:
             raise ModelUnavailable(f"{path} is truncated ({size} bytes, {base + last} needed); pull the model again")
@@ -192,11 +210,16 @@ def _feed_forward(prefix: str, width: int, ffn: int) -> dict[str, tuple[int, ...
 
 
 def check(checkpoint: Checkpoint, dims: Dims) -> None:
-    """Raise ModelUnavailable with the names of missing or misshapen tensors."""
+    """Raise ModelUnavailable with the names of missing or misshapen tensors, or of those that are no floats."""
     expected = expected_shapes(dims)
     missing = [name for name in expected if name not in checkpoint]
     if missing:
         raise ModelUnavailable(f"{checkpoint.folder} lacks {len(missing)} tensors: {_some(missing)}; pull the model again")
+    if "proj_out.weight" in checkpoint:
+        expected["proj_out.weight"] = (dims.vocabulary, dims.width)
+    strange = [name for name in (*expected, _ENCODER_POSITIONS) if name in checkpoint and not checkpoint.is_float(name)]
+    if strange:
+        raise ModelUnavailable(f"{checkpoint.folder}: not of a float type: {_some(strange)}")
     wrong = [f"{name} {checkpoint.shape(name)}" for name, shape in expected.items() if checkpoint.shape(name) != shape]
     if wrong:
         raise ModelUnavailable(f"{checkpoint.folder} does not fit its config.json: {_some(wrong)}")
@@ -209,7 +232,7 @@ def _some(names: list[str]) -> str:
 
 def encoder_positions(checkpoint: Checkpoint, dims: Dims) -> NDArray[np.float32]:
     """The encoder's position table [positions, width]; sinusoids where the file leaves them out."""
-    name = "encoder.embed_positions.weight"
+    name = _ENCODER_POSITIONS
     if name in checkpoint:
         if checkpoint.shape(name) != (dims.source_positions, dims.width):
             raise ModelUnavailable(f"{checkpoint.folder} does not fit its config.json: {name} {checkpoint.shape(name)}")
@@ -221,5 +244,6 @@ def encoder_positions(checkpoint: Checkpoint, dims: Dims) -> NDArray[np.float32]
 
 
 def head_name(checkpoint: Checkpoint, dims: Dims) -> str:
-    """The tensor that makes logits: the token embedding, unless the config unties them."""
-    return "decoder.embed_tokens.weight" if dims.tied else "proj_out.weight"
+    """The tensor that makes logits: the token embedding, unless the config unties them or the file holds another one
+    (transformers ties no weights that differ, whatever the config says)."""
+    return "proj_out.weight" if not dims.tied or checkpoint.has_own_head() else "decoder.embed_tokens.weight"

@@ -6,7 +6,7 @@ Knows no weights and no text; the tokenizer fills what an old generation config 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,10 @@ class Dims:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRules:
-    """What the generation config says about tokens; None or empty where the file is silent."""
+    """What the generation config says about tokens; None or empty where the file is silent.
+
+    forced: what older files put behind the start token; only tells whether the model knows languages and tasks.
+    """
 
     start: int | None
     end: int | None
@@ -63,6 +66,7 @@ class GenerationRules:
     suppressed_first: tuple[int, ...]
     alignment_heads: tuple[tuple[int, int], ...]
     multilingual: bool | None
+    forced: tuple[int, ...]
     max_initial_timestamp: int | None
 
 
@@ -72,7 +76,7 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ModelUnavailable(f"{path.name} is missing in {path.parent}; pull the model again") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelUnavailable(f"{path} cannot be read: {error}") from error
     if not isinstance(value, dict):
         raise ModelUnavailable(f"{path} does not hold a JSON object")
@@ -87,8 +91,11 @@ def read_dims(folder: Path) -> Dims:
         raise ModelUnavailable(f"{folder} holds a model of type {kind!r}, not a Whisper")
     try:
         dims = _dims(raw)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ModelUnavailable(f"{folder / 'config.json'} lacks or garbles {error}") from error
+    sizes = {name: value for name, value in asdict(dims).items() if type(value) is int and value < 1}
+    if sizes:
+        raise ModelUnavailable(f"{folder / 'config.json'} has sizes below 1: {sizes}")
     if dims.activation not in {"gelu", "relu"}:
         raise ModelUnavailable(f"{folder}: activation_function {dims.activation!r} is not supported (gelu or relu)")
     if dims.width % dims.decoder_heads or dims.width % dims.encoder_heads:
@@ -115,27 +122,51 @@ def _dims(raw: dict[str, Any]) -> Dims:
 
 
 def read_rules(folder: Path) -> GenerationRules:
-    """generation_config.json over the generation keys that older repositories keep in config.json."""
+    """generation_config.json over the generation keys that older repositories keep in config.json.
+
+    Raises ModelUnavailable if a value is not of its kind.
+    """
     raw = read_json(folder / "config.json")
     if (folder / "generation_config.json").is_file():
         raw = raw | {key: value for key, value in read_json(folder / "generation_config.json").items() if value is not None}
+    try:
+        return _rules(raw)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ModelUnavailable(f"the generation config in {folder} is garbled: {error}") from error
+
+
+def _rules(raw: dict[str, Any]) -> GenerationRules:
     return GenerationRules(
-        start=raw.get("decoder_start_token_id"),
+        start=_id(raw.get("decoder_start_token_id")),
         end=_first(raw.get("eos_token_id")),
         languages={str(name).strip("<|>"): int(token) for name, token in (raw.get("lang_to_id") or {}).items()},
         tasks={str(name): int(token) for name, token in (raw.get("task_to_id") or {}).items()},
-        no_timestamps=raw.get("no_timestamps_token_id"),
-        previous=raw.get("prev_sot_token_id"),
+        no_timestamps=_id(raw.get("no_timestamps_token_id")),
+        previous=_id(raw.get("prev_sot_token_id")),
         suppressed=_ids(raw.get("suppress_tokens")),
         suppressed_first=_ids(raw.get("begin_suppress_tokens")),
-        alignment_heads=tuple((int(layer), int(head)) for layer, head in raw.get("alignment_heads") or ()),
+        alignment_heads=tuple((_index(layer), _index(head)) for layer, head in raw.get("alignment_heads") or ()),
         multilingual=raw.get("is_multilingual"),
-        max_initial_timestamp=raw.get("max_initial_timestamp_index"),
+        forced=_ids([token for _, token in raw.get("forced_decoder_ids") or () if token is not None]),
+        max_initial_timestamp=_id(raw.get("max_initial_timestamp_index")),
     )
 
 
-def _first(value: int | list[int] | None) -> int | None:
-    return value[0] if isinstance(value, list) and value else value if isinstance(value, int) else None
+def _index(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"{value!r} is no index")
+    return value
+
+
+def _id(value: object) -> int | None:
+    return None if value is None else _index(value)
+
+
+def _first(value: object) -> int | None:
+    """Of several end tokens the first one ends the answer."""
+    if isinstance(value, list):
+        return _id(value[0]) if value else None
+    return _id(value)
 
 
 def _ids(value: list[int] | None) -> tuple[int, ...]:

@@ -55,7 +55,7 @@ def _convolutions(layers: Layers, mel: str) -> str:
     for name, stride in (("conv1", 1), ("conv2", 2)):
         weights = [graph.constant(layers.checkpoint[f"encoder.{name}.{part}"]) for part in ("weight", "bias")]
         hidden = graph.op("Conv", hidden, *weights, kernel_shape=[3], pads=[1, 1], strides=[stride])
-        hidden = graph.op("Relu", hidden) if layers.dims.activation == "relu" else graph.op("Gelu", hidden, domain="ms")
+        hidden = graph.op("Gelu", hidden, domain="ms")  # whatever activation the config chooses for the layers
     hidden = graph.op("Transpose", hidden, perm=[0, 2, 1])
     return graph.op("Add", hidden, graph.constant(encoder_positions(layers.checkpoint, layers.dims)))
 

@@ -40,10 +40,15 @@ class SpecialTokens:
         return bool(self.languages)
 
     def prompt(self, language: str | None, task: str, *, timestamps: bool) -> list[int]:
-        """The decoder's beginning: start, language, task, and no-timestamps where wanted."""
+        """The decoder's beginning: start, language, task, and no-timestamps where wanted.
+
+        Raises InvalidInput for a task that the model does not know.
+        """
         tokens = [self.start]
+        task_token = {"transcribe": self.transcribe, "translate": self.translate if self.multilingual else None}.get(task)
+        if task_token is None and task != "transcribe":
+            raise InvalidInput(f"this Whisper cannot {task}", param="task", code="invalid_value")
         if self.multilingual:
-            task_token = self.translate if task == "translate" else self.transcribe
             tokens += [self.languages[language or "en"], *([] if task_token is None else [task_token])]
         if not timestamps and self.no_timestamps is not None:
             tokens.append(self.no_timestamps)
@@ -148,17 +153,25 @@ def _byte_of_character() -> dict[str, int]:
 
 
 def special_tokens(rules: GenerationRules, tokenizer: WhisperTokenizer, dims: Dims) -> SpecialTokens:
-    """The generation config's ids, completed from the tokenizer. Raises ModelUnavailable if neither names the start or end."""
+    """The generation config's ids, completed from the tokenizer.
+
+    Raises ModelUnavailable if neither names the start or end, or if the config names a token beyond the vocabulary.
+    """
 
     def pick(number: int | None, *markers: str) -> int | None:
-        found = (tokenizer.token_id(marker) for marker in markers)
-        return number if number is not None else next((token for token in found if token is not None), None)
+        if number is None:
+            found = (tokenizer.token_id(marker) for marker in markers)
+            return next((token for token in found if token is not None and token < dims.vocabulary), None)
+        return _inside(number, dims)
 
     start, end = pick(rules.start, "<|startoftranscript|>"), pick(rules.end, "<|endoftext|>")
     if start is None or end is None:
         raise ModelUnavailable("neither generation_config.json nor the tokenizer names the start and end tokens")
     no_timestamps = pick(rules.no_timestamps, "<|notimestamps|>")
-    multilingual = _is_multilingual(rules, dims)
+    transcribe = pick(rules.tasks.get("transcribe"), "<|transcribe|>")
+    translate = pick(rules.tasks.get("translate"), "<|translate|>")
+    languages = {code: _inside(number, dims) for code, number in rules.languages.items()} or _language_tokens(tokenizer, dims)
+    multilingual = _is_multilingual(rules, dims, {transcribe, translate, *languages.values()})
     return SpecialTokens(
         start=start,
         end=end,
@@ -166,21 +179,28 @@ def special_tokens(rules: GenerationRules, tokenizer: WhisperTokenizer, dims: Di
         first_timestamp=dims.vocabulary if no_timestamps is None else no_timestamps + 1,
         previous=pick(rules.previous, "<|startofprev|>"),
         no_speech=pick(None, "<|nospeech|>", "<|nocaptions|>"),
-        transcribe=pick(rules.tasks.get("transcribe"), "<|transcribe|>"),
-        translate=pick(rules.tasks.get("translate"), "<|translate|>"),
-        languages=(rules.languages or _language_tokens(tokenizer)) if multilingual else {},
+        transcribe=transcribe,
+        translate=translate,
+        languages=languages if multilingual else {},
     )
 
 
-def _is_multilingual(rules: GenerationRules, dims: Dims) -> bool:
+def _inside(number: int, dims: Dims) -> int:
+    if number >= dims.vocabulary:
+        raise ModelUnavailable(f"the generation config names token {number}, but the vocabulary has {dims.vocabulary}")
+    return number
+
+
+def _is_multilingual(rules: GenerationRules, dims: Dims, prompting: set[int | None]) -> bool:
+    """prompting: tokens of languages and tasks, which the files of English-only models define too but never force."""
     if rules.multilingual is not None:
         return bool(rules.multilingual)
-    return bool(rules.languages) or dims.vocabulary >= _MULTILINGUAL_VOCABULARY
+    return bool(rules.languages) or dims.vocabulary >= _MULTILINGUAL_VOCABULARY or bool(prompting & set(rules.forced))
 
 
-def _language_tokens(tokenizer: WhisperTokenizer) -> dict[str, int]:
+def _language_tokens(tokenizer: WhisperTokenizer, dims: Dims) -> dict[str, int]:
     found = {code: tokenizer.token_id(f"<|{code}|>") for code in LANGUAGES}
-    return {code: number for code, number in found.items() if number is not None}
+    return {code: number for code, number in found.items() if number is not None and number < dims.vocabulary}
 
 
 def checked_language(special: SpecialTokens, given: str | None) -> str | None:
