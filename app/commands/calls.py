@@ -14,7 +14,7 @@ from rich.progress import Progress as ProgressBar
 
 from app.commands.client import Answer, deployment_path
 from app.commands.connection import Key, Server, session
-from app.commands.console import messages, output
+from app.commands.console import check_writable, messages, output
 
 Model = Annotated[str, typer.Option("--model", "-m", help="Deployment or alias.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="File to write to.", dir_okay=False)]
@@ -35,6 +35,7 @@ def transcribe(
     key: Key = "",
 ) -> None:
     """Write down what is said in FILE."""
+    check_writable(out)
     fields = {"response_format": "verbose_json" if words else format, "language": language, "prompt": prompt}
     if words:
         fields["timestamp_granularities[]"] = "word"
@@ -58,6 +59,7 @@ def speak(
     key: Key = "",
 ) -> None:
     """Say TEXT and write it to a file."""
+    check_writable(out)
     said = sys.stdin.read() if text == "-" else text
     document: dict[str, Any] = {"input": said, "voice": voice, "speed": speed, "response_format": format or _format_of(out)}
     if instructions:
@@ -82,6 +84,7 @@ def ask(
     key: Key = "",
 ) -> None:
     """Ask QUESTION about what is heard in FILE."""
+    check_writable(out)
     wishes = {"steps": steps, "block_length": block_length, "max_tokens": max_new_tokens, "temperature": temperature}
     document = _chat_request(file, question, system) | {name: value for name, value in wishes.items() if value is not None}
     with session(server, key) as client, ProgressBar(*_STEPS, console=messages(), transient=messages().is_terminal) as bar:

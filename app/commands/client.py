@@ -20,6 +20,13 @@ API_VERSION = "2024-10-21"
 _CONNECT_SECONDS = 3.0
 _PROGRESS = b": progress "
 _NONE: Mapping[str, str] = MappingProxyType({})
+# What a person at the command line can do about an error of the server, by its code.
+_CURES: Mapping[str, str] = MappingProxyType(
+    {
+        "DeploymentNotFound": "Names that this server knows: speech-gateway models",
+        "401": "Give the server's key with --key, or in the variable SPEECH_GATEWAY_KEY.",
+    }
+)
 _PIECE = 64 * 1024  # bytes read at a time
 
 
@@ -65,14 +72,7 @@ class Client:
     def stream_to(self, path: str, document: Mapping[str, Any], file: Path) -> Answer:
         """Write the answer's body to `file` as it comes; a broken-off answer leaves no file."""
         with self._exchange("POST", path, json.dumps(document).encode(), "application/json") as answer:
-            partial = file.with_name(file.name + ".part")
-            try:
-                with partial.open("wb") as out:
-                    while piece := answer.read1(_PIECE):
-                        out.write(piece)
-                partial.replace(file)
-            finally:
-                partial.unlink(missing_ok=True)
+            _write_pieces(iter(lambda: answer.read1(_PIECE), b""), file)
             return Answer(b"", _headers(answer))
 
     def events(
@@ -112,9 +112,30 @@ class Client:
                 raise CallFailed(_error_text(answer.status, answer.read()))
             yield answer
         except (OSError, http.client.HTTPException) as error:
-            raise CallFailed(f"no answer from {self.url}: {error or type(error).__name__}") from error
+            cure = " Is it running? Start it with: speech-gateway serve" if isinstance(error, ConnectionRefusedError) else ""
+            raise CallFailed(f"no answer from {self.url}: {error or type(error).__name__}.{cure}") from error
         finally:
             connection.close()
+
+
+def _write_pieces(pieces: Iterator[bytes], file: Path) -> None:
+    """Raises CallFailed where the disk is at fault, and leaves what the network does to the caller."""
+    partial = file.with_name(file.name + ".part")
+    out = _on_disk(file, partial.open, "wb")
+    try:
+        with out:
+            for piece in pieces:
+                _on_disk(file, out.write, piece)
+        _on_disk(file, partial.replace, file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _on_disk(file: Path, work: Callable[..., Any], argument: object) -> Any:
+    try:
+        return work(argument)
+    except OSError as error:
+        raise CallFailed(f"{file} cannot be written: {error.strerror or error}") from error
 
 
 def deployment_path(deployment: str, operation: str) -> str:
@@ -144,4 +165,6 @@ def _error_text(status: int, body: bytes) -> str:
         code, message = error.get("code"), error.get("message")
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"the server answered with status {status}"
-    return f"{message} ({status}{f' {code}' if code and str(code) != str(status) else ''})"
+    cure = next((_CURES[key] for key in (str(code), str(status)) if key in _CURES), "")
+    told = f"{message} ({status}{f' {code}' if code and str(code) != str(status) else ''})"
+    return f"{told}\n{cure}" if cure else told

@@ -9,6 +9,7 @@ import io
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 import typer
@@ -54,6 +55,12 @@ def fail(message: str, status: int = FAILED) -> NoReturn:
     """Say what is wrong and end the program."""
     messages().print(f"speech-gateway: {message}")
     raise typer.Exit(status)
+
+
+def check_writable(file: Path | None) -> None:
+    """End the program before the work if its result could not be written."""
+    if file is not None and not file.absolute().parent.is_dir():
+        fail(f"there is no folder {file.parent} to write {file.name} into; make it first", WRONG_USE)
 
 
 def size_text(size: int | None) -> str:

@@ -18,6 +18,7 @@ from app.commands.connection import Config
 from app.commands.console import fail, output
 from app.commands.weights import configured
 from app.deployments import Deployment
+from app.routes.watermark import marking
 from app.settings import Settings
 from backends import weights
 
@@ -32,6 +33,7 @@ def create(context: typer.Context) -> None:
     """Turn a folder of clips and their texts into a dataset; --help lists the options."""
     settings, llasa = _llasa()
     codec = weights.model_folder(settings.models_dir, str(llasa.options["codec_model"]))
+    _check_there(context.args, "--codec", codec, llasa.name)
     _pass_on("backends.llasa.dataset", [*context.args, *_unless_given(context.args, "--codec", codec)])
 
 
@@ -39,6 +41,7 @@ def finetune(context: typer.Context) -> None:
     """Train a LoRA adapter for LLASA."""
     settings, llasa = _llasa()
     model = weights.model_folder(settings.models_dir, llasa.model)
+    _check_there(context.args, "--model", model, llasa.name)
     _pass_on("backends.llasa.finetune", [*context.args, *_unless_given(context.args, "--model", model)])
 
 
@@ -50,9 +53,12 @@ def detect(
 ) -> None:
     """Say whether FILE carries the mark, and whether it is this installation's."""
     settings, deployments = configured(config)
-    csm = _of_backend(list(deployments.values()), "csm")
+    csm = _of_backend(marking(deployments.values(), settings.models_dir), "csm")
+    _check_there([], "", weights.model_folder(settings.models_dir, str(csm.options["watermark_model"])), csm.name)
     user_dir = platformdirs.user_config_dir("speech-gateway", appauthor=False)
     options = ["--model", str(csm.options["watermark_model"]), "--models-dir", str(settings.models_dir), "--user-dir", user_dir]
+    options += ["--statistics", str(csm.options["watermark_statistics"])]
+    options += ["--key", str(csm.options["watermark_key"])] if csm.options["watermark_key"] else []
     done = subprocess.run(_python("backends.csm.detect", str(file), *options), capture_output=True, check=False)  # noqa: S603
     try:
         found = json.loads(done.stdout.decode("utf-8").strip().splitlines()[-1])
@@ -87,6 +93,13 @@ def _of_backend(deployments: list[Deployment], backend: str) -> Deployment:
     if not found:
         fail(f"no deployment of the backend {backend} is configured")
     return found[0]
+
+
+def _check_there(arguments: list[str], option: str, folder: Path, deployment: str) -> None:
+    """End the program with the command that helps where the configured weights are missing, before the engine starts."""
+    asked_for_help = {"-h", "--help"} & set(arguments)
+    if not asked_for_help and _unless_given(arguments, option, folder) and not any(folder.glob("*")):
+        fail(f"the weights in {folder} are missing; fetch them with: speech-gateway pull {deployment}")
 
 
 def _unless_given(arguments: list[str], option: str, value: Path) -> list[str]:

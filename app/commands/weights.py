@@ -21,6 +21,7 @@ from backends import weights
 from backends.interface import ModelUnavailable
 from backends.weights import Wanted
 
+_OFFLINE_CURE = ". Set offline = false, or bring the files from another machine with --from FOLDER."
 _SOURCES_VALID = 5.0  # seconds; a command looks only once anyway
 
 
@@ -51,7 +52,7 @@ def pull(
             folder = _fetch(one, settings, source, only=len(wanted) == 1)
             output().print(f"{one.model}: complete in {folder}")
     except ModelUnavailable as error:
-        fail(error.message)
+        fail(error.message + (_OFFLINE_CURE if settings.offline and source is None else ""))
 
 
 def models(config: Config = None) -> None:

@@ -169,3 +169,27 @@ def test_the_key_is_sent(served: Running, recording: str) -> None:
         command = ["transcribe", recording, "-m", "fake-asr", "--server", served.url, "--key", key]
         assert CliRunner().invoke(cli, command).exit_code == 0
     assert len(set(served.pool.owners)) == 2
+
+
+@pytest.mark.parametrize("arguments", [["speak", "Hello."], ["transcribe", "RECORDING"], ["ask", "RECORDING", "Who?"]])
+def test_a_folder_that_is_not_there_is_told_before_the_work(arguments: list[str], recording: str, tmp_path: Path) -> None:
+    out = tmp_path / "nowhere" / "result"
+    given = [recording if part == "RECORDING" else part for part in arguments]
+    result = CliRunner().invoke(cli, [*given, "--output", str(out), "--server", "http://127.0.0.1:1"])
+    assert result.exit_code == 2
+    assert f"there is no folder {out.parent}" in result.stderr
+
+
+def test_a_file_that_cannot_be_written_is_not_the_servers_fault(served: Running, tmp_path: Path) -> None:
+    (tmp_path / "speech.wav.part").mkdir()
+    result = CliRunner().invoke(cli, ["speak", "Hello.", "-o", str(tmp_path / "speech.wav"), "--server", served.url])
+    assert result.exit_code == 1
+    assert "cannot be written" in result.stderr
+    assert "no answer" not in result.stderr
+
+
+def test_errors_say_what_to_do_next(served: Running) -> None:
+    unknown = CliRunner().invoke(cli, ["speak", "Hello.", "-m", "nobody", "--server", served.url])
+    assert "speech-gateway models" in unknown.stderr
+    gone = CliRunner().invoke(cli, ["speak", "Hello.", "--server", "http://127.0.0.1:1"])
+    assert "Start it with: speech-gateway serve" in gone.stderr

@@ -26,7 +26,12 @@ class Programs:
 
 
 @pytest.fixture
-def programs(monkeypatch: pytest.MonkeyPatch) -> Programs:
+def programs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Programs:
+    """In a folder that holds all weights."""
+    for name in ("models/HKUSTAudio--xcodec2", "models/HKUSTAudio--Llasa-1B", "models/sony--silentcipher", "weights"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "config.json").touch()
+    monkeypatch.chdir(tmp_path)
     stand_in = Programs()
     monkeypatch.setattr(training.subprocess, "run", stand_in.run)
     return stand_in
@@ -91,6 +96,25 @@ def test_the_users_own_deployment_comes_first(programs: Programs, tmp_path: Path
     (tmp_path / "gateway.toml").write_text(table, encoding="utf-8")
     invoke("finetune", "d.jsonl")
     assert programs.calls[0][-2:] == ["--model", "weights"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "folder", "pull"),
+    [
+        (["dataset", "create", "clips", "texts.csv", "-o", "d.jsonl"], "HKUSTAudio--xcodec2", "llasa-1b"),
+        (["finetune", "d.jsonl"], "HKUSTAudio--Llasa-1B", "llasa-1b"),
+        (["watermark", "detect"], "sony--silentcipher", "csm-1b"),
+    ],
+)
+def test_missing_weights_name_the_command_that_fetches_them(
+    programs: Programs, recording: str, arguments: list[str], folder: str, pull: str
+) -> None:
+    (Path("models") / folder / "config.json").unlink()
+    result = invoke(*arguments, *([recording] if arguments[0] == "watermark" else []))
+    assert result.exit_code == 1
+    assert result.stderr.strip().endswith(f"are missing; fetch them with: speech-gateway pull {pull}")
+    assert folder in result.stderr
+    assert not programs.calls
 
 
 @pytest.mark.parametrize(("command", "module"), [(("dataset", "create"), "dataset"), (("finetune",), "finetune")])
