@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from app.settings import DeploymentSettings, DeviceSettings, LimitSettings, ServerSettings, Settings  # noqa: E402
+from app.settings import DeploymentSettings, DeviceSettings, LimitSettings, LogSettings, ServerSettings, Settings  # noqa: E402
 from backends.registry import BackendInfo, backend_info, backend_names  # noqa: E402
 
 PAGE = ROOT / "docs" / "configuration.md"
@@ -40,9 +40,10 @@ _TABLES: tuple[tuple[str, type[BaseModel]], ...] = (
     ("[server]", ServerSettings),
     ("[limits]", LimitSettings),
     ("[devices]", DeviceSettings),
+    ("[log]", LogSettings),
     ('[deployments."NAME"]', DeploymentSettings),
 )
-_NESTED = {"server", "limits", "devices", "deployments", "aliases"}
+_NESTED = {"server", "limits", "devices", "log", "deployments", "aliases"}
 
 
 def configuration_page() -> str:
