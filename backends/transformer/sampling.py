@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+_COLDEST = 1e-6  # temperature below which logits would overflow float32
+
 
 def pick(
     logits: Tensor,
@@ -27,7 +29,8 @@ def pick(
     greedy = logits.argmax(-1)
     if noise is None or (not isinstance(temperature, Tensor) and temperature <= 0):
         return greedy
-    scaled = logits / _column(temperature, logits).clamp_min(1e-6) if isinstance(temperature, Tensor) else logits / temperature
+    warm = isinstance(temperature, Tensor)
+    scaled = logits / (_column(temperature, logits).clamp_min(_COLDEST) if warm else max(temperature, _COLDEST))
     kept = nucleus(strongest(scaled, top_k), top_p)
     drawn = (torch.softmax(kept, -1) / noise).argmax(-1)
     return torch.where(temperature > 0, drawn, greedy) if isinstance(temperature, Tensor) else drawn

@@ -10,6 +10,14 @@ def noise_like(logits: torch.Tensor, seed: int = 0) -> torch.Tensor:
     return request_noise(request_generator(seed), torch.empty_like(logits))
 
 
+@pytest.mark.parametrize("temperature", [1e-45, 1e-30, 1e-6])
+def test_the_coldest_draws_are_greedy(temperature: float) -> None:
+    """As a number and as a tensor; logits over such a temperature are beyond float32."""
+    logits, noise = torch.tensor([[1.0, 30.0, 29.0], [-5.0, -7.0, -6.0]]), torch.ones(2, 3)
+    for setting in (temperature, torch.tensor([temperature] * 2)):
+        assert pick(logits, noise, setting, 50).tolist() == [1, 0]
+
+
 def test_temperature_zero_is_greedy_and_takes_the_lowest_of_ties() -> None:
     logits = torch.tensor([[1.0, 5.0, 5.0, 2.0]])
     assert pick(logits, noise_like(logits), 0.0, 2).tolist() == [1]
