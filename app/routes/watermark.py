@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from app.routes.doc import answers, array, form, integer, number, obj, stated, t
 from app.routes.forms import parse_form
 from app.routes.operations import FORM, Operation
 from backends.interface import Failed, Samples
+from backends.weights import model_folder
 
 RATE = 44_100  # Hz, what the mark's networks hear
 LONGEST_SECONDS = 600.0  # of an upload
@@ -58,17 +59,22 @@ def _save(path: Path, samples: Samples) -> None:
 
 
 def _marking(call: Call, model: str | None) -> Deployment:
-    """The deployment whose mark is sought: the path's, the form's, or the first one that marks its speech."""
+    """The deployment whose mark is sought: the path's, the form's, or the first that marks and has the networks for it."""
     known = call.gateway.deployments
     if name := call.target or model:
         deployment = find_deployment(known, name, call.scheme)
         if "watermark_model" not in deployment.options:
             raise OperationNotSupported(f"The deployment {name!r} does not mark its speech.", param="model")
         return deployment
-    for deployment in known.values():
-        if "watermark_model" in deployment.options:
-            return deployment
+    for deployment in marking(known.values(), call.gateway.settings.models_dir):
+        return deployment
     raise ModelUnavailable("No deployment of this server marks its speech.", should_retry=False)
+
+
+def marking(deployments: Iterable[Deployment], models_dir: Path) -> list[Deployment]:
+    """Those that mark their speech; if the networks of some are on disk, only these."""
+    found = [d for d in deployments if "watermark_model" in d.options and d.options.get("watermark", True)]
+    return [d for d in found if model_folder(models_dir, str(d.options["watermark_model"])).is_dir()] or found
 
 
 def _command(call: Call, deployment: Deployment, samples: Path) -> list[str]:

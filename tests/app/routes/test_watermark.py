@@ -22,7 +22,8 @@ KEY = (1, 2, 3, 250, 0)
 @pytest.fixture(scope="module")
 def server() -> Iterator[Running]:
     marking = {"backend": "csm", "watermark_model": str(NETS), "watermark_key": bytes(KEY).hex()}
-    settings = fake_settings(deployments={**FAKES, "marking": marking}, server={"admin_key": "boss"})
+    silent = {**marking, "watermark": False, "watermark_key": ""}
+    settings = fake_settings(deployments={**FAKES, "silent": silent, "marking": marking}, server={"admin_key": "boss"})
     with running(settings) as server:
         yield server
 
@@ -43,6 +44,15 @@ def test_a_marked_file_is_read(server: Running) -> None:
     assert (found["status"], tuple(found["message"])) == (expected.status, expected.message)
     assert found["confidence"] == pytest.approx(expected.confidence, abs=0.01)
     assert found["duration"] == 1.0
+
+
+def test_without_a_name_the_one_that_marks_is_asked(server: Running) -> None:
+    """Not the built-in one, whose networks are not on disk, nor one with its mark switched off: the key tells."""
+    noise = 0.2 * np.random.default_rng(0).standard_normal(44_100).astype(np.float32)
+    marked = load_watermark(NETS).encode(noise, 44_100, KEY, 12.0)
+    answer = post(server, by_soundfile(marked[:, None], 44_100, "WAV", "FLOAT"))
+    assert answer.status_code == 200, answer.text
+    assert (answer.json()["message"], answer.json()["ours"]) == (list(KEY), True)
 
 
 @pytest.mark.parametrize(("key", "status"), [("", 401), ("somebody", 403)])
