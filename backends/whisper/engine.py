@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.interface import Chunking, ModelUnavailable, Segment, Word
+from backends.interface import Chunking, InvalidInput, ModelUnavailable, Segment, Word
 from backends.whisper.audio import log_mel
 from backends.whisper.checkpoint import Checkpoint, check
 from backends.whisper.config import Dims, GenerationRules, read_dims, read_rules
@@ -86,10 +86,15 @@ class Whisper:
     def logits(self, samples: NDArray[np.float32], tokens: Sequence[int]) -> Floats:
         """Raw logits after each of `tokens` (the whole decoder input): float32 [len(tokens), vocabulary].
 
-        samples: [time] at 16 kHz, cut or padded to one window. Nothing is suppressed.
+        samples: [time] at 16 kHz, cut or padded to one window. Nothing is suppressed. Raises InvalidInput for tokens that are
+        not in the vocabulary, and for more of them than the decoder has positions.
         """
-        decoding = self.network.decode(self.encode([samples]))
-        result: Floats = decoding.feed(np.array([list(tokens)], np.int64))[0]
+        given = np.array([list(tokens)], np.int64)
+        if given.size > self.dims.target_positions:
+            raise InvalidInput(f"{given.size} tokens, but the decoder has {self.dims.target_positions} positions", param="tokens")
+        if ((given < 0) | (given >= self.dims.vocabulary)).any():
+            raise InvalidInput(f"tokens lie between 0 and {self.dims.vocabulary - 1}", param="tokens")
+        result: Floats = self.network.decode(self.encode([samples])).feed(given)[0]
         return result
 
     def greedy_tokens(
@@ -129,9 +134,15 @@ class Whisper:
         vad: bool = True,
         chunking: Chunking | None = None,
     ) -> Transcript:
-        """The whole recording. A single temperature means no fallback ladder; a sequence is the ladder."""
-        ladder = (temperature,) if isinstance(temperature, int | float) else tuple(temperature)
-        wish = Wish(checked_language(self.special, language), task, prompt, tuple(float(t) for t in ladder), word_timestamps)
+        """The whole recording. A single temperature means no fallback ladder; a sequence is the ladder.
+
+        Raises InvalidInput for a language or task that the model does not know, and for temperatures that are none.
+        """
+        ladder = tuple(float(rung) for rung in np.atleast_1d(np.asarray(temperature, np.float64)))
+        if not ladder or not all(0 <= rung < np.inf for rung in ladder):
+            raise InvalidInput(f"temperature {temperature!r} is not a number from 0 on, or a ladder of them", param="temperature")
+        wish = Wish(checked_language(self.special, language), task, prompt, ladder, word_timestamps)
+        self.special.prompt(wish.language, task, timestamps=True)  # refuses an unknown task before silence hides it
         recording = self.recording(samples, gate=Gate.of(chunking, 0.5) if vad else None)
         segments: list[Segment] = []
         while windows := recording.next_windows(self.network.max_batch):
@@ -147,6 +158,8 @@ class Whisper:
     def encode(self, pieces: Sequence[NDArray[np.float32]], network: Network | None = None) -> list[Memory]:
         """Each piece is one window's audio. network: one of the lanes."""
         dims = self.dims
+        if any(piece.ndim != 1 for piece in map(np.asarray, pieces)):
+            raise InvalidInput("audio is one channel: samples of shape [time]", param="samples")
         mels = [log_mel(np.asarray(piece, np.float32), dims.mels, dims.mel_frames) for piece in pieces]
         return (network or self.network).encode(mels)
 
