@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 from scripts.bootstrap import wait_until_ready  # noqa: E402
 
 IMAGES = ROOT / "docs" / "images"
-SENTENCE = "Maria paints four green birds in the garden."
+SENTENCE = "Please open the front door before you leave."
 WIDTH, PHONE = 1160, 390  # pixels
 _ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
 
@@ -58,8 +58,9 @@ def spoken(address: str, folder: Path) -> Path:
 
 
 def transcribe(page: Page, recording: Path) -> None:
-    """The tab after a transcription with the times of words."""
+    """The tab after a transcription with the times of words, by the recogniser that comes with the server."""
     page.get_by_role("tab", name="Transcribe").click()
+    _choose(page, "embedded-asr")
     page.locator("input[type=file]").first.set_input_files(recording)
     page.get_by_label("Show when each word is said").check()
     _press(page, "Transcribe")
@@ -68,8 +69,7 @@ def transcribe(page: Page, recording: Path) -> None:
 def speak(page: Page) -> None:
     """The tab after the built-in voice has spoken."""
     page.get_by_role("tab", name="Speak").click()
-    page.get_by_role("tabpanel").filter(visible=True).get_by_label("Deployment").first.click()
-    page.get_by_role("option", name="embedded-tts").filter(visible=True).click()
+    _choose(page, "embedded-tts")
     page.get_by_role("textbox", name="Text", exact=True).fill(SENTENCE)
     _press(page, "Speak")
 
@@ -78,6 +78,11 @@ def health(page: Page) -> None:
     page.get_by_role("tab", name="Health").click()
     page.get_by_role("button", name="Refresh").click()
     page.wait_for_timeout(1000)
+
+
+def _choose(page: Page, deployment: str) -> None:
+    page.get_by_role("tabpanel").filter(visible=True).get_by_label("Deployment").first.click()
+    page.get_by_role("option", name=deployment).filter(visible=True).click()
 
 
 def _press(page: Page, button: str) -> None:
