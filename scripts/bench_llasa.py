@@ -1,17 +1,21 @@
 """LLASA against transformers on this machine: tokens per second, the codec, memory. Random weights, published shapes.
 
-    python scripts/bench_llasa.py [--threads N] [--only lm,codec] [--steps N] [--rounds N] [--folder DIR]
+    python scripts/bench_llasa.py [--threads 1,2] [--only lm,codec,memory] [--steps N] [--rounds N] [--json FILE] [--folder DIR]
 
 Every comparison is interleaved in one process, so that a noisy machine slows both sides alike; medians and bests are
-printed. The language models of one number format are held together and freed before the next.
+printed. The language models of one number format are held together and freed before the next. Peak memory is that of a
+process that only loads one model and speaks a few tokens at the largest batch; the mapped weight file counts in it.
+Needs about 16 GB for float32 (--groups bfloat16: 9), and 5 to 6 minutes on two quiet cores.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import gc
 import json
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -28,6 +32,8 @@ from backends.llasa.choosing import Sampling
 from backends.llasa.codec import load_codec
 from backends.llasa.decoding import TokenLoop, Utterance
 from backends.llasa.model import Llasa, load_llasa
+from backends.llasa.variants import Variant
+from backends.transformer.linear import make_linear
 
 ROPE = {
     "rope_type": "llama3",
@@ -58,46 +64,68 @@ SAMPLING = Sampling(temperature=0.8, top_k=50, top_p=1.0)
 CODES = 65_536
 
 
+MEMORY_CASES = ("own int8", "own bfloat16", "own float32", "own full int8", "own full bfloat16", "own full float32")
+PEERS = ("generate bfloat16", "generate float32")
+
+Found = dict[str, dict[str, float]]
+"""What was measured: title of a table -> name -> figure."""
+
+
 def main() -> None:
-    """Run what --only names and print one table each."""
+    """Run what --only names; print a table each, and everything as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--only", default="lm,codec", help="parts to run: lm, codec")
+    parser.add_argument("--threads", default="1,2", help="numbers of threads to measure with, one after the other")
+    parser.add_argument("--only", default="lm,codec,memory", help="parts to run: lm, codec, memory")
     parser.add_argument("--groups", default="float32,bfloat16", help="number formats of transformers to compare with")
-    parser.add_argument("--steps", type=int, default=6, help="decode steps per measurement")
+    parser.add_argument("--steps", type=int, default=5, help="decode steps per measurement")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--folder", type=Path, help="where the random weights are kept (default: a temporary folder)")
+    parser.add_argument("--json", type=Path, help="also write all figures there")
+    parser.add_argument("--one-case", help="(for its own use) load and run this case, print the process's peak memory")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    options.threads = [int(number) for number in options.threads.split(",")]
+    torch.set_num_threads(options.threads[0])
     warnings.simplefilter("ignore")
-    print(f"torch {torch.__version__}, {options.threads} thread(s), {time.strftime('%Y-%m-%d')}")
+    if options.one_case:
+        print(peak_of(options.folder, options.one_case, options.batch))
+        return
+    print(f"torch {torch.__version__}, {time.strftime('%Y-%m-%d')}")
     with tempfile.TemporaryDirectory() as temporary:
-        folder = options.folder or Path(temporary)
-        if "lm" in options.only:
-            bench_language_model(folder / "llasa-1b", options)
-        if "codec" in options.only:
-            bench_codec(folder / "codec", options)
+        found = run_parts(options.folder or Path(temporary), options)
+    print(json.dumps(found))
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
+
+
+def run_parts(folder: Path, options: argparse.Namespace) -> Found:
+    parts, found = options.only.split(","), Found()
+    language = folder / "llasa-1b"
+    if {"lm", "memory"} & set(parts) and not (language / "model.safetensors").is_file():
+        write_language_model(language)
+    if "lm" in parts:
+        for dtype in options.groups.split(","):
+            found |= bench_group(language, dtype, options)
+            gc.collect()
+    if "memory" in parts:
+        found |= bench_memory(language, options)
+    if "codec" in parts:
+        found |= bench_codec(folder / "codec", options)
+    return found
 
 
 # --- language model ------------------------------------------------------------------------------------------------------
 
 
-def bench_language_model(folder: Path, options: argparse.Namespace) -> None:
-    if not (folder / "model.safetensors").is_file():
-        write_language_model(folder)
-    for dtype in options.groups.split(","):
-        bench_group(folder, dtype, options)
-        gc.collect()
-
-
-def bench_group(folder: Path, dtype: str, options: argparse.Namespace) -> None:
-    """transformers in one number format, our loop in the same (both heads), and ours in int8."""
+def bench_group(folder: Path, dtype: str, options: argparse.Namespace) -> Found:
+    """transformers in one number format, our loop in the same and in int8, each with the sliced and the full head."""
     from transformers import LlamaForCausalLM
 
     reference = LlamaForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
-    models = {name: load_llasa(folder, dtype=name, rows=2) for name in (dtype, "int8")}
-    models = {f"own {name}": model for name, model in models.items()}
+    models: dict[str, Llasa] = {}
+    for name in (dtype, "int8"):
+        models[f"own {name}"] = load_llasa(folder, dtype=name, rows=2)
+        models[f"own full {name}"] = with_full_head(models[f"own {name}"])
     ways: dict[str, Callable[[], float]] = {}
     for batch in (1, options.batch):
         ways[f"generate {dtype} batch {batch}"] = lambda batch=batch: generate_step(reference, batch, options.steps)  # type: ignore[misc]
@@ -105,24 +133,79 @@ def bench_group(folder: Path, dtype: str, options: argparse.Namespace) -> None:
             ways[f"{name} batch {batch}"] = lambda model=model, batch=batch: own_step(model, batch, options.steps)  # type: ignore[misc]
     quantised = models["own int8"]
     ways["reading the int8 weights once"] = reader(decode_bytes(quantised))
-    results = interleaved(ways, options.rounds)
-    print(f"\n## {dtype}, ms per decode step")
-    report(results)
-    ratios(results, dtype, options.batch)
+    found: Found = {}
+    for threads in options.threads:
+        torch.set_num_threads(threads)
+        results = interleaved(ways, options.rounds)
+        title = f"{dtype}, {threads} thread(s)"
+        print(f"\n## {title}, ms per decode step")
+        found |= report(title, results, {name: batch_of(name, options.batch) for name in results})
+        found[f"{title}, ratios"] = ratios(results, dtype, options.batch)
     print(f"int8: {decode_bytes(quantised) / 1e9:.2f} GB of weights read per step, {quantised.bytes() / 1e9:.2f} GB held")
+    return found
 
 
-def ratios(results: dict[str, list[float]], dtype: str, batch: int) -> None:
+def with_full_head(model: Llasa) -> Llasa:
+    """The same model with every token of the vocabulary in its head; stack and table are shared."""
+    other, base = copy.copy(model), model.variants[""]
+    other.variants = {"": Variant(base.stack, base.table, make_linear(base.table, model.kind, rows=2), None)}
+    return other
+
+
+def batch_of(name: str, batch: int) -> int:
+    return batch if name.endswith(f"batch {batch}") else 1
+
+
+def ratios(results: dict[str, list[float]], dtype: str, batch: int) -> dict[str, float]:
+    """What the goals are about, by medians and by the best rounds."""
     best = {name: min(times) for name, times in results.items()}
     middle = {name: statistics.median(times) for name, times in results.items()}
+    found = {}
     for label, over, under, factor in (
         (f"{dtype} batch 1 against generate", f"generate {dtype} batch 1", f"own {dtype} batch 1", 1),
         ("int8 batch 1 against generate", f"generate {dtype} batch 1", "own int8 batch 1", 1),
+        ("reading the int8 weights against generate", f"generate {dtype} batch 1", "reading the int8 weights once", 1),
         ("int8 step against reading its weights", "own int8 batch 1", "reading the int8 weights once", 1),
         (f"int8 batch {batch}, total against batch 1", "own int8 batch 1", f"own int8 batch {batch}", batch),
         (f"{dtype} batch {batch}, total against batch 1", f"own {dtype} batch 1", f"own {dtype} batch {batch}", batch),
+        ("int8 full head against sliced, time", "own full int8 batch 1", "own int8 batch 1", 1),
     ):
-        print(f"{label}: {factor * middle[over] / middle[under]:.2f} (median), {factor * best[over] / best[under]:.2f} (best)")
+        found[label] = factor * middle[over] / middle[under]
+        print(f"{label}: {found[label]:.2f} (median), {factor * best[over] / best[under]:.2f} (best)")
+    return found
+
+
+def bench_memory(folder: Path, options: argparse.Namespace) -> Found:
+    """Peak memory of a process per case; one at a time."""
+    cases = [*MEMORY_CASES, *(peer for peer in PEERS if peer.split()[1] in options.groups)]
+    print("\n## peak memory of a process, GB\n| case | peak |\n| --- | --- |")
+    found = {}
+    for case in cases:
+        command = [sys.executable, str(Path(__file__).resolve()), "--one-case", case, "--folder", str(folder), "--threads", "1"]
+        command += ["--batch", str(options.batch)]
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        found[case] = int(output.split()[-1]) / 1e9
+        print(f"| {case} | {found[case]:.2f} |", flush=True)
+    return {"peak memory, GB": found}
+
+
+def peak_of(folder: Path, case: str, batch: int) -> int:
+    """Bytes that this process took at most to load the model of a case and to speak with it."""
+    import psutil
+
+    *_, dtype = case.split()
+    if case.startswith("generate"):
+        from transformers import LlamaForCausalLM
+
+        generate_step(LlamaForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval(), batch, 2)
+    else:
+        own_step(load_llasa(folder, dtype=dtype, rows=2, full_vocabulary="full" in case), batch, 2)
+    memory = psutil.Process().memory_info()
+    if hasattr(memory, "peak_wset"):
+        return int(memory.peak_wset)
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def generate_step(model: Any, batch: int, steps: int) -> float:
@@ -203,10 +286,11 @@ def write_tokenizer(folder: Path) -> None:
 # --- codec ---------------------------------------------------------------------------------------------------------------
 
 
-def bench_codec(folder: Path, options: argparse.Namespace, seconds: int = 10) -> None:
+def bench_codec(folder: Path, options: argparse.Namespace, seconds: int = 10) -> Found:
     """Our decoder and transformers' own class on the same random weights; then what a decode-only start holds."""
     from transformers import Xcodec2Config, Xcodec2Model
 
+    torch.set_num_threads(options.threads[0])
     torch.manual_seed(0)
     native = Xcodec2Model(Xcodec2Config()).eval()
     if not (folder / "model.safetensors").is_file():
@@ -230,15 +314,18 @@ def bench_codec(folder: Path, options: argparse.Namespace, seconds: int = 10) ->
     ways: dict[str, Callable[[], float]] = {"native class float32": by_native}
     ways |= {f"own {name}": lambda codec=codec: by_own(codec) for name, codec in own.items()}  # type: ignore[misc]
     results = interleaved(ways, options.rounds)
-    print(f"\n## codec, ms to decode {seconds} s of audio")
-    report(results)
+    title = f"codec, {options.threads[0]} thread(s)"
+    print(f"\n## {title}, ms to decode {seconds} s of audio")
+    found = report(title, results)
     for name in own:
         ratio = statistics.median(results["native class float32"]) / statistics.median(results[f"own {name}"])
         print(f"own {name} against the native class: {ratio:.2f}")
     with torch.inference_mode():
         difference = (own["float32"].decode(codes) - native.decode(codes).audio_values).abs().max()
     print(f"largest difference of the waves in float32: {float(difference):.1e}")
-    print("weights of a decode-only start: " + ", ".join(f"{name} {codec.bytes() / 1e9:.3f} GB" for name, codec in own.items()))
+    weights = {name: codec.bytes() / 1e9 for name, codec in own.items()}
+    print("weights of a decode-only start: " + ", ".join(f"{name} {size:.3f} GB" for name, size in weights.items()))
+    return found | {"codec weights, GB": weights}
 
 
 # --- measuring -------------------------------------------------------------------------------------------------------------
@@ -255,10 +342,14 @@ def interleaved(ways: dict[str, Callable[[], float]], rounds: int) -> dict[str, 
     return results
 
 
-def report(results: dict[str, list[float]]) -> None:
-    print("| way | median | best |\n| --- | --- | --- |")
+def report(title: str, results: dict[str, list[float]], rows: dict[str, int] | None = None) -> Found:
+    """Print a table of ms; rows: utterances of each way, for a column of tokens per second. Gives the medians."""
+    print("| way | median | best |" + (" tokens/s |" if rows else "") + "\n| --- | --- | --- |" + (" --- |" if rows else ""))
     for name, times in results.items():
-        print(f"| {name} | {statistics.median(times) * 1e3:.1f} | {min(times) * 1e3:.1f} |")
+        middle = statistics.median(times)
+        speed = f" {rows[name] / middle:.1f} |" if rows else ""
+        print(f"| {name} | {middle * 1e3:.1f} | {min(times) * 1e3:.1f} |{speed}", flush=True)
+    return {title: {name: statistics.median(times) * 1e3 for name, times in results.items()}}
 
 
 if __name__ == "__main__":

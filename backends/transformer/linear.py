@@ -194,7 +194,7 @@ class Int8Dynamic:
     def _many(self, x: Tensor) -> Tensor:
         room = self.room(len(x), self._columns)
         peak = x.abs().amax(-1, keepdim=True).clamp_min_(1e-12)
-        torch.div(x, peak, out=room[:, :-4])
+        room[:, :-4] = x / peak
         return self.raw(room).mul_(self._scale).mul_(peak)
 
     def raw(self, room: Tensor) -> Tensor:
