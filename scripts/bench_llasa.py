@@ -200,12 +200,11 @@ def peak_of(folder: Path, case: str, batch: int) -> int:
         generate_step(LlamaForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval(), batch, 2)
     else:
         own_step(load_llasa(folder, dtype=dtype, rows=2, full_vocabulary="full" in case), batch, 2)
-    memory = psutil.Process().memory_info()
-    if hasattr(memory, "peak_wset"):
-        return int(memory.peak_wset)
-    import resource
+    if sys.platform != "win32":
+        import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return int(psutil.Process().memory_info().peak_wset)
 
 
 def generate_step(model: Any, batch: int, steps: int) -> float:
