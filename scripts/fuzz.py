@@ -37,7 +37,7 @@ from scripts.watched_gateway import WatchedGateway, watched_gateway  # noqa: E40
 CLIENTS = 3  # requests at the same time
 CHECK_EVERY = 100  # requests, after which an ordinary one is tried
 SHARES = {"described": 3, "containers": 3, "forms": 2}  # of the time; the others get one each
-LISTENER = "embedded-asr"  # writes what a reference clip without a text says, and is loaded for the first
+SPEAKER = "embedded-tts"  # speaks the answers of the built-in chat deployment, and is loaded for the first
 MOST_TOLD = 20  # findings of a group that are printed
 
 DOUBLES = f"""
@@ -134,7 +134,7 @@ def check_service(port: int, tally: Tally) -> None:
 
 def fuzz(gateway: WatchedGateway, options: argparse.Namespace) -> dict[str, Any]:
     """All groups in turn, each for its share of the time."""
-    names = ["hear", "speak", "ask", *(["whisper", "csm", "llasa", "diffa", LISTENER] if options.tiny else [])]
+    names = ["hear", "speak", "ask", *(["whisper", "csm", "llasa", "diffa", SPEAKER] if options.tiny else [])]
     answers = {name: ordinary(gateway.port, name, LOAD_SECONDS)[0] for name in names}
     before = gateway.settled()
     made = sources(tiny=options.tiny)

@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT))
 
 MARK = "@holdings "  # before each answer: other lines on stdout are for people
 SETTLE_SECONDS = 30.0  # for cancelled work to end and replaced processes to come
-COUNTED = ("in_flight", "places", "queued", "active", "jobs", "body_bytes", "decodes_waiting", "connections", "temporary")
+COUNTED = ("in_flight", "places", "queued", "active", "jobs", "body_bytes", "decodes_waiting", "connections")
 UNEXPECTED = re.compile(
     "internal_error|pump_failed|submit_failed|Traceback|was never retrieved|was never awaited|Task was destroyed"
 )
@@ -167,7 +167,11 @@ class WatchedGateway:
 def _differences(before: Holdings, now: Holdings) -> list[str]:
     """Fewer open files or tasks are no loss."""
     wrong = [f"{name}: {now[name]}" for name in (*COUNTED, "working") if now[name]]
-    wrong += [f"{name}: {before[name]} before, {now[name]} now" for name in ("files", "children") if now[name] > before[name]]
+    wrong += [
+        f"{name}: {before[name]} before, {now[name]} now"
+        for name in ("files", "children", "temporary")
+        if now[name] > before[name]
+    ]
     wrong += [f"task {name}: {n} now" for name, n in now["tasks"].items() if n > before["tasks"].get(name, 0)]
     if now["decoders_free"] < before["decoders_free"]:
         wrong.append(f"decoders free: {before['decoders_free']} before, {now['decoders_free']} now")

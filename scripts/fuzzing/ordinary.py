@@ -107,7 +107,8 @@ def whole(request: tuple[bytes, bytes, bytes], *extra: bytes, chunked: bool = Fa
 def ordinary(port: int, name: str, patience: float = 60.0) -> tuple[int, float]:
     """Status and seconds of a small request of a deployment."""
     requests = {
-        "speak": speech(name, "Hello."), "csm": speech(name, "Hi."), "llasa": speech(name, "Hi."),
+        "speak": speech(name, "Hello."), "embedded-tts": speech(name, "Hi."),
+        "csm": speech(name, "Hi."), "llasa": speech(name, "Hi."),
         "ask": chat(name, "Well?", 1), "steps": chat(name, "Well?"), "diffa": chat(name, "Well?", 1, max_tokens=8),
     }  # fmt: skip
     path, kind, body = requests.get(name) or upload(name, 1)
