@@ -54,10 +54,10 @@ class PoolTicket:
 
     async def _started(self) -> PoolRun:
         job = await self.accepted()
-        worker = self._dispatcher.resident.worker
-        capabilities = worker.capabilities if worker else None
+        # Of the last worker that loaded: a quick job may be over, and its worker evicted, before anyone looks here.
+        capabilities = self._dispatcher.resident.told
         if capabilities is None:
-            raise self.error(job.last if isinstance(job.last, Failed) else Failed("worker_lost", "the worker has ended"))
+            raise self.error(Failed("worker_lost", "the worker has ended"))
         return PoolRun(self, job, capabilities, time.monotonic() - self._admitted_at)
 
     async def accepted(self) -> WorkerJob:

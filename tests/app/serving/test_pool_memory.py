@@ -12,6 +12,8 @@ import pytest
 from app.deployments import Deployment
 from app.errors import Draining, ModelUnavailable, OutOfMemory
 from app.serving.pool import WorkerPool
+from app.serving.tickets import PoolTicket
+from app.serving.worker import WorkerJob
 from backends.registry import backend_info, check_options
 from tests.support.pools import MIB, QUICK, ask, audio, chat, fake, machine, pool_of, text_of, until
 
@@ -92,6 +94,23 @@ async def test_a_lone_model_over_the_budget_goes_when_its_job_is_done() -> None:
     async with pool_of(d, devices=machine({"cpu": 150 * MIB}), policy=CALM) as pool:
         assert await text_of(pool, d, audio(1)) == "one two"
         await until(lambda: pool.devices()[-1].memory_used_bytes == 0)
+
+
+async def test_a_job_that_is_over_before_anyone_looks_keeps_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its worker idles by then, and may have been evicted."""
+    d, accepted = fake(), PoolTicket.accepted
+
+    async with pool_of(d) as pool:
+
+        async def late(self: PoolTicket) -> WorkerJob:
+            job = await accepted(self)
+            await job.ended.wait()
+            assert await pool.unload("fake")
+            return job
+
+        monkeypatch.setattr(PoolTicket, "accepted", late)
+        assert await text_of(pool, d, audio(1)) == "one two"
+        assert states(pool)["fake"] == "unloaded"
 
 
 async def test_a_running_job_is_never_evicted_and_the_newcomer_waits() -> None:
