@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from backends.transformer.sampling import COLDEST
+
 log = logging.getLogger(__name__)
 
 
@@ -53,6 +55,8 @@ class Picker:
         self._loops, self._noise = loops, noise.contiguous().numpy()
         self._temperature = np.empty(rows, np.float32)
         self._temperature[:] = temperature
+        warm = self._temperature > 0
+        self._temperature[warm] = np.maximum(self._temperature[warm], COLDEST)
         self._top_k = np.empty(rows, np.int64)
         self._top_k[:] = top_k
         self._space = np.empty(2 * noise.shape[2], np.float32)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_COLDEST = 1e-6  # temperature below which logits would overflow float32
+COLDEST = 1e-6  # temperature below which logits would overflow float32
 
 
 def pick(
@@ -30,7 +30,7 @@ def pick(
     if noise is None or (not isinstance(temperature, Tensor) and temperature <= 0):
         return greedy
     warm = isinstance(temperature, Tensor)
-    scaled = logits / (_column(temperature, logits).clamp_min(_COLDEST) if warm else max(temperature, _COLDEST))
+    scaled = logits / (_column(temperature, logits).clamp_min(COLDEST) if warm else max(temperature, COLDEST))
     kept = nucleus(strongest(scaled, top_k), top_p)
     drawn = (torch.softmax(kept, -1) / noise).argmax(-1)
     return torch.where(temperature > 0, drawn, greedy) if isinstance(temperature, Tensor) else drawn

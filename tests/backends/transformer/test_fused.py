@@ -91,7 +91,7 @@ def test_attention_is_that_of_torch(position: int) -> None:
 @pytest.mark.parametrize("top_k", [0, 1, 5, 50, 200])
 def test_picks_what_torch_picks(top_k: int) -> None:
     logits, noise = drawn(6, 203), torch.empty(6, 2, 200).exponential_(generator=torch.Generator().manual_seed(1))
-    temperature = torch.tensor([0.9, 0.0, 1.3, 0.2, 0.9, 4.0])
+    temperature = torch.tensor([0.9, 0.0, 1.3, 1e-45, 0.9, 4.0])
     logits[4, :100] = 3.0  # ties at the cut all stay
     found = Picker(loops, noise, temperature, top_k)(logits, 1)
     assert torch.equal(found, pick(logits[:, :200], noise[:, 1], temperature, torch.full((6,), top_k)))
