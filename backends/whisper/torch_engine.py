@@ -14,16 +14,19 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import nn
 from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperModel
 
 from backends.interface import ModelUnavailable, OutOfMemory
+from backends.transformer.linear import precision
 from backends.whisper.checkpoint import Checkpoint, encoder_positions, expected_shapes, head_name
 from backends.whisper.config import Dims
 from backends.whisper.network import Floats, Memory, Network, Tokens, attention_probabilities
+from backends.whisper.torch_int8 import Int8Linear, quantise_linears
 
 _MASKED = -1e4
-_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_DTYPES = ("float32", "float16", "bfloat16", "int8")
 
 
 def torch_device(name: str) -> torch.device:
@@ -72,16 +75,20 @@ class TorchNetwork:
     ) -> None:
         self.dims, self.device, self.dtype, self.max_batch = dims, device, dtype, max_batch
         if dtype not in _DTYPES:
-            raise ModelUnavailable(f"Whisper's torch engine has no dtype {dtype!r} (float32, float16 or bfloat16)")
+            raise ModelUnavailable(f"Whisper's torch engine has no dtype {dtype!r} ({', '.join(_DTYPES)})")
         self.eager = device.startswith("directml")
         if self.eager and dtype != "float32":
             raise ModelUnavailable("on torch-directml Whisper runs in float32 only")
-        self.place, self.element = torch_device(device), _DTYPES[dtype]
+        self.place = torch_device(device)
+        self.element = precision(dtype, self.place).compute
         self.fixed_shapes = self.place.type != "cpu"  # attention over the whole cache, masked, at every step
         if self.place.type == "cpu":
             torch.set_num_threads(threads)
         try:
-            self.model, self.head = _load(folder, dims, self.place, self.element, eager=self.eager)
+            self.model, head = _load(folder, dims, self.place, self.element, eager=self.eager)
+            self.head: nn.Module = _Product(head) if dtype != "int8" else Int8Linear(head, None, self.place)
+            if dtype == "int8":
+                quantise_linears(self.model, self.place)
         except (RuntimeError, MemoryError) as error:
             raise device_error(error) from error
 
@@ -130,11 +137,24 @@ class TorchNetwork:
         return np.stack(rows)
 
     def footprint(self) -> int:
-        tensors = {tensor.data_ptr(): tensor.nbytes for tensor in [*self.model.parameters(), self.head]}
-        return sum(tensors.values())
+        modules = [self.model, self.head]
+        tensors = {tensor.data_ptr(): tensor.nbytes for module in modules for tensor in module.parameters()}
+        quantised = [part.bytes() for module in modules for part in module.modules() if isinstance(part, Int8Linear)]
+        return sum([*tensors.values(), *quantised])
 
     def detail(self) -> dict[str, Any]:
         return {"torch": torch.__version__, "attention": "eager" if self.eager else "sdpa", "cache": "static"}
+
+
+class _Product(nn.Module):
+    """The output matrix [vocabulary, width], which may be the embedding's own."""
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight, requires_grad=False)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return F.linear(hidden, self.weight)
 
 
 def _load(
@@ -211,7 +231,7 @@ class TorchDecoding:
             for number, layer in enumerate(network.model.decoder.layers):
                 hidden = self._layer(number, layer, hidden, mask)
             hidden = network.model.decoder.layer_norm(hidden[:, keep:])
-            logits: Floats = F.linear(hidden, network.head).float().cpu().numpy()
+            logits: Floats = network.head(hidden).float().cpu().numpy()
         except (RuntimeError, MemoryError) as error:
             raise device_error(error) from error
         self._length += new

@@ -106,7 +106,7 @@ def test_missing_tokenizer_files_are_named(folder: Path) -> None:
         ({"engine": "onnx", "device": "cuda:0"}, "torch engine"),
         ({"engine": "onnx", "dtype": "bfloat16"}, "dtype 'bfloat16'"),
         ({"engine": "onnx", "dtype": "float16"}, "DirectML"),
-        ({"engine": "torch", "dtype": "int8"}, "dtype 'int8'"),
+        ({"engine": "torch", "dtype": "int4"}, "dtype 'int4'"),
         ({"engine": "torch", "device": "directml:0"}, "torch-directml"),
         ({"engine": "torch", "device": "mps"}, "no device mps"),
         ({"engine": "ggml"}, "no engine 'ggml'"),

@@ -17,7 +17,7 @@ from backends.whisper.info import INFO
 from tests.backends.whisper.spoken import RATE, Recording, error_rate, record
 
 MINIATURE = Path(__file__).parents[2] / "data" / "whisper_tiny"
-KINDS = {"onnx float32": ("onnx", "float32"), "onnx int8": ("onnx", "int8"), "torch float32": ("torch", "float32")}
+KINDS = {f"{engine} {dtype}": (engine, dtype) for engine in ("onnx", "torch") for dtype in ("float32", "int8")}
 MOST_ERRORS = 0.05
 
 

@@ -160,17 +160,20 @@ def test_the_static_graph_in_half_precision_is_close(multilingual: Reference, no
     assert np.abs(model.logits(noise, TOKENS) - expected).max() < 0.01 * np.abs(expected).max()
 
 
-def test_int8_is_close(reference: Reference, noise: np.ndarray) -> None:
+@pytest.mark.parametrize("engine", ["onnx", "torch"])
+def test_int8_is_close(reference: Reference, noise: np.ndarray, engine: str) -> None:
     """Weights of 8 bits and rows of 8 bits: a few hundredths of the largest logit on random weights, which do not forgive."""
     expected = reference.logits(noise, TOKENS)
-    logits = load_whisper(reference.folder, dtype="int8").logits(noise, TOKENS)
+    logits = load_whisper(reference.folder, engine=engine, dtype="int8").logits(noise, TOKENS)
     assert np.abs(logits - expected).max() < 0.08 * np.abs(expected).max()
     assert np.abs(logits - expected).mean() < 0.02 * np.abs(expected).max()
     assert np.corrcoef(logits.ravel(), expected.ravel())[0, 1] > 0.998
 
 
 @pytest.mark.parametrize(
-    ("engine", "wish"), [("onnx", {}), ("onnx", {"dtype": "int8"}), ("torch", {})], ids=["onnx", "onnx int8", "torch"]
+    ("engine", "wish"),
+    [("onnx", {}), ("onnx", {"dtype": "int8"}), ("torch", {}), ("torch", {"dtype": "int8"})],
+    ids=["onnx", "onnx int8", "torch", "torch int8"],
 )
 def test_rows_of_a_batch_do_not_touch_each_other(
     multilingual: Reference, engine: str, wish: dict[str, str], noise: np.ndarray
