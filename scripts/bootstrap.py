@@ -42,7 +42,9 @@ from provision import (
 
 TEST_EXTRAS, TEST_GROUPS = ("torch", "embedded", "ui"), ("dev", "oracle")
 _CHECKS = (("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",))
-_COVERAGE = ("pytest", "--cov", "--cov-branch", "--cov-report=term:skip-covered")
+# One process per core, few on large machines (each may hold torch); files stay whole, for their fixtures are servers.
+_PROCESSES = ("-n", "logical", "--maxprocesses", "4", "--dist", "loadfile")
+_COVERAGE = ("pytest", *_PROCESSES, "--cov", "--cov-branch", "--cov-report=term:skip-covered")
 _READY_SECONDS = 120.0
 
 

@@ -143,10 +143,8 @@ def test_steps_spread_the_pieces() -> None:
 
 def test_memory_is_claimed_or_really_filled() -> None:
     assert loaded(memory=1000).footprint() == 1000
-    assert loaded(memory=1000)._ballast is None
-    ballast = loaded(memory=1000, allocate=True)._ballast
-    assert ballast is not None
-    assert len(ballast) == 1000
+    assert loaded(memory=1000)._ballast == []
+    assert [len(part) for part in loaded(memory=1000, allocate=True)._ballast] == [1000]
 
 
 def test_faults_spare_the_warm_up_and_are_counted(tmp_path: Path) -> None:
