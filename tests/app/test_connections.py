@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from app.errors import TooLarge
+from app.protocol import GatewayProtocol
 from app.upload import capped
 from tests.support.running import Running, fake_settings, running
 
@@ -204,6 +205,20 @@ def test_a_client_that_never_reads_is_given_up(monkeypatch: pytest.MonkeyPatch, 
             connection.shutdown(socket.SHUT_WR)
         _soon(lambda: _quiet(server))
         _soon(lambda: _count(server, "gateway_cancelled_total") == 1)
+
+
+def test_small_packets_are_not_held_back(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With Nagle's algorithm the body of a short answer waits for the head's acknowledgement, which takes 40 ms."""
+    seen: list[int] = []
+    complete = GatewayProtocol.on_headers_complete
+
+    def look(protocol: GatewayProtocol) -> None:
+        seen.append(protocol.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        complete(protocol)
+
+    monkeypatch.setattr(GatewayProtocol, "on_headers_complete", look)
+    assert httpx.get(f"{server.url}/health/live").status_code == 200
+    assert seen == [1]
 
 
 def test_two_requests_on_one_connection(server: Running, wav: bytes) -> None:
