@@ -117,7 +117,6 @@ class Speaker:
         self._starts: list[float] = []
         signature = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_EspeakEvent))
         self._callback = signature(self._receive)
-        self._library.espeak_SetSynthCallback(self._callback)
 
     def _receive(self, wave: ctypes._Pointer[ctypes.c_short], count: int, events: ctypes._Pointer[_EspeakEvent]) -> int:
         if wave and count > 0:
@@ -135,6 +134,7 @@ class Speaker:
         if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
             raise ValueError(f"espeak-ng has no voice {voice!r}")
         self._library.espeak_SetParameter(_RATE_PARAMETER, words_per_minute, 0)
+        self._library.espeak_SetSynthCallback(self._callback)  # each time: whoever else spoke in this process set theirs
         encoded = text.encode()
         self._library.espeak_Synth(encoded, len(encoded) + 1, 0, 1, 0, _UTF8, None, None)
         self._library.espeak_Synchronize()
