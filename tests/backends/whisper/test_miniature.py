@@ -88,7 +88,7 @@ def test_minutes_of_dense_speech_are_packed_into_windows(model: Whisper) -> None
     dense = record(48, seed=5)
     transcript = model.transcribe(dense.samples, language="en")
     assert error_rate(dense.text, transcript.text) < MOST_ERRORS
-    assert len({segment.seek for segment in transcript.segments}) < 10
+    assert len({segment.seek for segment in transcript.segments}) < 8
     late = np.array([min(abs(start - segment.start) for segment in transcript.segments) for start, _ in dense.times])
     assert np.median(late) < 0.25
     assert np.mean(late < 0.4) > 0.8
