@@ -13,7 +13,6 @@ slot, place, temporary file or process more. Prints a table and a line of JSON; 
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import socket
 import struct
@@ -32,6 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from scripts.fuzzing.ordinary import LOAD_SECONDS, chat, ordinary, speech, tiny_models, upload, whole  # noqa: E402
+from scripts.outcome import finish  # noqa: E402
 from scripts.watched_gateway import Holdings, WatchedGateway, watched_gateway  # noqa: E402
 
 PATIENCE_SECONDS = 20.0  # of a client that waits for something to arrive before it leaves
@@ -285,7 +285,6 @@ def print_table(figures: dict[str, Any]) -> None:
         + ", ".join(f"{n} {s} s" for n, s in figures["seconds_of_an_ordinary_request"].items())
     )
     print(f"before {figures['before']}\nafter  {figures['after']}")
-    print("broken: " + ("; ".join(figures["broken"]) or "nothing"))
 
 
 def main() -> int:
@@ -303,10 +302,7 @@ def main() -> int:
     ):
         figures = measure(gateway, options)
     print_table(figures)
-    print(json.dumps(figures))
-    if options.output:
-        options.output.write_text(json.dumps(figures, indent=1), encoding="utf-8")
-    return 1 if figures["broken"] else 0
+    return finish(figures, options.output)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ JSON; the exit status is 1 if a promise was broken. --keep writes each request t
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import threading
@@ -32,6 +31,7 @@ sys.path.insert(0, str(ROOT))
 from scripts.fuzzing import addresses, bodies, containers, described, forms  # noqa: E402 # needs the path set above
 from scripts.fuzzing.exchange import KEY, Case, Outcome, ask  # noqa: E402
 from scripts.fuzzing.ordinary import LOAD_SECONDS, ordinary, tiny_models  # noqa: E402
+from scripts.outcome import finish  # noqa: E402
 from scripts.watched_gateway import WatchedGateway, watched_gateway  # noqa: E402
 
 CLIENTS = 3  # requests at the same time
@@ -199,7 +199,6 @@ def print_table(figures: dict[str, Any]) -> None:
             f"{group:10}  {row['requests']:6} requests in {row['seconds']:6} s, slowest {row['slowest_seconds']:6} s  {statuses}"
         )
     print(f"{figures['requests']} requests; memory of the gateway before and after: {figures['gateway_mib']} MiB")
-    print("broken: " + ("\n  ".join(["", *figures["broken"]]) if figures["broken"] else "nothing"))
 
 
 def main() -> int:
@@ -218,10 +217,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, watched_gateway(config, Path(folder)) as gateway:
         figures = fuzz(gateway, options)
     print_table(figures)
-    print(json.dumps(figures))
-    if options.output:
-        options.output.write_text(json.dumps(figures, indent=1), encoding="utf-8")
-    return 1 if figures["broken"] else 0
+    return finish(figures, options.output)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ import psutil
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from scripts.outcome import finish  # noqa: E402
 from scripts.soak_traffic import Chance, Tally, client_loop, new_client, one  # noqa: E402
 
 MIB = 1 << 20
@@ -321,7 +322,6 @@ def print_tables(figures: dict[str, Any]) -> None:
     for name, value in figures.items():
         if name not in ("deployments", "broken"):
             print(f"{name.replace('_', ' ')}: {value}")
-    print("broken: " + ("; ".join(figures["broken"]) or "nothing"))
 
 
 def main() -> int:
@@ -335,10 +335,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name, own_server(options.config.resolve(), Path(name)) as server:
         figures = asyncio.run(soak(server, options))
     print_tables(figures)
-    print(json.dumps(figures))
-    if options.output:
-        options.output.write_text(json.dumps(figures, indent=1), encoding="utf-8")
-    return 1 if figures["broken"] else 0
+    return finish(figures, options.output)
 
 
 if __name__ == "__main__":
