@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import os
 import shutil
 import tempfile
+
+import httpx
 
 # Before any numeric library is imported: several test processes share two cores, and oversubscribed OpenMP collapses.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -17,3 +20,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 _cache = tempfile.mkdtemp(prefix="speech-gateway-tests-")
 atexit.register(shutil.rmtree, _cache, ignore_errors=True)
 os.environ["XDG_CACHE_HOME"] = os.environ["LOCALAPPDATA"] = _cache
+
+# httpx gives up after 5 s unless told otherwise: on a busy machine that would be a statement about time.
+for _name in ("get", "post", "put", "delete", "request", "stream"):
+    setattr(httpx, _name, functools.partial(getattr(httpx, _name), timeout=60.0))
