@@ -30,8 +30,9 @@ import torch
 
 from backends.llasa.choosing import Sampling
 from backends.llasa.codec import load_codec
-from backends.llasa.decoding import TokenLoop, Utterance
+from backends.llasa.decoding import TokenLoop
 from backends.llasa.model import Llasa, load_llasa
+from backends.llasa.reports import Utterance
 from backends.llasa.variants import Variant
 from backends.transformer.linear import make_linear
 

@@ -53,7 +53,11 @@ class Codec:
         codes = codes[:, 0].to(self._device, torch.int64)
         if int(codes.min()) < 0 or int(codes.max()) >= self.dims.codebook:
             raise InvalidInput(f"codes must lie in 0..{self.dims.codebook - 1}")
-        return self._decoder(codes).unsqueeze(1)
+        return self.wave(codes).unsqueeze(1)
+
+    def wave(self, codes: Tensor) -> Tensor:
+        """codes int64 [batch, time] on the codec's device and known to be in range -> float32 [batch, 320 * time]."""
+        return self._decoder(codes)
 
     def encode(self, wave: Wave) -> Tensor:
         """wave float32 [samples] at 16 kHz -> codes int32 [1, 1, samples // 320 + 1]."""
@@ -76,6 +80,10 @@ class Codec:
     def identity(self) -> str:
         """Names what its codes depend on: the folder and the encoder's type."""
         return f"{self._folder.resolve()} {self._encoder_dtype}"
+
+    @property
+    def device(self) -> torch.device:
+        return self._device
 
     @property
     def dtype(self) -> torch.dtype:

@@ -1,8 +1,9 @@
 """Generation: utterances in the slots of one key/value cache, all advanced by one token per step.
 
 A prompt is computed in pieces of fixed boundaries, so that a long one delays the others by one piece at most and the
-result never depends on who else is there. Tokens stay on the device; the stop token is looked for every few steps, and
-what was drawn after it is dropped. Knows token ids, and nothing of text or audio.
+result never depends on who else is there. Tokens stay on the device and no step waits for it: what the host must know of
+them comes in reports (reports.py), and what was drawn after a stop token is dropped. Knows token ids, and nothing of text
+or audio.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from torch import Tensor
 
 from backends.interface import InvalidInput
 from backends.llasa.choosing import Sampling, draw
+from backends.llasa.reports import Utterance, Watch
 from backends.llasa.static_steps import StaticSteps
+from backends.llasa.transfers import upload
 from backends.transformer.attention import KVCache, Span, Step
 from backends.transformer.sampling import request_generator
 
@@ -27,57 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PIECE = 256  # prompt rows computed per step
-_CHECK_EVERY = {"cpu": 1}  # steps between two looks at the tokens; elsewhere a look stalls the device
-_CHECK_ELSEWHERE = 4
 _PREFIXES = 16  # prompt beginnings whose keys and values are kept
-
-
-class Utterance:
-    """One answer in the making. ids: new token ids known so far, the stop token included once it came.
-
-    ended: the stop token came; full: the limit was reached without one.
-    """
-
-    def __init__(
-        self, prompt: Sequence[int], limit: int, sampling: Sampling, seed: int, *, variant: str = "", prefix: int = 0
-    ) -> None:
-        """limit: most new tokens; prefix: prompt rows shared with other prompts, whose keys and values may be reused."""
-        if not prompt or limit < 1:
-            raise InvalidInput("the prompt leaves no room for speech within max_length")
-        self.prompt, self.limit, self.sampling, self.seed = list(prompt), limit, sampling, seed
-        self.variant, self.prefix = variant, prefix
-        self.ids: list[int] = []
-        self.ended = False
-        self.filled = self.produced = 0
-        self.slot = -1
-        self.tokens = self.seen = torch.empty(0)
-        self.generator = torch.Generator()
-
-    @property
-    def full(self) -> bool:
-        return not self.ended and len(self.ids) >= self.limit
-
-    @property
-    def over(self) -> bool:
-        return self.ended or self.full
-
-    @property
-    def ready(self) -> bool:
-        """The whole prompt is computed and a first token drawn."""
-        return self.produced > 0
-
-    @property
-    def position(self) -> int:
-        """Where its next row will stand."""
-        return len(self.prompt) + self.produced - 1 if self.ready else self.filled
-
-    def look(self, stop: int) -> None:
-        """Bring the tokens drawn since the last look to the host; everything after a stop token is dropped."""
-        fresh: list[int] = self.tokens[len(self.ids) : self.produced].tolist()
-        if stop in fresh:
-            fresh = fresh[: fresh.index(stop) + 1]
-            self.ended = True
-        self.ids += fresh
 
 
 class TokenLoop:
@@ -95,7 +48,7 @@ class TokenLoop:
         self._static: StaticSteps | None = None
         self._held: dict[int, Utterance] = {}
         self._prefixes: OrderedDict[tuple[str, tuple[int, ...]], Tensor] = OrderedDict()
-        self._every = _CHECK_EVERY.get(model.device.type, _CHECK_ELSEWHERE)
+        self._watch = Watch(model.vocabulary, model.device)
 
     @property
     def free(self) -> int:
@@ -124,26 +77,21 @@ class TokenLoop:
             del self._held[utterance.slot]
             self._cache.give_back(utterance.slot)
             utterance.slot = -1
-            utterance.tokens = utterance.seen = torch.empty(0)
+            utterance.seen = torch.empty(0)
 
     @torch.inference_mode()
     def step(self, utterances: Sequence[Utterance]) -> None:
         """One token for every utterance that has its prompt computed, one piece of prompt for the others."""
         groups: dict[tuple[str, Sampling], list[Utterance]] = {}
-        for utterance in utterances:
-            if utterance.over:
-                continue
+        going = [utterance for utterance in utterances if not utterance.over and utterance.produced < utterance.limit]
+        for utterance in going:
             if utterance.ready:
-                if utterance.produced < utterance.limit:
-                    groups.setdefault((utterance.variant, utterance.sampling), []).append(utterance)
+                groups.setdefault((utterance.variant, utterance.sampling), []).append(utterance)
             else:
                 self._prefill(utterance)
         for (variant, _), members in groups.items():
             self._advance(variant, sorted(members, key=lambda member: member.slot))
-        for utterance in utterances:
-            drawn = utterance.produced
-            if drawn > len(utterance.ids) and (drawn == utterance.limit or drawn % self._every == 0):
-                utterance.look(self._model.vocabulary.stop)
+        self._watch.look(utterances, waiting=not going)
 
     def fix_shapes(self, *, compiled: bool) -> str:
         """Decode in fixed shapes from now on: CUDA graphs, or compiled code. Returns why that is not possible, else ""."""
@@ -186,7 +134,7 @@ class TokenLoop:
         self._reuse_prefix(utterance)
         start, total = utterance.filled, len(utterance.prompt)
         end = utterance.prefix if start < utterance.prefix else min(total, start + PIECE)
-        rows = torch.tensor(utterance.prompt[start:end], device=self._model.device)
+        rows = upload(utterance.prompt[start:end], self._model.device)
         hidden = part.hidden(rows[None], Span(self._cache, utterance.slot, end - start, start, causal=True))
         utterance.filled = end
         if end == utterance.prefix and end:
@@ -203,7 +151,7 @@ class TokenLoop:
         for i, member in enumerate(members):
             member.tokens[member.produced] = ids[i]
             if penalise:
-                member.seen[rows[i]] = True
+                member.seen.index_fill_(0, rows[i : i + 1], value=True)  # an index without dimensions would be read here
             member.produced += 1
 
     def _reuse_prefix(self, utterance: Utterance) -> None:

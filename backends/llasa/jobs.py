@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 
 from backends.interface import AudioChunk, Done, Event, InvalidInput, SpeechRequest, Usage
 from backends.llasa.codec import Codec
-from backends.llasa.decoding import Utterance
 from backends.llasa.model import Llasa
-from backends.llasa.pieces import Piece, Prompted, is_stuck, piece_seed, token_cap
+from backends.llasa.pieces import Piece, Prompted, piece_seed, token_cap
 from backends.llasa.prompts import prompt_ids
+from backends.llasa.reports import Utterance
 from backends.llasa.streaming import StreamDecoder, decoded_whole
 from backends.llasa.voices import Reference, SpeakingVoice
 from backends.llasa.wishes import Wish
@@ -65,8 +65,8 @@ class SpeechJob:
         number = self.pieces.index(piece)
         if number and (self.wish.chaining or not self.voice.anchored):
             before = self.pieces[number - 1 if self.wish.chaining else 0]
-            if before.codes:
-                return Reference(before.text, tuple(before.codes), len(before.codes) * hop)
+            if before.done and before.spoken:
+                return Reference(before.text, before.spoken, len(before.spoken) * hop)
         return self.voice.reference
 
     def _prompt(self, piece: Piece, model: Llasa, hop: int) -> Prompted:
@@ -104,7 +104,7 @@ class SpeechJob:
         """Finish the pieces whose attempt is over; an attempt that ran away is repeated if none of it was sent."""
         for number, piece in enumerate(self.pieces):
             utterance = piece.utterance
-            if utterance is None or not (utterance.over or is_stuck(utterance.ids)):
+            if utterance is None or not (utterance.over or utterance.stuck):
                 continue
             release(utterance)
             ran_away = not utterance.ended and not self.wish.max_new_tokens
@@ -112,8 +112,9 @@ class SpeechJob:
                 piece.attempt += 1
                 piece.utterance = None
                 continue
-            piece.output_tokens = len(utterance.ids)
-            piece.finish(model.vocabulary.codes(utterance.ids), cut=not utterance.ended)
+            utterance.cut_hum()
+            piece.output_tokens = utterance.length
+            piece.finish(utterance.codes(model.vocabulary), cut=not utterance.ended)
 
     def events(self, model: Llasa, codec: Codec) -> Iterator[Event]:
         """Audio that can be sent now, in order, and the end."""
@@ -139,10 +140,9 @@ class SpeechJob:
             if piece.utterance is None and not piece.done:
                 return  # it waits for a slot
             self._decoder = StreamDecoder(codec, piece.reference)
-        known = len(piece.codes) if piece.utterance is None else len(piece.utterance.ids)
-        if not piece.done and not self._decoder.wants(known):
+        if piece.utterance is not None and not self._decoder.wants(piece.utterance.code_count):
             return
-        codes = piece.codes if piece.utterance is None else model.vocabulary.codes(piece.utterance.ids)
+        codes = piece.codes if piece.utterance is None else piece.utterance.codes(model.vocabulary)
         while True:
             with _Stopwatch(self.timings, "codec"):
                 samples = self._decoder.next(codes, last=piece.done)

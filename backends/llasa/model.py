@@ -17,10 +17,12 @@ from torch import Tensor
 from backends.interface import ModelUnavailable
 from backends.llasa.adapters import CONFIG, Adapter, Take, adapter_base, read_adapter
 from backends.llasa.choosing import Sampling, probabilities
-from backends.llasa.decoding import TokenLoop, Utterance
+from backends.llasa.decoding import TokenLoop
 from backends.llasa.info import DEFAULT_DATE
 from backends.llasa.lm_config import LanguageConfig, read_language_config
 from backends.llasa.prompts import prompt_ids
+from backends.llasa.reports import Utterance
+from backends.llasa.transfers import upload
 from backends.llasa.variants import Variant, adapted_stack, weights_of
 from backends.llasa.vocabulary import Vocabulary
 from backends.transformer.checkpoint import Checkpoint, llama_names
@@ -135,7 +137,7 @@ class Llasa:
     def seen(self, ids: Sequence[int], variant: str = "") -> Tensor:
         """Which rows of the head stand for one of `ids`, bool [rows]."""
         seen = torch.zeros(self.config.vocabulary, dtype=torch.bool, device=self.device)
-        seen[torch.tensor(list(ids), device=self.device)] = True
+        seen.index_fill_(0, upload(ids, self.device), value=True)
         row_ids = self.variants[variant].row_ids
         return seen if row_ids is None else seen[row_ids]
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from backends.llasa.transfers import upload
 from backends.transformer.attention import GraphStep, KVCache
 from backends.transformer.model import Transformer
 
@@ -46,8 +47,8 @@ class StaticSteps:
         while length <= max(places.values()):
             length *= 2
         length = min(length, self._cache.length)
-        positions = torch.tensor([places.get(slot, 0) for slot in range(count)], device=last.device)
-        rows = torch.tensor(list(slots), device=last.device)
+        positions = upload([places.get(slot, 0) for slot in range(count)], last.device)
+        rows = upload(slots, last.device)
         tokens = torch.zeros(count, dtype=torch.int64, device=last.device).index_copy_(0, rows, last)
         out: Tensor = self._function(variant, count, length)(tokens, positions)
         return out[rows]

@@ -2,18 +2,19 @@
 
 The decoder is neither causal nor local, so a piece decoded on its own is an approximation: each window has some codes
 before it and a look-ahead after it, and neighbouring windows are cross-faded. An answer that is not streamed is decoded
-whole, together with the reference clip it continues, whose samples are then cut off: exactly the published way.
+whole, together with the reference clip it continues, whose samples are then cut off: exactly the published way. Codes come
+and stay on the codec's device; only audio leaves it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from backends.llasa.codec import Codec
+from backends.llasa.transfers import upload
 from backends.llasa.voices import Reference
 
 Samples = NDArray[np.float32]
@@ -24,12 +25,11 @@ LOOK_AHEAD = 12  # frames: the convolutions reach 11, the overlapping windows 2
 CONTEXT = 60  # frames before a window
 
 
-def decoded_whole(codec: Codec, codes: Sequence[int], reference: Reference | None) -> Samples:
+def decoded_whole(codec: Codec, codes: Tensor, reference: Reference | None) -> Samples:
     """The waveform of an answer, float32 [time]; the codes of the reference are decoded along and their samples cut."""
-    if not codes:
+    if not len(codes):
         return np.zeros(0, np.float32)
-    before = reference.codes if reference else ()
-    wave = _decoded(codec, [*before, *codes])
+    wave = _decoded(codec, torch.cat([_uploaded(codec, reference), codes]))
     return wave[reference.samples :] if reference else wave
 
 
@@ -38,7 +38,7 @@ class StreamDecoder:
 
     def __init__(self, codec: Codec, reference: Reference | None) -> None:
         self._codec, self._reference = codec, reference
-        self._before = list(reference.codes) if reference else []
+        self._before = _uploaded(codec, reference)
         self._start = len(self._before)
         # The last reference code covers up to a frame of padding: those samples of the answer come first.
         self._cut = reference.samples if reference else 0
@@ -50,14 +50,14 @@ class StreamDecoder:
         """Whether `count` codes of the answer are enough for a next window."""
         return self._next_end(self._start + count, last=False) is not None
 
-    def next(self, codes: Sequence[int], *, last: bool) -> Samples | None:
+    def next(self, codes: Tensor, *, last: bool) -> Samples | None:
         """The next samples that can be sent, given all codes known so far; None if there are none. last: no more will come."""
         total = self._start + len(codes)
         if last and not self.started:
             self.started, self._sent = True, total
             return decoded_whole(self._codec, codes, self._reference)
         end = self._next_end(total, last)
-        return None if end is None else self._window([*self._before, *codes], end)
+        return None if end is None else self._window(torch.cat([self._before, codes]), end)
 
     def _next_end(self, total: int, last: bool) -> int | None:
         """Where the next window's frames end, or None if there are not enough codes for one."""
@@ -67,7 +67,7 @@ class StreamDecoder:
             return begin + wanted
         return total if last and total > self._sent else None
 
-    def _window(self, codes: Sequence[int], end: int) -> Samples:
+    def _window(self, codes: Tensor, end: int) -> Samples:
         hop, begin = self._codec.dims.hop, max(0, self._sent - CONTEXT)
         wave = _decoded(self._codec, codes[begin : end + LOOK_AHEAD])
         first, final = (self._sent - begin) * hop, (end - begin) * hop
@@ -88,6 +88,11 @@ def _fade(old: Samples, fresh: Samples) -> None:
         fresh[:count] = old[:count] * (1 - rising) + fresh[:count] * rising
 
 
-def _decoded(codec: Codec, codes: Sequence[int]) -> Samples:
-    wave: Samples = codec.decode(torch.tensor(codes)[None, None])[0, 0].cpu().numpy()
+def _uploaded(codec: Codec, reference: Reference | None) -> Tensor:
+    return upload(reference.codes if reference else (), codec.device)
+
+
+def _decoded(codec: Codec, codes: Tensor) -> Samples:
+    """The waveform of int64 [time]: the one transfer of an audio chunk."""
+    wave: Samples = codec.wave(codes[None])[0].cpu().numpy()
     return wave

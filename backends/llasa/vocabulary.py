@@ -89,6 +89,15 @@ class Vocabulary:
     def is_speech(self, token: int) -> bool:
         return self.speech_start <= token < self.speech_start + self.speech_count
 
+    def speech_mask(self, tokens: Tensor) -> Tensor:
+        """Which tokens are speech, bool of the same shape and device."""
+        return (tokens >= self.speech_start) & (tokens < self.speech_start + self.speech_count)
+
+    def kept_codes(self, tokens: Tensor, count: int) -> Tensor:
+        """The codes of the `count` speech tokens among int64 [time], in order and on the device, without reading any."""
+        order = torch.argsort((~self.speech_mask(tokens)).to(torch.uint8), stable=True)
+        return tokens[order[:count]] - self.speech_start
+
     def codes(self, ids: Iterable[int] | Tensor) -> list[int]:
         """Codes of the speech tokens up to the first stop token; anything else is passed over.
 

@@ -224,7 +224,8 @@ class Step:
         if self._together is not None:
             position = self._positions[0]
             return table[None, position : position + 1, None]
-        return table[self._positions][:, None, None]
+        # An index made of these numbers would be copied to the device, and that copy waits for it.
+        return torch.cat([table[position : position + 1] for position in self._positions])[:, None, None]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if self._together is not None:

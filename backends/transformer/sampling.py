@@ -78,6 +78,8 @@ def request_noise(generator: torch.Generator, out: Tensor) -> Tensor:
 
 
 def _column(value: float | Tensor, like: Tensor) -> Tensor:
-    """A setting as float32 that broadcasts over the vocabulary axis."""
-    tensor = torch.as_tensor(value, dtype=torch.float32, device=like.device)
+    """A setting as float32 that broadcasts over the vocabulary axis. A number is filled in there: copied, it would wait."""
+    if not isinstance(value, Tensor):
+        return torch.full((), value, dtype=torch.float32, device=like.device)
+    tensor = value.to(like.device, torch.float32)
     return tensor.unsqueeze(-1) if tensor.dim() else tensor

@@ -24,8 +24,9 @@ from transformers.generation import (
 from backends.interface import InvalidInput, ModelUnavailable
 from backends.llasa.adapters import adapter_folders
 from backends.llasa.choosing import Sampling
-from backends.llasa.decoding import TokenLoop, Utterance
+from backends.llasa.decoding import TokenLoop
 from backends.llasa.model import Llasa, load_llasa
+from backends.llasa.reports import Utterance
 from tests.backends.llasa.folders import quiet, write_adapter, write_lm
 
 

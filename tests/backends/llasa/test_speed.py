@@ -12,8 +12,9 @@ import torch
 from backends.llasa import placing
 from backends.llasa.choosing import Sampling
 from backends.llasa.compiling import obstacle, try_compile
-from backends.llasa.decoding import TokenLoop, Utterance
+from backends.llasa.decoding import TokenLoop
 from backends.llasa.model import Llasa, load_llasa
+from backends.llasa.reports import Utterance
 from backends.llasa.static_steps import StaticSteps
 
 
@@ -140,17 +141,3 @@ def test_a_device_without_bfloat16_falls_back(monkeypatch: pytest.MonkeyPatch, c
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: False)
     assert placing.language_dtype("bfloat16", "cuda:0") == "float16"
     assert "no bfloat16" in caplog.text
-
-
-def test_tokens_are_looked_at_every_few_steps_elsewhere(model: Llasa) -> None:
-    loop = TokenLoop(model, 1, 400)
-    loop._every = 4
-    prompt = model.prompt_ids("One two three four.")
-    utterance = Utterance(prompt, 100, Sampling(temperature=0), 0)
-    loop.admit(utterance)
-    known = []
-    while not utterance.over:
-        loop.step([utterance])
-        known.append(len(utterance.ids))
-    assert utterance.ids == model.generate(prompt, len(prompt) + 100)
-    assert set(known[:-1]) <= set(range(0, 101, 4))

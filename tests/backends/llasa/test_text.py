@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.interface import InvalidInput
-from backends.llasa.pieces import is_stuck, piece_seed, token_cap
+from backends.llasa.pieces import piece_seed, token_cap
 from backends.llasa.prompts import caption, prompt_ids, rendered, today
 from backends.llasa.text import is_japanese, joined, neutralised, normalised_japanese, sentences
 from backends.llasa.vocabulary import Vocabulary
@@ -155,12 +155,6 @@ def test_captions() -> None:
 def test_the_token_cap_follows_the_text() -> None:
     assert token_cap("Hello.") < token_cap("Hello, this is longer.") < token_cap("Hello, this is longer." * 9)
     assert token_cap("こんにちは、今日は") > token_cap("konnichiha")
-
-
-def test_a_hum_is_told_from_speech() -> None:
-    assert is_stuck([1, 2] * 100)
-    assert not is_stuck([1, 2] * 50)
-    assert not is_stuck(list(range(300)))
 
 
 def test_seeds_of_pieces_differ_and_repeat() -> None:
