@@ -99,6 +99,13 @@ class Loaded:
 
 
 @dataclass(frozen=True, slots=True)
+class DetailChanged:
+    """The detail of the model's capabilities is another one now."""
+
+    detail: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class LoadFailed:
     """The model cannot be loaded; the process ends."""
 
@@ -145,11 +152,11 @@ class Heartbeat:
 
 
 Command = LoadModel | StartJob | StartCanary | CancelJob | LimitBatch | Stop
-Report = Loaded | LoadFailed | JobStarted | JobEvent | JobEnded | Heartbeat
+Report = Loaded | DetailChanged | LoadFailed | JobStarted | JobEvent | JobEnded | Heartbeat
 Message = Command | Report
 
 _COMMANDS = (LoadModel, StartJob, StartCanary, CancelJob, LimitBatch, Stop)
-_REPORTS = (Loaded, LoadFailed, JobStarted, JobEvent, JobEnded, Heartbeat)
+_REPORTS = (Loaded, DetailChanged, LoadFailed, JobStarted, JobEvent, JobEnded, Heartbeat)
 
 
 def _dataclasses(values: Iterable[Any]) -> dict[str, type]:

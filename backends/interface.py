@@ -74,7 +74,8 @@ class Capabilities:
 
     engine, device, dtype: what really runs (shown in response headers); sample_rate: of the audio it produces (0: none);
     max_batch: jobs that one step may hold; languages: ISO 639-1 codes it accepts (() = not restricted);
-    native_speed: the backend honours SpeechRequest.speed itself; detail: facts for /health (JSON values only).
+    native_speed: the backend honours SpeechRequest.speed itself; detail: facts for /health (JSON values only), which the
+    backend may change in place later: the worker tells.
     """
 
     engine: str

@@ -70,7 +70,10 @@ class BackendInfo:
 
 
 class UnknownOption(ValueError):
-    """A backend-specific key that the backend does not have, or whose value has the wrong type. `key` names it."""
+    """A backend-specific key that the backend does not have, or whose value is of the wrong type or out of range.
+
+    key: its name.
+    """
 
     def __init__(self, key: str, message: str) -> None:
         super().__init__(message)
@@ -109,4 +112,4 @@ def make_backend(name: str) -> Backend:
 
 
 def _single_field(options: type, key: str) -> type:
-    return msgspec.defstruct("Option", [(key, typing.get_type_hints(options)[key])])
+    return msgspec.defstruct("Option", [(key, typing.get_type_hints(options, include_extras=True)[key])])

@@ -17,8 +17,9 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from backends import frames
 from backends.interface import Backend, BackendError, Capabilities, Done, Failed, Job, OutOfMemory, Request
@@ -64,9 +65,14 @@ class Pulse:
 class StepLoop:
     """The jobs of one loaded backend. Every job ends with JobEnded, which says that its slot is free."""
 
-    def __init__(self, backend: Backend, outbox: Outbox, pulse: Pulse, max_batch: int) -> None:
+    def __init__(
+        self, backend: Backend, outbox: Outbox, pulse: Pulse, max_batch: int, detail: Mapping[str, Any] | None = None
+    ) -> None:
+        """detail: of the backend's capabilities, which it may change while it works."""
         self._backend, self._outbox, self._pulse = backend, outbox, pulse
         self._max_batch = self._limit = max(1, max_batch)
+        self._detail = {} if detail is None else detail
+        self._told = dict(self._detail)
         self._waiting: deque[tuple[int, Request]] = deque()
         self._active: dict[int, Job] = {}
         self._next_look = 0.0
@@ -92,11 +98,14 @@ class StepLoop:
             self._outbox.send(frames.JobEnded(number))
 
     def turn(self) -> None:
-        """Admit, step once, retire."""
+        """Admit, step once, retire; tell what that changed."""
         while self._waiting and len(self._active) < self._limit:
             self._admit(*self._waiting.popleft())
         if self._active:
             self._step()
+        if self._detail != self._told:
+            self._told = dict(self._detail)
+            self._outbox.send(frames.DetailChanged(self._told))
         self._look()
 
     def look_now(self) -> None:
@@ -268,7 +277,7 @@ def main() -> int:
     except Exception as error:
         outbox.send(frames.LoadFailed(failure(error)))
         return 1
-    loop = StepLoop(backend, outbox, pulse, capabilities.max_batch)
+    loop = StepLoop(backend, outbox, pulse, capabilities.max_batch, capabilities.detail)
     loop.limit(first.batch_limit)
     loop.look_now()
     outbox.send(pulse.report())

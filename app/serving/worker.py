@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import structlog
@@ -151,7 +151,6 @@ class ProcessWorker:
             worker.kill()
             await worker.close()
             raise
-        worker.capabilities = loaded.capabilities
         worker.load_seconds = loaded.load_seconds + loaded.warm_seconds
         return worker
 
@@ -235,7 +234,10 @@ class ProcessWorker:
                 if report.steps != self.pulse.steps or not report.working:
                     self.progress_at = self._clock()
                 self.pulse = report
+            case frames.DetailChanged(detail):
+                self.capabilities = replace(self.capabilities, detail=detail)
             case frames.Loaded() if not self._loaded.done():
+                self.capabilities = report.capabilities
                 self._loaded.set_result(report)
             case frames.LoadFailed(failure) if not self._loaded.done():
                 self._loaded.set_exception(LoadError(failure))

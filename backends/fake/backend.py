@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +51,7 @@ class FakeBackend:
         self._warm = False  # the warm-up is over: faults at start and step are due from now on
         self._grown = False
         self._ballast: list[NDArray[np.uint8]] = []
+        self._detail: dict[str, Any] = {}
 
     def load(self, model: ModelFiles, placement: Placement) -> Capabilities:
         """Claim the memory and sleep; the weights, if a folder is named, are not looked at."""
@@ -61,6 +63,7 @@ class FakeBackend:
         if options.allocate and options.memory:
             self._ballast.append(np.full(options.memory, 1, np.uint8))
         self._meet("load", options.fail_load)
+        self._detail |= {"threads": placement.threads, "omp_num_threads": os.environ.get("OMP_NUM_THREADS", "")}
         return Capabilities(
             engine="fake",
             device=placement.device,
@@ -72,7 +75,7 @@ class FakeBackend:
             translation=options.task == "transcription",
             diarization=options.diarization,
             native_speed=options.native_speed,
-            detail={"threads": placement.threads, "omp_num_threads": os.environ.get("OMP_NUM_THREADS", "")},
+            detail=self._detail,
         )
 
     def canary(self) -> Request:
@@ -91,7 +94,7 @@ class FakeBackend:
         if not isinstance(request, wanted):
             raise InvalidInput(f"this deployment does {self._options.task}", code="OperationNotSupported")
         if self._warm and self._options.growth and not self._grown:
-            self._grown = True
+            self._grown = self._detail["grown"] = True
             self._ballast.append(np.full(self._options.growth, 1, np.uint8))
         return begin(request, self._options)
 

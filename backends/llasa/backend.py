@@ -44,6 +44,7 @@ class LlasaBackend:
     _voices: Voices
     _options: LlasaOptions
     _defaults: Wish
+    _facts: dict[str, Any]
 
     def load(self, model: ModelFiles, placement: Placement) -> Capabilities:
         """Load language model, adapters and the codec's decoder. Raises ModelUnavailable."""
@@ -57,6 +58,8 @@ class LlasaBackend:
         self._codec = _codec(model, options, dtype, placement.device)
         self._voices = self._make_voices(model)
         _compare(self._model, self._codec)
+        self._prepare_cloning()
+        self._facts = self._detail(compiled)
         return Capabilities(
             engine="torch",
             device=placement.device,
@@ -64,7 +67,7 @@ class LlasaBackend:
             max_batch=options.max_batch,
             sample_rate=self._codec.rate,
             voices=self._voices.listed(),
-            detail=self._detail(compiled),
+            detail=self._facts,
         )
 
     def canary(self) -> SpeechRequest:
@@ -99,6 +102,8 @@ class LlasaBackend:
         began = time.perf_counter()
         self._loop.step([utterance for job in jobs for utterance in job.running()])
         spent = time.perf_counter() - began
+        if self._loop.given_up:
+            self._facts["compile"] = f"off: {self._loop.given_up}"
         for job in jobs:
             job.timings["generate"] += spent
         return self._events(jobs)
@@ -159,6 +164,15 @@ class LlasaBackend:
             prefixes=options.assistant_prefix,
             double_bos=options.double_bos,
         )
+
+    def _prepare_cloning(self) -> None:
+        """Load the encoder now if a folder's clip has no codes yet: what it imports takes longer than any clip."""
+        if not self._voices.to_encode():
+            return
+        try:
+            self._codec.load_encoder()
+        except ModelUnavailable as error:
+            log.warning("no voice can be cloned: %s", error.message)
 
     def _detail(self, compiled: str) -> dict[str, Any]:
         return {

@@ -81,7 +81,8 @@ class SemanticModel:
     def __init__(self, dims: CodecDims, tensors: CodecTensors, dtype: torch.dtype, device: torch.device) -> None:
         from transformers import Wav2Vec2BertConfig, Wav2Vec2BertModel
 
-        stated = {key: value for key, value in dims.semantic.items() if hasattr(Wav2Vec2BertConfig(), key)}
+        known = Wav2Vec2BertConfig()
+        stated = {key: value for key, value in dims.semantic.items() if hasattr(known, key)}
         # No masking of the spectrogram: it happens in training only, and its parameter would have to be loaded.
         fixed = {"num_hidden_layers": dims.semantic_layers, "mask_time_prob": 0.0, "mask_feature_prob": 0.0, "layerdrop": 0.0}
         config = Wav2Vec2BertConfig(**{**stated, "hidden_size": dims.semantic_width, **fixed})
@@ -232,7 +233,8 @@ def encoder_shapes(dims: CodecDims) -> Iterator[tuple[str, Shape]]:
 
     def record(name: str, shape: Shape) -> Tensor:
         seen.append((name, shape))
-        return torch.zeros(shape, device="meta")
+        # No memory, and no "meta" device: its operators are Python, which imports the compiler (5 s of CPU time).
+        return torch.zeros(()).expand(shape)
 
     SemanticAdapter(dims.semantic_width, record)
     AcousticEncoder(dims, record)

@@ -46,6 +46,7 @@ class TokenLoop:
         self.length = length
         self._cache = KVCache(model.config.stack, slots, length, dtype=model.compute, device=model.device)
         self._static: StaticSteps | None = None
+        self.given_up = ""  # why fixed shapes were given up in the middle of serving
         self._held: dict[int, Utterance] = {}
         self._prefixes: OrderedDict[tuple[str, tuple[int, ...]], Tensor] = OrderedDict()
         self._watch = Watch(model.vocabulary, model.device)
@@ -125,8 +126,8 @@ class TokenLoop:
         try:
             return self._static.hidden(variant, places, slots, last)
         except Exception as error:  # whatever a compiler or driver throws
-            log.warning("steps in fixed shapes are given up, plain ones go on: %s", _reason(error))
-            self._static = None
+            self._static, self.given_up = None, _reason(error)
+            log.warning("steps in fixed shapes are given up, plain ones go on: %s", self.given_up)
             return None
 
     def _prefill(self, utterance: Utterance) -> None:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
+
+import msgspec
 
 from backends.registry import BackendInfo
 
+MOST_POSITIONS = 32_768  # rows of the rotation table, whatever was trained: far beyond what is spoken in one go
 DEFAULT_DATE = "26 Jul 2024"  # the date Llama's template falls back to; a fixed one keeps answers reproducible
 
 
@@ -47,16 +50,16 @@ class LlasaOptions:
     captions: bool = False
     language: str = ""
     japanese_filter: bool = False
-    temperature: float = 0.8
-    top_k: int = 50
-    top_p: float = 1.0
-    repetition_penalty: float = 1.0
-    max_length: int = 2048
-    sentence_characters: int = 300
+    temperature: Annotated[float, msgspec.Meta(ge=0, le=10)] = 0.8
+    top_k: Annotated[int, msgspec.Meta(ge=0)] = 50
+    top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
+    repetition_penalty: Annotated[float, msgspec.Meta(gt=0, le=10)] = 1.0
+    max_length: Annotated[int, msgspec.Meta(ge=64, le=MOST_POSITIONS)] = 2048
+    sentence_characters: Annotated[int, msgspec.Meta(ge=20, le=4096)] = 300
     chaining: bool = False
-    retries: int = 2
-    max_batch: int = 8
-    reference_seconds: float = 15.0
+    retries: Annotated[int, msgspec.Meta(ge=0, le=10)] = 2
+    max_batch: Annotated[int, msgspec.Meta(ge=1, le=256)] = 8
+    reference_seconds: Annotated[float, msgspec.Meta(ge=0.5, le=60)] = 15.0
     transcription_deployment: str = ""
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from backends.interface import ModelUnavailable
+from backends.llasa.info import MOST_POSITIONS
 from backends.transformer.model import TransformerConfig
 from backends.transformer.rope import Llama3Scaling, Rope
 
-_MOST_POSITIONS = 32_768  # rows of the rotation table, whatever was trained: far beyond what is spoken in one go
 _USUAL = {"attention_bias": False, "mlp_bias": False, "hidden_act": "silu"}
 
 
@@ -54,7 +54,7 @@ def _read(config: Mapping[str, Any]) -> LanguageConfig:
         head_dim=config.get("head_dim") or width // heads,
         hidden=config["intermediate_size"],
         norm_eps=config.get("rms_norm_eps", 1e-6),
-        max_positions=_MOST_POSITIONS,
+        max_positions=MOST_POSITIONS,
         rope=_rope(config),
     )
     return LanguageConfig(stack, config["vocab_size"], bool(config.get("tie_word_embeddings", False)))

@@ -104,6 +104,20 @@ class Voices:
         clip = usable_reference(np.asarray(sample.samples, np.float32), self._longest)
         return replace(voice, reference=Reference(sample.transcript.strip(), tuple(self._encode(clip)), len(clip)))
 
+    def to_encode(self) -> list[str]:
+        """Folders that can be spoken with, once the codes of their clips are computed."""
+        return [name for name in self._folders() if self._is_to_encode(self._folder / name)]
+
+    def _is_to_encode(self, place: Path) -> bool:
+        clip = _clip(place)
+        try:
+            return clip is not None and bool(_transcript(place, clip)) and _kept(place / _CACHE, self._origin_of(clip)) is None
+        except InvalidInput:
+            return False  # whoever asks for it is told why
+
+    def _origin_of(self, clip: Path) -> str:
+        return hashlib.sha256(self._origin.encode() + clip.read_bytes()).hexdigest()
+
     def _folders(self) -> list[str]:
         if not self._folder.is_dir():
             return []
@@ -119,7 +133,7 @@ class Voices:
         if clip is None:
             raise InvalidInput(f"the voice {place.name!r} has no audio file", param="voice")
         text = _transcript(place, clip)
-        origin = hashlib.sha256(self._origin.encode() + clip.read_bytes()).hexdigest()
+        origin = self._origin_of(clip)
         kept = _kept(place / _CACHE, origin)
         if kept is not None:
             return Reference(text, kept[0], kept[1])

@@ -92,6 +92,7 @@ MESSAGES: list[frames.Message] = [
     frames.Loaded(
         Capabilities("onnx", "cpu", "int8", voices=(Voice("a", "A", ("en",)),), detail={"nodes": {"cpu": 3}}), 1.5, 0.2
     ),
+    frames.DetailChanged({"compile": "off: no memory", "adapters": ["a"]}),
     frames.LoadFailed(Failed("model_unavailable", "no", "p", "c")),
     frames.JobStarted(7),
     frames.JobEvent(8, TextDelta("täxt", (TokenLogprob("t", (116,), -0.5),))),

@@ -62,6 +62,14 @@ async def test_a_run_tells_capabilities_and_queue_time() -> None:
         assert (ticket.deployment, ticket.fallback_from) == (d, None)
 
 
+async def test_a_detail_that_changes_while_it_works_is_shown() -> None:
+    d = fake(growth=1000)
+    async with pool_of(d) as pool:
+        await text_of(pool, d, audio(1))
+        before = {"threads", "omp_num_threads"}
+        await until(lambda: set(pool.status()[d.name].detail) == before | {"grown"})
+
+
 async def test_mapped_samples_do_not_cross_the_pipe(tmp_path: Path) -> None:
     np.zeros(16_000 * 600, np.float32).tofile(tmp_path / "samples")
     samples = np.memmap(tmp_path / "samples", np.float32, mode="r")

@@ -30,8 +30,8 @@ from backends.llasa import jobs as jobs_module
 from backends.llasa.backend import LlasaBackend
 from backends.llasa.codec import load_codec
 from backends.llasa.model import load_llasa
-from backends.registry import backend_info, check_options
-from tests.backends.llasa.folders import write_adapter
+from backends.registry import UnknownOption, backend_info, check_options
+from tests.backends.llasa.folders import write_adapter, write_codec
 
 PLACED = Placement(dtype="float32")
 
@@ -111,6 +111,58 @@ def test_an_answer_is_what_the_parts_say(backend: LlasaBackend, lm_folder: Path,
     assert done.finish_reason == "stop"
     assert done.usage.output_audio_tokens == len(codes) + 1  # the stop token was generated, too
     assert {"generate", "codec", "inference"} <= set(done.timings)
+
+
+def test_the_encoder_is_loaded_early_where_a_clip_waits_for_it(tmp_path: Path, lm_folder: Path, codec_folder: Path) -> None:
+    place = tmp_path / "voices" / "anna"
+    place.mkdir(parents=True)
+    soundfile.write(place / "clip.wav", clip(), 16_000)
+    assert not loaded(tmp_path, lm_folder, codec_folder)._codec.encoder_loaded, "nobody knows what the clip says"
+    (place / "transcript.txt").write_text("The quick brown fox.", encoding="utf-8")
+    first = loaded(tmp_path, lm_folder, codec_folder)
+    assert first._codec.encoder_loaded
+    spoken(first, SpeechRequest("One.", "anna", seed=1, options={"max_new_tokens": 5}))
+    assert not loaded(tmp_path, lm_folder, codec_folder)._codec.encoder_loaded, "its codes are kept"
+
+
+def test_a_codec_without_an_encoder_still_speaks(
+    tmp_path: Path, lm_folder: Path, codec_tensors: dict[str, torch.Tensor], caplog: pytest.LogCaptureFixture
+) -> None:
+    place = tmp_path / "voices" / "anna"
+    place.mkdir(parents=True)
+    soundfile.write(place / "clip.wav", clip(), 16_000)
+    (place / "transcript.txt").write_text("The quick brown fox.", encoding="utf-8")
+    decoder = {name: tensor for name, tensor in codec_tensors.items() if not name.startswith("CodecEnc")}
+    backend = loaded(tmp_path, lm_folder, write_codec(tmp_path / "codec", decoder))
+    assert "no voice can be cloned" in caplog.text
+    assert len(spoken(backend, SpeechRequest("One.", "default", seed=1, options={"max_new_tokens": 5}))[0])
+
+
+def test_steps_that_give_up_fixed_shapes_are_told(tmp_path: Path, lm_folder: Path, codec_folder: Path) -> None:
+    backend = LlasaBackend()
+    checked = check_options(backend_info("llasa"), {"codec_model": str(codec_folder)})
+    capabilities = backend.load(ModelFiles("tts", "", lm_folder, tmp_path, tmp_path, checked), PLACED)
+    backend._loop.given_up = "OutOfMemoryError: no memory"
+    spoken(backend, SpeechRequest("One.", "default", seed=1, options={"max_new_tokens": 5}))
+    assert capabilities.detail["compile"] == "off: OutOfMemoryError: no memory"
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("max_length", 40_000, "<= 32768"),
+        ("max_length", 10, ">= 64"),
+        ("top_p", 0.0, "> 0.0"),
+        ("temperature", -1.0, ">= 0.0"),
+        ("max_batch", 0, ">= 1"),
+        ("reference_seconds", 0.1, ">= 0.5"),
+    ],
+)
+def test_options_out_of_range_are_refused_before_anything_is_loaded(option: str, value: float, told: str) -> None:
+    with pytest.raises(UnknownOption, match=option) as caught:
+        check_options(backend_info("llasa"), {option: value})
+    assert caught.value.key == option
+    assert told in str(caught.value)
 
 
 def test_voices_are_listed(backend: LlasaBackend, models: Path, lm_folder: Path, codec_folder: Path) -> None:

@@ -111,6 +111,7 @@ def test_a_capture_that_fails_while_serving_leaves_plain_steps(
     assert loop.fix_shapes(compiled=False) == ""
     assert spoken(loop, model) == spoken(TokenLoop(model, 3, 400), model)
     assert shapes == [1, 2], "the first failure is the last try"
+    assert loop.given_up == "OutOfMemoryError: no memory for a further graph"
     assert [r.getMessage() for r in caplog.records if "fixed shapes" in r.getMessage()] == [
         "steps in fixed shapes are given up, plain ones go on: OutOfMemoryError: no memory for a further graph"
     ]
