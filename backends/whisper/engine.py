@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.interface import Chunking, InvalidInput, ModelUnavailable, Segment, Word
-from backends.whisper.audio import log_mel
+from backends.whisper.audio import HOP, SAMPLE_RATE, log_mel
 from backends.whisper.checkpoint import Checkpoint, check
 from backends.whisper.config import Dims, GenerationRules, read_dims, read_rules
 from backends.whisper.decode import WindowResult, WindowTask, decode_windows, log_softmax
@@ -28,7 +29,7 @@ from backends.whisper.stretches import Gate, Stretch, speech_stretches, whole
 from backends.whisper.tokenizer import SpecialTokens, WhisperTokenizer, checked_language, special_tokens
 from backends.whisper.transcription import Transcription, Window
 from backends.whisper.vad import SpeechDetector
-from backends.whisper.words import alignment_heads, split_words, token_starts, word_times
+from backends.whisper.words import alignment, alignment_heads, split_words, token_starts, word_times
 
 Task = Literal["transcribe", "translate"]
 
@@ -268,36 +269,39 @@ class Whisper:
         if not result.tokens or self.thresholds.is_silence(result):
             item.recording.skip(item.window)
             return
-        words = [self._words(item, result, piece) for piece in self._aligned(item, result)] if item.wish.words else []
+        words = self._words(item, result) if item.wish.words else []
         item.recording.accept(item.window, result, words)
 
     # --- Word times ------------------------------------------------------------------------------------------------
 
-    def _aligned(self, item: WindowInWork, result: WindowResult) -> list[tuple[Piece, Floats]]:
-        """Each piece with the beginnings of its text tokens and the end of the last: seconds within the window."""
+    def _words(self, item: WindowInWork, result: WindowResult) -> list[list[Word]]:
+        """The words of each piece, at their times in the recording."""
         pieces = item.recording.pieces(item.window, result)
-        text = [token for piece in pieces for token in item.recording.text_tokens(piece)]
-        if not text or item.memory is None:
-            return [(piece, np.array([piece.start], np.float32)) for piece in pieces]
-        prompt = self.special.prompt(item.wish.language, item.wish.task, timestamps=False)
-        text = text[: self.dims.target_positions - len(prompt) - 1]
-        weights = self.network.cross_weights(item.memory, [*prompt, *text, self.special.end], self._heads)
-        # A token's time is read where it is predicted, one row earlier; the weights' rows are inputs.
-        positions = -(-item.window.length // 320)
-        starts = token_starts(weights, len(prompt) - 1, len(text), positions)
-        aligned, at = [], 0
-        for piece in pieces:
-            count = len(item.recording.text_tokens(piece))
-            aligned.append((piece, starts[min(at, len(starts) - 1) : at + count + 1]))
-            at += count
-        return aligned
+        texts = [item.recording.text_tokens(piece) for piece in pieces]
+        matrix = self.alignment(item, [token for text in texts for token in text])
+        ends = np.cumsum([0, *map(len, texts)])
+        rows = [matrix[begin:end] for begin, end in pairwise(ends)]
+        return [self._piece_words(item, result, piece, part) for piece, part in zip(pieces, rows, strict=True)]
 
-    def _words(self, item: WindowInWork, result: WindowResult, aligned: tuple[Piece, Floats]) -> list[Word]:
-        piece, starts = aligned
-        tokens = item.recording.text_tokens(piece)[: len(starts) - 1]
+    def alignment(self, item: WindowInWork, text: Sequence[int]) -> Floats:
+        """How much each token of a window's text is about each position of its audio: [tokens, positions].
+
+        Tokens beyond the decoder's last position have no row.
+        """
+        prompt = self.special.prompt(item.wish.language, item.wish.task, timestamps=False)
+        known = list(text[: self.dims.target_positions - len(prompt) - 1])
+        positions = max(1, item.window.length // (2 * HOP))
+        if not known or item.memory is None:
+            return np.zeros((0, positions), np.float32)
+        weights = self.network.cross_weights(item.memory, [*prompt, *known, self.special.end], self._heads)
+        # A token's time is read where it is predicted, one row earlier; the weights' rows are inputs.
+        return alignment(weights, positions)[len(prompt) - 1 : len(prompt) - 1 + len(known)]
+
+    def _piece_words(self, item: WindowInWork, result: WindowResult, piece: Piece, rows: Floats) -> list[Word]:
+        tokens = item.recording.text_tokens(piece)[: len(rows)]
+        starts = token_starts(rows, [self.tokenizer.decode([token]) for token in tokens], piece.start, piece.end)
         groups = split_words(tokens, self.tokenizer, item.wish.language)
-        inside = np.clip(starts, piece.start, piece.end)
-        return word_times(groups, inside, item.recording.text_logprobs(piece, result), item.window.start / 16_000)
+        return word_times(groups, starts, item.recording.text_logprobs(piece, result), item.window.start / SAMPLE_RATE)
 
 
 def load_whisper(

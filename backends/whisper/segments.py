@@ -35,7 +35,8 @@ def read_window(result: WindowResult, first_timestamp: int, seconds: float) -> R
     """Pieces of a window that holds `seconds` of audio.
 
     Two neighbouring times end one segment and begin the next. A last segment without an end was cut by the window: the
-    next window begins where the last whole one ended. A single time at the end means that nothing was cut.
+    next window begins where the last whole one ended. A single time at the end means that nothing was cut. A piece that
+    lasts no time, which is what begins behind the audio, was invented: only the first one is heard all the same.
     """
     tokens = result.tokens
     is_time = [token >= first_timestamp for token in tokens]
@@ -46,7 +47,7 @@ def read_window(result: WindowResult, first_timestamp: int, seconds: float) -> R
     edges = [0, *cuts, *([len(tokens)] if complete else [])]
     pieces = [_piece(tokens, begin, end, first_timestamp, seconds) for begin, end in pairwise(edges)]
     advance = seconds if complete else _time(tokens[cuts[-1] - 1], first_timestamp, seconds)
-    return Reading(tuple(pieces), advance if advance > 0 else seconds)
+    return Reading(tuple(piece for piece in pieces if piece.end > piece.start), advance if advance > 0 else seconds)
 
 
 def _single(tokens: Sequence[int], is_time: Sequence[bool], first_timestamp: int, seconds: float) -> list[Piece]:
@@ -54,7 +55,7 @@ def _single(tokens: Sequence[int], is_time: Sequence[bool], first_timestamp: int
     if not tokens:
         return []
     times = [_time(token, first_timestamp, seconds) for token, timed in zip(tokens, is_time, strict=True) if timed]
-    start = times[0] if is_time[0] and len(times) > 1 else 0.0
+    start = times[0] if is_time[0] and times[0] < seconds else 0.0
     end = times[-1] if times and times[-1] > start else seconds
     return [Piece(start, end, tuple(tokens), 0)]
 
@@ -62,6 +63,7 @@ def _single(tokens: Sequence[int], is_time: Sequence[bool], first_timestamp: int
 def _piece(tokens: Sequence[int], begin: int, end: int, first_timestamp: int, seconds: float) -> Piece:
     part = tuple(tokens[begin:end])
     start = _time(part[0], first_timestamp, seconds)
+    start = 0.0 if begin == 0 and start >= seconds else start
     return Piece(start, max(start, _time(part[-1], first_timestamp, seconds)), part, begin)
 
 

@@ -128,7 +128,7 @@ class Transcription:
         safe = self._carry_prompt and result.temperature < _SAFE_TEMPERATURE and not result.looped
         said = [token for piece in reading.pieces for token in piece.tokens]
         progress.context = [*progress.context, *said] if safe else []
-        progress.seek = window.start + max(_SHORTEST_WINDOW, min(window.length, int(reading.advance * SAMPLE_RATE)))
+        progress.seek = window.start + max(_SHORTEST_WINDOW, min(window.length, round(reading.advance * SAMPLE_RATE)))
         progress.waiting = False
 
     def _segment(self, window: Window, result: WindowResult, piece: Piece, words: tuple[Word, ...]) -> Segment:
@@ -143,11 +143,16 @@ class Transcription:
             tokens=piece.tokens,
             temperature=result.temperature,
             avg_logprob=result.avg_logprob,
-            compression_ratio=compression_ratio(text.strip()),
+            compression_ratio=compression_ratio(self._window_text(result)),
             no_speech_prob=result.no_speech_prob,
             words=words,
             logprobs=self._token_logprobs(piece, result) if self._logprobs else (),
         )
+
+    def _window_text(self, result: WindowResult) -> str:
+        """What the fallback's measures are taken of: the window is decoded, and repeated, as a whole."""
+        first = self._special.first_timestamp
+        return self._tokenizer.decode(token for token in result.tokens if token < first).strip()
 
     def text_tokens(self, piece: Piece) -> list[int]:
         first = self._special.first_timestamp

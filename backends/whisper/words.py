@@ -1,7 +1,8 @@
 """When was each word said? From cross-attention by dynamic time warping.
 
-The weights of the alignment heads are normalised and smoothed, and the cheapest monotonous path through tokens and audio
-positions gives each token its beginning (the method of the Whisper paper's reference implementation). Knows no engine.
+The weights of the alignment heads are normalised and smoothed as the Whisper paper's reference implementation does it. The
+best monotonous path through a segment's tokens and audio positions then gives each token its beginning. Unlike there, the
+path stays within the segment's own times, and no token gets less time than its letters take. Knows no engine.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from backends.whisper.network import Floats
 from backends.whisper.tokenizer import WhisperTokenizer
 
 _MEDIAN_WIDTH = 7  # positions
+_POSITIONS_PER_LETTER = 2  # 40 ms: nobody says more than 25 letters a second
+_LEAST_SHARE = 0.5  # of the time that a token's letters would have at an even pace
 _UNSPACED = {"zh", "ja", "th", "lo", "my", "yue", "km", "bo"}  # written without spaces between words
 _LEADING = "\"'“¿([{-‘«"
 _TRAILING = "\"'.。,，!！?？:：”)]}、’»;…"
@@ -116,19 +119,40 @@ def word_times(groups: Sequence[TokenGroup], starts: Floats, logprobs: Sequence[
     return words
 
 
-def token_starts(weights: Floats, before: int, count: int, positions: int) -> Floats:
-    """Beginning of `count` tokens after the first `before`, and of what follows them: seconds [count + 1].
+def alignment(weights: Floats, positions: int) -> Floats:
+    """How much each token is about each position, against the other tokens: float32 [tokens, positions].
 
-    weights: probabilities [heads, tokens, positions of the window]; positions: those that hold audio.
+    weights: probabilities [heads, tokens, positions of the window]; positions: those that hold audio, which are made to be all
+    that a token attends to.
     """
     used = weights[:, :, : max(1, positions)]
+    used = used / np.maximum(used.sum(axis=-1, keepdims=True), np.finfo(np.float32).tiny)
     spread = used.std(axis=1, keepdims=True)
     scaled = (used - used.mean(axis=1, keepdims=True)) / np.maximum(spread, 1e-10)
-    matrix = _median(scaled).mean(axis=0)[before : before + count + 1]
-    rows, columns = _cheapest_path(-matrix.astype(np.float64))
-    jumps = np.flatnonzero(np.diff(rows, prepend=-1))
-    starts: Floats = (columns[jumps] * SECONDS_PER_TIMESTAMP).astype(np.float32)
+    matrix: Floats = _median(scaled).mean(axis=0)
+    return matrix
+
+
+def token_starts(matrix: Floats, texts: Sequence[str], start: float, end: float) -> Floats:
+    """Beginnings of a segment's tokens and the end of the last one: seconds [tokens + 1], between `start` and `end`.
+
+    matrix: the tokens' rows of `alignment`; texts: one per token.
+    """
+    last = max(1, min(matrix.shape[1], round(end / SECONDS_PER_TIMESTAMP)))
+    first = min(round(start / SECONDS_PER_TIMESTAMP), last - 1)
+    # What is before the first token and after the last one belongs to neither where they are less about it than others are.
+    silence = np.zeros((1, last - first))
+    score = np.concatenate([silence, matrix[:, first:last], silence])
+    path = best_path(score, [0, *_least(texts, last - first), 0])
+    starts: Floats = np.clip((first + path[1:]) * SECONDS_PER_TIMESTAMP, start, end).astype(np.float32)
     return starts
+
+
+def _least(texts: Sequence[str], positions: int) -> list[int]:
+    """Positions that each token takes at least."""
+    letters = [sum(character.isalnum() for character in text) for text in texts]
+    even = _LEAST_SHARE * positions / max(1, sum(letters))
+    return [int(count * min(_POSITIONS_PER_LETTER, even)) for count in letters]
 
 
 def _median(values: Floats) -> Floats:
@@ -142,27 +166,23 @@ def _median(values: Floats) -> Floats:
     return result
 
 
-def _cheapest_path(cost: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Dynamic time warping from the first to the last cell; row and column of every step of the path.
-
-    Worked by antidiagonals, so that each is one array operation.
-    """
-    rows, columns = cost.shape
-    total = np.full((rows + 1, columns + 1), np.inf)
-    total[0, 0] = 0.0
-    trace = np.zeros((rows + 1, columns + 1), np.int8)
-    for diagonal in range(2, rows + columns + 1):
-        row = np.arange(max(1, diagonal - columns), min(rows, diagonal - 1) + 1)
-        column = diagonal - row
-        came = np.stack([total[row - 1, column - 1], total[row - 1, column], total[row, column - 1]])
-        best = np.where((came[0] < came[1]) & (came[0] < came[2]), 0, np.where((came[1] < came[0]) & (came[1] < came[2]), 1, 2))
-        total[row, column] = cost[row - 1, column - 1] + came[best, np.arange(len(row))]
-        trace[row, column] = best
-    trace[0, :], trace[:, 0] = 2, 1
-    path, row_at, column_at = [], rows, columns
-    while row_at > 0 or column_at > 0:
-        path.append((row_at - 1, column_at - 1))
-        step = trace[row_at, column_at]
-        row_at, column_at = row_at - (step != 2), column_at - (step != 1)
-    steps = np.array(path[::-1], np.int64)
-    return steps[:, 0], steps[:, 1]
+def best_path(score: NDArray[np.float64], least: Sequence[int]) -> NDArray[np.int64]:
+    """First column of every row when the columns are dealt out to the rows in order, at least least[i] of them to row i, so
+    that the sum of the scores is largest. There are no fewer columns than `least` demands together."""
+    rows, columns = score.shape
+    place = np.arange(columns + 1)
+    best = np.where(place == 0, 0.0, -np.inf)  # of all rows so far, when they end before a column
+    begun = np.zeros((rows, columns + 1), np.int64)
+    for row in range(rows):
+        total = np.concatenate([[0.0], np.cumsum(score[row], dtype=np.float64)])
+        ahead = best - total
+        highest = np.maximum.accumulate(ahead)
+        where = np.maximum.accumulate(np.where(ahead == highest, place, 0))
+        short = columns + 1 - least[row]
+        best = np.full(columns + 1, -np.inf)
+        best[least[row] :] = highest[:short] + total[least[row] :]
+        begun[row, least[row] :] = where[:short]
+    starts, end = np.zeros(rows, np.int64), columns
+    for row in reversed(range(rows)):
+        starts[row] = end = begun[row, end]
+    return starts

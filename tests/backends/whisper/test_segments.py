@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,10 @@ from backends.interface import Chunking
 from backends.whisper.decode import WindowResult
 from backends.whisper.segments import read_window
 from backends.whisper.stretches import Gate, Stretch, speech_stretches, whole
-from backends.whisper.words import _cheapest_path, token_starts
+from backends.whisper.tokenizer import SpecialTokens, WhisperTokenizer
+from backends.whisper.transcription import Transcription
+from backends.whisper.words import alignment, best_path, token_starts
+from tests.backends.whisper.checkpoints import make_checkpoint
 
 T = 100  # the first timestamp token
 
@@ -43,12 +47,33 @@ def test_one_segment_takes_its_times_or_the_window() -> None:
     assert read([time(1), 5, 6, time(3)]) == ([(1.0, 3.0, (time(1), 5, 6, time(3)))], 30.0)
     assert read([5, 6], 12.0)[0][0][:2] == (0.0, 12.0)
     assert read([]) == ([], 30.0)
+    assert read([time(1), 5, 6], 12.0)[0][0][:2] == (1.0, 12.0)
 
 
 def test_times_never_pass_the_audio() -> None:
     pieces, advance = read([time(0), 1, time(9), time(9), 2, time(20)], 8.0)
     assert all(start <= end <= 8.0 for start, end, _ in pieces)
     assert advance == 8.0
+
+
+def test_a_segment_behind_the_audio_was_invented() -> None:
+    pieces, _ = read([time(0), 1, time(2), time(3), 2, time(4)], 2.5)
+    assert [(start, end) for start, end, _ in pieces] == [(0, 2)]
+    assert [piece[:2] for piece in read([time(1), 1, time(2), time(2), 2], 0.8)[0]] == [(0.0, 0.8)]
+    assert [piece[:2] for piece in read([time(1), 1, time(2)], 0.8)[0]] == [(0.0, 0.8)]
+
+
+def test_the_next_window_begins_at_the_very_sample(tmp_path: Path) -> None:
+    """16.06 s are 803 steps of 320 samples, though 0.02 and 16.06 are no binary fractions."""
+    tokenizer = WhisperTokenizer(make_checkpoint(tmp_path).folder)
+    special = SpecialTokens(1, 2, None, T + 300, None, None, None, None, {})
+    samples = np.zeros(40 * 16_000, np.float32)
+    for step in (803, 811, 819):
+        recording = Transcription(samples, whole(samples), 480_000, tokenizer, special)
+        window = recording.next_windows(1)[0]
+        tokens = [T + 300, 65, T + 300 + step, T + 300 + step, 66]
+        recording.accept(window, WindowResult(tokens, [0.0] * len(tokens)))
+        assert recording.next_windows(1)[0].start == step * 320
 
 
 def test_a_window_always_moves_on() -> None:
@@ -119,30 +144,42 @@ def test_stretches_are_in_order_and_do_not_overlap() -> None:
 # --- Word times --------------------------------------------------------------------------------------------------------
 
 
-def test_the_cheapest_path_is_the_one_of_dynamic_programming() -> None:
+def test_the_best_path_is_the_best_of_all() -> None:
+    """Against every way of dealing out the columns."""
     rng = np.random.default_rng(1)
-    cost = rng.standard_normal((7, 12))
-    best = np.full((8, 13), np.inf)
-    best[0, 0] = 0
-    for row in range(1, 8):
-        for column in range(1, 13):
-            best[row, column] = cost[row - 1, column - 1] + min(
-                best[row - 1, column - 1], best[row - 1, column], best[row, column - 1]
-            )
-    rows, columns = _cheapest_path(cost)
-    assert cost[rows, columns].sum() == pytest.approx(best[7, 12])
-    assert (rows[0], columns[0], rows[-1], columns[-1]) == (0, 0, 6, 11)
-    assert set(np.diff(rows)) <= {0, 1}
-    assert set(np.diff(columns)) <= {0, 1}
+    for least in ([0, 0, 0], [2, 1, 3], [0, 8, 0], [3, 3, 3]):
+        score = rng.standard_normal((3, 9))
+        ways = [(0, a, b) for a in range(10) for b in range(a, 10) if a >= least[0] and b - a >= least[1] and 9 - b >= least[2]]
+        sums = [score[0, :a].sum() + score[1, a:b].sum() + score[2, b:].sum() for _, a, b in ways]
+        assert tuple(best_path(score, least)) == ways[int(np.argmax(sums))]
 
 
 def test_tokens_begin_where_attention_moves_on() -> None:
-    """A row of the weights belongs to the token fed in, and looks at where the next one is said."""
-    weights = np.full((2, 6, 100), 1e-4, np.float32)
-    for row, first in enumerate([0, 0, 10, 40, 70]):
+    weights = np.full((2, 5, 110), 1e-4, np.float32)
+    for row, first in enumerate([10, 40, 70]):
         weights[:, row + 1, first : first + 20] = 0.05
-    starts = token_starts(weights, before=2, count=3, positions=100)
+    matrix = alignment(weights, positions=100)
+    assert matrix.shape == (5, 100)
+    starts = token_starts(matrix[1:4], [" a", " b", " c"], 0.0, 2.0)
     assert starts.shape == (4,)
-    assert starts[0] == 0.0
-    assert starts[1:] == pytest.approx([0.2, 0.8, 1.4], abs=0.1)
-    assert (np.diff(starts) >= 0).all()
+    assert starts == pytest.approx([0.2, 0.8, 1.4, 1.8], abs=0.1)
+    within = token_starts(matrix[1:4], [" a", " b", " c"], 0.5, 1.5)
+    assert within == pytest.approx([0.5, 0.8, 1.4, 1.5], abs=0.1)
+
+
+def test_attention_beyond_the_audio_does_not_count() -> None:
+    weights = np.random.default_rng(0).random((2, 4, 60)).astype(np.float32)
+    weights /= weights.sum(axis=-1, keepdims=True)
+    more = np.concatenate([weights * np.float32([[[0.9], [0.5], [0.1], [0.7]]]), weights], axis=-1)
+    assert alignment(more, 60) == pytest.approx(alignment(weights, 60), abs=1e-4)
+
+
+def test_no_word_is_without_time() -> None:
+    """Attention that tells nothing still leaves every word its share; punctuation may have none."""
+    rows = np.zeros((6, 50), np.float32)
+    rows[5] = 1.0
+    starts = token_starts(rows, [" Thomas", " zählt", " vier", " rote", " Vögel", "."], 0.0, 1.0)
+    assert (np.diff(starts[:6]) > 0.05).all()
+    assert token_starts(rows, ["a"] * 6, 0.3, 0.3).tolist() == pytest.approx([0.3] * 7)
+    assert token_starts(rows, ["a"] * 6, 0.0, 0.0).tolist() == [0.0] * 7
+    assert token_starts(rows[:0], [], 0.2, 0.4).shape == (1,)

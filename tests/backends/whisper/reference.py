@@ -1,0 +1,139 @@
+"""The reference implementation, openai-whisper, with the weights and the vocabulary of one of our folders.
+
+Its windows are cut out of the recording as ours are: it would take them out of one spectrogram of the whole recording, whose
+edges and loudest bin are others. What follows from a window can then be compared to the last digit.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import tiktoken
+import torch
+import whisper
+from whisper.audio import log_mel_spectrogram
+from whisper.model import ModelDimensions
+from whisper.timing import find_alignment
+from whisper.tokenizer import Tokenizer
+
+from backends.whisper.audio import HOP, WINDOW_SAMPLES
+from backends.whisper.checkpoint import Checkpoint, encoder_positions, expected_shapes
+from backends.whisper.engine import Whisper
+
+_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+_TENSORS = {
+    "self_attn_layer_norm": "attn_ln",
+    "encoder_attn_layer_norm": "cross_attn_ln",
+    "final_layer_norm": "mlp_ln",
+    "encoder_attn": "cross_attn",
+    "self_attn": "attn",
+    "q_proj": "query",
+    "k_proj": "key",
+    "v_proj": "value",
+    "out_proj": "out",
+    "fc1": "mlp.0",
+    "fc2": "mlp.2",
+    "layers": "blocks",
+    "encoder.layer_norm": "encoder.ln_post",
+    "decoder.layer_norm": "decoder.ln",
+    "embed_tokens": "token_embedding",
+    "embed_positions.weight": "positional_embedding",
+}
+
+
+class Network(whisper.model.Whisper):
+    """is_multilingual and num_languages are guessed from the size of the vocabulary otherwise."""
+
+    is_multilingual = True
+    num_languages = 0
+
+
+class OpenaiWhisper:
+    """ours: the model whose rules, vocabulary and alignment heads are taken; folder: its weights."""
+
+    def __init__(self, ours: Whisper, folder: Path) -> None:
+        self._ours = ours
+        self.encoding = _encoding(ours)
+        self.network = _network(ours, folder)
+
+    def tokenizer(self, language: str) -> Tokenizer:
+        return Tokenizer(self.encoding, self.network.num_languages, language=language, task="transcribe")
+
+    def transcribe(self, samples: np.ndarray, language: str) -> list[dict[str, Any]]:
+        """Segments of the whole recording, decoded greedily and without a fallback."""
+        transcribing, decoding = sys.modules["whisper.transcribe"], sys.modules["whisper.decoding"]
+        encode = self.network.encoder.forward
+        with ExitStack() as stack:
+            stack.enter_context(patch.object(transcribing, "log_mel_spectrogram", _frame_numbers))
+            stack.enter_context(patch.object(self.network.encoder, "forward", lambda mel: encode(_window(samples, mel))))
+            for module in (transcribing, decoding):
+                stack.enter_context(patch.object(module, "get_tokenizer", lambda *_, **__: self.tokenizer(language)))
+            answer = transcribing.transcribe(
+                self.network,
+                samples,
+                language=language,
+                temperature=0.0,
+                fp16=False,
+                suppress_tokens=list(self._ours.rules.suppressed),
+            )
+        return [segment for segment in answer["segments"] if segment["text"]]
+
+    def alignment(self, samples: np.ndarray, language: str, text: list[int]) -> np.ndarray:
+        """What its time warping gets: [tokens + the end's row, positions]."""
+        seen: list[torch.Tensor] = []
+
+        def look(cost: torch.Tensor) -> np.ndarray:
+            seen.append(cost)
+            return np.tile(np.arange(len(cost)), (2, 1))
+
+        mel = log_mel_spectrogram(samples, padding=WINDOW_SAMPLES - len(samples))
+        with patch.object(sys.modules["whisper.timing"], "dtw", look):
+            find_alignment(self.network, self.tokenizer(language), text, mel, len(samples) // HOP)
+        return -seen[0].numpy()
+
+
+def _network(ours: Whisper, folder: Path) -> Network:
+    dims, checkpoint = ours.dims, Checkpoint(folder)
+    audio = (dims.mels, dims.source_positions, dims.width, dims.encoder_heads, dims.encoder_layers)
+    text = (dims.vocabulary, dims.target_positions, dims.width, dims.decoder_heads, dims.decoder_layers)
+    network = Network(ModelDimensions(*audio, *text))
+    tensors = {_renamed(name): torch.from_numpy(checkpoint[name]) for name in expected_shapes(dims)}
+    tensors["encoder.positional_embedding"] = torch.from_numpy(encoder_positions(checkpoint, dims))
+    network.load_state_dict(tensors)
+    heads = torch.zeros(dims.decoder_layers, dims.decoder_heads, dtype=torch.bool)
+    for layer, head in ours.rules.alignment_heads:
+        heads[layer, head] = True
+    network.register_buffer("alignment_heads", heads.to_sparse(), persistent=False)
+    network.num_languages = len(ours.special.languages)
+    return network.eval()
+
+
+def _renamed(name: str) -> str:
+    for old, new in _TENSORS.items():
+        name = name.replace(old, new)
+    return name
+
+
+def _encoding(ours: Whisper) -> tiktoken.Encoding:
+    end, size = ours.special.end, ours.dims.vocabulary
+    ranks = {ours.tokenizer.token_bytes(number): number for number in range(end)}
+    marks = {ours.tokenizer._tokenizer.id_to_token(number): number for number in range(end, size)}
+    return tiktoken.Encoding("ours", explicit_n_vocab=size, pat_str=_PATTERN, mergeable_ranks=ranks, special_tokens=marks)
+
+
+def _frame_numbers(samples: np.ndarray, mels: int, padding: int) -> torch.Tensor:
+    """In place of a spectrogram: the number of every frame, from 1 on. The reference pads what it cuts out with zeros."""
+    frames = (len(samples) + padding) // HOP
+    return torch.arange(1, frames + 1, dtype=torch.float32).expand(mels, frames)
+
+
+def _window(samples: np.ndarray, numbers: torch.Tensor) -> torch.Tensor:
+    """The spectrogram of the window whose frames have these numbers."""
+    start = (int(numbers[0, 0, 0]) - 1) * HOP
+    cut = samples[start : start + WINDOW_SAMPLES]
+    return log_mel_spectrogram(cut, numbers.shape[1], padding=WINDOW_SAMPLES - len(cut))[None]
