@@ -186,7 +186,9 @@ class WhisperBackend:
         return Done("".join(job.texts), job.wish.language, usage=usage, timings=dict(job.timings))
 
     def close(self, job: Job) -> None:
-        """Nothing outlives a job but Python objects, which its last reference frees."""
+        """Whoever still refers to the job does not hold its recording."""
+        if isinstance(job, WhisperJob):
+            job.recording.close()
 
     def footprint(self) -> int:
         return self._whisper.network.footprint()

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.interface import Chunking
-from backends.whisper.audio import SAMPLE_RATE
+from backends.whisper.audio import SAMPLE_RATE, read_samples
 from backends.whisper.vad import FRAME, FRAME_SECONDS, SpeechDetector
 
 _PIECE = 625 * FRAME  # samples listened to at once, 20 s
@@ -77,7 +77,7 @@ def _regions(samples: NDArray[np.float32], detector: SpeechDetector, gate: Gate)
     pause = max(1, round(gate.pause / FRAME_SECONDS))
     shortest = max(1, int(_SHORTEST / FRAME_SECONDS))
     for first in range(0, len(samples), _PIECE):
-        heard = listening.probabilities(np.asarray(samples[first : first + _PIECE], np.float32))
+        heard = listening.probabilities(read_samples(samples, first, first + _PIECE))
         for frame, probability in enumerate(heard.tolist(), first // FRAME):
             if probability >= gate.threshold or (begin >= 0 and probability >= gate.threshold - _RELEASE):
                 begin, last = (frame if begin < 0 else begin), frame

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.interface import Segment, TokenLogprob, Word
-from backends.whisper.audio import FRAMES_PER_SECOND, SAMPLE_RATE
+from backends.whisper.audio import FRAMES_PER_SECOND, SAMPLE_RATE, read_samples
 from backends.whisper.decode import WindowResult
 from backends.whisper.repetition import compression_ratio
 from backends.whisper.segments import Piece, read_window
@@ -100,7 +100,7 @@ class Transcription:
 
     def audio(self, window: Window) -> NDArray[np.float32]:
         """The window's samples, read now."""
-        return np.array(self.samples[window.start : window.start + window.length], np.float32)
+        return read_samples(self.samples, window.start, window.start + window.length)
 
     # --- Results ---------------------------------------------------------------------------------------------------
 
@@ -187,6 +187,12 @@ class Transcription:
     @property
     def over(self) -> bool:
         return self._exhausted and not self._open
+
+    def close(self) -> None:
+        """Let go of the samples: a mapped file takes space, and on Windows cannot be deleted, until nobody refers to it."""
+        self.samples = np.zeros(0, np.float32)
+        self._stretches = iter(())
+        self._open, self._exhausted = [], True
 
 
 def _numbered(segment: Segment, number: int) -> Segment:

@@ -1,12 +1,16 @@
-"""Log-mel against the reference feature extractor."""
+"""Log-mel against the reference feature extractor, and reading without keeping."""
 
 from __future__ import annotations
 
+import mmap
+from pathlib import Path
+
 import numpy as np
+import psutil
 import pytest
 from transformers import WhisperFeatureExtractor
 
-from backends.whisper.audio import WINDOW_SAMPLES, log_mel, mel_filters
+from backends.whisper.audio import WINDOW_SAMPLES, log_mel, mel_filters, read_samples
 
 TIME = np.arange(WINDOW_SAMPLES) / 16_000
 SIGNALS = {
@@ -49,3 +53,23 @@ def test_a_smaller_window_is_the_beginning_of_its_own_window() -> None:
 
 def test_filters_cover_the_band_without_gaps() -> None:
     assert (mel_filters(80).sum(axis=0)[1:200] > 0).all()
+
+
+@pytest.mark.skipif(not hasattr(mmap.mmap, "madvise"), reason="Windows trims working sets by itself")
+def test_hours_that_were_read_do_not_stay_in_memory(tmp_path: Path) -> None:
+    path = tmp_path / "hour.f32"
+    with path.open("wb") as file:
+        file.truncate(200_000_000)
+    samples = np.memmap(path, np.float32, mode="r")
+    before = psutil.Process().memory_info().rss
+    for first in range(0, len(samples), WINDOW_SAMPLES):
+        assert not read_samples(samples, first, first + WINDOW_SAMPLES).any()
+    assert psutil.Process().memory_info().rss - before < 50_000_000
+
+
+def test_what_was_read_is_a_copy() -> None:
+    samples = np.arange(10, dtype=np.float32)
+    part = read_samples(samples, 2, 20)
+    part[:] = 0
+    assert samples.tolist() == list(range(10))
+    assert len(part) == 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -225,6 +226,22 @@ def test_hours_of_audio_are_read_window_by_window(scripted: Scripted, tmp_path: 
         list(backend.step([job]))
     assert read
     assert max(read) <= 30 * SECOND
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_a_closed_job_holds_no_recording(scripted: Scripted, multilingual: Reference, tmp_path: Path, steps: int) -> None:
+    """The worker may refer to a job until the next one comes; its file would take space and, on Windows, could not go."""
+    backend, _ = scripted
+    (tmp_path / "a.f32").write_bytes(noise(70).tobytes())
+    samples = np.memmap(tmp_path / "a.f32", np.float32, mode="r")
+    seen = weakref.ref(samples)
+    job = backend.start(TranscriptionRequest(samples, language="en"))
+    del samples
+    for _ in range(steps):
+        list(backend.step([job]))
+    assert seen() is not None
+    backend.close(job)
+    assert seen() is None
 
 
 def test_silence_has_no_text_and_needs_no_model(multilingual: Reference) -> None:
