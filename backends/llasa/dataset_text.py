@@ -15,6 +15,7 @@ from pathlib import Path
 from backends.interface import InvalidInput
 
 AUDIO = (".wav", ".flac", ".ogg", ".mp3", ".opus")
+_MOST_COLUMNS = 3  # of LJSpeech's format: id, text, normalised text
 _GUESSES = ("|", "\t", ":", ";", ",")
 
 
@@ -58,6 +59,10 @@ def read_entries(
     index = {path.stem: path for path in sorted(audio_dir.rglob("*")) if path.suffix.lower() in AUDIO}
     seen: dict[Path, int] = {}
     for number, columns in _rows(text_file, separator, text_column):
+        # Of more columns, or of a text that holds the separator, nobody knows what is meant.
+        if columns is None:
+            yield Skipped(number, "", f"it has more than {_MOST_COLUMNS} columns: say which one is the text (--text-column)")
+            continue
         entry = _entry(number, columns, audio_dir, index, id_column, text_column, extension)
         if isinstance(entry, Entry) and entry.audio in seen:
             entry = Skipped(number, entry.id, f"the same clip as line {seen[entry.audio]}")
@@ -78,8 +83,8 @@ def _sidecars(audio_dir: Path) -> Iterator[Entry | Skipped]:
         yield Entry(0, name, text, path) if text else Skipped(0, name, "its text is empty")
 
 
-def _rows(text_file: Path, separator: str | None, text_column: int | None) -> Iterator[tuple[int, list[str]]]:
-    """Line number and columns of every line that is not blank."""
+def _rows(text_file: Path, separator: str | None, text_column: int | None) -> Iterator[tuple[int, list[str] | None]]:
+    """Line number and columns of every line that is not blank; None for too many of LJSpeech's columns."""
     content = _read(text_file)
     lines = [line.rstrip("\r") for line in content.split("\n")]  # splitlines would also cut at U+2028 and its like
     mark = separator or _guess(text_file, next((line for line in lines if line.strip()), ""))
@@ -90,9 +95,14 @@ def _rows(text_file: Path, separator: str | None, text_column: int | None) -> It
     splits = -1 if mark in "|\t" and text_column is None else max(1, text_column or 1)
     for number, line in enumerate(lines, start=1):
         if line.strip():
-            columns = line.split(mark, splits)
-            normalised = mark == "|" and text_column is None and len(columns) == 3 and columns[2].strip()
-            yield number, [columns[0], columns[2]] if normalised else columns
+            quoted = splits < 0 and line.startswith('"')  # LJSpeech quotes nothing, and no id begins with a quote
+            columns = next(csv.reader([line], delimiter=mark)) if quoted else line.split(mark, splits)
+            ljspeech = mark == "|" and text_column is None
+            if ljspeech and not quoted and len(columns) > _MOST_COLUMNS:
+                yield number, None
+            else:
+                normalised = ljspeech and len(columns) == _MOST_COLUMNS and columns[2].strip()
+                yield number, [columns[0], columns[2]] if normalised else columns
 
 
 def _quoted(text_file: Path, content: str, mark: str) -> Iterator[tuple[int, list[str]]]:

@@ -107,7 +107,9 @@ def test_create_writes_what_can_be_used_and_reports_the_rest(clips: Path, tmp_pa
         ("metadata.csv", "a|One 1|One one\n", "One one"),
         ("metadata.csv", 'a|She said "no", twice\n', 'She said "no", twice'),
         ("t.csv", 'a.wav,"one, ""two"""\n', 'one, "two"'),
+        ("metadata.csv", '"a"|"one | ""two"""\n', 'one | "two"'),
         ("t.tsv", "a\tone\n", "one"),
+        ("t.csv", "a,one,anna,1.2,en\n", "one"),
         ("t.csv", 'a,"one\ntwo"\n', "one\ntwo"),
         ("t.txt", "a:one\u2028two\n", "one\u2028two"),
         ("t.txt", "﻿a:one\r\n", "one"),
@@ -117,6 +119,16 @@ def test_every_way_to_write_texts_down(clips: Path, tmp_path: Path, name: str, c
     (entry,) = read_entries(clips, write(tmp_path, name, content))
     assert isinstance(entry, Entry)
     assert (entry.text, entry.audio.name) == (expected, "a.wav")
+
+
+def test_a_text_that_holds_the_separator_is_not_cut_in_silence(clips: Path, tmp_path: Path) -> None:
+    text = write(tmp_path, "metadata.csv", "a|Say <|s_5|> and <|s_6|> now.\n")
+    (found,) = read_entries(clips, text)
+    assert isinstance(found, Skipped)
+    assert "say which one is the text" in found.reason
+    (chosen,) = read_entries(clips, text, text_column=1)
+    assert isinstance(chosen, Entry)
+    assert chosen.text == "Say <|s_5|> and <|s_6|> now."
 
 
 def test_separator_and_columns_can_be_said(clips: Path, tmp_path: Path) -> None:
