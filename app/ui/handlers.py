@@ -103,12 +103,14 @@ class Handlers:
         import gradio as gr
 
         adapters = self._deployments[deployment].options.get("adapters", {}) if deployment in self._deployments else {}
-        names = [(f"{name} (LoRA adapter)", name) for name in adapters]
         try:
             known = await self._api.voices(key, deployment)
         except CallFailed:
             known = []  # without a key yet: any name can still be typed
-        names += [(name, name) for name in known if name not in adapters]
+        # A folder of several checkpoints gives several voices, which are known once the model was loaded.
+        trained = dict.fromkeys([*adapters, *(name for name in known if name.startswith(tuple(f"{one}-" for one in adapters)))])
+        names = [(f"{name} (LoRA adapter)", name) for name in trained]
+        names += [(name, name) for name in known if name not in trained]
         values = [value for _, value in names]
         chosen = chosen if chosen in values else next(iter(values), None)
         return gr.Dropdown(choices=names, value=chosen), gr.Accordion(visible=self.clones(deployment))

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,22 @@ SENTENCE = "The weather is nice today."
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")]
 
 
+LLASA = ROOT / "tests" / "data" / "llasa"
+WITH_ADAPTER = {
+    "backend": "llasa",
+    "model": str(LLASA / "lm"),
+    "codec_model": str(LLASA / "codec"),
+    "device": "cpu",
+    "dtype": "float32",
+    "retries": 0,
+}
+
+
+def _table(name: str, values: Mapping[str, object]) -> str:
+    lines = [f"{key} = {json.dumps(value)}" for key, value in values.items()]
+    return "\n".join([f'[deployments."{name}"]', *lines, f"adapters = {{ mine = {json.dumps(str(LLASA / 'lora'))} }}", ""])
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of `python -m app` with its defaults, offline."""
@@ -35,7 +51,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         port = probe.getsockname()[1]
     folder = tmp_path_factory.mktemp("home")
     config = folder / "gateway.toml"
-    config.write_text(f"offline = true\nmodels_dir = {json.dumps(str(folder / 'models'))}\n", encoding="utf-8")
+    top = f"offline = true\nmodels_dir = {json.dumps(str(folder / 'models'))}\n"
+    config.write_text(top + _table("with-adapter", WITH_ADAPTER), encoding="utf-8")
     command = [sys.executable, "-m", "app", "--port", str(port), "--config", str(config)]
     with (folder / "log").open("wb") as log, subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log) as process:
         try:
@@ -79,6 +96,8 @@ def page(server: str) -> Iterator[Page]:
         page.on("request", lambda request: None if request.url.startswith(local) else outside.append(request.url))
         page.goto(f"{server}/ui/")
         page.get_by_role("button", name="Transcribe").wait_for()
+        # What can answer comes a moment later, and would undo a choice made before.
+        page.wait_for_function("document.querySelector('#deployment-0 input').value.includes('weights missing')")
         yield page
         assert not outside
 
@@ -147,6 +166,21 @@ def test_what_the_api_refuses_is_shown_until_the_next_answer(page: Page) -> None
     page.get_by_role("button", name="Speak", exact=True).click()
     page.get_by_text("Inference time").filter(visible=True).wait_for()
     assert not alert.count()
+
+
+def test_an_adapter_is_chosen_and_speaks(server: str, page: Page) -> None:
+    _open(page, "Speak")
+    _select(page, "Speak", "Deployment", "with-adapter")
+    page.get_by_text("Clone a voice from a clip").filter(visible=True).wait_for()
+    _select(page, "Speak", "Voice or LoRA adapter", "mine (LoRA adapter)")
+    _select(page, "Speak", "Format", "wav")
+    panel = page.get_by_role("tabpanel").filter(visible=True)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Speak", exact=True).click()
+        panel.get_by_role("button", name="Save speech.wav").or_(panel.get_by_role("link", name="Save speech.wav")).first.click()
+    assert Path(download.value.path()).stat().st_size > 1000
+    voices = httpx.get(f"{server}/v1/audio/voices", params={"model": "with-adapter"}, headers={"api-key": "k"}, timeout=30).json()
+    assert {"default", "mine"} <= {voice["id"] for voice in voices["voices"]}, "it was this model that spoke"
 
 
 def test_the_microphone_is_heard(page: Page) -> None:
