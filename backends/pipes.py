@@ -65,6 +65,7 @@ class Inbox(threading.Thread):
         try:
             while (command := self._next()) is not None:
                 self.queue.put(command)
+                del command  # its samples map a file
         except (frames.FrameError, OSError) as error:
             print(f"the command stream is broken: {error}", file=sys.stderr)
         self.queue.put(None)

@@ -238,6 +238,7 @@ def serve(loop: StepLoop, backend: Backend, inbox: Inbox, outbox: Outbox) -> Non
             if command is None or isinstance(command, frames.Stop):
                 return
             _obey(command, loop, backend)
+            del command  # a request, and the file of samples it maps, would live on until the next one
         loop.turn()
 
 

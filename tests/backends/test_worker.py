@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -93,6 +94,22 @@ def test_the_life_of_a_worker() -> None:
         assert w.child.wait(10) == 0
         assert w.child.stderr
         assert b"the test double writes to descriptor 1" in w.child.stderr.read()
+
+
+@pytest.mark.skipif(not hasattr(psutil.Process, "memory_maps"), reason="this system does not tell what is mapped")
+def test_a_finished_job_keeps_no_file_of_samples_mapped(tmp_path: Path) -> None:
+    path = tmp_path / "second.f32"
+    path.write_bytes(bytes(64_000))
+    with worker() as w:
+        w.load()
+        w.send(frames.StartJob(1, TranscriptionRequest(np.memmap(path, np.float32, mode="r"))))
+        while not isinstance(w.report(), frames.JobEnded):
+            pass
+        process, until = psutil.Process(w.child.pid), time.monotonic() + 10
+        while mapped := any(path.name in part.path for part in process.memory_maps()):
+            assert time.monotonic() < until, "the file is still mapped"
+            time.sleep(0.05)
+        assert not mapped
 
 
 def test_a_request_that_the_backend_refuses_fails_alone() -> None:
