@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from backends.whisper.layers import Form
 BUILDER_VERSION = 4  # raise it whenever the graphs that are built change
 _RECORD = "built.json"
 _FOLDER = ".onnx"
+_UNFINISHED = "building-"
+_ABANDONED = 3600.0  # seconds; a build takes some, and minutes on a slow disk
 
 
 def built_graphs(checkpoint: Checkpoint, dims: Dims, form: Form, cache_folder: str = "") -> Path:
@@ -69,14 +72,16 @@ def _is_whole(folder: Path) -> bool:
 
 def _build(root: Path, key: str, checkpoint: Checkpoint, dims: Dims, form: Form) -> Path:
     """Write into a temporary folder and rename it, so that two processes cannot tear each other's work."""
-    _drop_old_versions(root)
-    with tempfile.TemporaryDirectory(prefix="building-", dir=root, ignore_cleanup_errors=True) as name:
+    _drop_leftovers(root)
+    with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=root, ignore_cleanup_errors=True) as name:
         work = Path(name) / key
         work.mkdir()
         write_encoder(work, checkpoint, dims, form)
         write_decoder(work, checkpoint, dims, form)
         files = {path.name: path.stat().st_size for path in sorted(work.iterdir())}
         (work / _RECORD).write_text(json.dumps({"version": BUILDER_VERSION, "files": files}), encoding="utf-8")
+        for path in work.iterdir():
+            _to_disk(path)
         target = root / key
         if not _is_whole(target):
             shutil.rmtree(target, ignore_errors=True)
@@ -88,12 +93,34 @@ def _build(root: Path, key: str, checkpoint: Checkpoint, dims: Dims, form: Form)
     return target
 
 
-def _drop_old_versions(root: Path) -> None:
-    """Graphs of another builder version are of no use to anyone."""
-    for record in root.glob(f"*/{_RECORD}"):
-        try:
-            old = json.loads(record.read_text(encoding="utf-8")).get("version") != BUILDER_VERSION
-        except (OSError, ValueError, AttributeError):
-            old = True
-        if old and not record.parent.name.startswith("building-"):
-            shutil.rmtree(record.parent, ignore_errors=True)
+def _to_disk(path: Path) -> None:
+    """A loss of power after the folder got its name must not leave files of the right size without their content."""
+    with path.open("rb+") as stream:
+        os.fsync(stream.fileno())
+
+
+def _drop_leftovers(root: Path) -> None:
+    """Graphs of another builder version are of no use to anyone, nor is what a build left that was killed."""
+    for folder in [entry for entry in root.iterdir() if entry.is_dir()]:
+        left = _is_abandoned(folder) if folder.name.startswith(_UNFINISHED) else not _is_of_this_version(folder)
+        if left:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_of_this_version(folder: Path) -> bool:
+    try:
+        record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+        return bool(record.get("version") == BUILDER_VERSION)
+    except FileNotFoundError:
+        return True  # no graphs of ours
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _is_abandoned(folder: Path) -> bool:
+    """Has nobody written to it for an hour?"""
+    try:
+        newest = max(path.stat().st_mtime for path in [folder, *folder.rglob("*")])
+    except OSError:
+        return False  # it is just being finished
+    return time.time() - newest > _ABANDONED

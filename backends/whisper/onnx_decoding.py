@@ -80,16 +80,16 @@ class DecoderSession:
 def run_bound(session: onnxruntime.InferenceSession, binding: Any) -> None:
     try:
         session.run_with_iobinding(binding)
-    except (RuntimeError, MemoryError) as error:
+    except Exception as error:  # onnxruntime's own have no base class but this
         raise engine_error(error) from error
 
 
-def engine_error(error: BaseException) -> Exception:
-    """onnxruntime tells of exhausted memory in words only."""
+def engine_error(error: Exception, remedy: str = "") -> Exception:
+    """onnxruntime tells of exhausted memory in words only. remedy: what helps against anything else."""
     text = str(error)
     if isinstance(error, MemoryError) or any(mark in text.lower() for mark in _NO_ROOM):
         return OutOfMemory(f"no memory for Whisper: {text[:300]}")
-    return ModelUnavailable(f"onnxruntime refused Whisper's graph: {text[:500]}")
+    return ModelUnavailable(f"onnxruntime refused Whisper's graph: {text[:500]}{remedy}")
 
 
 class DynamicDecoding:

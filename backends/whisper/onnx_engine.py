@@ -115,8 +115,8 @@ class OnnxNetwork:
             return onnxruntime.InferenceSession(
                 str(self._graphs / f"{name}.onnx"), options, providers=[(self._target.provider, self._target.options)]
             )
-        except (RuntimeError, MemoryError) as error:
-            raise engine_error(error) from error
+        except Exception as error:  # onnxruntime's own have no base class but this
+            raise engine_error(error, f"; delete {self._graphs} to have it built anew") from error
 
     # --- Network ---------------------------------------------------------------------------------------------------
 

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from onnxruntime.capi import onnxruntime_pybind11_state
 from safetensors.numpy import load_file, save_file
 
 import backends.whisper.graph_cache as graph_cache
-from backends.interface import ModelUnavailable
+from backends.interface import ModelUnavailable, OutOfMemory
 from backends.whisper.checkpoint import Checkpoint
 from backends.whisper.config import read_dims
 from backends.whisper.engine import load_whisper
 from backends.whisper.graph_cache import built_graphs
 from backends.whisper.layers import Form
+from backends.whisper.onnx_decoding import run_bound
 from tests.backends.whisper.checkpoints import Reference
 
 ENGINES = ["onnx", "torch"]
@@ -162,6 +166,38 @@ def test_graphs_of_another_version_are_dropped(folder: Path, monkeypatch: pytest
     new = build(folder)
     assert new != old
     assert not old.exists()
+
+
+def test_what_a_killed_build_left_is_dropped_and_one_at_work_is_not(folder: Path) -> None:
+    root = folder / ".onnx"
+    for name, age in (("building-dead", 7200), ("building-busy", 60)):
+        (root / name / "int8").mkdir(parents=True)
+        (root / name / "int8" / "encoder.data").write_bytes(b"x")
+        for path in (root / name / "int8" / "encoder.data", root / name / "int8", root / name):
+            os.utime(path, (time.time() - age,) * 2)
+    first = build(folder)
+    assert {path.name for path in root.iterdir()} == {first.name, "building-busy"}
+
+
+def test_a_graph_of_the_right_size_without_sense_is_named(folder: Path) -> None:
+    graph = build(folder) / "decoder.onnx"
+    graph.write_bytes(bytes(graph.stat().st_size))
+    with pytest.raises(ModelUnavailable, match=f"delete .*{graph.parent.name} to have it built anew"):
+        load_whisper(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"), [("Failed to allocate memory for requested buffer", OutOfMemory), ("no such kernel", ModelUnavailable)]
+)
+def test_errors_of_the_runtime_are_told_apart(text: str, kind: type[Exception]) -> None:
+    """Its exceptions derive from Exception itself."""
+
+    class Session:
+        def run_with_iobinding(self, binding: object) -> None:
+            raise onnxruntime_pybind11_state.RuntimeException(text)
+
+    with pytest.raises(kind, match=text):
+        run_bound(Session(), None)  # type: ignore[arg-type]
 
 
 def test_a_folder_that_cannot_be_written_uses_the_cache_folder(folder: Path, tmp_path: Path) -> None:
