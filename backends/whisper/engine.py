@@ -32,6 +32,7 @@ from backends.whisper.vad import SpeechDetector
 from backends.whisper.words import alignment, alignment_heads, split_words, token_starts, word_times
 
 Task = Literal["transcribe", "translate"]
+_LOUDEST = 1e9  # full scale is 1; the squares of more would overflow
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,9 +160,7 @@ class Whisper:
     def encode(self, pieces: Sequence[NDArray[np.float32]], network: Network | None = None) -> list[Memory]:
         """Each piece is one window's audio. network: one of the lanes."""
         dims = self.dims
-        if any(piece.ndim != 1 for piece in map(np.asarray, pieces)):
-            raise InvalidInput("audio is one channel: samples of shape [time]", param="samples")
-        mels = [log_mel(np.asarray(piece, np.float32), dims.mels, dims.mel_frames) for piece in pieces]
+        mels = [log_mel(_checked(piece), dims.mels, dims.mel_frames) for piece in pieces]
         return (network or self.network).encode(mels)
 
     def recording(
@@ -302,6 +301,16 @@ class Whisper:
         starts = token_starts(rows, [self.tokenizer.decode([token]) for token in tokens], piece.start, piece.end)
         groups = split_words(tokens, self.tokenizer, item.wish.language)
         return word_times(groups, starts, item.recording.text_logprobs(piece, result), item.window.start / SAMPLE_RATE)
+
+
+def _checked(piece: NDArray[np.float32]) -> Floats:
+    """Samples as float32 [time]. Raises InvalidInput for what is no sound: it would become text all the same."""
+    samples = np.asarray(piece, np.float32)
+    if samples.ndim != 1:
+        raise InvalidInput("audio is one channel: samples of shape [time]", param="samples")
+    if not (np.abs(samples) < _LOUDEST).all():
+        raise InvalidInput("audio holds values that are no samples (not finite, or beyond all bounds)", param="samples")
+    return samples
 
 
 def load_whisper(

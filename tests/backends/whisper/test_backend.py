@@ -228,6 +228,19 @@ def test_hours_of_audio_are_read_window_by_window(scripted: Scripted, tmp_path: 
     assert max(read) <= 30 * SECOND
 
 
+def test_large_weights_on_directml_come_with_a_warning(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    """large-v3 has 3.1 GB in float16, small 1 GB in float32."""
+    backend, network = scripted
+    for device, size, warned in (
+        ("directml:0", 3_100_000_000, True),
+        ("directml:0", 970_000_000, False),
+        ("cpu", 3_100_000_000, False),
+    ):
+        monkeypatch.setattr(network, "footprint", lambda size=size: size)
+        detail = backend._detail(Placement(device=device))
+        assert ("choose a smaller model" in str(detail.get("warning"))) == warned
+
+
 @pytest.mark.parametrize("steps", [0, 1])
 def test_a_closed_job_holds_no_recording(scripted: Scripted, multilingual: Reference, tmp_path: Path, steps: int) -> None:
     """The worker may refer to a job until the next one comes; its file would take space and, on Windows, could not go."""

@@ -26,6 +26,18 @@ def test_several_channels_are_refused(multilingual: Reference) -> None:
         load_whisper(multilingual.folder).greedy_tokens(np.zeros((2, 3200), np.float32), max_new_tokens=1)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e20])
+def test_what_is_no_sound_is_refused(multilingual: Reference, value: float) -> None:
+    """It would become token 0, again and again."""
+    samples = SILENCE.copy()
+    samples[7] = value
+    model = load_whisper(multilingual.folder)
+    with pytest.raises(InvalidInput, match="no samples"):
+        model.greedy_tokens(samples, max_new_tokens=1)
+    with pytest.raises(InvalidInput, match="no samples"):
+        model.transcribe(samples, vad=False)
+
+
 @pytest.mark.parametrize("temperature", [[], -0.5, float("nan"), float("inf"), (0.0, -1.0)])
 def test_temperatures_that_are_none_are_refused(multilingual: Reference, temperature: float | list[float]) -> None:
     with pytest.raises(InvalidInput, match="temperature"):
