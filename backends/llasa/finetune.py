@@ -113,7 +113,8 @@ def training_rows(clips: Iterator[Clip], vocabulary: Vocabulary, training: Train
 def _known(clip: Clip, number: int, vocabulary: Vocabulary) -> list[int]:
     """The clip's codes that the model has tokens for. Raises InvalidInput if they are no codes of X-Codec-2."""
     if max(clip.code) >= CODEBOOK:
-        raise InvalidInput(f"clip {number} ({clip.source}) has code {max(clip.code)}; codes lie in 0..{CODEBOOK - 1}")
+        named = f"clip {number} ({clip.source})" if clip.source else f"clip {number}"
+        raise InvalidInput(f"{named} has code {max(clip.code)}; codes lie in 0..{CODEBOOK - 1}")
     known = vocabulary.known_codes(clip.code)
     if len(known) < len(clip.code):
         log.warning("clip %d (%s): the model has no token for %d codes", number, clip.source, len(clip.code) - len(known))
