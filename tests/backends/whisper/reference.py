@@ -1,7 +1,7 @@
 """The reference implementation, openai-whisper, with the weights and the vocabulary of one of our folders.
 
-Its windows are cut out of the recording as ours are: it would take them out of one spectrogram of the whole recording, whose
-edges and loudest bin are others. What follows from a window can then be compared to the last digit.
+It hears our spectrograms of windows cut out of the recording as ours are: it would take them out of one spectrogram of the
+whole recording, whose edges and loudest bin are others. What follows from a window can then be compared token by token.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ import numpy as np
 import tiktoken
 import torch
 import whisper
-from whisper.audio import log_mel_spectrogram
 from whisper.model import ModelDimensions
 from whisper.timing import find_alignment
 from whisper.tokenizer import Tokenizer
 
-from backends.whisper.audio import HOP, WINDOW_SAMPLES
+from backends.whisper.audio import HOP, WINDOW_SAMPLES, log_mel
 from backends.whisper.checkpoint import Checkpoint, encoder_positions, expected_shapes
 from backends.whisper.engine import Whisper
 
@@ -91,7 +90,7 @@ class OpenaiWhisper:
             seen.append(cost)
             return np.tile(np.arange(len(cost)), (2, 1))
 
-        mel = log_mel_spectrogram(samples, padding=WINDOW_SAMPLES - len(samples))
+        mel = torch.from_numpy(log_mel(samples, self._ours.dims.mels))
         with patch.object(sys.modules["whisper.timing"], "dtw", look):
             find_alignment(self.network, self.tokenizer(language), text, mel, len(samples) // HOP)
         return -seen[0].numpy()
@@ -135,5 +134,4 @@ def _frame_numbers(samples: np.ndarray, mels: int, padding: int) -> torch.Tensor
 def _window(samples: np.ndarray, numbers: torch.Tensor) -> torch.Tensor:
     """The spectrogram of the window whose frames have these numbers."""
     start = (int(numbers[0, 0, 0]) - 1) * HOP
-    cut = samples[start : start + WINDOW_SAMPLES]
-    return log_mel_spectrogram(cut, numbers.shape[1], padding=WINDOW_SAMPLES - len(cut))[None]
+    return torch.from_numpy(log_mel(samples[start : start + WINDOW_SAMPLES], numbers.shape[1]))[None]
