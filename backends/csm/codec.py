@@ -33,11 +33,7 @@ def load_mimi(
     """
     place = Path(folder_or_file)
     values = read_codec_config(config, place)
-    checkpoint = open_codec(place)
-    try:
-        return Codec(_network(values, device, checkpoint), values, device)
-    finally:
-        checkpoint.close()
+    return Codec(_network(values, device, open_codec(place)), values, device)
 
 
 def _network(values: Mapping[str, Any], device: torch.device | str, checkpoint: Any) -> Any:

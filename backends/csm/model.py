@@ -41,13 +41,10 @@ def load_csm(
     folder = Path(model_dir)
     config = read_config(folder)
     checkpoint, layout = open_language_model(folder)
-    try:
-        kind = precision(dtype, device) if isinstance(dtype, str) else Precision(dtype)
-        if kind.weights == "dense" and torch.device(device).type == "cpu":
-            kind = replace(kind, weights="packed")  # half the time of a plain product in bfloat16
-        return CsmModel(config, checkpoint, layout, precision=kind, device=device, rows=rows)
-    finally:
-        checkpoint.close()
+    kind = precision(dtype, device) if isinstance(dtype, str) else Precision(dtype)
+    if kind.weights == "dense" and torch.device(device).type == "cpu":
+        kind = replace(kind, weights="packed")  # half the time of a plain product in bfloat16
+    return CsmModel(config, checkpoint, layout, precision=kind, device=device, rows=rows)
 
 
 class CsmModel:

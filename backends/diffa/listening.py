@@ -141,7 +141,6 @@ def _load_encoder(folder: Path) -> WhisperEncoder:
     checkpoint = open_checkpoint(folder)
     prefixes = (prefix for prefix in ("model.encoder.", "encoder.") if f"{prefix}conv1.weight" in checkpoint.names)
     fill(encoder, checkpoint, next(prefixes, "model.encoder."))
-    checkpoint.close()
     return encoder
 
 
@@ -170,7 +169,6 @@ def _load_adapters(
         semantic_adapter = semantic.SemanticAdapter(whisper.d_model, wide, narrow, out_width)
     fill(acoustic_adapter, checkpoint, rename={n: acoustic.published_name(n) for n in acoustic_adapter.state_dict()})
     fill(semantic_adapter, checkpoint, semantic.PREFIX)
-    checkpoint.close()
     return acoustic_adapter, semantic_adapter
 
 

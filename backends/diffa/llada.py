@@ -173,9 +173,7 @@ class Llada:
 def load_llada(folder: Path, precision: Precision, device: torch.device, offload: Offload | None = None) -> Llada:
     """The language model of `folder`. offload: which layers stay in the processor's memory. Raises ModelUnavailable."""
     config, checkpoint = llada_config(folder), open_checkpoint(folder)
-    llada = build_llada(config, checkpoint, precision, device, offload)
-    checkpoint.close()
-    return llada
+    return build_llada(config, checkpoint, precision, device, offload)
 
 
 def build_llada(

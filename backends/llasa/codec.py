@@ -36,12 +36,11 @@ class Codec:
         self.dims = read_dims(folder)
         self._folder, self._device = folder, torch.device(device)
         self._dtype, self._encoder_dtype = dtype, encoder_dtype
-        checkpoint, tensors = self._open()
+        tensors = self._open()
         tensors.demand(name for name, _ in decoder_shapes(self.dims))
         tensors.refuse_unknown_decoder(self.dims)
         self._decoder = Decoder(self.dims, tensors.take, dtype, self._device)
         self._encoder: Encoder | None = None
-        checkpoint.close()
 
     def decode(self, codes: Tensor) -> Tensor:
         """codes int [batch, 1, time] -> waveform float32 [batch, 1, 320 * time]. Raises InvalidInput for codes out of range."""
@@ -70,10 +69,9 @@ class Codec:
     def load_encoder(self) -> Encoder:
         """The encoder, read from disk at the first call."""
         if self._encoder is None:
-            checkpoint, tensors = self._open()
+            tensors = self._open()
             tensors.demand(name for name, _ in encoder_shapes(self.dims))
             self._encoder = Encoder(self.dims, tensors, self._encoder_dtype, self._device)
-            checkpoint.close()
         return self._encoder
 
     @property
@@ -100,9 +98,8 @@ class Codec:
     def encoder_loaded(self) -> bool:
         return self._encoder is not None
 
-    def _open(self) -> tuple[Checkpoint, CodecTensors]:
-        checkpoint = Checkpoint.from_folder(self._folder)
-        return checkpoint, CodecTensors(checkpoint)
+    def _open(self) -> CodecTensors:
+        return CodecTensors(Checkpoint.from_folder(self._folder))
 
 
 def load_codec(

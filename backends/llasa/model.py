@@ -61,7 +61,6 @@ class Llasa:
         if not self.config.tied:
             checkpoint.demand([_HEAD])
         checkpoint.finish(_NOT_NEEDED)
-        checkpoint.close()
 
     @property
     def compute(self) -> torch.dtype:
@@ -72,11 +71,8 @@ class Llasa:
         if self.vocabulary_differs(folder):
             raise ModelUnavailable(f"the adapter in {folder} brings a tokenizer with other token ids than its base model")
         adapter = read_adapter(folder, self.folder / "config.json")
-        checkpoint = Checkpoint.from_folder(self.folder)
-        try:
-            self.variants[name] = self._adapted(adapter, adapter.over(self._reader(checkpoint)))
-        finally:
-            checkpoint.close()
+        take = self._reader(Checkpoint.from_folder(self.folder))
+        self.variants[name] = self._adapted(adapter, adapter.over(take))
 
     def vocabulary_differs(self, folder: Path) -> bool:
         """Whether a folder holds a tokenizer whose speech tokens stand elsewhere than the model's."""
@@ -167,12 +163,13 @@ class Llasa:
     def _ends(self, take: Take) -> tuple[Tensor, Linear, Tensor | None]:
         """The embedding table, the head and its row ids."""
         shape = (self.config.vocabulary, self.config.stack.width)
-        table = take(_TABLE, shape)
-        head = take(_HEAD, shape)
-        kept = head if self._row_ids is None else head[self._row_ids.to(head.device)]
         # With quantised matrices the table is a lookup in 16 bits: half the memory, and no product ever reads it.
         dtype = torch.bfloat16 if self.kind.weights.startswith("int") else self.compute
-        return table.to(self.device, dtype, copy=True), self._linear(kept), self._row_ids
+        table = take(_TABLE, shape).to(self.device, dtype, copy=True)
+        head = take(_HEAD, shape)
+        if self._row_ids is not None:
+            head = head[self._row_ids.to(head.device)]
+        return table, self._linear(head), self._row_ids
 
     def _linear(self, weight: Tensor) -> Linear:
         return make_linear(weight, self.kind, self.device, self._rows)

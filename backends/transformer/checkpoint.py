@@ -9,10 +9,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -25,21 +23,19 @@ _NAMED_AT_MOST = 8  # tensors listed in one error message
 class Checkpoint:
     """A set of named tensors. `take` remembers what was used, `finish` insists that nothing is left over."""
 
-    def __init__(self, source: str, places: Mapping[str, Callable[[], Tensor]], stack: ExitStack | None = None) -> None:
+    def __init__(self, source: str, places: Mapping[str, Callable[[], Tensor]]) -> None:
         self.source, self._places, self._used = source, dict(places), set[str]()
-        self._stack = stack or ExitStack()
 
     @classmethod
     def from_files(cls, files: Sequence[Path]) -> Checkpoint:
         """All tensors of the files. Raises ModelUnavailable for an unreadable file or a name that occurs twice."""
         places: dict[str, Callable[[], Tensor]] = {}
-        stack = ExitStack()
         for file in files:
-            for name, place in _open(file, stack).items():
+            for name in _names(file):
                 if name in places:
                     raise ModelUnavailable(f"tensor {name} occurs in more than one file of {file.parent}")
-                places[name] = place
-        return cls(", ".join(sorted({str(file.parent) for file in files})), places, stack)
+                places[name] = partial(_read, file, name)
+        return cls(", ".join(sorted({str(file.parent) for file in files})), places)
 
     @classmethod
     def from_folder(cls, folder: Path, index: str = "model.safetensors.index.json") -> Checkpoint:
@@ -57,11 +53,11 @@ class Checkpoint:
     def under(self, prefix: str) -> Checkpoint:
         """The tensors whose names start with `prefix`, without it."""
         places = {name.removeprefix(prefix): place for name, place in self._places.items() if name.startswith(prefix)}
-        return Checkpoint(self.source, places, self._stack)
+        return Checkpoint(self.source, places)
 
     def joined(self, other: Checkpoint) -> Checkpoint:
         """The tensors of both."""
-        return Checkpoint(self.source, {**self._places, **other._places}, self._stack)
+        return Checkpoint(self.source, {**self._places, **other._places})
 
     def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """The tensor of that name. Raises ModelUnavailable, naming it, if it is missing or has another shape."""
@@ -96,10 +92,6 @@ class Checkpoint:
         left = [name for name in sorted(self.names - self._used) if not any(p.fullmatch(name) for p in patterns)]
         if left:
             raise ModelUnavailable(f"the checkpoint in {self.source} holds {_listed(left)}, which this model does not have")
-
-    def close(self) -> None:
-        """Close the files (memory maps)."""
-        self._stack.close()
 
 
 def shards(folder: Path, index: str = "model.safetensors.index.json") -> list[Path]:
@@ -150,12 +142,19 @@ def renamed(prefix: str, parts: Mapping[str, str], norm: str, layers: str = "lay
     return rename
 
 
-def _open(file: Path, stack: ExitStack) -> dict[str, Callable[[], Tensor]]:
+def _names(file: Path) -> list[str]:
     try:
-        handle: Any = stack.enter_context(safe_open(str(file), "pt"))
-        return {name: partial(handle.get_tensor, name) for name in handle.keys()}  # noqa: SIM118
+        with safe_open(str(file), "pt") as handle:
+            return list(handle.keys())
     except (SafetensorError, OSError) as error:
         raise ModelUnavailable(f"{file} is not a readable safetensors file: {error}") from error
+
+
+def _read(file: Path, name: str) -> Tensor:
+    """The tensor in a memory map of its own, which goes with it: in one map all that was read would stay until the end."""
+    with safe_open(str(file), "pt") as handle:
+        tensor: Tensor = handle.get_tensor(name)
+    return tensor
 
 
 def _itself(tensor: Tensor) -> Tensor:

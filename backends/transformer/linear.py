@@ -26,6 +26,7 @@ from backends.interface import InvalidInput
 from backends.transformer.kernels import kernels
 
 _STEP_ROWS = 8  # rows of a decode step, at most
+_PART_ROWS = 2048  # quantised at once
 _INT4_GROUP = 64  # input columns that share one scale
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -137,9 +138,15 @@ def _packs(dtype: torch.dtype) -> bool:
 
 def quantised_rows(weight: Tensor, levels: int = 127) -> tuple[Tensor, Tensor]:
     """Symmetric per-row quantisation: weight [out, in] -> int8 [out, in] and float32 scale [out]."""
-    weight = weight.float()
-    scale = weight.abs().amax(1).clamp_min(1e-12) / levels
-    return (weight / scale[:, None]).round_().to(torch.int8), scale
+    quantised = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
+    scale = torch.empty(len(weight), device=weight.device)
+    # By parts: whole, a head of 65,537 rows would take four times the room of its bfloat16 file for a moment.
+    for begin in range(0, len(weight), _PART_ROWS):
+        part = slice(begin, begin + _PART_ROWS)
+        values = weight[part].float()
+        scale[part] = values.abs().amax(1).clamp_min_(1e-12).div_(levels)
+        quantised[part] = (values / scale[part, None]).round_()
+    return quantised, scale
 
 
 def weight_levels() -> int:

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -22,6 +23,21 @@ def test_reads_all_files_of_a_folder(tmp_path: Path) -> None:
     checkpoint = Checkpoint.from_folder(tmp_path)
     assert checkpoint.names == {"x", "y"}
     assert checkpoint.take("x", (2,)).tolist() == [1, 1]
+
+
+@pytest.mark.skipif(not hasattr(psutil.Process, "memory_maps"), reason="macOS does not tell")
+def test_a_tensor_is_mapped_no_longer_than_somebody_holds_it(tmp_path: Path) -> None:
+    """Loading takes the largest tensor beside the model, not the whole file; and Windows cannot replace a mapped file."""
+    file = write(tmp_path / "a.safetensors", x=torch.ones(1 << 16), y=torch.ones(2))
+
+    def mapped() -> bool:
+        return any(Path(place.path) == file for place in psutil.Process().memory_maps())
+
+    checkpoint = Checkpoint.from_folder(tmp_path)
+    tensor = checkpoint.take("x", (1 << 16,))
+    assert mapped()
+    del tensor
+    assert not mapped()
 
 
 def test_reads_only_the_shards_of_the_index(tmp_path: Path) -> None:

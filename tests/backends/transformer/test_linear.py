@@ -5,7 +5,7 @@ import torch
 
 from backends.interface import InvalidInput
 from backends.transformer import Precision, make_linear, precision
-from backends.transformer.linear import Int8Dynamic, Int8OneDnn, Int8Weights
+from backends.transformer.linear import Int8Dynamic, Int8OneDnn, Int8Weights, quantised_rows
 
 
 def matrix(rows: int, columns: int, seed: int = 0) -> torch.Tensor:
@@ -31,6 +31,14 @@ def test_int8_rows_are_quantised_each_by_itself() -> None:
     loud[1] *= 1e6
     assert torch.equal(linear(x)[0], linear(loud)[0])
     assert torch.equal(linear(x)[2], linear(x[2:])[0])
+
+
+def test_a_large_matrix_is_quantised_by_parts_as_if_whole() -> None:
+    weight = torch.randn(2 * 2048 + 3, 5, dtype=torch.bfloat16)
+    quantised, scale = quantised_rows(weight)
+    whole = weight.float()
+    assert torch.equal(scale, whole.abs().amax(1) / 127)
+    assert torch.equal(quantised, (whole / scale[:, None]).round().to(torch.int8))
 
 
 def test_int8_of_a_silent_row_is_zero() -> None:
