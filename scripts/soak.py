@@ -180,6 +180,11 @@ class Watch:
             if budget and name == "cpu" and real > budget * OVER_BUDGET_REAL:
                 self.over_budget.append(f"the workers really hold {real / MIB:.0f} of {budget / MIB:.0f} MiB")
 
+    def most_by_quarter(self) -> list[int]:
+        """MiB of the gateway itself at most, in each quarter of the run: what leaks grows in all of them."""
+        quarter = max(1, -(-len(self.gateway) // 4))
+        return [round(max(self.gateway[at : at + quarter]) / MIB) for at in range(0, len(self.gateway), quarter)]
+
 
 @dataclass
 class Remains:
@@ -290,7 +295,7 @@ def report(server: Server, tallies: dict[str, Tally], watch: Watch, seconds: flo
         "most_loaded_at_once": watch.most_loaded,
         "most_used_mib": {name: round(used / MIB) for name, used in watch.most_used.items()},
         "most_real_mib": round(watch.most_real / MIB),
-        "most_gateway_mib": round(max(watch.gateway, default=0) / MIB),
+        "gateway_mib_by_quarter": watch.most_by_quarter(),
         "slowest_health_seconds": round(watch.slowest_health, 3),
     }
 

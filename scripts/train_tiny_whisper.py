@@ -2,80 +2,35 @@
 
     python scripts/train_tiny_whisper.py tests/data/whisper_tiny --minutes 30
 
-Writes the published layout (model.safetensors in fp16, config, generation config, tokenizer, preprocessor config). Three
-phases: short crops at random positions of the 30 s window (the encoder's positions are sinusoids, so they may be cut), longer
-crops, and full windows with several sentences, silence and noise. A CTC head, thrown away afterwards, teaches the encoder.
+Three phases: short crops at random positions of the 30 s window (the encoder's positions are sinusoids, so they may be cut),
+longer crops, and full windows with several sentences, silence and noise. A CTC head, thrown away afterwards, teaches the
+encoder.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
-import json
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import GenerationConfig, WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
+from tokenizers import Tokenizer
+from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from backends.whisper.audio import WINDOW_FRAMES, log_mel
-from backends.whisper.languages import LANGUAGES
-from scripts.tiny_speech import PARTS, RATE, VOICES, Samples, Sentence, comfort_noise, draw_sentence, speaker
+from scripts.tiny_speech import RATE, VOICES, Samples, Sentence, comfort_noise, draw_sentence, speaker
+from scripts.tiny_whisper_layout import MELS, TIMESTAMPS, build_tokenizer, save
 
-MELS = 80
 STEP = 320  # samples per encoder position, 20 ms
-TIMESTAMPS = 1501
 IGNORE = -100
-
-
-# --- Tokenizer -------------------------------------------------------------------------------------------------------
-
-
-def build_tokenizer() -> Tokenizer:
-    """Byte-level BPE in which every word of the vocabulary is one token, then Whisper's special tokens in their order."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    words = {word for part in PARTS for pair in part for text in pair for word in text.split()}
-    corpus = [f" {word}" for word in sorted(words)] * 4 + ["."]
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(vocab_size=2000, initial_alphabet=alphabet, show_progress=False, min_frequency=2)
-    tokenizer.train_from_iterator(corpus, trainer)
-    names = ["<|endoftext|>", "<|startoftranscript|>", *(f"<|{code}|>" for code in LANGUAGES)]
-    names += ["<|translate|>", "<|transcribe|>", "<|startoflm|>", "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>"]
-    tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names])
-    times = [f"<|{index * 0.02:.2f}|>" for index in range(TIMESTAMPS)]
-    tokenizer.add_tokens([AddedToken(name, special=False, normalized=False) for name in times])
-    return tokenizer
-
-
-def generation_config(tokenizer: Tokenizer, alignment_heads: list[list[int]]) -> GenerationConfig:
-    ids = {name: tokenizer.token_to_id(f"<|{name}|>") for name in ("endoftext", "startoftranscript", "notimestamps")}
-    specials = ("startoftranscript", "translate", "transcribe", "startoflm", "startofprev", "nospeech")
-    return GenerationConfig(
-        alignment_heads=alignment_heads,
-        begin_suppress_tokens=[tokenizer.token_to_id("Ġ"), ids["endoftext"]],
-        bos_token_id=ids["endoftext"],
-        decoder_start_token_id=ids["startoftranscript"],
-        eos_token_id=ids["endoftext"],
-        is_multilingual=True,
-        lang_to_id={f"<|{code}|>": tokenizer.token_to_id(f"<|{code}|>") for code in LANGUAGES},
-        max_initial_timestamp_index=50,
-        max_length=448,
-        no_timestamps_token_id=ids["notimestamps"],
-        pad_token_id=ids["endoftext"],
-        prev_sot_token_id=tokenizer.token_to_id("<|startofprev|>"),
-        return_timestamps=False,
-        suppress_tokens=[tokenizer.token_to_id(mark) for mark in "#*@~"]
-        + [tokenizer.token_to_id(f"<|{name}|>") for name in specials],
-        task_to_id={task: tokenizer.token_to_id(f"<|{task}|>") for task in ("transcribe", "translate")},
-    )
+MOST_CONTEXT = 223  # tokens before the start token: half of the decoder less one, as Whisper cuts its prompts
 
 
 # --- Material --------------------------------------------------------------------------------------------------------
@@ -99,13 +54,15 @@ def speak_clips(random_source: random.Random, count: int, *, unseen: bool) -> li
     return clips
 
 
+Row = tuple[list[int], list[int]]  # tokens and targets of the decoder, of one length
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
-    """mel: [80, 2 * positions]; tokens and targets of the decoder; ctc: labels of the encoder; first: its position."""
+    """mel: [80, 2 * positions]; rows: what the decoder may be asked about it; ctc: labels of the encoder; first: its position."""
 
     mel: np.ndarray
-    tokens: list[int]
-    targets: list[int]
+    rows: list[Row]
     ctc: list[int]
     first: int
 
@@ -141,6 +98,10 @@ class Material:
             samples[:active] = np.cumsum(np.random.default_rng(self.random.randrange(1 << 30)).standard_normal(active)) / 100
         return samples * np.float32(10 ** self.random.uniform(-3.5, -0.3))
 
+    def _gap(self) -> int:
+        """Positions between two sentences, 0.16 to 4 s: were they all alike, times could be guessed without listening."""
+        return round(8 * 25 ** self.random.random())
+
     def _lay_out(self, language: str, positions: int, fill: float) -> tuple[Samples, list[tuple[int, int, Clip]], int | None]:
         """Samples, the clips that lie wholly inside with their positions, and the start of one that is cut off."""
         line = np.zeros(positions * STEP, dtype=np.float32)
@@ -158,50 +119,52 @@ class Material:
             line[at * STEP : end] = clip.samples
             last = -(-end // STEP)
             inside.append((at, last, clip))
-            at = last + self.random.randint(8, 70)
+            at = last + self._gap()
             if self.random.random() > fill:
                 return line, inside, None
 
-    def example(self, positions: int, *, moved: bool, fill: float, silence: float) -> Example:
+    def example(self, positions: int, rows: int, *, moved: bool, fill: float, silence: float) -> Example:
         first = self.random.randint(0, WINDOW_FRAMES // 2 - positions) if moved and self.random.random() < 0.6 else 0
-        sot, eot = self.ids["<|startoftranscript|>"], self.ids["<|endoftext|>"]
         if self.random.random() < silence:
-            samples = self.no_speech(positions)
-            return Example(_mel(samples, positions), [sot], [self.ids["<|nospeech|>"]], [], first)
+            nothing = [self.ids["<|startoftranscript|>"]], [self.ids["<|nospeech|>"]]
+            return Example(_mel(self.no_speech(positions), positions), [nothing], [], first)
         language = "en" if self.random.random() < 0.6 else "de"
         inside: list[tuple[int, int, Clip]] = []
         while not inside:
             line, inside, cut = self._lay_out(language, positions, fill)
-        samples = self._colour(line)
-        translate, timed = self.random.random() < 0.3, self.random.random() < 0.6
-        if cut is not None and not timed:
-            samples = samples.copy()
-            samples[cut * STEP :] = 0
-        prompt = [sot, self.ids[f"<|{language}|>"], self.ids["<|translate|>" if translate else "<|transcribe|>"]]
-        body = self._body(inside, first, cut, "en" if translate else language, timed)
-        tokens, targets = [*prompt, *body], [IGNORE] * 2 + body + [eot]
-        targets[0] = prompt[1]
-        if self.random.random() < 0.3:
-            context = self._earlier("en" if translate else language)
-            tokens = [self.ids["<|startofprev|>"], *context, *tokens]
-            targets = [IGNORE] * (len(context) + 1) + targets
-        if not timed:
-            targets[len(targets) - len(body) - 1] = IGNORE  # whether times are wanted is not for the model to know
         ctc = [token for _, _, clip in inside for token in self.text_ids(clip.sentence, language)]
-        return Example(_mel(samples, positions), tokens, targets, ctc, first)
+        asked = [self._row(language, inside, first, cut) for _ in range(rows)]
+        return Example(_mel(self._colour(line), positions), asked, ctc, first)
+
+    def _row(self, language: str, inside: list[tuple[int, int, Clip]], first: int, cut: int | None) -> Row:
+        """One way to ask: transcript or translation, with times or (if no sentence is cut off) without, with context or not."""
+        task = "translate" if self.random.random() < 0.3 else "transcribe"
+        timed = cut is not None or self.random.random() < 0.7
+        written = "en" if task == "translate" else language
+        prompt = [self.ids[f"<|{name}|>"] for name in ("startoftranscript", language, task)]
+        body = self._body(inside, first, cut, written, timed)
+        tokens, targets = [*prompt, *body], [prompt[1], IGNORE, *body, self.ids["<|endoftext|>"]]
+        if not timed:
+            targets[2] = IGNORE  # whether times are wanted is not for the model to know
+        if self.random.random() < 0.5:
+            context = self._earlier(written)
+            return [self.ids["<|startofprev|>"], *context, *tokens], [IGNORE] * (len(context) + 1) + targets
+        return tokens, targets
 
     def _earlier(self, language: str) -> list[int]:
-        """What stood before the window: one sentence, as in a prompt, or the window before with its times."""
-        if self.random.random() < 0.4:
+        """What stood before the window: one sentence, as in a prompt, or up to four windows before it with their times."""
+        if self.random.random() < 0.3:
             return self.text_ids(self.random.choice(self.clips[language]).sentence, language)
-        at, said = self.random.randint(0, 60), list[int]()
-        for clip in self.random.choices(self.clips[language], k=self.random.randint(2, 12)):
-            end = at - (-len(clip.samples) // STEP)
-            if end >= TIMESTAMPS:
-                break
-            said += [self.zero + at, *self.text_ids(clip.sentence, language), self.zero + end]
-            at = end + self.random.randint(8, 70)
-        return said
+        said = list[int]()
+        for _ in range(self.random.randint(1, 4)):
+            at = self.random.randint(0, 60)
+            for clip in self.random.choices(self.clips[language], k=self.random.randint(2, 14)):
+                end = at - (-len(clip.samples) // STEP)
+                if end >= TIMESTAMPS:
+                    break
+                said += [self.zero + at, *self.text_ids(clip.sentence, language), self.zero + end]
+                at = end + self._gap()
+        return said[-MOST_CONTEXT:]
 
     def _body(self, inside: list[tuple[int, int, Clip]], first: int, cut: int | None, language: str, timed: bool) -> list[int]:
         body = [] if timed else [self.ids["<|notimestamps|>"]]
@@ -273,10 +236,12 @@ def loss_of(model: WhisperForConditionalGeneration, ctc_head: torch.nn.Linear, b
         torch.from_numpy(np.stack([example.mel for example in batch])),
         torch.tensor([example.first for example in batch]),
     )
-    width = max(len(example.tokens) for example in batch)
-    tokens = torch.tensor([example.tokens + [0] * (width - len(example.tokens)) for example in batch])
-    targets = torch.tensor([example.targets + [IGNORE] * (width - len(example.targets)) for example in batch])
-    decoded = model.model.decoder(input_ids=tokens, encoder_hidden_states=hidden).last_hidden_state
+    rows = [row for example in batch for row in example.rows]
+    width = max(len(tokens) for tokens, _ in rows)
+    tokens = torch.tensor([tokens + [0] * (width - len(tokens)) for tokens, _ in rows])
+    targets = torch.tensor([targets + [IGNORE] * (width - len(targets)) for _, targets in rows])
+    heard = hidden.repeat_interleave(torch.tensor([len(example.rows) for example in batch]), dim=0)
+    decoded = model.model.decoder(input_ids=tokens, encoder_hidden_states=heard).last_hidden_state
     wanted = targets != IGNORE
     cross_entropy = F.cross_entropy(model.proj_out(decoded[wanted]), targets[wanted])
     voiced = [row for row, example in enumerate(batch) if example.ctc]
@@ -291,11 +256,13 @@ def loss_of(model: WhisperForConditionalGeneration, ctc_head: torch.nn.Linear, b
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """share: of the training time; positions: encoder positions of a crop; batch: crops; rate: peak learning rate."""
+    """share: of the training time; positions: encoder positions of a crop; batch: crops; rows: ways to ask about each (the
+    decoder costs a tenth of the encoder); rate: peak learning rate."""
 
     share: float
     positions: int
     batch: int
+    rows: int
     rate: float
     moved: bool
     fill: float
@@ -304,9 +271,9 @@ class Phase:
 
 
 PHASES = (
-    Phase(0.25, 200, 24, 2e-3, True, 0.3, 0.05, 1.0),
-    Phase(0.45, 600, 8, 1.5e-3, True, 0.8, 0.08, 0.5),
-    Phase(0.30, 1500, 4, 8e-4, False, 0.9, 0.12, 0.2),
+    Phase(0.25, 200, 24, 1, 2e-3, True, 0.3, 0.05, 1.0),
+    Phase(0.45, 600, 8, 2, 1.5e-3, True, 0.8, 0.08, 0.5),
+    Phase(0.30, 1500, 4, 4, 8e-4, False, 0.9, 0.12, 0.2),
 )
 
 
@@ -317,27 +284,27 @@ def train(
     minutes: float,
     phases: Sequence[Phase],
     keep: Callable[[], None],
+    *,
+    with_ctc: bool,
 ) -> None:
-    """keep: called now and then, so that a broken run leaves something to resume from."""
+    """keep: called now and then, so that a broken run leaves something to resume from. with_ctc: False for a model that
+    is trained already, whose encoder a fresh CTC head would only spoil."""
     ctc_head = torch.nn.Linear(model.config.d_model, eot + 1)
     parameters = [*model.parameters(), *ctc_head.parameters()]
     optimizer = torch.optim.AdamW([p for p in parameters if p.requires_grad], lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01)
     shares = sum(phase.share for phase in phases)
     for number, phase in enumerate(phases):
-        began, budget, step = time.process_time(), phase.share / shares * minutes * 60, 0
-        while (spent := time.process_time() - began) < budget:
+        began, budget, step = time.monotonic(), phase.share / shares * minutes * 60, 0
+        batches = drawn_ahead(material, phase)
+        while (spent := time.monotonic() - began) < budget:
             rate = phase.rate * min(1.0, (step + 1) / 100) * (1.0 - 0.75 * spent / budget)
             if number == len(phases) - 1:
                 rate = phase.rate * min(1.0, (step + 1) / 30) * max(0.02, 1.0 - spent / budget)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            batch = [
-                material.example(phase.positions, moved=phase.moved, fill=phase.fill, silence=phase.silence)
-                for _ in range(phase.batch)
-            ]
-            cross_entropy, ctc = loss_of(model, ctc_head, batch)
+            cross_entropy, ctc = loss_of(model, ctc_head, next(batches))
             optimizer.zero_grad(set_to_none=True)
-            (cross_entropy + phase.ctc_weight * ctc).backward()
+            (cross_entropy + phase.ctc_weight * with_ctc * ctc).backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             if step % 25 == 0:
@@ -345,6 +312,20 @@ def train(
             step += 1
             if step % 200 == 0:
                 keep()
+
+
+def drawn_ahead(material: Material, phase: Phase) -> Iterator[list[Example]]:
+    """Batches without end, the next one made on a second core meanwhile."""
+
+    def draw() -> list[Example]:
+        options = {"moved": phase.moved, "fill": phase.fill, "silence": phase.silence}
+        return [material.example(phase.positions, phase.rows, **options) for _ in range(phase.batch)]
+
+    with ThreadPoolExecutor(1) as other:
+        coming = other.submit(draw)
+        while True:
+            batch, coming = coming.result(), other.submit(draw)
+            yield batch
 
 
 # --- Result ----------------------------------------------------------------------------------------------------------
@@ -356,13 +337,12 @@ def choose_alignment_heads(model: WhisperForConditionalGeneration, material: Mat
     model.set_attn_implementation("eager")  # the fused kernels do not give their weights
     scores = torch.zeros(model.config.decoder_layers, model.config.decoder_attention_heads)
     for _ in range(12):
-        example = material.example(1500, moved=False, fill=0.5, silence=0.0)
-        text = [index for index, token in enumerate(example.tokens) if token < material.ids["<|endoftext|>"]]
+        example = material.example(1500, 1, moved=False, fill=0.5, silence=0.0)
+        tokens = example.rows[0][0]
+        text = [index for index, token in enumerate(tokens) if token < material.ids["<|endoftext|>"]]
         with torch.no_grad():
             hidden = encode(model, torch.from_numpy(example.mel[None]), torch.tensor([0]))
-            output = model.model.decoder(
-                input_ids=torch.tensor([example.tokens]), encoder_hidden_states=hidden, output_attentions=True
-            )
+            output = model.model.decoder(input_ids=torch.tensor([tokens]), encoder_hidden_states=hidden, output_attentions=True)
         for layer, weights in enumerate(output.cross_attentions):
             peaks = weights[0, :, text].argmax(-1).float()
             forward = (peaks.diff(dim=-1) >= 0).float().mean(-1)
@@ -373,20 +353,10 @@ def choose_alignment_heads(model: WhisperForConditionalGeneration, material: Mat
     return [head for score, head in ranked if score > 0.9 * best][:3]
 
 
-def save(model: WhisperForConditionalGeneration, tokenizer: Tokenizer, heads: list[list[int]], folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    model.generation_config = generation_config(tokenizer, heads)
-    copy.deepcopy(model).half().save_pretrained(folder)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    WhisperFeatureExtractor(feature_size=MELS).save_pretrained(folder)
-    note = {"tokenizer_class": "WhisperTokenizer", "model_max_length": 1024, "unk_token": "<|endoftext|>"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--minutes", type=float, default=30.0, help="processor time of the training")
+    parser.add_argument("--minutes", type=float, default=30.0, help="of training")
     parser.add_argument("--clips", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--resume", type=Path, help="a folder that this script wrote: go on from its weights")
@@ -403,7 +373,8 @@ def main() -> None:
     print(f"{tokenizer.get_vocab_size()} tokens, {size:,} parameters, {len(clips)} clips", flush=True)
     eot = tokenizer.token_to_id("<|endoftext|>")
     phases = PHASES[arguments.from_phase :]
-    train(model, material, eot, arguments.minutes, phases, lambda: save(model, tokenizer, [[0, 0]], arguments.folder))
+    keep = partial(save, model, tokenizer, [[0, 0]], arguments.folder)
+    train(model, material, eot, arguments.minutes, phases, keep, with_ctc=arguments.resume is None)
     save(model, tokenizer, choose_alignment_heads(model, material), arguments.folder)
 
 

@@ -12,7 +12,7 @@ import pytest
 from backends.interface import Done, ModelFiles, Placement, Segment, TranscriptionRequest
 from backends.registry import check_options
 from backends.whisper.backend import WhisperBackend
-from backends.whisper.engine import Whisper, load_whisper
+from backends.whisper.engine import Transcript, Whisper, load_whisper
 from backends.whisper.info import INFO
 from tests.backends.whisper.spoken import RATE, Recording, error_rate, record
 
@@ -77,31 +77,41 @@ def test_minutes_keep_every_sentence_in_its_place(model: Whisper, minutes: Recor
     starts = [segment.start for segment in transcript.segments]
     assert starts == sorted(starts)
     assert transcript.segments[-1].end <= len(minutes.samples) / RATE
-    near = [min(abs(start - segment.start) for segment in transcript.segments) < 0.4 for start, _ in minutes.times]
-    assert np.mean(near) > 0.9
+    assert np.mean(starts_late(transcript, minutes) < 0.4) > 0.95
     near = [min(abs(end - segment.end) for segment in transcript.segments) < 0.4 for _, end in minutes.times]
     assert np.mean(near) > 0.9
 
 
 def test_minutes_of_dense_speech_are_packed_into_windows(model: Whisper) -> None:
-    """espeak-ng never speaks a sentence twice alike: over seven recordings 88 to 98 % of the starts were within 0.4 s."""
     dense = record(48, seed=5)
     transcript = model.transcribe(dense.samples, language="en")
     assert error_rate(dense.text, transcript.text) < MOST_ERRORS
     assert len({segment.seek for segment in transcript.segments}) < 8
-    late = np.array([min(abs(start - segment.start) for segment in transcript.segments) for start, _ in dense.times])
-    assert np.median(late) < 0.25
-    assert np.mean(late < 0.4) > 0.8
+    late = starts_late(transcript, dense)
+    assert np.median(late) < 0.15
+    assert np.mean(late < 0.4) > 0.95
 
 
 def test_without_the_gate_windows_follow_their_timestamps(whisper: Whisper) -> None:
-    """One stretch: every window begins where the last whole segment ended."""
-    dense = record(24, seed=5)
-    transcript = whisper.transcribe(dense.samples, language="en", vad=False)
-    seeks = sorted({segment.seek for segment in transcript.segments})
-    assert len(seeks) >= 2
-    assert all(0 < right - left <= 3000 for left, right in itertools.pairwise(seeks))
-    assert transcript.segments[-1].end <= len(dense.samples) / RATE
+    """One stretch: every window begins where the last whole segment ended, and is told what was said before it."""
+    errors, near = [], []
+    for seed in (9, 11, 12):
+        dense = record(24, seed=seed)
+        transcript = whisper.transcribe(dense.samples, language="en", vad=False)
+        errors.append(error_rate(dense.text, transcript.text))
+        near.append(np.mean(starts_late(transcript, dense) < 0.4))
+        seeks = sorted({segment.seek for segment in transcript.segments})
+        assert len(seeks) >= 3
+        assert all(0 < right - left <= 3000 for left, right in itertools.pairwise(seeks))
+        assert transcript.segments[-1].end <= len(dense.samples) / RATE
+    assert np.mean(errors) < MOST_ERRORS
+    assert np.mean(near) > 0.9
+
+
+def starts_late(transcript: Transcript, said: Recording) -> np.ndarray:
+    """Seconds between the start of each sentence and the nearest start of a segment."""
+    starts = np.array([segment.start for segment in transcript.segments])
+    return np.array([np.abs(starts - start).min() for start, _ in said.times])
 
 
 def test_words_are_where_they_were_said(model: Whisper) -> None:
@@ -118,7 +128,7 @@ def test_words_are_where_they_were_said(model: Whisper) -> None:
             times = [time for word in segment.words for time in (word.start, word.end)]
             assert times == sorted(times)
     assert len(late) > 30
-    assert np.median(late) < 0.25
+    assert np.median(late) < 0.15
 
 
 def test_the_words_of_both_engines_agree(folder: Path, whisper: Whisper) -> None:
