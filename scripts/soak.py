@@ -292,6 +292,7 @@ def report(server: Server, tallies: dict[str, Tally], watch: Watch, seconds: flo
         "evictions": evictions.total(),
         "jobs_hit": sum(t.worker_lost for t in every),
         "worker_restarts": len(server.events("pool.worker_lost")),
+        "grew_over_budget": dict(Counter(event["deployment"] for event in server.events("pool.over_budget"))),
         "most_loaded_at_once": watch.most_loaded,
         "most_used_mib": {name: round(used / MIB) for name, used in watch.most_used.items()},
         "most_real_mib": round(watch.most_real / MIB),

@@ -163,7 +163,8 @@ class Arbiter:
     async def settle(self, lease: Lease, measured: int) -> bool:
         """After a load: book what was measured, evict idle others for what was not asked for; False if that is not enough.
 
-        A model that holds no more than it was given stays, also while others hold more than they were given.
+        A model that holds no more than it was given stays, also while others hold more than they were given. One that holds
+        more, while all others work, has to go: what it holds is known now, and room can be made for that.
         """
         asked = lease.size
         self.measured(lease, measured)
@@ -172,7 +173,7 @@ class Arbiter:
         budget, reason = self._budget(lease.device), f"evicted to make room for {lease.holder.name}"
         while self.used(lease.device) > budget and await self._evict_one(lease.device, reason, spared=lease.holder):
             pass
-        return self.used(lease.device) <= budget * (1 + self._policy.slack)
+        return self.used(lease.device) <= budget
 
     def measured(self, lease: Lease, size: int) -> bool:
         """Book what a model really holds; whether the device is within its budget still."""

@@ -186,8 +186,11 @@ class Loader:
         On the CPU the whole process counts, so what its libraries take is part of it.
         """
         info, key, devices = self._deployment.info, self._key(placement), self._m.devices
+        if known := devices.known(key):
+            kept = self._m.policy.with_slack(known)
+            return kept, kept
         libraries = (*info.libraries.get("", ()), *info.libraries.get(placement.engine, ()))
-        return devices.expect(key, stored, libraries if placement.device == "cpu" else ()), devices.known(key)
+        return devices.expect(key, stored, libraries if placement.device == "cpu" else ()), 0
 
     async def _wait_for_memory(self, device: str, expected: int, known: int) -> Lease:
         self.waits_for_memory = True
@@ -212,11 +215,14 @@ class Loader:
         """Book what the worker holds now; if that is over the budget, make room at once."""
         if self.lease is None or self.placement is None:
             return
-        if size > self._most:
+        device, before, grew = self.lease.device, self.lease.size, size > self._most
+        if grew:
             self._most = size
             self._m.devices.record(self._key(self.placement), size)
         if not self._m.arbiter.measured(self.lease, size):
-            self._m.background(self._m.arbiter.relieve(self.lease.device), f"room on {self.lease.device}")
+            if grew:
+                _log.warning("pool.over_budget", deployment=self._deployment.name, device=device, held=before, holds=size)
+            self._m.background(self._m.arbiter.relieve(device), f"room on {device}")
 
     # --- The end of a worker ----------------------------------------------------------------------------------------------
 

@@ -11,8 +11,9 @@ class Policy:
     take many seconds); load: longest load; watch: between two looks at all workers; first_back_off, longest_back_off:
     before a worker is started again after repeated crashes or failed loads, doubling in between; crashes: in a row,
     after which waiting jobs are refused; residency: a busy model is not asked to make room earlier than this after its
-    load; memory_wait: longest wait for other models to make room; slack: part of a lease by which measured memory may
-    exceed it without consequence; availability: how long a look at libraries and weights stays valid."""
+    load; memory_wait: longest wait for other models to make room; slack: the part by which what a model holds differs
+    from one life to the next; most_slack: bytes, the most that is kept free for that; availability: how long a look at
+    libraries and weights stays valid."""
 
     hang: float = 300.0
     load: float = 1800.0
@@ -23,5 +24,10 @@ class Policy:
     residency: float = 5.0
     memory_wait: float = 300.0
     slack: float = 0.05
+    most_slack: int = 256 << 20
     availability: float = 2.0
     cancel_grace: float = 3.0
+
+    def with_slack(self, size: int) -> int:
+        """Bytes to keep for a model that held `size` at most, so that it may hold a little more this time."""
+        return size + min(int(self.slack * size), self.most_slack)
