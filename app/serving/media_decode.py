@@ -33,7 +33,18 @@ _CODECS = (
 )
 # Neither nested files nor network: the only source is the buffer that we hand over. Video decoders are never opened.
 _OPTIONS = {"format_whitelist": _DEMUXERS, "codec_whitelist": _CODECS, "protocol_whitelist": "none"}
-_FULL_SCALE = {"u8": 128.0, "s16": 32_768.0, "s32": 2_147_483_648.0, "s64": 9_223_372_036_854_775_808.0, "flt": 1.0, "dbl": 1.0}
+# Sample format, packed: how numpy calls it, and the value of full scale.
+_FORMATS: dict[str, tuple[str, float]] = {
+    "u8": ("u1", 128.0),
+    "s16": ("i2", 32_768.0),
+    "s32": ("i4", 2_147_483_648.0),
+    "s64": ("i8", 9_223_372_036_854_775_808.0),
+    "flt": ("f4", 1.0),
+    "dbl": ("f8", 1.0),
+}
+
+# What PyAV raises on damaged files: FFmpeg's errors, and its own of an unknown codec or a track that is not in its list.
+_AV_ERRORS = (av.FFmpegError, ValueError, LookupError)
 
 Block = tuple[Samples, int]  # float32 [frames, channels] in -1..1 and its rate in Hz
 
@@ -152,11 +163,11 @@ def _soundfile_blocks(file: soundfile.SoundFile) -> Iterator[Block]:
 
 def _av_blocks(data: bytes, container: Container, caps: Caps) -> Iterator[Block]:
     try:
-        with av.open(io.BytesIO(data), format=container.demuxer, options=_OPTIONS, metadata_errors="ignore") as file:
-            stream = _audio_stream(file, caps)
-            yield from _joined(_frames(file, stream))
-    except (av.FFmpegError, ValueError, LookupError) as error:
+        file = av.open(io.BytesIO(data), format=container.demuxer, options=_OPTIONS, metadata_errors="ignore")
+    except _AV_ERRORS as error:
         raise Unreadable(BROKEN) from error
+    with file:
+        yield from _joined(_frames(file, _audio_stream(file, caps)))
 
 
 def _audio_stream(file: av.container.InputContainer, caps: Caps) -> av.AudioStream:
@@ -174,22 +185,22 @@ def _audio_stream(file: av.container.InputContainer, caps: Caps) -> av.AudioStre
 
 
 def _frames(file: av.container.InputContainer, stream: av.AudioStream) -> Iterator[av.AudioFrame]:
-    """Decoded frames, stepping over damaged packets. Raises FFmpegError if there was nothing else."""
+    """Decoded frames, stepping over damaged packets. Raises Unreadable if there was nothing else."""
     bad, anything = 0, False
     try:
         for packet in file.demux(stream):
             try:
                 frames = packet.decode()
-            except av.FFmpegError:
+            except _AV_ERRORS:
                 bad += 1
                 if bad > MAX_BAD_PACKETS:
                     break
                 continue
             anything = anything or bool(frames)
             yield from frames
-    except av.FFmpegError:
+    except _AV_ERRORS as error:
         if not anything:
-            raise
+            raise Unreadable(BROKEN) from error
     if bad and not anything:
         raise Unreadable(BROKEN)
 
@@ -204,17 +215,29 @@ def _joined(frames: Iterator[av.AudioFrame]) -> Iterator[Block]:
             yield _samples(pieces, *kind[:2]), kind[2]
             pieces, count = [], 0
         kind = of_frame
-        pieces.append(frame.to_ndarray())
+        pieces.append(_values(frame))
         count += frame.samples
     if pieces:
         yield _samples(pieces, *kind[:2]), kind[2]
+
+
+def _values(frame: av.AudioFrame) -> NDArray[Any]:
+    """A frame's values as they are: planar [channels, time], packed [1, all].
+
+    PyAV's own conversion takes FFmpeg's list of planes to end with a null, which a list of eight channels does not: it reads
+    whatever lies behind and crashes.
+    """
+    name, channels = frame.format.name, frame.layout.nb_channels
+    planes, count = (channels, frame.samples) if name.endswith("p") else (1, frame.samples * channels)
+    dtype = _FORMATS[name.removesuffix("p")][0]
+    return np.stack([np.frombuffer(plane, dtype, count) for plane in frame.planes[:planes]])
 
 
 def _samples(pieces: list[NDArray[Any]], kind: str, channels: int) -> Samples:
     """Pieces of one sample format as float32 [frames, channels]. Planar pieces are [channels, time], others [1, all]."""
     block = np.concatenate(pieces, axis=1)
     block = block.T if kind.endswith("p") else block.reshape(-1, channels)
-    scale = _FULL_SCALE[kind.removesuffix("p")]
+    scale = _FORMATS[kind.removesuffix("p")][1]
     if block.dtype == np.uint8:
         block = block.astype(np.float32) - np.float32(128.0)
     scaled: Samples = block.astype(np.float32, copy=False)

@@ -25,8 +25,8 @@ def by_soundfile(samples: NDArray[np.float32], rate: int, container: str, codec:
 
 
 def by_av(samples: NDArray[np.float32], rate: int, container: str, codec: str, *, video: bool = False, **options: Any) -> bytes:
-    """samples: [frames, 1 or 2]; with video=True a small picture track comes first."""
-    layout = "mono" if samples.shape[1] == 1 else "stereo"
+    """samples: [frames, 1, 2, 6 or 8]; with video=True a small picture track comes first."""
+    layout = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}[samples.shape[1]]
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=container) as file:
         picture = _picture_track(file) if video else None
@@ -34,7 +34,7 @@ def by_av(samples: NDArray[np.float32], rate: int, container: str, codec: str, *
         stream.layout = layout
         if picture is not None:
             _draw(file, picture)
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples.T), format="fltp", layout=layout)
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples).reshape(1, -1), format="flt", layout=layout)
         frame.sample_rate = rate
         context = stream.codec_context
         cut = av.AudioResampler(format=context.format.name, layout=layout, rate=rate, frame_size=context.frame_size or 0)

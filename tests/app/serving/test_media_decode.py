@@ -79,6 +79,16 @@ def test_formats_of_ffmpeg(container: str, codec: str, rate: int, name: str) -> 
     assert loudest_hertz(samples, 16_000) == pytest.approx(440, abs=1)
 
 
+@pytest.mark.parametrize(("container", "codec"), [("mp4", "aac"), ("webm", "libopus"), ("mov", "pcm_s16le")])
+@pytest.mark.parametrize("channels", [6, 8])
+def test_the_channels_of_a_cinema_are_read(container: str, codec: str, channels: int) -> None:
+    """Eight planes fill FFmpeg's list of them, whose end PyAV then does not see."""
+    source, samples = read(by_av(tone(48_000, 1.0, channels), 48_000, container, codec))
+    assert source.channels == channels
+    assert source.seconds == pytest.approx(1.0, abs=0.06)
+    assert loudest_hertz(samples, 16_000) == pytest.approx(440, abs=1)
+
+
 @pytest.mark.parametrize("container", ["mp4", "matroska", "mpegts"])
 def test_only_the_sound_of_a_film_is_read(container: str) -> None:
     source, _ = read(by_av(tone(44_100, 1.0), 44_100, container, "aac", video=True))
@@ -206,6 +216,24 @@ def test_too_many_channels_are_refused() -> None:
 def test_what_is_no_audio_is_unreadable(data: bytes) -> None:
     with pytest.raises(Unreadable):
         read(data)
+
+
+def test_what_pyav_does_not_foresee_in_a_file_is_the_files_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some damaged streams name tracks that PyAV's list of tracks lacks."""
+    data = by_av(tone(44_100, 0.1), 44_100, "mpegts", "aac")
+
+    def lacks(*_: object, **__: object) -> None:
+        raise IndexError("list index out of range")
+
+    monkeypatch.setattr("app.serving.media_decode.av.open", lacks)
+    with pytest.raises(Unreadable, match="damaged"):
+        read(data)
+
+
+def test_a_defect_of_ours_is_not_taken_for_a_damaged_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.serving.media_decode._values", lambda frame: [][0])
+    with pytest.raises(IndexError):
+        read(by_av(tone(44_100, 0.1), 44_100, "mp4", "aac"))
 
 
 MUTATED = [
