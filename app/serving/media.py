@@ -21,6 +21,7 @@ from typing import Any, cast
 
 import msgspec
 import numpy as np
+import structlog
 
 from app.errors import InvalidRequest, Overloaded, ServiceUnavailable
 from app.serving.media_protocol import HEAD, DecodeJob, Decoding, pack
@@ -34,6 +35,8 @@ _JOBS_PER_WORKER = 1000  # a worker is replaced after this many, whatever its li
 _COMMAND = (sys.executable, "-m", "app.serving.media_worker")
 _KILLED = {-9, -15, 1, 9, 15}  # exit codes of a process that somebody ended: by signal, and as Windows reports it
 _ROOT = Path(__file__).resolve().parents[2]
+_LAST_WORDS = 2000  # characters of what a worker said that could not start
+_log = structlog.get_logger("media")
 
 
 @dataclass(slots=True)
@@ -62,11 +65,11 @@ class Decoded:
 
 
 class _WorkerGone(Exception):
-    """The process ended. returncode None: it never became ready."""
+    """The process ended. returncode None: it never became ready, and `last_words` is what it wrote to stderr."""
 
-    def __init__(self, returncode: int | None) -> None:
+    def __init__(self, returncode: int | None, last_words: str = "") -> None:
         super().__init__(f"media worker ended with {returncode}")
-        self.returncode = returncode
+        self.returncode, self.last_words = returncode, last_words
 
 
 class _Worker:
@@ -94,7 +97,7 @@ class _Worker:
                 *_COMMAND,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,  # the worker lets go of it when it is ready
                 env=_child_environment(),
                 limit=4 * _SLICE,
                 **_own_process_group(),
@@ -107,8 +110,8 @@ class _Worker:
         """Raises _WorkerGone if the process ends before its answer is complete."""
         try:
             process = await self.start()
-        except OSError:
-            raise _WorkerGone(None) from None
+        except OSError as error:
+            raise _WorkerGone(None, str(error)) from None
         self._jobs += 1
         if not self._ready:
             await self._receive(process)
@@ -128,7 +131,9 @@ class _Worker:
             return body, await stream.readexactly(payload_length)
         except (asyncio.IncompleteReadError, ConnectionResetError):
             returncode = await process.wait()
-            raise _WorkerGone(returncode if self._ready else None) from None
+            if self._ready:
+                raise _WorkerGone(returncode) from None
+            raise _WorkerGone(None, await _last_words(process)) from None
 
     async def stop(self) -> None:
         """End the process now and reap it."""
@@ -140,6 +145,12 @@ class _Worker:
                 process.kill()
         await process.wait()
         cast(asyncio.StreamWriter, process.stdin).close()
+
+
+async def _last_words(process: asyncio.subprocess.Process) -> str:
+    """The end of what a process wrote to stderr that is no more."""
+    written = await cast(asyncio.StreamReader, process.stderr).read()
+    return written.decode("utf-8", "replace")[-_LAST_WORDS:]
 
 
 async def _send(process: asyncio.subprocess.Process, job: DecodeJob, data: bytes | memoryview) -> None:
@@ -205,6 +216,8 @@ class MediaPool:
         job = DecodeJob(rate, str(output), longest, self._limits.decoded_bytes, int(self._wall_seconds) + 1)
         try:
             answer, payload = await self._on_a_worker(job, data, param)
+            if answer.unexpected:
+                _log.warning("media.unexpected", error=answer.unexpected, bytes=len(data))
             if answer.problem:
                 raise InvalidRequest(answer.problem.replace("{formats}", SUPPORTED_FORMATS), param=param)
             return _decoded(answer, payload, output)
@@ -269,7 +282,9 @@ def _decoded(answer: Decoding, payload: bytes, output: Path) -> Decoded:
 def _lost(gone: _WorkerGone, param: str) -> InvalidRequest | ServiceUnavailable:
     """A decoder that dies on its own (a fault, a limit) was killed by this file; one that was killed was not."""
     if gone.returncode is None:
+        _log.error("media.cannot_start", error=gone.last_words)
         return ServiceUnavailable("The audio decoder cannot start. The server's log has the details.", retry_after=10)
+    _log.warning("media.worker_ended", returncode=gone.returncode)
     if gone.returncode in _KILLED:
         return ServiceUnavailable("The audio decoder was stopped while it worked on this file.", retry_after=1)
     return InvalidRequest(f"The audio could not be decoded. Supported formats: {SUPPORTED_FORMATS}.", param=param)

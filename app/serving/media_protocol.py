@@ -28,7 +28,8 @@ class DecodeJob(msgspec.Struct, frozen=True):
 
 class Decoding(msgspec.Struct, frozen=True):
     """The worker's answer. problem: why there are no samples ("" = there are), for the client to read; the rest describes
-    the source. count: float32 samples, in `output` of the job if in_file, else in the payload."""
+    the source. count: float32 samples, in `output` of the job if in_file, else in the payload. unexpected: for the log, what
+    the decoder did not foresee (kind of exception and places in code, nothing of the file), "" where it did."""
 
     problem: str = ""
     count: int = 0
@@ -37,6 +38,7 @@ class Decoding(msgspec.Struct, frozen=True):
     source_rate: int = 0
     channels: int = 0
     container: str = ""
+    unexpected: str = ""
 
 
 class Ready(msgspec.Struct, frozen=True):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import faulthandler
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,6 +20,8 @@ from app.serving.media_decode import BROKEN, Caps, Unreadable, decode
 from app.serving.media_protocol import HEAD, INLINE_BYTES, DecodeJob, Decoding, Ready, pack
 from backends.interface import Samples
 
+UNEXPECTED_CHARACTERS = 2000  # of a log line
+_PLACES = 6  # frames of a traceback that are told
 ADDRESS_SPACE = 1 << 30  # bytes that a job may map beyond what the libraries take: the upload, decoder scratch, output
 
 
@@ -63,15 +66,15 @@ class _Sink:
 
 def main() -> None:
     """Serve jobs until stdin ends."""
-    jobs, answers = sys.stdin.buffer, _private_stdout()
     _limit_memory()
+    jobs, answers = sys.stdin.buffer, _private_stdout()
     _send(answers, Ready(os.getpid()))
     while (received := _receive(jobs)) is not None:
         _send(answers, *_answer(*received))
 
 
 def _answer(job: DecodeJob, data: bytes) -> tuple[Decoding, bytes]:
-    # Should the gateway die, nobody else would stop a decoder that hangs. The dump goes to stderr, which is discarded.
+    # Should the gateway die, nobody else would stop a decoder that hangs. The dump goes to stderr, which is discarded by now.
     faulthandler.dump_traceback_later(job.cpu_seconds + 5, exit=True)
     _limit_cpu(job.cpu_seconds)
     sink = _Sink(Path(job.output))
@@ -83,20 +86,33 @@ def _answer(job: DecodeJob, data: bytes) -> tuple[Decoding, bytes]:
     except MemoryError:
         sink.abandon()
         return Decoding(problem="The audio needs too much memory to decode."), b""
-    except Exception:
-        # A decoder's wrapper may raise anything on hostile bytes; to the client it is one and the same.
+    except Exception as error:
+        # A decoder's wrapper may raise anything on hostile bytes; to the client it is one and the same. The gateway logs it.
         sink.abandon()
-        return Decoding(problem=BROKEN), b""
+        return Decoding(problem=BROKEN, unexpected=_told(error)), b""
     finally:
         faulthandler.cancel_dump_traceback_later()
     count, in_file, payload = sink.finish()
     return Decoding("", count, in_file, source.seconds, source.rate, source.channels, source.container), payload
 
 
+def _told(error: BaseException) -> str:
+    """Kind of an exception and the last places it came through. Without its message, which may quote the file."""
+    frames = list(traceback.walk_tb(error.__traceback__))[-_PLACES:]
+    places = (f"{Path(frame.f_code.co_filename).name}:{line} {frame.f_code.co_name}" for frame, line in frames)
+    return f"{type(error).__module__}.{type(error).__qualname__} at {' > '.join(places)}"[:UNEXPECTED_CHARACTERS]
+
+
 def _private_stdout() -> BinaryIO:
-    """The real stdout for answers alone; whatever a library prints goes to stderr."""
+    """The real stdout for answers alone; whatever the libraries print from now on is discarded.
+
+    Until here stderr is the gateway's, which logs why a worker could not start.
+    """
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
     return answers
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from structlog.testing import capture_logs
 
 from app.errors import ApiError, InvalidRequest, Overloaded, ServiceUnavailable
 from app.serving.media import MediaPool
@@ -108,9 +109,57 @@ async def test_a_worker_killed_between_requests_costs_nothing(pool: MediaPool) -
 async def test_a_crashing_decoder_is_the_files_fault(pool: MediaPool) -> None:
     task = await started_slow(pool)
     os.kill(pool.pids[0], 11)
-    with pytest.raises(InvalidRequest, match="could not be decoded"):
+    with capture_logs() as lines, pytest.raises(InvalidRequest, match="could not be decoded"):
         await task
+    assert lines == [{"event": "media.worker_ended", "log_level": "warning", "returncode": -11}]
     assert (await pool.decode(WAV, rate=16_000)).duration == 1.0
+
+
+_DEFECT = """
+from app.serving import media_worker
+
+def decode(data, *_):
+    raise ZeroDivisionError(data)
+
+media_worker.decode = decode
+media_worker.main()
+"""
+
+
+async def test_what_no_decoder_foresaw_is_logged_without_the_audio(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = await _pool_of(monkeypatch, _DEFECT)
+    with capture_logs() as lines, pytest.raises(InvalidRequest, match="could not be decoded"):
+        await pool.decode(WAV, rate=16_000)
+    await pool.close()
+    (line,) = lines
+    assert (line["event"], line["log_level"], line["bytes"]) == ("media.unexpected", "warning", len(WAV))
+    assert line["error"].startswith("builtins.ZeroDivisionError at media_worker.py:")
+    assert line["error"].endswith("> <string>:5 decode")
+    assert "RIFF" not in line["error"]
+
+
+async def test_a_damaged_file_is_nothing_to_log(pool: MediaPool) -> None:
+    for data in (WAV[:30], b"OggS" + bytes(100), b"just text" * 50):
+        with capture_logs() as lines, pytest.raises(InvalidRequest):
+            await pool.decode(data, rate=16_000)
+        assert not lines
+
+
+async def test_why_a_worker_cannot_start_is_in_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = await _pool_of(monkeypatch, "raise OSError('no sound library here')")
+    with capture_logs() as lines, pytest.raises(ServiceUnavailable, match="log has the details"):
+        await pool.decode(WAV, rate=16_000)
+    await pool.close()
+    assert [line["event"] for line in lines] == ["media.cannot_start"]
+    assert "no sound library here" in lines[0]["error"]
+
+
+async def _pool_of(monkeypatch: pytest.MonkeyPatch, program: str) -> MediaPool:
+    """A pool whose one worker runs a program of the test's."""
+    monkeypatch.setattr("app.serving.media._COMMAND", (sys.executable, "-c", program))
+    pool = MediaPool(LIMITS, workers=1)
+    await pool.start()
+    return pool
 
 
 async def test_cancelling_ends_the_decoder(pool: MediaPool) -> None:
