@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from backends.interface import Backend, Task
+from backends.interface import Backend, Request, Task
 
 _INFO_MODULES = {
     "whisper": "backends.whisper.info",
@@ -38,6 +38,7 @@ class BackendInfo:
 
     entry: "module:Class" of its Backend; engines: first is the default of "auto"; wishes: device kinds in order of
     preference ("cuda", "directml", "mps", "xpu", "cpu"); engine_wishes: the same for engines that differ;
+    check: "module:function" that refuses a request for its settings alone, see `check_request`;
     libraries: modules that must be importable in the worker's interpreter, by engine ("" = all engines); extra: the
     pyproject extra that installs them; options: a frozen dataclass with a default for every key;
     default_model: hub id; required_files and pull_patterns: glob patterns inside the model folder;
@@ -51,6 +52,7 @@ class BackendInfo:
     tasks: tuple[Task, ...]
     engines: tuple[str, ...]
     wishes: tuple[str, ...] = ("cpu",)
+    check: str = ""
     engine_wishes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     libraries: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     extra: str = ""
@@ -102,6 +104,16 @@ def check_options(info: BackendInfo, given: Mapping[str, Any]) -> dict[str, Any]
         except msgspec.ValidationError as error:
             raise UnknownOption(key, f"option {key!r} of backend {info.name}: {error}") from error
     return asdict(info.options(**given))
+
+
+def check_request(info: BackendInfo, options: Mapping[str, Any], request: Request) -> None:
+    """Refuse what the backend would refuse for its settings alone, before it waits for a model or a turn.
+
+    options: the deployment's. Raises InvalidInput.
+    """
+    if info.check:
+        module, _, attribute = info.check.partition(":")
+        getattr(importlib.import_module(module), attribute)(request, options)
 
 
 def make_backend(name: str) -> Backend:

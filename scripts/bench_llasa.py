@@ -28,12 +28,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from backends.llasa.choosing import Sampling
 from backends.llasa.codec import load_codec
 from backends.llasa.decoding import TokenLoop
 from backends.llasa.model import Llasa, load_llasa
 from backends.llasa.reports import Utterance
 from backends.llasa.variants import Variant
+from backends.llasa.wishes import Sampling
 from backends.transformer.linear import make_linear
 
 ROPE = {

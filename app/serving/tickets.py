@@ -15,7 +15,8 @@ from app.deployments import Deployment
 from app.errors import ApiError, Draining, from_failure
 from app.serving.dispatch import Dispatcher, Waiting
 from app.serving.worker import WorkerJob
-from backends.interface import Capabilities, Done, Event, Failed, Request
+from backends.interface import Capabilities, Done, Event, Failed, InvalidInput, Request
+from backends.registry import check_request
 
 _log = structlog.get_logger("pool")
 
@@ -42,11 +43,18 @@ class PoolTicket:
         await self._dispatcher.prepare()
 
     async def run(self, request: Request) -> PoolRun:
-        """Price it, wait for its turn and a worker. Raises ApiError."""
+        """Price it, wait for its turn and a worker. Raises ApiError, at once where the settings alone are wrong."""
+        self._check(request)
         price = self._dispatcher.pricer.price(request)
         self._dispatcher.check(self._owner, price)
         self._request = request
         return await self._started()
+
+    def _check(self, request: Request) -> None:
+        try:
+            check_request(self.deployment.info, self.deployment.options, request)
+        except InvalidInput as error:
+            raise self.error(error.to_event()) from error
 
     async def run_canary(self) -> PoolRun:
         """The backend's own small request instead."""

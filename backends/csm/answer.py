@@ -15,6 +15,7 @@ from torch import Tensor
 
 from backends.csm.frames import Draw
 from backends.csm.model import NoiseSource
+from backends.csm.settings import Settings
 from backends.csm.sound import Sound
 from backends.csm.voices import Segment
 from backends.interface import Done, SpeechRequest, Usage
@@ -23,15 +24,6 @@ _REPEATS = 8  # equal frames in a row that mean the model is stuck (0.64 s)
 _QUIET_SECONDS = 2.0  # of silence after which nothing more is expected
 _SLOW_SPEECH = 6.0  # characters per second: what a sentence may take at most follows from it
 _SPARE_SECONDS = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """Sampling of one request. max_frames: of one sentence."""
-
-    temperature: float
-    top_k: int
-    max_frames: int
 
 
 @dataclass(slots=True)
@@ -127,7 +119,8 @@ class Answer:
 
 def sentence_cap(text: str, settings: Settings, frame_rate: float) -> int:
     """Frames that a sentence may take: generous for its length, never more than the setting."""
-    return max(1, min(settings.max_frames, round((_SPARE_SECONDS + len(text) / _SLOW_SPEECH) * frame_rate)))
+    seconds = min(settings.max_seconds, _SPARE_SECONDS + len(text) / _SLOW_SPEECH)
+    return max(1, round(seconds * frame_rate))
 
 
 def fitting(before: Sequence[Segment], said: Sequence[Segment]) -> list[Segment]:

@@ -78,7 +78,7 @@ class CsmBackend:
         if not isinstance(request, SpeechRequest):
             raise InvalidInput("this model only speaks")
         began = time.perf_counter()
-        settings = request_settings(request.options, self._options, self._codec.rate / self._codec.frame_samples)
+        settings = request_settings(request.options, self._options)
         pieces = sentences(speakable(request.text))
         voice = self._voice(request)
         before = context_segments(request.context, self._answers, self._voices, self._encode, self._codec.rate)

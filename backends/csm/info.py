@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+import msgspec
 
 from backends.registry import BackendInfo
 
@@ -28,10 +30,10 @@ class CsmOptions:
     watermark_statistics: Literal["batch", "running"] = "batch"
     codec_model: str = ""
     tokenizer: str = ""
-    temperature: float = 0.9
-    top_k: int = 50
-    max_seconds: float = 30.0
-    max_batch: int = 0
+    temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] = 0.9
+    top_k: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 50
+    max_seconds: Annotated[float, msgspec.Meta(ge=0.08, le=120)] = 30.0
+    max_batch: Annotated[int, msgspec.Meta(ge=0, le=256)] = 0
     transcription_deployment: str = ""
 
 
@@ -41,6 +43,7 @@ INFO = BackendInfo(
     tasks=("speech",),
     engines=("torch",),
     wishes=("cuda", "cpu"),
+    check="backends.csm.settings:check_request",
     libraries={"": ("torch", "safetensors", "tokenizers", "moshi"), "torch": ("silentcipher",)},
     extra="torch",
     options=CsmOptions,

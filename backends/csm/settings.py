@@ -1,26 +1,43 @@
-"""Sampling settings of one request: the deployment's defaults under the request's own `options`."""
+"""Sampling settings of one request: the deployment's defaults under the request's own `options`.
+
+Knows no tensor, so that the gateway may refuse a request by it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from backends.csm.answer import Settings
 from backends.csm.info import CsmOptions
-from backends.interface import InvalidInput
+from backends.interface import InvalidInput, Request, SpeechRequest
 
 _RANGES = {"temperature": (0.0, 2.0), "top_k": (0, 10_000), "max_seconds": (0.08, 120.0)}
 
 
-def request_settings(given: Mapping[str, Any], options: CsmOptions, frame_rate: float) -> Settings:
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Sampling of one request. max_seconds: of one sentence."""
+
+    temperature: float
+    top_k: int
+    max_seconds: float
+
+
+def check_request(request: Request, options: Mapping[str, Any]) -> None:
+    """Raises InvalidInput if a request's settings cannot be served; options: the deployment's."""
+    if isinstance(request, SpeechRequest):
+        request_settings(request.options, CsmOptions(**options))
+
+
+def request_settings(given: Mapping[str, Any], options: CsmOptions) -> Settings:
     """Raises InvalidInput for an unknown option or a value outside its range."""
     for name in given:
         if name not in _RANGES:
             raise InvalidInput(f"unknown option {name!r} (known: {', '.join(_RANGES)})", param="options")
     temperature = _number("temperature", given.get("temperature", options.temperature))
     top_k = _number("top_k", given.get("top_k", options.top_k))
-    seconds = _number("max_seconds", given.get("max_seconds", options.max_seconds))
-    return Settings(temperature, int(top_k), max(1, round(seconds * frame_rate)))
+    return Settings(temperature, int(top_k), _number("max_seconds", given.get("max_seconds", options.max_seconds)))
 
 
 def _number(name: str, value: Any) -> float:

@@ -18,8 +18,8 @@ import torch
 
 from backends.diffa.answer_text import AnswerText
 from backends.diffa.checkpoint import read_config
-from backends.diffa.conversation import AudioLengths, audio_of, refuse_unsupported, turns
-from backends.diffa.decoding import DecodingOptions, Resolved, deployment_defaults, resolve
+from backends.diffa.conversation import AudioLengths, audio_of, turns
+from backends.diffa.decoding import DecodingOptions, Resolved, deployment_defaults, resolve_request
 from backends.diffa.info import DiffaOptions
 from backends.diffa.listening import SHORTEST_SAMPLES, load_listener
 from backends.diffa.llada import LladaConfig, llada_config, load_llada
@@ -106,8 +106,7 @@ class DiffaBackend:
     def start(self, request: Request) -> DiffaJob:
         if not isinstance(request, ChatRequest):
             raise InvalidInput("this deployment answers questions about audio; use the chat completions route")
-        refuse_unsupported(request)
-        wished = resolve(self._defaults, request.options, request.max_tokens, request.temperature)
+        wished = resolve_request(request, self._defaults)
         began = time.perf_counter()
         job = self._begin(request, wished)
         job.seconds["audio"] = time.perf_counter() - began

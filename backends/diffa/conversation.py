@@ -12,7 +12,6 @@ from backends.diffa.prompt import ordered_parts
 from backends.interface import LISTENING_RATE, AudioPart, ChatRequest, InvalidInput, Message, Samples, TextPart
 
 _ROLES = ("system", "user", "assistant")
-_HOTTEST = 2.0  # highest temperature of the chat contract
 
 
 def turns(request: ChatRequest, system_prompt: str) -> tuple[Message, ...]:
@@ -33,16 +32,6 @@ def turns(request: ChatRequest, system_prompt: str) -> tuple[Message, ...]:
 def audio_of(messages: Sequence[Message]) -> list[Samples]:
     """All audio in the order in which the prompt mentions it."""
     return [part.samples for message in messages for part in ordered_parts(message) if isinstance(part, AudioPart)]
-
-
-def refuse_unsupported(request: ChatRequest) -> None:
-    """Raise InvalidInput for sampling settings that masked diffusion does not have or the contract does not allow."""
-    if request.top_p is not None and request.top_p != 1:
-        raise InvalidInput(
-            "top_p is not supported by this model: it samples by temperature", param="top_p", code="unsupported_value"
-        )
-    if request.temperature is not None and not 0 <= request.temperature <= _HOTTEST:
-        raise InvalidInput(f"temperature must be 0 to {_HOTTEST:g}", param="temperature")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """How an answer is denoised: the options, their rules, the reference's presets, and what a request may change.
 
-Knows no tensor and no HTTP. Rules: max_new_tokens is a multiple of block_length; steps is a multiple of the number of
-blocks; a threshold and a factor exclude each other.
+Knows no tensor and no HTTP, so that the gateway may refuse a request by it. Rules: max_new_tokens is a multiple of
+block_length; steps is a multiple of the number of blocks; a threshold and a factor exclude each other.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from backends.interface import InvalidInput
+from backends.interface import ChatRequest, InvalidInput, Request
+
+MOST_STEPS = 65_536  # steps that outnumber the tokens commit nothing, and a schedule of any length would fill the memory
+_HOTTEST = 2.0  # highest temperature of the chat contract
 
 Cache = Literal["none", "prefix", "dual"]
 
@@ -54,6 +57,8 @@ class DecodingOptions:
         """Itself. Raises InvalidInput with the rule that is broken."""
         for name in ("steps", "block_length", "max_new_tokens"):
             _require(getattr(self, name) >= 1, name, f"{name} must be at least 1, not {getattr(self, name)}")
+        most = max(MOST_STEPS, self.max_new_tokens)  # too many tokens are refused as such, by who knows the positions
+        _require(self.steps <= most, "steps", f"steps must be at most {most}, not {self.steps}")
         length, block = self.max_new_tokens, self.block_length
         _require(length % block == 0, "max_new_tokens", f"max_new_tokens ({length}) must be a multiple of block_length ({block})")
         rule = f"steps ({self.steps}) must be a multiple of the number of blocks ({length} / {block} = {self.blocks})"
@@ -110,6 +115,30 @@ def deployment_defaults(options: Mapping[str, Any]) -> DecodingOptions:
     factor = options["factor"] or None
     threshold = options["threshold"] or None if factor is None else None
     return DecodingOptions(steps=steps, threshold=threshold, factor=factor, **given).checked()
+
+
+def check_request(request: Request, options: Mapping[str, Any]) -> None:
+    """Raises InvalidInput if a request's settings cannot be served; options: the deployment's."""
+    try:
+        defaults = deployment_defaults(options)
+    except InvalidInput:
+        return  # that is no fault of the request: the load will fail, and say why
+    if isinstance(request, ChatRequest):
+        resolve_request(request, defaults)
+
+
+def resolve_request(request: ChatRequest, defaults: DecodingOptions) -> Resolved:
+    """How a request is to be denoised.
+
+    Raises InvalidInput, also for sampling settings that masked diffusion does not have or the contract does not allow.
+    """
+    if request.top_p is not None and request.top_p != 1:
+        raise InvalidInput(
+            "top_p is not supported by this model: it samples by temperature", param="top_p", code="unsupported_value"
+        )
+    if request.temperature is not None and not 0 <= request.temperature <= _HOTTEST:
+        raise InvalidInput(f"temperature must be 0 to {_HOTTEST:g}", param="temperature")
+    return resolve(defaults, request.options, request.max_tokens, request.temperature)
 
 
 def resolve(

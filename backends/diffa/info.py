@@ -1,13 +1,15 @@
 """What the gateway knows of DIFFA before it runs: names, files, device wishes and the options of a deployment.
 
 Knows no tensor. The decoding options are also what a request may set for itself; the rules between them are checked
-in `backends.diffa.decoding`, because only the worker knows the checkpoint.
+in `backends.diffa.decoding`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+import msgspec
 
 from backends.registry import BackendInfo
 
@@ -29,17 +31,17 @@ class DiffaOptions:
     whisper_model: str = "openai/whisper-small"
     adapter_model: str = "zhoujiaming777/DIFFA"
     preset: Literal["", "reference", "mmsu", "mmau", "voicebench"] = ""
-    steps: int = 0
-    block_length: int = 32
-    max_new_tokens: int = 128
-    temperature: float = 0.0
-    cfg_scale: float = 0.0
+    steps: Annotated[int, msgspec.Meta(ge=0)] = 0
+    block_length: Annotated[int, msgspec.Meta(ge=1)] = 32
+    max_new_tokens: Annotated[int, msgspec.Meta(ge=1)] = 128
+    temperature: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    cfg_scale: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     cache: Literal["none", "prefix", "dual"] = "prefix"
-    threshold: float = 0.9
-    factor: float = 0.0
+    threshold: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.9
+    factor: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     early_stop: bool = True
     system_prompt: str = "You are a helpful voice assistant."
-    max_batch: int = 4
+    max_batch: Annotated[int, msgspec.Meta(ge=1, le=256)] = 4
     offload: Literal["auto", "never"] = "auto"
 
 
@@ -49,6 +51,7 @@ INFO = BackendInfo(
     tasks=("chat",),
     engines=("torch",),
     wishes=("cuda", "xpu", "mps", "cpu"),
+    check="backends.diffa.decoding:check_request",
     libraries={"": ("torch", "transformers", "accelerate")},
     extra="torch",
     options=DiffaOptions,

@@ -1,4 +1,4 @@
-"""How the next token is chosen: settings, their checks, and the draw for a batch in which each row has its own seed.
+"""How the next token is chosen: the draw for a batch in which each row has its own seed.
 
 Order: repetition penalty over prompt and answer, temperature, top-k, top-p, softmax, draw. Only the candidates that top-k
 leaves are looked at and only they get noise, because the head has 65,537 rows and 50 of them matter.
@@ -7,36 +7,14 @@ leaves are looked at and only they get noise, because the head has 65,537 rows a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from backends.interface import InvalidInput
+from backends.llasa.wishes import Sampling
 from backends.transformer.sampling import nucleus, penalised, pick, request_noise, strongest
 
 _TIES = 14  # further candidates, in case some tie with the k-th (they stay, as in the reference)
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """temperature 0 = greedy; top_k 0 = off; top_p 1 = off; repetition_penalty 1 = off."""
-
-    temperature: float = 0.8
-    top_k: int = 50
-    top_p: float = 1.0
-    repetition_penalty: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Raises InvalidInput for a value out of range."""
-        for name, wrong, rule in (
-            ("temperature", not 0 <= self.temperature <= 10, "must lie in 0..10"),
-            ("top_k", self.top_k < 0, "must not be negative"),
-            ("top_p", not 0 < self.top_p <= 1, "must be above 0 and at most 1"),
-            ("repetition_penalty", not 0 < self.repetition_penalty <= 10, "must be above 0 and at most 10"),
-        ):
-            if wrong:
-                raise InvalidInput(f"{name} {rule}", param=name)
 
 
 def probabilities(logits: Tensor, seen: Tensor, sampling: Sampling) -> Tensor:

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from backends.interface import InvalidInput
-from backends.llasa.choosing import Sampling, draw
+from backends.llasa.choosing import draw
 from backends.llasa.reports import Utterance, Watch
 from backends.llasa.static_steps import StaticSteps
 from backends.llasa.transfers import upload
+from backends.llasa.wishes import Sampling
 from backends.transformer.attention import KVCache, Span, Step
 from backends.transformer.sampling import request_generator
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from backends.interface import ModelUnavailable
 from backends.llasa.adapters import CONFIG, Adapter, Take, adapter_base, read_adapter
-from backends.llasa.choosing import Sampling, probabilities
+from backends.llasa.choosing import probabilities
 from backends.llasa.decoding import TokenLoop
 from backends.llasa.info import DEFAULT_DATE
 from backends.llasa.lm_config import LanguageConfig, read_language_config
@@ -25,6 +25,7 @@ from backends.llasa.reports import Utterance
 from backends.llasa.transfers import upload
 from backends.llasa.variants import Variant, adapted_stack, weights_of
 from backends.llasa.vocabulary import Vocabulary
+from backends.llasa.wishes import Sampling
 from backends.transformer.checkpoint import Checkpoint, llama_names
 from backends.transformer.linear import Linear, Precision, make_linear, precision
 from backends.transformer.model import Transformer

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from backends.interface import InvalidInput
-from backends.llasa.choosing import Sampling
 from backends.llasa.transfers import Fetch
 from backends.llasa.vocabulary import Vocabulary
+from backends.llasa.wishes import Sampling
 
 STUCK_WINDOW, STUCK_KINDS = 150, 8  # tokens looked at; fewer kinds among them are a hum or silence that will not end
 STUCK_EVERY = 16  # tokens between two such looks: at fixed places, so that an answer never depends on when it is reported

@@ -1,6 +1,6 @@
 """What a request asks for: the deployment's options with the request's own over them, checked.
 
-Knows names, types and ranges; nothing of prompts or audio.
+Knows names, types and ranges, and nothing of tensors, prompts or audio: the gateway may refuse a request by it.
 """
 
 from __future__ import annotations
@@ -9,8 +9,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from backends.interface import InvalidInput
-from backends.llasa.choosing import Sampling
+from backends.interface import InvalidInput, Request, SpeechRequest
+from backends.llasa.info import LlasaOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """temperature 0 = greedy; top_k 0 = off; top_p 1 = off; repetition_penalty 1 = off."""
+
+    temperature: float = 0.8
+    top_k: int = 50
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Raises InvalidInput for a value out of range."""
+        for name, wrong, rule in (
+            ("temperature", not 0 <= self.temperature <= 10, "must lie in 0..10"),
+            ("top_k", self.top_k < 0, "must not be negative"),
+            ("top_p", not 0 < self.top_p <= 1, "must be above 0 and at most 1"),
+            ("repetition_penalty", not 0 < self.repetition_penalty <= 10, "must be above 0 and at most 10"),
+        ):
+            if wrong:
+                raise InvalidInput(f"{name} {rule}", param=name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +58,18 @@ class Wish:
     @property
     def sampling(self) -> Sampling:
         return Sampling(self.temperature, self.top_k, self.top_p, self.repetition_penalty)
+
+
+def check_request(request: Request, options: Mapping[str, Any]) -> None:
+    """Raises InvalidInput if a request's settings cannot be served; options: the deployment's."""
+    if isinstance(request, SpeechRequest):
+        read_wish(default_wish(LlasaOptions(**options)), request.options)
+
+
+def default_wish(options: LlasaOptions) -> Wish:
+    """What a deployment's own options ask for."""
+    own = {field.name for field in fields(LlasaOptions)}
+    return Wish(**{field.name: getattr(options, field.name) for field in fields(Wish) if field.name in own})
 
 
 def read_wish(defaults: Wish, options: Mapping[str, Any]) -> Wish:

@@ -6,6 +6,9 @@ Imports no engine code; `backends.registry` finds `INFO` by name.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
+
+import msgspec
 
 from backends.registry import BackendInfo
 
@@ -25,8 +28,8 @@ class WhisperOptions:
 
     language: str = ""
     vad: bool = True
-    vad_threshold: float = 0.5
-    max_batch: int = 8
+    vad_threshold: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.5
+    max_batch: Annotated[int, msgspec.Meta(ge=1, le=256)] = 8
     temperatures: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
     no_speech_threshold: float = 0.6
     logprob_threshold: float = -1.0

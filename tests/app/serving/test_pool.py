@@ -6,6 +6,8 @@ import asyncio
 import os
 import signal
 import time
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,17 @@ from app.metrics import Metrics
 from app.serving.pool import WorkerPool
 from app.serving.worker import ProcessWorker
 from backends import frames
-from backends.interface import AudioChunk, ChatRequest, Done, Progress, Segment, TextDelta, TranscriptionRequest
+from backends.interface import (
+    AudioChunk,
+    ChatRequest,
+    Done,
+    InvalidInput,
+    Progress,
+    Request,
+    Segment,
+    TextDelta,
+    TranscriptionRequest,
+)
 from tests.support.pools import QUICK, ask, audio, chat, fake, pool_of, speech, text_of, until
 
 
@@ -276,6 +288,29 @@ async def test_errors_of_a_job_have_their_status_and_leave_the_worker_alive(opti
         alive = workers(pool)
         assert await text_of(pool, d, audio(1)) == "one two"
         assert workers(pool) == alive
+
+
+def no_tenor(request: Request, options: Mapping[str, object]) -> None:
+    """The check of a backend whose requests cannot ask for that."""
+    if "tenor" in request.options:
+        raise InvalidInput(f"there is no tenor beside {sorted(options)[0]}", param="options.tenor")
+
+
+async def test_wrong_settings_are_refused_at_once_and_load_nothing() -> None:
+    cold, busy = (fake(name, task="chat", delay=0.05, steps=40, max_batch=1) for name in ("cold", "busy"))
+    cold, busy = (replace(d, info=replace(d.info, check=f"{__name__}:no_tenor")) for d in (cold, busy))
+    wrong = chat("sing", options={"tenor": True})
+    async with pool_of(cold, busy) as pool:
+        with pytest.raises(InvalidRequest, match="no tenor") as refused:
+            await ask(pool, cold, wrong)
+        assert refused.value.param == "options.tenor"
+        assert pool.status()["cold"].state == "unloaded"
+        running = asyncio.create_task(text_of(pool, busy, chat("good day")), name="test")
+        await until(lambda: pool.status()["busy"].jobs_active == 1)
+        with pytest.raises(InvalidRequest, match="no tenor"):
+            await ask(pool, busy, wrong)
+        assert not running.done()
+        assert await running == "You said: good day"
 
 
 async def test_a_load_that_fails_says_why_and_is_not_repeated_for_every_request() -> None:

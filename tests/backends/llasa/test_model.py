@@ -23,10 +23,10 @@ from transformers.generation import (
 
 from backends.interface import InvalidInput, ModelUnavailable
 from backends.llasa.adapters import adapter_folders
-from backends.llasa.choosing import Sampling
 from backends.llasa.decoding import TokenLoop
 from backends.llasa.model import Llasa, load_llasa
 from backends.llasa.reports import Utterance
+from backends.llasa.wishes import Sampling
 from tests.backends.llasa.folders import quiet, write_adapter, write_lm
 
 

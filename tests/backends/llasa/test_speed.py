@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from backends.llasa import placing
-from backends.llasa.choosing import Sampling
 from backends.llasa.compiling import obstacle, try_compile
 from backends.llasa.decoding import TokenLoop
 from backends.llasa.model import Llasa, load_llasa
 from backends.llasa.reports import Utterance
 from backends.llasa.static_steps import StaticSteps
+from backends.llasa.wishes import Sampling
 
 
 @pytest.fixture(scope="module")

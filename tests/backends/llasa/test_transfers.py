@@ -19,7 +19,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from backends.interface import AudioChunk, SpeechRequest
 from backends.llasa import decoding, reports
-from backends.llasa.choosing import Sampling
 from backends.llasa.codec import Codec, load_codec
 from backends.llasa.codec_layouts import CodecTensors
 from backends.llasa.decoding import TokenLoop
@@ -30,7 +29,7 @@ from backends.llasa.static_steps import StaticSteps
 from backends.llasa.streaming import StreamDecoder
 from backends.llasa.transfers import Fetch, upload
 from backends.llasa.voices import Reference, SpeakingVoice
-from backends.llasa.wishes import Wish
+from backends.llasa.wishes import Sampling, Wish
 from backends.transformer.checkpoint import Checkpoint
 
 GOES_ON = STUCK_WINDOW  # kinds of tokens in a report of an answer that does not hum
