@@ -1,13 +1,14 @@
 """LLASA as the worker runs it: load, start, one token per step for all sentences of all jobs, close.
 
-Owns the slots and who gets them. Prompts, sentences and audio belong to the job (jobs.py), tokens to decoding.py.
+Owns the slots and who gets them. Prompts, sentences and audio belong to the job (jobs.py), tokens to decoding.py, and jobs
+whose clip has no codes yet to cloning.py.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 
 from backends.interface import Capabilities, Event, InvalidInput, ModelFiles, ModelUnavailable, Placement, Request, SpeechRequest
 from backends.llasa.adapters import CONFIG, adapter_base, adapter_folders
+from backends.llasa.cloning import Cloning
 from backends.llasa.codec import Codec, load_codec
 from backends.llasa.compiling import try_compile, try_graphs
 from backends.llasa.decoding import TokenLoop
@@ -42,6 +44,7 @@ class LlasaBackend:
     _codec: Codec
     _loop: TokenLoop
     _voices: Voices
+    _cloning: Cloning
     _options: LlasaOptions
     _defaults: Wish
     _facts: dict[str, Any]
@@ -57,6 +60,7 @@ class LlasaBackend:
         compiled = try_compile(self._loop, model.user_dir) if options.compile else try_graphs(self._loop)
         self._codec = _codec(model, options, dtype, placement.device)
         self._voices = self._make_voices(model)
+        self._cloning = Cloning(self._model, self._codec, self._voices)
         _compare(self._model, self._codec)
         self._prepare_cloning()
         self._facts = self._detail(compiled)
@@ -75,13 +79,11 @@ class LlasaBackend:
         return SpeechRequest("Hello.", BASE, seed=0, options={"max_new_tokens": _CANARY_TOKENS})
 
     def start(self, request: Request) -> SpeechJob:
-        """Check the request, split its text, encode its reference clip. Raises InvalidInput."""
+        """Check the request and split its text. Its reference clip is encoded by steps. Raises InvalidInput."""
         if not isinstance(request, SpeechRequest):
             raise InvalidInput("LLASA only speaks")
         wish = read_wish(self._defaults, request.options)
-        began = time.perf_counter()
         voice = self._voices.for_request(request.voice, request.reference)
-        encoding = time.perf_counter() - began
         texts = self._texts(request.text, wish)
         notes = []
         if request.instructions and self._options.captions:
@@ -92,13 +94,23 @@ class LlasaBackend:
             notes.append("context is not used by this model; send a reference clip instead")
         job = SpeechJob(request, voice, wish, texts, new_seed() if request.seed is None else request.seed)
         job.notes += notes
-        job.timings["encode"] = encoding
         job.check_room(self._model, self._codec.dims.hop)
+        self._cloning.prepare(job)
         return job
 
-    def step(self, jobs: Sequence[Any]) -> Iterable[tuple[Any, Event]]:
-        """One token for every sentence in a slot, then whatever audio that completes."""
-        self._fill_slots(jobs)
+    def step(self, jobs: Sequence[Any]) -> Iterator[tuple[Any, Event]]:
+        """A step towards the codes of a clip, one token for every sentence in a slot, whatever audio that completes."""
+        waiting = [job for job in jobs if job.clip is not None]
+        failed = self._cloning.step(waiting, alone=len(waiting) == len(jobs))
+        yield from failed.items()
+        speaking = [job for job in jobs if job.clip is None and job not in failed]
+        if speaking:
+            self._speak(speaking, share=max(1, self._options.max_batch // len(jobs)))
+        yield from self._events(speaking)
+
+    def _speak(self, jobs: Sequence[SpeechJob], share: int) -> None:
+        """One token for every sentence in a slot. share: most slots that a job is given."""
+        self._fill_slots(jobs, share)
         began = time.perf_counter()
         self._loop.step([utterance for job in jobs for utterance in job.running()])
         spent = time.perf_counter() - began
@@ -106,7 +118,6 @@ class LlasaBackend:
             self._facts["compile"] = f"off: {self._loop.given_up}"
         for job in jobs:
             job.timings["generate"] += spent
-        return self._events(jobs)
 
     def close(self, job: Any) -> None:
         for utterance in job.running():
@@ -121,9 +132,8 @@ class LlasaBackend:
 
     # --- slots ---
 
-    def _fill_slots(self, jobs: Sequence[SpeechJob]) -> None:
+    def _fill_slots(self, jobs: Sequence[SpeechJob], share: int) -> None:
         """First one sentence of every job, then further sentences, of no job more than its share."""
-        share = max(1, self._options.max_batch // max(1, len(jobs)))
         for most in (1, share):
             for job in jobs:
                 for piece in job.startable():

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from backends.interface import ModelUnavailable
 from backends.llasa.codec_config import CodecDims
 from backends.llasa.codec_decoder import basis
 from backends.llasa.codec_features import semantic_features
@@ -79,6 +80,7 @@ class SemanticModel:
     """w2v-bert-2.0 up to the hidden state in use: features [batch, time, 160] -> [batch, width, time]."""
 
     def __init__(self, dims: CodecDims, tensors: CodecTensors, dtype: torch.dtype, device: torch.device) -> None:
+        import_semantic_model()
         from transformers import Wav2Vec2BertConfig, Wav2Vec2BertModel
 
         known = Wav2Vec2BertConfig()
@@ -207,6 +209,16 @@ class Quantiser:
         half = (self._levels - 1) * (1 + _BOUND_MARGIN) / 2
         offset = torch.where(self._levels % 2 == 0, 0.5, 0.0)
         return torch.tanh(z + torch.atanh(offset / half)) * half - offset
+
+
+def import_semantic_model() -> None:
+    """Import the semantic model's code: seconds of CPU time at the first call. Raises ModelUnavailable."""
+    try:
+        from transformers import Wav2Vec2BertModel  # noqa: F401
+    except Exception as error:  # transformers wraps whatever went wrong in errors of many kinds
+        raise ModelUnavailable(
+            f"cloning needs transformers, which cannot be imported: {error}; install the extra `torch` anew"
+        ) from error
 
 
 def convolution(

@@ -16,22 +16,36 @@ from backends.llasa.pieces import Piece, Prompted, piece_seed, token_cap
 from backends.llasa.prompts import prompt_ids
 from backends.llasa.reports import Utterance
 from backends.llasa.streaming import StreamDecoder, decoded_whole
-from backends.llasa.voices import Reference, SpeakingVoice
+from backends.llasa.voices import Clip, Reference, SpeakingVoice
 from backends.llasa.wishes import Wish
 
 _LEAST_ROOM = 32  # tokens an answer must have room for
 
 
 class SpeechJob:
-    """texts: what the pieces say; notes: remarks for the client; encode_seconds: spent on a reference clip."""
+    """texts: what the pieces say; notes: remarks for the client; timings: seconds, "encode" until the clip had its codes."""
 
     def __init__(self, request: SpeechRequest, voice: SpeakingVoice, wish: Wish, texts: list[str], seed: int) -> None:
         self.request, self.voice, self.wish, self.seed = request, voice, wish, seed
         self.pieces = [Piece(text, piece_seed(seed, number)) for number, text in enumerate(texts)]
         self.notes: list[str] = []
         self.timings = {"encode": 0.0, "generate": 0.0, "codec": 0.0}
+        self._began = time.perf_counter()
         self._at = 0  # the piece whose audio is being sent
         self._decoder: StreamDecoder | None = None
+
+    # --- what it speaks as ---
+
+    @property
+    def clip(self) -> Clip | None:
+        """What has to be encoded before anything can run."""
+        return self.voice.clip
+
+    def speak_as(self, voice: SpeakingVoice, model: Llasa, hop: int) -> None:
+        """Speak as the voice whose clip now has its codes. Raises InvalidInput if they leave no room to speak."""
+        self.voice = voice
+        self.timings["encode"] = time.perf_counter() - self._began
+        self.check_room(model, hop)
 
     # --- what may run ---
 

@@ -39,19 +39,31 @@ class Reference:
     samples: int
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Clip:
+    """A reference that has no codes yet: float32 [time] at 16 kHz. place: the folder that keeps its codes, for this origin."""
+
+    text: str
+    samples: NDArray[np.float32]
+    place: Path | None = None
+    origin: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class SpeakingVoice:
-    """variant: of the model ("" = base); anchored: one speaker by itself, so that sentences need no common reference."""
+    """variant: of the model ("" = base); clip: what is to become the reference, before anything can be spoken;
+    anchored: one speaker by itself, so that sentences need no common reference."""
 
     id: str
     variant: str = ""
     reference: Reference | None = None
     assistant_prefix: str = ""
     double_bos: bool = False
+    clip: Clip | None = None
 
     @property
     def anchored(self) -> bool:
-        return bool(self.variant or self.reference or self.assistant_prefix)
+        return bool(self.variant or self.reference or self.clip or self.assistant_prefix)
 
 
 class Voices:
@@ -70,7 +82,7 @@ class Voices:
     ) -> None:
         self._folder, self._adapters, self._encode, self._origin = folder, tuple(adapters), encode, origin
         self._longest, self._prefixes, self._double_bos = longest, dict(prefixes), frozenset(double_bos)
-        self._known: dict[str, Reference] = {}
+        self._known: dict[Path, Reference] = {}
 
     def listed(self) -> tuple[Voice, ...]:
         """The base voice first, then adapters, voices with a speaker prefix, and folders."""
@@ -83,9 +95,9 @@ class Voices:
         if name.lower() not in known:
             raise InvalidInput(f"there is no voice {name!r}; there are {', '.join(sorted(known.values()))}", param="voice")
         name = known[name.lower()]
-        reference = self._from_folder(name) if name in self._folders() else None
         variant = name if name in self._adapters else ""
-        return SpeakingVoice(name, variant, reference, self._prefixes.get(name, ""), name in self._double_bos)
+        voice = SpeakingVoice(name, variant, None, self._prefixes.get(name, ""), name in self._double_bos)
+        return self._of_folder(voice, self._folder / name) if name in self._folders() else voice
 
     def for_request(self, name: str, sample: VoiceSample | None) -> SpeakingVoice:
         """The voice to speak a request with. With a clip of its own, a name that is no voice means the base model."""
@@ -101,8 +113,14 @@ class Voices:
                 "the reference clip needs its transcript: send reference_text, or configure a transcription_deployment",
                 param="reference_text",
             )
-        clip = usable_reference(np.asarray(sample.samples, np.float32), self._longest)
-        return replace(voice, reference=Reference(sample.transcript.strip(), tuple(self._encode(clip)), len(clip)))
+        samples = usable_reference(np.asarray(sample.samples, np.float32), self._longest)
+        return replace(voice, reference=None, clip=Clip(sample.transcript.strip(), samples))
+
+    def encoded(self, voice: SpeakingVoice) -> SpeakingVoice:
+        """The voice with the codes of its clip, if it has one. Raises what the codec raises."""
+        if voice.clip is None:
+            return voice
+        return replace(voice, reference=self._reference(voice.clip), clip=None)
 
     def to_encode(self) -> list[str]:
         """Folders that can be spoken with, once the codes of their clips are computed."""
@@ -123,12 +141,24 @@ class Voices:
             return []
         return sorted(path.name for path in self._folder.iterdir() if path.is_dir() and _clip(path))
 
-    def _from_folder(self, name: str) -> Reference:
-        if name not in self._known:
-            self._known[name] = self._read(self._folder / name)
-        return self._known[name]
+    def _reference(self, clip: Clip) -> Reference:
+        if clip.place in self._known:
+            return self._known[clip.place]  # another job waited for the same clip
+        reference = Reference(clip.text, tuple(self._encode(clip.samples)), len(clip.samples))
+        if clip.place is not None:
+            _keep(clip.place / _CACHE, clip.origin, reference)
+            self._known[clip.place] = reference
+        return reference
 
-    def _read(self, place: Path) -> Reference:
+    def _of_folder(self, voice: SpeakingVoice, place: Path) -> SpeakingVoice:
+        """The voice with the folder's reference, or with its clip as long as that has no codes."""
+        found = self._known.get(place) or self._read(place)
+        if isinstance(found, Clip):
+            return replace(voice, clip=found)
+        self._known[place] = found
+        return replace(voice, reference=found)
+
+    def _read(self, place: Path) -> Reference | Clip:
         clip = _clip(place)
         if clip is None:
             raise InvalidInput(f"the voice {place.name!r} has no audio file", param="voice")
@@ -137,10 +167,7 @@ class Voices:
         kept = _kept(place / _CACHE, origin)
         if kept is not None:
             return Reference(text, kept[0], kept[1])
-        samples = usable_reference(read_clip(clip), self._longest)
-        reference = Reference(text, tuple(self._encode(samples)), len(samples))
-        _keep(place / _CACHE, origin, reference)
-        return reference
+        return Clip(text, usable_reference(read_clip(clip), self._longest), place, origin)
 
 
 def _clip(place: Path) -> Path | None:

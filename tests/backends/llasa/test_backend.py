@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,20 +32,7 @@ from backends.llasa.codec import load_codec
 from backends.llasa.model import load_llasa
 from backends.registry import UnknownOption, backend_info, check_options
 from tests.backends.llasa.folders import write_adapter, write_codec
-
-PLACED = Placement(dtype="float32")
-
-
-def loaded(models: Path, lm: Path, codec: Path, placement: Placement = PLACED, **options: Any) -> LlasaBackend:
-    checked = check_options(backend_info("llasa"), {"codec_model": str(codec), **options})
-    backend = LlasaBackend()
-    backend.load(ModelFiles("tts", str(lm), lm, models, models / "user", checked), placement)
-    return backend
-
-
-def clip(seconds: float = 1.2, rate: int = 16_000) -> np.ndarray:
-    time = np.arange(int(seconds * rate)) / rate
-    return (0.3 * np.sin(2 * np.pi * 180 * time) * np.sin(2 * np.pi * 3 * time)).astype(np.float32)
+from tests.backends.llasa.speaking import PLACED, audio, clip, loaded, run, spoken
 
 
 @pytest.fixture(scope="module")
@@ -72,31 +59,6 @@ def adapter(models: Path, lm_folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def backend(models: Path, lm_folder: Path, codec_folder: Path, adapter: Path) -> LlasaBackend:
     return loaded(models, lm_folder, codec_folder, adapters={"carl": str(adapter)}, max_batch=4, retries=0)
-
-
-def run(backend: LlasaBackend, *requests: SpeechRequest) -> list[list[Event]]:
-    """All requests side by side, to their ends."""
-    jobs = [backend.start(request) for request in requests]
-    events: dict[int, list[Event]] = {id(job): [] for job in jobs}
-    active = list(jobs)
-    while active:
-        for job, event in backend.step(active):
-            events[id(job)].append(event)
-        for job in [job for job in active if events[id(job)] and isinstance(events[id(job)][-1], Done)]:
-            backend.close(job)
-            active.remove(job)
-    return [events[id(job)] for job in jobs]
-
-
-def spoken(backend: LlasaBackend, request: SpeechRequest) -> tuple[np.ndarray, Done]:
-    return audio(run(backend, request)[0])
-
-
-def audio(events: Sequence[Event]) -> tuple[np.ndarray, Done]:
-    chunks = [event.samples for event in events if isinstance(event, AudioChunk)]
-    done = events[-1]
-    assert isinstance(done, Done)
-    return np.concatenate(chunks) if chunks else np.zeros(0, np.float32), done
 
 
 SHORT = {"max_new_tokens": 60}

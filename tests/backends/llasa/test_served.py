@@ -26,14 +26,13 @@ QUICK = {"max_new_tokens": 40}
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, lm_folder: Path) -> Path:
-    """A models folder with an adapter and a voice."""
+    """A models folder with an adapter and a voice whose transcript is still missing."""
     models = tmp_path_factory.mktemp("served") / "models"
     write_adapter(models / "lora", lm_folder, seed=9)
     voice = models / "voices" / "anna"
     voice.mkdir(parents=True)
     time = np.arange(16_000) / 16_000
     soundfile.write(voice / "clip.wav", 0.3 * np.sin(2 * np.pi * 200 * time), 16_000)
-    (voice / "transcript.txt").write_text("The quick brown fox.", encoding="utf-8")
     return models
 
 
@@ -46,6 +45,9 @@ def server(place: Path, lm_folder: Path, codec_folder: Path) -> Iterator[Running
     }
     settings = {"offline": True, "models_dir": str(place), "deployments": deployments}
     with running(Settings.model_validate(settings), real=True) as server:
+        # The transcript comes only now: the worker has started without the encoder, and the first clip brings it.
+        assert speak(server, input="Hello.").status_code == 200
+        (place / "voices" / "anna" / "transcript.txt").write_text("The quick brown fox.", encoding="utf-8")
         yield server
 
 
@@ -59,6 +61,15 @@ def samples(answer: httpx.Response) -> np.ndarray:
     data, rate = soundfile.read(io.BytesIO(answer.content), dtype="float32")
     assert rate == 16_000 or rate == 24_000
     return data
+
+
+def test_a_first_clone_and_the_streams_beside_it(server: Running) -> None:
+    stream = {"input": "Hello there, you.", "options": {"max_new_tokens": 150}, "response_format": "pcm", "seed": 4}
+    with ThreadPoolExecutor(4) as pool:
+        streams = [pool.submit(speak, server, **stream) for _ in range(2)]
+        clones = [pool.submit(speak, server, input="Hello there.", voice="anna", stream=False) for _ in range(2)]
+    assert len({samples(clone.result()).tobytes() for clone in clones}) == 1
+    assert {answer.result().content for answer in streams} == {speak(server, **stream).content}
 
 
 @pytest.mark.parametrize("form", ["wav", "mp3", "flac", "opus", "aac", "pcm"])
@@ -90,6 +101,14 @@ def test_a_voice_is_cloned_from_a_clip_at_another_rate(server: Running) -> None:
     refused = speak(server, input="Hello there.", reference_audio=clip)
     assert refused.status_code == 400
     assert refused.json()["error"]["param"] == "reference_text"
+
+
+@pytest.mark.parametrize("form", [{}, {"stream": False}, {"stream_format": "sse", "response_format": "pcm"}])
+def test_a_clip_that_leaves_no_room_is_refused_before_any_audio(server: Running, form: dict[str, Any]) -> None:
+    answer = speak(server, input="Hi.", voice="anna", options={"max_length": 110}, **form)
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["param"] == "input"
+    assert "text and reference clip take" in answer.json()["error"]["message"]
 
 
 def test_a_stream_comes_in_pieces_and_the_whole_is_whole(server: Running) -> None:
