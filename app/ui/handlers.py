@@ -123,17 +123,21 @@ class Handlers:
             return fragments.unreachable(str(error)), fragments.complaint(str(error))
         return fragments.strip(document), fragments.health(document)
 
-    async def choices(self, *chosen: str | None) -> tuple[Any, ...]:
-        """One drop-down of deployments per task, in the order of TASKS: those that can answer now first."""
+    async def choices(self) -> tuple[Any, ...]:
+        """-> one drop-down of deployments per task, in the order of TASKS: those that can answer now first; and `better`.
+
+        The drop-downs leave out what is chosen: who opened the page may choose while this is on its way. better: per task the
+        deployment that is chosen at first and the one to choose instead, the same where that can answer.
+        """
         import gradio as gr
 
         states = {name: one["state"] for name, one in (await self._api.health())["deployments"].items()}
-        found = []
-        for task, now in zip(TASKS, chosen, strict=True):
+        found, better = [], []
+        for task in TASKS:
             names = self.serving(task, states)
-            labels = [(_label(name, states.get(name, "")), name) for name in names]
-            found.append(gr.Dropdown(choices=labels, value=now if now in names else next(iter(names), None)))
-        return tuple(found)
+            found.append(gr.Dropdown(choices=[(_label(name, states.get(name, "")), name) for name in names]))
+            better.append([next(iter(self.serving(task, {})), None), next(iter(names), None)])
+        return *found, better
 
     def serving(self, task: str, states: Mapping[str, str]) -> list[str]:
         """Names of the deployments for a task: those that can answer now first, then those with a model, the user's own first."""

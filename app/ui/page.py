@@ -30,8 +30,9 @@ _HEAD = '<link rel="icon" href="data:image/svg+xml,{}">'.format(
 )
 _TITLE = "# Speech gateway\nEverything on this page is computed by this server. Nothing is sent elsewhere."
 _SOON = "It appears here."
+# In the browser, which alone knows what is chosen at this moment.
+_UNLESS_CHOSEN = "(better, ...chosen) => chosen.map((name, i) => name === better[i][0] ? better[i][1] : name)"
 _PLAYER = {"buttons": [], "waveform_options": {"waveform_color": "#93c5fd", "waveform_progress_color": "#2563eb"}}
-_PICTURE = "Waveform and mel spectrogram"
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,9 @@ def _layout(handlers: Handlers, needs_key: bool) -> Any:
         health = _health_tab(handlers, strip)
         quiet = {"show_progress": "hidden"}
         boxes = [tab.deployment for tab in tabs]
-        blocks.load(handlers.choices, boxes, boxes, **quiet)
+        better = gr.JSON(visible="hidden")
+        loaded = blocks.load(handlers.choices, [], [*boxes, better], **quiet)
+        loaded.then(None, [better, *boxes], boxes, js=_UNLESS_CHOSEN)
         for happening in (blocks.load, gr.Timer(_LOOK_SECONDS).tick, *(tab.finished for tab in tabs)):
             happening(handlers.state, [], [strip, health], **quiet)
     return blocks.queue(default_concurrency_limit=None)  # the server itself decides how much runs at once
@@ -104,7 +107,7 @@ def _transcribe_tab(handlers: Handlers, key: Any) -> _Tab:
             note = gr.HTML()
             times = gr.HTML(elem_id="times")
             save = gr.DownloadButton("Save", visible=False, size="sm")
-            picture = gr.Plot(label=_PICTURE, show_label=False)
+            picture = _picture()
     inputs = [key, deployment, audio, task, language, prompt, form, words]
     ran = button.click(handlers.transcribe, inputs, [text, note, times, picture, save], show_progress_on=[text])
     form.change(lambda form: gr.Checkbox(interactive=form in WITH_WORDS), form, words, show_progress="hidden")
@@ -124,7 +127,7 @@ def _ask_tab(handlers: Handlers, key: Any) -> _Tab:
         with gr.Column():
             text = gr.Textbox(label="Answer", lines=6, buttons=["copy"], elem_id="answer", placeholder=_SOON)
             note = gr.HTML()
-            picture = gr.Plot(label=_PICTURE, show_label=False)
+            picture = _picture()
     ran = button.click(handlers.ask, [key, deployment, audio, question, length], [text, note, picture], show_progress_on=[text])
     return _Tab(deployment, ran.then)
 
@@ -149,7 +152,7 @@ def _speak_tab(handlers: Handlers, key: Any) -> _Tab:
             spoken = gr.Audio(label="Speech", type="filepath", interactive=False, elem_id="spoken", **_PLAYER)
             note = gr.HTML()
             save = gr.DownloadButton("Save", visible=False, size="sm")
-            picture = gr.Plot(label=_PICTURE, show_label=False)
+            picture = _picture()
     inputs = [key, deployment, voice, text, instructions, speed, form, clip, clip_text]
     ran = button.click(handlers.speak, inputs, [spoken, note, picture, save], show_progress_on=[spoken])
     for happening in (deployment.change, key.change, ran.then):
@@ -171,6 +174,12 @@ def _recording(label: str, **more: Any) -> Any:
     import gradio as gr
 
     return gr.Audio(sources=["upload", "microphone"], type="filepath", label=label, **_PLAYER, **more)
+
+
+def _picture() -> Any:
+    import gradio as gr
+
+    return gr.Plot(label="Waveform and mel spectrogram", show_label=False, elem_classes="sg-picture")
 
 
 def _deployments(handlers: Handlers, task: str) -> Any:
