@@ -20,6 +20,9 @@ _PIECE = 625 * FRAME  # samples listened to at once, 20 s
 _RELEASE = 0.15  # speech goes on until its probability is this far below the threshold
 _LONGEST_PAUSE = 2.0  # seconds of silence inside a stretch; longer ones invite invented text
 _SHORTEST = 0.1  # seconds; less is a click, unless the whole recording is that short
+_QUIET, _RAISED = 0.02, 0.05  # level of a piece that is raised for the detector, and to what
+_LARGEST_GAIN = 100.0  # 40 dB
+_CLICKS = 0.01  # share of frames that may be louder than the level
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +75,12 @@ def speech_stretches(
 
 def _regions(samples: NDArray[np.float32], detector: SpeechDetector, gate: Gate) -> Iterator[Stretch]:
     """Frames above the threshold, joined over short pauses."""
-    listening = detector.listen()
+    listening, loudness = detector.listen(), _Loudness()
     begin, last = -1, -1  # first and last speech frame of the open region
     pause = max(1, round(gate.pause / FRAME_SECONDS))
     shortest = max(1, int(_SHORTEST / FRAME_SECONDS))
     for first in range(0, len(samples), _PIECE):
-        heard = listening.probabilities(read_samples(samples, first, first + _PIECE))
+        heard = listening.probabilities(loudness.raised(read_samples(samples, first, first + _PIECE)))
         for frame, probability in enumerate(heard.tolist(), first // FRAME):
             if probability >= gate.threshold or (begin >= 0 and probability >= gate.threshold - _RELEASE):
                 begin, last = (frame if begin < 0 else begin), frame
@@ -87,6 +90,27 @@ def _regions(samples: NDArray[np.float32], detector: SpeechDetector, gate: Gate)
                 begin = -1
     if begin >= 0 and last - begin + 1 >= shortest:
         yield Stretch(begin * FRAME, min(len(samples), (last + 1) * FRAME))
+
+
+class _Loudness:
+    """How loud the recording is, so that the detector, which misses speech below a peak of about 0.005, hears quiet ones too.
+
+    The level is the peak of all frames but the loudest hundredth, and falls by half a piece at most: a click leaves quiet
+    speech raised, and the pauses of a recording at an ordinary level are heard as they are.
+    """
+
+    def __init__(self) -> None:
+        self._level = 0.0
+
+    def raised(self, piece: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The next piece as the detector is to hear it: the very same unless it is quiet."""
+        peaks = np.maximum.reduceat(np.abs(piece), np.arange(0, len(piece), FRAME))
+        self._level = max(float(np.sort(peaks)[-1 - int(_CLICKS * len(peaks))]), self._level / 2)
+        if self._level >= _QUIET or self._level == 0.0:
+            return piece
+        gain = np.float32(min(_LARGEST_GAIN, _RAISED / self._level))
+        louder: NDArray[np.float32] = np.clip(piece * gain, -1.0, 1.0)
+        return louder
 
 
 def _padded(regions: Iterator[Stretch], gate: Gate, length: int) -> Iterator[Stretch]:
