@@ -43,12 +43,14 @@ _COPY_CHUNK = 1 << 22
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """One model that a deployment needs. required: globs of which each must match; patterns: globs of what is fetched."""
+    """One model that a deployment needs. required: globs of which each must match; patterns: globs of what is fetched;
+    switch: the option that, when false, does without it, "" if it cannot be done without."""
 
     model: str
     required: tuple[str, ...]
     patterns: tuple[str, ...]
     revision: str = ""
+    switch: str = ""
 
 
 def wanted_models(info: BackendInfo, model: str, revision: str, options: Mapping[str, Any]) -> list[Wanted]:
@@ -57,7 +59,8 @@ def wanted_models(info: BackendInfo, model: str, revision: str, options: Mapping
         return []
     found = [Wanted(model or info.default_model, info.required_files, info.pull_patterns, revision)]
     for option, default in info.extra_models.items():
-        if options.get(option.removesuffix("_model")) is False:
+        switch = option.removesuffix("_model")
+        if options.get(switch) is False:
             continue  # watermark = false needs no watermark_model
         name = str(options.get(option, default))
         if name and name not in (w.model for w in found):
@@ -65,7 +68,8 @@ def wanted_models(info: BackendInfo, model: str, revision: str, options: Mapping
             # A folder of the user's own may hold either format where the published model is a pickle: its backend looks.
             own = default in NAMED_PICKLES and not is_hub_id(name)
             required = () if own else pickles or ("*.safetensors",)
-            found.append(Wanted(name, required, (*COMPANION_PATTERNS, *pickles)))
+            switch = switch if hasattr(info.options, switch) else ""
+            found.append(Wanted(name, required, (*COMPANION_PATTERNS, *pickles), switch=switch))
     return found
 
 

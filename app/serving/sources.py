@@ -83,7 +83,7 @@ class ModelSources:
         now = self._clock()
         if fresh or now - self._looked_at >= self._valid:
             self._wrong = [
-                text
+                f"{text} ({wanted.switch} = false in its table does without)" if wanted.switch else text
                 for wanted in self.wanted
                 for text in weights.problems(weights.model_folder(self._models_dir, wanted.model), wanted)
             ]

@@ -65,6 +65,18 @@ def test_missing_weights_name_the_command_and_what_works_already(tmp_path: Path)
     assert found.state == "absent"
 
 
+def test_a_missing_model_that_can_be_done_without_says_how(tmp_path: Path) -> None:
+    folder = tmp_path / "sesame--csm-1b"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}", encoding="utf-8")
+    (folder / "model.safetensors").write_bytes(tensors(5000))
+    info = replace(backend_info("csm"), libraries={})
+    with pytest.raises(ModelUnavailable, match=r"sony--silentcipher \(watermark = false in its table does without\)\. Fetch"):
+        sources(Deployment("voice", info), tmp_path).check()
+    sources(Deployment("voice", info, options={"watermark": False}), tmp_path).check()
+    assert "does without" not in sources(Deployment("ears", replace(backend_info("diffa"), libraries={})), tmp_path).problem()
+
+
 def test_a_pull_in_progress_tells_how_far_it_is(tmp_path: Path) -> None:
     found = sources(weighty(), tmp_path)
     found.pulling, found.done, found.total = True, 10**9, 4 * 10**9
