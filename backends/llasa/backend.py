@@ -28,7 +28,7 @@ from backends.llasa.placing import codec_dtype, language_dtype
 from backends.llasa.prompts import caption
 from backends.llasa.text import is_japanese, neutralised, normalised_japanese, sentences
 from backends.llasa.voices import BASE, Voices
-from backends.llasa.wishes import Wish, read_wish
+from backends.llasa.wishes import Wish, default_wish, read_wish
 from backends.weights import model_folder
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class LlasaBackend:
         """Load language model, adapters and the codec's decoder. Raises ModelUnavailable."""
         torch.set_num_threads(max(1, placement.threads))
         self._options = options = LlasaOptions(**_known(model.options))
-        self._defaults = Wish(**{name: getattr(options, name) for name in _shared_names()})
+        self._defaults = default_wish(options)
         dtype = language_dtype(placement.dtype, placement.device)
         self._model = _language_model(model, options, dtype, placement.device)
         self._loop = TokenLoop(self._model, options.max_batch, options.max_length)
@@ -241,9 +241,3 @@ def _found(place: str, models_dir: Path) -> Path:
 
 def _known(options: Mapping[str, Any]) -> dict[str, Any]:
     return {field.name: options[field.name] for field in fields(LlasaOptions) if field.name in options}
-
-
-def _shared_names() -> list[str]:
-    """Keys that a deployment sets and a request may change."""
-    own = {field.name for field in fields(LlasaOptions)}
-    return [field.name for field in fields(Wish) if field.name in own]

@@ -79,13 +79,14 @@ def read_wish(defaults: Wish, options: Mapping[str, Any]) -> Wish:
     for name, value in options.items():
         if name not in types:
             raise InvalidInput(f"there is no option {name!r}; there are {', '.join(types)}", param=f"options.{name}")
-        given[name] = _typed(name, value, str(types[name]))
+        _check_type(name, value, str(types[name]))
+        given[name] = value
     wish = replace(defaults, **given)
     _check(wish, defaults)
     return wish
 
 
-def _typed(name: str, value: Any, kind: str) -> Any:
+def _check_type(name: str, value: Any, kind: str) -> None:
     good = {
         "float": isinstance(value, int | float) and not isinstance(value, bool),
         "int": isinstance(value, int) and not isinstance(value, bool),
@@ -94,7 +95,6 @@ def _typed(name: str, value: Any, kind: str) -> Any:
     }[kind]
     if not good:
         raise InvalidInput(f"{name} must be of type {kind}", param=f"options.{name}")
-    return float(value) if kind == "float" else value
 
 
 def _check(wish: Wish, defaults: Wish) -> None:

@@ -43,6 +43,25 @@ def test_wrong_settings_are_refused_without_a_model(backend: str, request_: Requ
     assert refused.value.param == param
 
 
+@pytest.mark.parametrize("value", [10**400, -(10**400), float("nan"), float("inf"), True, "x", [], {}])
+@pytest.mark.parametrize(
+    ("backend", "option"),
+    [
+        ("llasa", "temperature"),
+        ("llasa", "retries"),
+        ("csm", "temperature"),
+        ("csm", "top_k"),
+        ("diffa", "steps"),
+        ("diffa", "factor"),
+    ],
+)
+def test_values_that_are_no_setting_at_all_are_refused_as_such(backend: str, option: str, value: object) -> None:
+    info = backend_info(backend)
+    asked = question(options={option: value}) if backend == "diffa" else speech(**{option: value})
+    with pytest.raises(InvalidInput):
+        check_request(info, check_options(info, {}), asked)
+
+
 @pytest.mark.parametrize("name", backend_names())
 def test_ordinary_requests_pass_with_the_defaults(name: str) -> None:
     info = backend_info(name)
