@@ -56,7 +56,8 @@ _PREFIXES: tuple[tuple[tuple[str, ...], Scheme], ...] = (
 class Operation:
     """One thing a client can ask for, declared once for all schemes.
 
-    path: below the scheme's prefix; a last segment "{name}" takes the rest of the path, slashes included;
+    path: below the scheme's prefix; a last segment "{name}" takes the rest of the path, slashes included (a deployment's
+    name only as %2F);
     handler: returns an ASGI app, usually a Response, that sends the answer; consumes: accepted content types;
     doc: its OpenAPI operation object, without what the table knows itself.
     """
@@ -110,9 +111,11 @@ class Table:
         return Match(path, scheme, operations) if operations else None
 
     def _find_open(self, scheme: Scheme, rest: tuple[str, ...]) -> Match | None:
+        """A name at the end. A deployment's is one segment: further ones name an operation, which is not served here."""
         for cut in range(1, len(rest)):
             head = "/".join(rest[:cut])
-            if operations := self._open.get((scheme, head)):
+            operations = self._open.get((scheme, head))
+            if operations and (head != "deployments" or cut == len(rest) - 1):
                 return Match(f"{head}/*", scheme, operations, parameter=unquote("/".join(rest[cut:])))
         return None
 

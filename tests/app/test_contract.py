@@ -193,6 +193,7 @@ def test_lenient_paths_answer_without_a_redirect(server: Running, wav: bytes, pa
     ("method", "path", "status"),
     [
         ("GET", "/v1/nothing", 404),
+        ("POST", "/openai/deployments/fake-asr/embeddings?api-version=2024-10-21", 404),
         ("POST", "/", 405),
         ("GET", "/v1/audio/transcriptions", 405),
         ("DELETE", "/v1/models/fake-asr", 405),
