@@ -23,7 +23,9 @@ from app.deployments import BUILTIN
 from app.settings import ConfigError, DeploymentSettings, Settings
 
 PREFIX = "SPEECH_GATEWAY_"
-CONFIG_VARIABLE = f"{PREFIX}CONFIG"  # names the file; not a setting
+CONFIG_VARIABLE = f"{PREFIX}CONFIG"
+# Not settings: which file to read, and the server and the key of the commands that talk to one.
+_OTHER_VARIABLES = frozenset({CONFIG_VARIABLE, f"{PREFIX}URL", f"{PREFIX}KEY"})
 DEFAULT_FILE = Path("gateway.toml")
 
 Path_ = tuple[str, ...]
@@ -101,7 +103,7 @@ def _parse(file: Path) -> tuple[str, dict[str, Any]]:
 
 def _put_environment(layers: _Layers) -> None:
     for variable, text in sorted(os.environ.items()):
-        if variable.upper().startswith(PREFIX) and variable.upper() != CONFIG_VARIABLE:
+        if variable.upper().startswith(PREFIX) and variable.upper() not in _OTHER_VARIABLES:
             path = _known_names(layers, tuple(variable[len(PREFIX) :].lower().split("__")))
             _put_path(layers, path, _value(path, text), lambda _, name=variable: f"environment variable {name}")  # type: ignore[misc]
 

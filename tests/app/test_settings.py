@@ -71,6 +71,12 @@ def test_deployments_in_the_environment_keep_their_spelling_and_types(tmp_path: 
     assert settings.deployments["whisper-1"].device == "cpu"
 
 
+def test_the_variables_of_the_client_commands_are_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPEECH_GATEWAY_URL", "http://127.0.0.1:8123")
+    monkeypatch.setenv("SPEECH_GATEWAY_KEY", "secret")
+    assert load_settings() == Settings()
+
+
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
