@@ -1,7 +1,8 @@
 """HTTP/1.1 connections that send at once, with bounds on request heads and on clients that do not read, which uvicorn lacks.
 
-Owns how many bytes and seconds a request line and its headers may take, how long an answer may lie unread, and the answer to
-what is not HTTP. Bodies are the guard's matter (`app/upload.py`).
+Owns how many bytes and seconds a request line and its headers may take, how long an answer may lie unread, the answer to
+what is not HTTP, and how an answer of unknown length ends for a client of HTTP/1.0. Bodies are
+the guard's matter (`app/upload.py`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import asyncio
 import socket
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from app.errors import BrokenBody
 
@@ -64,6 +65,8 @@ class GatewayProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._stop_clock()
         super().on_headers_complete()
+        if self.scope["http_version"] == "1.0":
+            _end_with_connection(self.cycle)
 
     def send_400_response(self, msg: str) -> None:
         """The same error shape as everywhere else, for what never became a request."""
@@ -88,3 +91,20 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def _too_slow(self) -> None:
         self.transport.close()
+
+
+def _end_with_connection(cycle: RequestResponseCycle) -> None:
+    """An answer without a length goes out as it is and ends where the connection does: HTTP/1.0 knows no chunks."""
+    send, unknown = cycle.send, False
+
+    async def send_plain(message: Any) -> None:
+        nonlocal unknown
+        if message["type"] == "http.response.start":
+            unknown = all(name.lower() != b"content-length" for name, _ in message.get("headers", ()))
+            if unknown:
+                cycle.chunked_encoding = False
+        elif unknown and message["type"] == "http.response.body":
+            cycle.expected_content_length = len(message.get("body", b""))  # what uvicorn checks a body without chunks against
+        await send(message)
+
+    cycle.send = send_plain  # type: ignore[method-assign]

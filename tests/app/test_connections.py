@@ -19,6 +19,7 @@ from app.upload import capped
 from tests.support.running import Running, fake_settings, running
 
 PATH = "/v1/audio/transcriptions"
+SPEECH = {"model": "fake-tts", "input": "Good morning.", "voice": "alloy", "response_format": "pcm"}
 
 
 def _form(wav: bytes, model: str = "fake-asr", **fields: str) -> bytes:
@@ -228,6 +229,25 @@ def test_two_requests_on_one_connection(server: Running, wav: bytes) -> None:
             connection.sendall(_head(len(body)) + body)
             assert _answer(connection)[0] == 200
     assert _count(server, "gateway_cancelled_total") == 0
+
+
+@pytest.mark.parametrize(("path", "body"), [("/v1/audio/speech", SPEECH), ("/v1/models/fake-asr", None)])
+def test_http_1_0_gets_no_chunks(server: Running, path: str, body: dict[str, str] | None) -> None:
+    content = json.dumps(body).encode() if body else b""
+    head = [f"{'POST' if body else 'GET'} {path} HTTP/1.0", "api-key: k", "connection: keep-alive"]
+    if body:
+        head += ["content-type: application/json", f"content-length: {len(content)}"]
+    with server.connect() as connection:
+        connection.sendall("\r\n".join((*head, "", "")).encode() + content)
+        answer = connection.makefile("rb").read()  # to the end of the connection, which is the end of the answer
+    told, _, got = answer.partition(b"\r\n\r\n")
+    assert told.startswith(b"HTTP/1.1 200 ")
+    assert b"transfer-encoding" not in told
+    assert told.count(b"connection: close") == 1
+    headers = {"api-key": "k"}
+    wanted = httpx.post(server.url + path, headers=headers, json=body) if body else httpx.get(server.url + path, headers=headers)
+    assert wanted.headers.get("transfer-encoding") == ("chunked" if body else None)
+    assert got == wanted.content
 
 
 def test_quiet_streams_are_kept_alive(server: Running, wav: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
