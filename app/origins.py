@@ -30,7 +30,8 @@ _EXPOSED = ", ".join(
         *("x-request-id", "apim-request-id", "x-ms-client-request-id", "retry-after", "retry-after-ms", "x-should-retry"),
         *("openai-processing-ms", "x-ms-deployment-name", "x-ms-region", "x-gateway-fallback", "x-gateway-note"),
         *("x-gateway-engine", "x-gateway-device", "x-gateway-dtype"),
-        *("x-gateway-queue-ms", "x-gateway-decode-ms", "x-gateway-model-ms", "x-gateway-encode-ms"),
+        *("x-gateway-ignored", "x-gateway-answer-id", "x-gateway-seed"),
+        *("x-gateway-queue-ms", "x-gateway-decode-ms", "x-gateway-model-ms", "x-gateway-speech-ms", "x-gateway-encode-ms"),
     ]
 )
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")

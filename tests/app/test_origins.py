@@ -70,6 +70,23 @@ def test_pages(origin: str, allowed: bool) -> None:
             assert (work.status_code, work.json()["error"]["code"]) == (403, "origin_not_allowed")
 
 
+def test_pages_may_read_every_header_of_ours(server: Running, wav: bytes) -> None:
+    headers = KEY | {"origin": "http://localhost:3000"}
+    speech = {"model": "fake-tts", "input": "Hi.", "voice": "alloy", "stream": False, "colour": "red"}
+    spoken = {"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"}}
+    chat = {"model": "fake-chat", "messages": [{"role": "user", "content": "Hi."}], **spoken}
+    answers = [
+        httpx.post(f"{server.url}/v1/audio/speech", headers=headers, json=speech),
+        httpx.post(f"{server.url}/v1/chat/completions", headers=headers, json=chat),
+        httpx.post(f"{server.url}/v1/audio/transcriptions", headers=headers, data={"model": "fake-asr"}, files={"file": wav}),
+    ]
+    ours = {name for answer in answers for name in answer.headers if name.startswith("x-gateway-")}
+    exposed = answers[0].headers["access-control-expose-headers"].split(", ")
+    assert {"x-gateway-answer-id", "x-gateway-ignored", "x-gateway-speech-ms"} <= ours
+    assert ours | {"x-gateway-seed", "x-gateway-note", "x-gateway-fallback"} <= {*exposed}
+    assert len(exposed) == len({*exposed})
+
+
 def test_our_own_page_may_call_us(server: Running) -> None:
     answer = httpx.post(
         f"{server.url}/v1/audio/transcriptions", headers=KEY | {"origin": server.url, "host": f"127.0.0.1:{server.port}"}
