@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from app.deployments import BUILTIN
-from app.settings import ConfigError, DeploymentSettings, Settings
+from app.settings import ConfigError, DeploymentSettings, Origins, Settings
 
 PREFIX = "SPEECH_GATEWAY_"
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"
@@ -30,6 +30,15 @@ DEFAULT_FILE = Path("gateway.toml")
 
 Path_ = tuple[str, ...]
 _BY_NAME = ("deployments", "aliases")  # tables whose keys are names, not settings
+# For people who write TOML: what pydantic says in the words of Python.
+_PLAIN = {
+    "model_type": "must be a table",
+    "dict_type": "must be a table",
+    "list_type": "must be a list, in square brackets",
+    "string_type": "must be text, in quotes",
+    "path_type": "must be text, in quotes",
+    "missing": "is missing",
+}
 
 
 class _Layers:
@@ -60,11 +69,11 @@ class _Layers:
         return table
 
     def source_of(self, path: Path_) -> str:
-        """Words for where the key, or the nearest table above it, was set."""
+        """Words for where the key, or the nearest table above it, was set; "" if nobody did."""
         for length in range(len(path), 0, -1):
             if path[:length] in self.sources:
                 return self.sources[path[:length]](path)
-        return "configuration"
+        return ""
 
 
 def read(config: Path | None, overrides: Mapping[str, Any]) -> Settings:
@@ -79,7 +88,7 @@ def read(config: Path | None, overrides: Mapping[str, Any]) -> Settings:
         if value is not None:
             _put_path(layers, tuple(key.split("__")), value, lambda path: f"option {'.'.join(path)}")
     try:
-        return Settings.model_validate(layers.values)
+        return Settings.model_validate(layers.values).come_from(Origins(layers.source_of))
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(layers, detail) for detail in error.errors())) from None
 
@@ -97,8 +106,11 @@ def _parse(file: Path) -> tuple[str, dict[str, Any]]:
     try:
         text = file.read_text(encoding="utf-8-sig")
         return text, tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"{file}: cannot be read: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file}: cannot be read: it is not UTF-8; save it again with that encoding") from error
+    except (tomllib.TOMLDecodeError, OSError) as error:
+        cure = r"; a Windows path goes in single quotes, 'C:\models'" if "Unescaped '\\'" in str(error) else ""
+        raise ConfigError(f"{file}: cannot be read: {error}{cure}") from error
 
 
 def _put_environment(layers: _Layers) -> None:
@@ -140,11 +152,13 @@ def _explain(layers: _Layers, detail: ErrorDetails) -> str:
     table, key = (path[:-1], path[-1]) if len(path) > 1 else ((), path[0] if path else "")
     if path and isinstance(layers.values.get(path[0]), dict) and len(path) == 1:
         table, key = path, ""
-    where = f"{layers.source_of(path)}: " + (f"[{_dotted(table)}] " if table else "") + (f"{key}: " if key else "")
+    where = (
+        f"{layers.source_of(path) or 'configuration'}: " + (f"[{_dotted(table)}] " if table else "") + (f"{key}: " if key else "")
+    )
     if detail["type"] == "extra_forbidden":
         what = "key" if key else "table"
         return where + f"there is no such {what}" + (_suggestion(table, key) if key else _suggestion((), table[0]))
-    return where + detail["msg"].removeprefix("Value error, ")
+    return where + (_PLAIN.get(detail["type"]) or detail["msg"].removeprefix("Value error, "))
 
 
 def _is_union_branch(part: object) -> bool:
@@ -177,7 +191,7 @@ def _line_of(text: str, path: Path_) -> int | None:
     for number, line in enumerate(text.splitlines(), 1):
         if header := re.match(r"\s*\[+([^\[\]]+)\]+\s*(#.*)?$", line):
             table = _split_key(header[1])
-            if table == path[: len(table)]:
+            if table == path[: len(table)] or (found is None and table[: len(path)] == path):
                 found = number
         elif (key := re.match(r"\s*([^=#]+?)\s*=", line)) and path[: len(table) + 1] == (*table, *_split_key(key[1])):
             return number

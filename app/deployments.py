@@ -88,7 +88,14 @@ class Deployments(Mapping[str, Deployment]):
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Deployments:
-        """The built-in deployments with the user's over them. Raises ConfigError, naming table and key."""
+        """The built-in deployments with the user's over them. Raises ConfigError, naming file, table and key."""
+        try:
+            return cls._from_settings(settings)
+        except ConfigError as error:
+            raise settings.explained(error) from error
+
+    @classmethod
+    def _from_settings(cls, settings: Settings) -> Deployments:
         builtin = [name for name in BUILTIN if name not in settings.deployments and _is_installed(BUILTIN[name]["backend"])]
         by_name = {name: _build(name, BUILTIN[name], True) for name in builtin}
         by_name |= {name: _build(name, _over_builtin(name, table), False) for name, table in settings.deployments.items()}
@@ -118,40 +125,47 @@ def _over_builtin(name: str, table: DeploymentSettings) -> dict[str, Any]:
 
 
 def _build(name: str, table: Mapping[str, Any], builtin: bool) -> Deployment:
-    where = f'[deployments."{name}"]'
     backend = str(table.get("backend", ""))
     if backend not in backend_names():
         told = f"{backend!r} does not exist" if backend else "is missing"
-        raise ConfigError(f"{where} backend: {told}; known: {', '.join(backend_names())}")
+        raise _wrong(name, "backend", f"{told}; known: {', '.join(backend_names())}")
     try:
         info = backend_info(backend)
     except ModuleNotFoundError as error:
-        raise ConfigError(f"{where} backend: {backend!r} is not part of this installation ({error})") from error
+        raise _wrong(name, "backend", f"{backend!r} is not part of this installation ({error})") from error
     if table.get("engine", "auto") not in ("auto", *info.engines):
-        raise ConfigError(f"{where} engine: {table['engine']!r} is not one of auto, {', '.join(info.engines)}")
+        raise _wrong(name, "engine", f"{table['engine']!r} is not one of auto, {', '.join(info.engines)}")
     common = {f.name for f in fields(Deployment)} & set(DeploymentSettings.model_fields)
     given = {key: table[key] for key in common if key in table}
     given["model"] = given.get("model") or info.default_model
-    return Deployment(name=name, info=info, options=_options(where, info, table), builtin=builtin, **given)
+    return Deployment(name=name, info=info, options=_options(name, info, table), builtin=builtin, **given)
 
 
-def _options(where: str, info: BackendInfo, table: Mapping[str, Any]) -> dict[str, Any]:
+def _wrong(name: str, key: str, what: str) -> ConfigError:
+    return ConfigError(f'[deployments."{name}"] {key}: {what}', ("deployments", name, key))
+
+
+def _wrong_alias(alias: str, what: str) -> ConfigError:
+    return ConfigError(f'[aliases] "{alias}": {what}', ("aliases", alias))
+
+
+def _options(name: str, info: BackendInfo, table: Mapping[str, Any]) -> dict[str, Any]:
     own = {key: value for key, value in table.items() if key not in DeploymentSettings.model_fields}
     try:
         return check_options(info, own)
     except UnknownOption as error:
-        raise ConfigError(f"{where} {error.key}: {error}") from error
+        raise _wrong(name, error.key, str(error)) from error
 
 
 def _follow_aliases(by_name: Mapping[str, Deployment], settings: Settings) -> dict[str, str]:
     for alias in settings.aliases:
         if alias in by_name:
-            raise ConfigError(f'[aliases] "{alias}": is the name of a deployment already')
+            raise _wrong_alias(alias, "is the name of a deployment already")
     links = {alias: name for alias, name in BUILTIN_ALIASES.items() if alias not in by_name} | settings.aliases
     followed = {alias: _end_of(alias, links) for alias in links}
     for alias, name in followed.items():
         if name not in by_name and alias in settings.aliases:
-            raise ConfigError(f'[aliases] "{alias}": there is no deployment {name!r}')
+            raise _wrong_alias(alias, f"there is no deployment {name!r}")
     return {alias: name for alias, name in followed.items() if name in by_name}
 
 
@@ -159,7 +173,7 @@ def _end_of(alias: str, links: Mapping[str, str]) -> str:
     seen = [alias]
     while (target := links.get(seen[-1])) is not None:
         if target in seen:
-            raise ConfigError(f'[aliases] "{alias}": goes round in a circle: {" -> ".join([*seen, target])}')
+            raise _wrong_alias(alias, f"goes round in a circle: {' -> '.join([*seen, target])}")
         seen.append(target)
     return seen[-1]
 
@@ -171,21 +185,20 @@ def _link(deployment: Deployment, by_name: Mapping[str, Deployment], aliases: Ma
         name = getattr(deployment, key)
         target = by_name.get(aliases.get(name, name))
         if name and target is None:
-            raise ConfigError(f'[deployments."{deployment.name}"] {key}: there is no deployment {name!r}')
+            raise _wrong(deployment.name, key, f"there is no deployment {name!r}")
         if target is not None:
             found[key] = target.name
     speaker = by_name.get(found.get("audio_deployment", ""))
     if speaker is not None and "speech" not in speaker.tasks:
-        raise ConfigError(f'[deployments."{deployment.name}"] audio_deployment: {speaker.name!r} does not speak')
+        raise _wrong(deployment.name, "audio_deployment", f"{speaker.name!r} does not speak")
     return replace(deployment, **found)
 
 
 def _check_fallbacks(deployment: Deployment, by_name: Mapping[str, Deployment]) -> None:
-    where = f'[deployments."{deployment.name}"] fallback'
     seen = [deployment.name]
     while name := by_name[seen[-1]].fallback:
         if name in seen:
-            raise ConfigError(f"{where}: goes round in a circle: {' -> '.join([*seen, name])}")
+            raise _wrong(deployment.name, "fallback", f"goes round in a circle: {' -> '.join([*seen, name])}")
         if not set(deployment.tasks) <= set(by_name[name].tasks):
-            raise ConfigError(f"{where}: {name!r} does not do {' and '.join(deployment.tasks)}")
+            raise _wrong(deployment.name, "fallback", f"{name!r} does not do {' and '.join(deployment.tasks)}")
         seen.append(name)

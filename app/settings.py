@@ -7,14 +7,37 @@ field's description is what docs/configuration.md prints, so it is written for u
 from __future__ import annotations
 
 import ipaddress
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, field_validator, model_validator
+
+from backends.devices import parse_bytes
+
+_DEVICE = re.compile(r"cpu|mps|(cuda|directml|xpu)(:\d+)?")
+_DTYPES = ("auto", "float32", "bfloat16", "float16", "int8")
+_EXPERIMENTAL_DTYPES = ("int4",)
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be used; the text names the file or variable, the table and the key."""
+    """A configuration that cannot be used; the text names the file or variable, the table and the key.
+
+    path: the key, for those who know where it was set (`Settings.explained`).
+    """
+
+    def __init__(self, text: str, path: tuple[str, ...] = ()) -> None:
+        super().__init__(text)
+        self.path = path
+
+
+@dataclass(frozen=True, slots=True)
+class Origins:
+    """find: words for where a key was set, "" if nobody set it. Settings are equal wherever they come from."""
+
+    find: Callable[[tuple[str, ...]], str] = field(default=lambda path: "", compare=False)
 
 
 class _Table(BaseModel):
@@ -25,7 +48,7 @@ class ApiKey(_Table):
     """One accepted key and the name under which logs mention it."""
 
     name: str
-    key: SecretStr
+    key: SecretStr = Field(min_length=1)
 
 
 class ServerSettings(_Table):
@@ -95,6 +118,17 @@ class DeviceSettings(_Table):
         description='Memory for models: "auto", or per device such as { "cuda:0" = "14GiB", cpu = "8GiB" }.',
     )
 
+    @field_validator("memory_budget", mode="before")
+    @classmethod
+    def _sizes_of_devices(cls, budget: object) -> object:
+        if budget != "auto" and not isinstance(budget, dict):
+            raise ValueError('must be "auto", or a table of devices and sizes such as { "cuda:0" = "14GiB", cpu = "8GiB" }')
+        for device, size in budget.items() if isinstance(budget, dict) else ():
+            if not _DEVICE.fullmatch(str(device)):
+                raise ValueError(f"there is no device {device!r}; known: cpu, cuda:0, directml:0, mps, xpu:0")
+            parse_bytes(size)
+        return budget
+
 
 class LogSettings(_Table):
     format: Literal["auto", "console", "json"] = Field(
@@ -129,6 +163,20 @@ class DeploymentSettings(BaseModel):
     audio_deployment: str = Field(default="", description="Chat deployments: the speech deployment that speaks their answers.")
     revision: str = Field(default="", description="Hub revision (commit or tag) of the weights; empty: the newest.")
 
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, device: str) -> str:
+        if device != "auto" and not _DEVICE.fullmatch(device):
+            raise ValueError(f"there is no device {device!r}; known: auto, cpu, cuda:0, directml:0, mps, xpu:0")
+        return device
+
+    @field_validator("dtype")
+    @classmethod
+    def _known_dtype(cls, dtype: str) -> str:
+        if dtype not in _DTYPES + _EXPERIMENTAL_DTYPES:
+            raise ValueError(f"{dtype!r} is not one of {', '.join(_DTYPES)}")
+        return dtype
+
 
 class Settings(_Table):
     """The whole configuration."""
@@ -141,6 +189,17 @@ class Settings(_Table):
     aliases: dict[str, str] = Field(default_factory=dict[str, str])
     models_dir: Path = Field(default=Path("models"), description="Folder that holds weights and voices.")
     offline: bool = Field(default=False, description="Never reach for a model hub.")
+    _origins: Origins = PrivateAttr(default_factory=Origins)
+
+    def come_from(self, origins: Origins) -> Self:
+        """Remember where each key was set, for errors that are found later."""
+        self._origins = origins
+        return self
+
+    def explained(self, error: ConfigError) -> ConfigError:
+        """The error with the file and line, the variable or the option that is wrong in front."""
+        where = self._origins.find(error.path) if error.path else ""
+        return ConfigError(f"{where}: {error}" if where else str(error))
 
 
 def is_loopback(host: str) -> bool:

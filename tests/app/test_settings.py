@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from app.deployments import Deployments
 from app.settings import ConfigError, Settings, load_settings
 
 
@@ -86,6 +87,17 @@ def test_the_variables_of_the_client_commands_are_no_settings(monkeypatch: pytes
         ("[limits]\nbody_bytes = -1\n", ["line 2", "[limits]", "body_bytes"]),
         ('[deployments."a b"]\nbackend = "fake"\nkeep_alive = "long"\n', ["line 3", '[deployments."a b"]', "keep_alive"]),
         ("[devices]\nmemory_budget = 3\n", ["line 2", "[devices]", "memory_budget"]),
+        ("[devices]\nmemory_budget = '8GiB'\n", ["line 2", "[devices]", "memory_budget", "a table of devices and sizes"]),
+        ("[devices]\nmemory_budget = { cpu = '8 potatoes' }\n", ["line 2", "memory_budget", "'8 potatoes' is not a size"]),
+        ("[devices.memory_budget]\ncpu = -1\n", ["gateway.toml", "[devices]", "memory_budget", "-1 is not a size"]),
+        ("[devices]\nmemory_budget = { cup = '8GiB' }\n", ["line 2", "memory_budget", "no device 'cup'"]),
+        ("[deployments.whisper-1]\ndevice = 'gpu'\n", ["line 2", '[deployments."whisper-1"]', "device", "cuda:0"]),
+        ("[deployments.whisper-1]\ndtype = 'fp16'\n", ["line 2", '[deployments."whisper-1"]', "dtype", "float16"]),
+        ("[server]\napi_keys = [{ name = 'a', key = '' }]\n", ["line 2", "api_keys", "key", "at least 1"]),
+        ("[deployment.x]\nbackend = 'fake'\n", ["gateway.toml, line 1", "deployment", "did you mean deployments?"]),
+        ("server = 3\n", ["line 1", "server", "must be a table"]),
+        ("models_dir = 3\n", ["line 1", "models_dir", "must be text"]),
+        ('models_dir = "C:\\models"\n', ["gateway.toml", "line 1", "single quotes"]),
         ("[server\n", ["gateway.toml", "cannot be read", "line 1"]),
         ("[[server.api_keys]]\nname = 'x'\n", ["gateway.toml", "api_keys", "key"]),
     ],
@@ -96,6 +108,33 @@ def test_a_mistake_in_the_file_is_named(tmp_path: Path, text: str, parts: list[s
         load_settings()
     for part in parts:
         assert part in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("[deployments.x]\nbackend = 'fakr'\n", ["gateway.toml, line 2", '[deployments."x"] backend', "does not exist"]),
+        ("[deployments.x]\n", ["gateway.toml, line 1", '[deployments."x"] backend', "is missing"]),
+        ("[deployments.whisper-1]\n\nbeam = 3\n", ["gateway.toml, line 3", '[deployments."whisper-1"] beam']),
+        ("[deployments.whisper-1]\nmax_batch = 'x'\n", ["gateway.toml, line 2", '[deployments."whisper-1"] max_batch']),
+        ("[deployments.whisper-1]\nfallback = 'x'\n", ["gateway.toml, line 2", '[deployments."whisper-1"] fallback']),
+        ('[aliases]\n"tts-1" = "nobody"\n', ["gateway.toml, line 2", '[aliases] "tts-1"', "'nobody'"]),
+    ],
+)
+def test_a_mistake_that_only_the_deployments_know_of_is_named_with_its_line(tmp_path: Path, text: str, parts: list[str]) -> None:
+    _file(tmp_path, text)
+    with pytest.raises(ConfigError) as told:
+        Deployments.from_settings(load_settings())
+    for part in parts:
+        assert part in str(told.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_a_file_in_another_encoding_says_so(tmp_path: Path, encoding: str) -> None:
+    """What Windows PowerShell 5.1 and old editors write."""
+    (tmp_path / "gateway.toml").write_text('models_dir = "caf\xe9"\n', encoding=encoding)
+    with pytest.raises(ConfigError, match="not UTF-8; save it again"):
+        load_settings()
 
 
 def test_a_mistake_in_the_environment_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
