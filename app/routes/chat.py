@@ -19,7 +19,7 @@ from app.routes.chat_parts import SentAudio, SentMessage
 from app.routes.chat_shapes import Completion, PcmCutter
 from app.routes.chat_speech import Speaker
 from app.routes.chat_wish import ChatWish, read_chat
-from app.routes.common import Call, Stream, header_text
+from app.routes.common import Call, Stream
 from app.routes.inline_audio import base64_text
 from app.routes.operations import JSON, Operation
 from app.serving.protocol import Run, Ticket
@@ -35,15 +35,13 @@ async def complete(call: Call) -> ASGIApp:
     body = call.json_body()
     deployment = call.choose(body.get("model"), "chat")
     wish = read_chat(body, deployment, call.gateway.spoken)
+    call.ignored = wish.ignored
     del body
     ticket = await call.admit(deployment)
     speaker = await find_speaker(call, wish, ticket)
     running = await start(call, wish, ticket)
     completion = Completion(f"chatcmpl-{call.request_id.replace('-', '')}", ticket.deployment.name)
-    answer = await (_streamed if wish.stream else _complete)(call, wish, running, completion, speaker)
-    if wish.ignored:
-        answer.headers["x-gateway-ignored"] = header_text(", ".join(wish.ignored))
-    return answer
+    return await (_streamed if wish.stream else _complete)(call, wish, running, completion, speaker)
 
 
 async def start(call: Call, wish: ChatWish, ticket: Ticket) -> Run:

@@ -18,7 +18,7 @@ from app.routes.chat import start, whole_answer
 from app.routes.chat_parts import SentAudio, SentMessage
 from app.routes.chat_shapes import usage_document
 from app.routes.chat_wish import ChatWish, read_chat
-from app.routes.common import Call, header_text
+from app.routes.common import Call
 from app.routes.forms import Form, parse_form
 from app.routes.operations import FORM, Operation
 
@@ -34,14 +34,12 @@ async def ask(call: Call) -> ASGIApp:
     kind = form.choice("response_format", ("json", "text"), "json")
     question = _question(form)
     wish = _with_file(read_chat(_as_chat(form, question), deployment, call.gateway.spoken), form, question)
+    call.ignored = wish.ignored
     del form
     ticket = await call.admit(deployment)
     done, text = await whole_answer(call, await start(call, wish, ticket))
     document = {"text": text, "finish_reason": done.finish_reason, "usage": usage_document(done.usage)}
-    answer = call.answer(f"{text}\n".encode(), TEXT_TYPE) if kind == "text" else call.json(document)
-    if wish.ignored:
-        answer.headers["x-gateway-ignored"] = header_text(", ".join(wish.ignored))
-    return answer
+    return call.answer(f"{text}\n".encode(), TEXT_TYPE) if kind == "text" else call.json(document)
 
 
 def _question(form: Form) -> str:

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from app.serving.media import MediaPool
 
 
+_LONGEST_HEADER = 1000  # characters of a value that clients choose: many give up on an answer whose head is long
+
+
 @dataclass(slots=True)
 class Gateway:
     """The parts that live as long as the app."""
@@ -71,8 +74,8 @@ class Call:
 
     request_id: GUID, the same in headers and logs; owner: name of the key, for fairness and logs; target: deployment that
     the path names; parameter: rest of the path for listings; body: the whole body; body_dropped: called when it is let go;
-    timings: seconds by stage; notes: remarks for the client. What is entered on `stack` is left when the answer is sent,
-    or when the client has gone.
+    timings: seconds by stage; notes: remarks for the client; ignored: parameters that mean
+    nothing here. What is entered on `stack` is left when the answer is sent, or when the client has gone.
     """
 
     gateway: Gateway
@@ -90,6 +93,7 @@ class Call:
     arrived: float = field(default_factory=time.perf_counter)
     timings: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    ignored: tuple[str, ...] = ()
     deployment: Deployment | None = None
     running: Run | None = None
     fallback_from: str | None = None
@@ -178,6 +182,8 @@ class Call:
             headers["x-gateway-fallback"] = header_text(self.deployment.name)
         if self.notes:
             headers["x-gateway-note"] = header_text("; ".join(self.notes))
+        if self.ignored:
+            headers["x-gateway-ignored"] = header_text(", ".join(self.ignored))[:_LONGEST_HEADER]
         return headers
 
     def answer(self, content: bytes, media_type: str) -> Response:

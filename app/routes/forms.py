@@ -53,6 +53,11 @@ class Form:
                 found += _array(value)
         return found
 
+    def names(self) -> list[str]:
+        """The fields that are set, in the order sent, without what follows a bracket; the files' names after them."""
+        texts = [key.partition("[")[0] for key, value in self.texts if value != ""]
+        return list(dict.fromkeys([*texts, *self.files]))
+
     def mapping(self, name: str) -> str | dict[str, Any] | None:
         """An object field sent as `name[key]` parts or as a JSON object; a plain string stays one."""
         parts = {key[len(name) + 1 : -1]: value for key, value in self.texts if key.startswith(f"{name}[") and key.endswith("]")}

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp
 from app.deployments import Deployment
 from app.errors import ApiError, InvalidRequest
 from app.routes import speech_doc
-from app.routes.common import Call, Stream, find_deployment, header_text
+from app.routes.common import Call, Stream, find_deployment
 from app.routes.inline_audio import base64_text
 from app.routes.operations import FORM, JSON, Operation
 from app.routes.speech_audio import SpeechAudio
@@ -38,6 +38,7 @@ async def speak(call: Call) -> ASGIApp:
     body = speech_body(call)
     deployment = call.choose(body.get("model"), "speech")
     wish = read_speech(body)
+    call.ignored = wish.ignored
     ticket = await call.admit(deployment)
     request = await _request(call, wish, ticket)
     call.drop_body()
@@ -45,8 +46,6 @@ async def speak(call: Call) -> ASGIApp:
     audio = SpeechAudio(call, running)
     answer = await (_events if wish.sse else _audio)(call, wish, audio)
     answer.headers["x-gateway-answer-id"] = request.answer_id
-    if wish.ignored:
-        answer.headers["x-gateway-ignored"] = header_text(", ".join(wish.ignored))
     return answer
 
 

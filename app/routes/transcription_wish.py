@@ -17,6 +17,11 @@ from backends.interface import Chunking, Samples, TranscriptionRequest
 
 TranscriptionTask = Literal["transcribe", "translate"]
 _TRANSLATION_FORMATS = tuple(name for name in FORMATS if name != "diarized_json")
+_TRANSLATION_FIELDS = frozenset({"file", "filename", "model", "prompt", "response_format", "temperature"})
+_FIELDS = _TRANSLATION_FIELDS | {
+    "language", "languages", "keywords", "timestamp_granularities", "include", "stream", "chunking_strategy",
+    "known_speaker_names", "known_speaker_references",
+}  # fmt: skip
 _GRANULARITIES = ("word", "segment")
 _MOST_SPEAKERS = 4
 _LONGEST_MS = 60_000  # of padding or silence in a chunking strategy
@@ -24,7 +29,7 @@ _LONGEST_MS = 60_000  # of padding or silence in a chunking strategy
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """One request. granularities: () unless the client named some; notes: remarks for the client."""
+    """One request. granularities: () unless the client named some; notes: remarks for the client; ignored: unused fields."""
 
     file: UploadedFile
     task: TranscriptionTask
@@ -38,6 +43,7 @@ class Wish:
     chunking: Chunking | None = None
     speakers: bool = False
     notes: tuple[str, ...] = field(default=())
+    ignored: tuple[str, ...] = ()
 
     @property
     def words(self) -> bool:
@@ -74,7 +80,8 @@ def read_wish(form: Form, task: TranscriptionTask) -> Wish:
     temperature = form.number("temperature", 0.0, 1.0) or 0.0
     if task == "translate":
         kind = form.choice("response_format", _TRANSLATION_FORMATS, "json")
-        return Wish(file, task, cast(Format, kind), prompt=prompt, temperature=temperature)
+        unused = _unused(form, _TRANSLATION_FIELDS)
+        return Wish(file, task, cast(Format, kind), prompt=prompt, temperature=temperature, ignored=unused)
     kind = form.choice("response_format", FORMATS, "json")
     language, notes = _language(form)
     wish = Wish(
@@ -90,6 +97,7 @@ def read_wish(form: Form, task: TranscriptionTask) -> Wish:
         chunking=_chunking(form),
         speakers=_speakers(form),
         notes=notes,
+        ignored=_unused(form, _FIELDS),
     )
     if wish.stream and wish.format not in STREAMED_FORMATS:
         raise InvalidRequest(
@@ -114,6 +122,10 @@ def check_capabilities(wish: Wish, deployment: Deployment) -> None:
         raise UnsupportedValue(f"{name!r} does not give log probabilities.", param="include")
     if wish.speakers and not info.diarization:
         raise UnsupportedParameter(f"{name!r} does not tell speakers apart.", param="known_speaker_names")
+
+
+def _unused(form: Form, known: frozenset[str]) -> tuple[str, ...]:
+    return tuple(name for name in form.names() if name not in known)
 
 
 def _language(form: Form) -> tuple[str | None, tuple[str, ...]]:

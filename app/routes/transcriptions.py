@@ -31,6 +31,7 @@ async def transcribe(call: Call, task: TranscriptionTask) -> ASGIApp:
     form = parse_form(call.content_type, call.body, call.gateway.settings.limits.form_fields)
     deployment = call.choose(form.text("model"), "transcription")
     wish = read_wish(form, task)
+    call.ignored = wish.ignored
     check_capabilities(wish, deployment)
     ticket = await call.admit(deployment)
     check_capabilities(wish, ticket.deployment)

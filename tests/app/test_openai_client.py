@@ -271,6 +271,23 @@ def test_keywords_and_language_hints(server: Running, wav: bytes) -> None:
         assert "several languages" in answer.headers["x-gateway-note"]
 
 
+@pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning")
+def test_fields_that_mean_nothing_are_named(server: Running, wav: bytes) -> None:
+    with _azure(server) as client:
+        transcriptions, translations = client.audio.transcriptions.with_raw_response, client.audio.translations.with_raw_response
+        told = transcriptions.create(model="fake-asr", file=wav, language="en", extra_body={"user": "u", "best": [1, 2]})
+        assert told.headers["x-gateway-ignored"] == "user, best"
+        unused = {"stream": True, "language": "de", "empty": ""}
+        told = translations.create(model="fake-asr", file=wav, prompt="x", extra_body=unused)
+        assert told.headers["x-gateway-ignored"] == "stream, language"
+        known = {"filename": "a.wav", "chunking_strategy": {"type": "server_vad"}, "keywords": ["a"], "languages": ["de"]}
+        fields = {"timestamp_granularities": ["word"], "response_format": "verbose_json", "stream": False} | known
+        assert "x-gateway-ignored" not in transcriptions.create(model="fake-asr", file=wav, extra_body=fields).headers
+        told = transcriptions.create(model="fake-asr", file=wav, stream=True, extra_body={"a" * 5000: "b"})
+        assert (set(told.headers["x-gateway-ignored"]), len(told.headers["x-gateway-ignored"])) == ({"a"}, 1000)
+        list(told.parse())
+
+
 def test_clips_shorter_than_a_tenth_of_a_second(server: Running) -> None:
     with _azure(server) as client, pytest.raises(openai.BadRequestError) as told:
         client.audio.transcriptions.create(model="fake-asr", file=wav_of(0.05))
