@@ -52,6 +52,8 @@ class Speaker:
                     heard = True
                     yield chunk
         except InvalidRequest as error:
+            if error.param == "voice":
+                error.param = "audio.voice"  # where it stands in a chat request
             if error.param != "input" or heard:
                 raise
         if not heard:

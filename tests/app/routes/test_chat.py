@@ -266,7 +266,7 @@ def test_a_speaker_that_fails_fails_the_answer(server: Running) -> None:
         yield Failed("invalid_input", "no such voice", param="voice") if isinstance(request, SpeechRequest) else Done("Hi.")
 
     server.pool.script = fails
-    assert error_of(post(server, question("Hi.", **SPOKEN))) == ("voice", "invalid_value")
+    assert error_of(post(server, question("Hi.", **SPOKEN))) == ("audio.voice", "invalid_value")
 
 
 def user(content: Any) -> dict[str, Any]:
