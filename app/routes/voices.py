@@ -88,7 +88,7 @@ def _asked(call: Call) -> list[Deployment]:
 
 
 def _speaks(deployment: Deployment | None) -> bool:
-    return deployment is not None and "speech" in deployment.info.tasks
+    return deployment is not None and "speech" in deployment.tasks
 
 
 def _doc(summary: str, key: str, fields: tuple[str, ...]) -> dict[str, Any]:
