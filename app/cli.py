@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from typing import Annotated
 
 import typer
@@ -9,7 +11,7 @@ import typer
 from app import VERSION
 from app.commands.bench import bench
 from app.commands.calls import ask, speak, transcribe
-from app.commands.console import output, use_utf8
+from app.commands.console import FAILED, forget_output, messages, output, use_utf8
 from app.commands.doctor import doctor
 from app.commands.server import serve
 from app.commands.training import PASS_ON, dataset, finetune, watermark
@@ -48,9 +50,16 @@ cli.add_typer(watermark, name="watermark")
 
 
 def main() -> None:
-    """The console entry."""
+    """The console entry. What the system refuses is told on a line; it is nobody's bug."""
     use_utf8()
-    cli(prog_name="speech-gateway")
+    try:
+        cli(prog_name="speech-gateway")
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        with contextlib.suppress(OSError):
+            messages().print(f"speech-gateway: {where}{error.strerror or error}")
+        forget_output()
+        sys.exit(FAILED)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import locale
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,11 +15,16 @@ from rich.progress import Progress as ProgressBar
 
 from app.commands.client import Answer, deployment_path
 from app.commands.connection import Key, Server, session
-from app.commands.console import check_writable, messages, output
+from app.commands.console import WRONG_USE, check_result, fail, messages, write_result
+from app.commands.files import STANDARD_OUTPUT
 
 Model = Annotated[str, typer.Option("--model", "-m", help="Deployment or alias.")]
-Output = Annotated[Path | None, typer.Option("--output", "-o", help="File to write to.", dir_okay=False)]
+OUTPUT = typer.Option("--output", "-o", help='File to write to; "-": standard output.', dir_okay=False)
+Output = Annotated[Path | None, OUTPUT]
 _STEPS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeElapsedColumn())
+_ENDINGS = {"": "wav", ".wav": "wav", ".wave": "wav", ".mp3": "mp3", ".opus": "opus", ".ogg": "opus", ".oga": "opus"}
+_ENDINGS |= {".aac": "aac", ".flac": "flac", ".pcm": "pcm", ".raw": "pcm"}
+_REMARKS = {"fallback": "answered instead: ", "ignored": "ignored here: ", "note": ""}  # header -> what is put before its text
 Sound = Annotated[Path, typer.Argument(help="Audio file.", exists=True, dir_okay=False)]
 
 
@@ -35,16 +41,18 @@ def transcribe(
     key: Key = "",
 ) -> None:
     """Write down what is said in FILE."""
-    check_writable(out)
+    check_result(out)
+    if words and translate:
+        fail("a translation has no word times; leave out --words or --translate", WRONG_USE)
     fields = {"response_format": "verbose_json" if words else format, "language": language, "prompt": prompt}
     if words:
         fields["timestamp_granularities[]"] = "word"
     operation = "audio/translations" if translate else "audio/transcriptions"
-    given = {name: value for name, value in fields.items() if value and not (translate and name != "response_format")}
+    given = {name: value for name, value in fields.items() if value}
     with session(server, key) as client:
         answer = client.post_file(deployment_path(model, operation), file, given)
     _tell(answer)
-    _write(answer.body.decode("utf-8"), out)
+    write_result(answer.body.decode("utf-8"), out)
 
 
 def speak(
@@ -54,20 +62,24 @@ def speak(
     format: Annotated[str, typer.Option(help="mp3, opus, aac, flac, wav or pcm; empty: as OUTPUT is named.")] = "",  # noqa: A002
     speed: Annotated[float, typer.Option(min=0.25, max=4.0)] = 1.0,
     instructions: Annotated[str, typer.Option(help="How to say it.", show_default=False)] = "",
-    out: Annotated[Path, typer.Option("--output", "-o", help="File to write to.", dir_okay=False)] = Path("speech.wav"),
+    out: Annotated[Path, typer.Option("--output", "-o", help='File to write to; "-": standard output.', dir_okay=False)] = Path(
+        "speech.wav"
+    ),
     server: Server = "",
     key: Key = "",
 ) -> None:
     """Say TEXT and write it to a file."""
-    check_writable(out)
-    said = sys.stdin.read() if text == "-" else text
-    document: dict[str, Any] = {"input": said, "voice": voice, "speed": speed, "response_format": format or _format_of(out)}
+    check_result(out)
+    kind = format or _format_of(out)
+    said = _standard_input() if text == "-" else text
+    document: dict[str, Any] = {"input": said, "voice": voice, "speed": speed, "response_format": kind}
     if instructions:
         document["instructions"] = instructions
     with session(server, key) as client:
         answer = client.stream_to(deployment_path(model, "audio/speech"), document, out)
     _tell(answer)
-    messages().print(f"Written to {out}.")
+    if out != STANDARD_OUTPUT:
+        messages().print(f"Written to {out}.")
 
 
 def ask(
@@ -84,7 +96,7 @@ def ask(
     key: Key = "",
 ) -> None:
     """Ask QUESTION about what is heard in FILE."""
-    check_writable(out)
+    check_result(out)
     wishes = {"steps": steps, "block_length": block_length, "max_tokens": max_new_tokens, "temperature": temperature}
     document = _chat_request(file, question, system) | {name: value for name, value in wishes.items() if value is not None}
     with session(server, key) as client, ProgressBar(*_STEPS, console=messages(), transient=messages().is_terminal) as bar:
@@ -94,7 +106,7 @@ def ask(
             bar.update(thinking, completed=done, total=total or None)
 
         pieces = list(_deltas(client.events(deployment_path(model, "chat/completions"), document, show)))
-    _write("".join(pieces) + "\n", out)
+    write_result("".join(pieces) + "\n", out)
 
 
 def _chat_request(file: Path, question: str, system: str) -> dict[str, Any]:
@@ -112,9 +124,21 @@ def _deltas(events: Iterator[dict[str, Any]]) -> Iterator[str]:
                 yield text
 
 
+def _standard_input() -> str:
+    """Text that is UTF-8 if it can be, whatever the console's code page says; else in that code page."""
+    data = sys.stdin.buffer.read()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode(locale.getencoding(), "replace")
+
+
 def _format_of(file: Path) -> str:
-    known = {".mp3": "mp3", ".opus": "opus", ".ogg": "opus", ".aac": "aac", ".flac": "flac", ".pcm": "pcm", ".raw": "pcm"}
-    return known.get(file.suffix.lower(), "wav")
+    """The format that the file's ending stands for, wav without one; ends the program where it stands for none of ours."""
+    ending = file.suffix.lower()
+    if ending not in _ENDINGS:
+        fail(f"no format is called {ending}; name the file {file.stem}.mp3, or choose with --format", WRONG_USE)
+    return _ENDINGS[ending]
 
 
 def _tell(answer: Answer) -> None:
@@ -122,14 +146,7 @@ def _tell(answer: Answer) -> None:
     told = [answer.headers.get(f"x-gateway-{name}", "") for name in ("engine", "device", "dtype")]
     spent = answer.headers.get("x-gateway-model-ms")
     line = " ".join(part for part in told if part) + (f", {float(spent) / 1000:.2f} s of model time" if spent else "")
-    for text in (line, answer.headers.get("x-gateway-note", "")):
+    remarks = [f"{said}{text}" for name, said in _REMARKS.items() if (text := answer.headers.get(f"x-gateway-{name}"))]
+    for text in (line, *remarks):
         if text:
             messages().print(text)
-
-
-def _write(text: str, file: Path | None) -> None:
-    if file is None:
-        output().print(text, end="" if text.endswith("\n") else "\n")
-    else:
-        file.write_text(text, encoding="utf-8")
-        messages().print(f"Written to {file}.")

@@ -16,6 +16,8 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from app.commands.files import write_whole
+
 API_VERSION = "2024-10-21"
 _CONNECT_SECONDS = 3.0
 _PROGRESS = b": progress "
@@ -49,12 +51,18 @@ class Client:
     """Calls to one server. key: any non-empty text where the server has no list of keys."""
 
     def __init__(self, url: str, key: str) -> None:
-        parts = urlsplit(url if "//" in url else f"http://{url}")
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urlsplit(url if "//" in url else f"http://{url}")
+            host, port = parts.hostname, parts.port
+        except ValueError as error:
+            raise CallFailed(f"{url!r} is no address of a server: {error}; write http://HOST:PORT") from error
+        if parts.scheme not in ("http", "https") or not host:
             raise CallFailed(f"{url!r} is no address of a server; write http://HOST:PORT")
+        if not key.isprintable():
+            raise CallFailed("the key holds a line break or another character that no header can carry")
         self.url = f"{parts.scheme}://{parts.netloc}"
-        self._secure, self._host, self._port = parts.scheme == "https", parts.hostname, parts.port
-        self._prefix, self._key = parts.path.rstrip("/"), key
+        self._secure, self._host, self._port = parts.scheme == "https", host, port
+        self._prefix, self._key = parts.path.rstrip("/"), key.encode("utf-8")  # as curl sends it
 
     def get(self, path: str) -> Answer:
         with self._exchange("GET", path) as answer:
@@ -70,9 +78,9 @@ class Client:
             return Answer(answer.read(), _headers(answer))
 
     def stream_to(self, path: str, document: Mapping[str, Any], file: Path) -> Answer:
-        """Write the answer's body to `file` as it comes; a broken-off answer leaves no file."""
+        """Write the answer's body to `file` as it comes; a broken-off answer leaves no file. Raises NotWritten, too."""
         with self._exchange("POST", path, json.dumps(document).encode(), "application/json") as answer:
-            _write_pieces(iter(lambda: answer.read1(_PIECE), b""), file)
+            write_whole(iter(lambda: answer.read1(_PIECE), b""), file)
             return Answer(b"", _headers(answer))
 
     def events(
@@ -102,7 +110,8 @@ class Client:
     ) -> Iterator[http.client.HTTPResponse]:
         make = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
         connection = make(self._host, self._port, timeout=_CONNECT_SECONDS)
-        headers = {"api-key": self._key, "accept": "*/*"} | ({"content-type": content_type} if content_type else {}) | dict(more)
+        headers: dict[str, str | bytes] = {"api-key": self._key, "accept": "*/*"}
+        headers |= ({"content-type": content_type} if content_type else {}) | dict(more)
         try:
             connection.connect()
             connection.sock.settimeout(None)  # a long recording may take long; the server has its own limits
@@ -116,26 +125,6 @@ class Client:
             raise CallFailed(f"no answer from {self.url}: {error or type(error).__name__}.{cure}") from error
         finally:
             connection.close()
-
-
-def _write_pieces(pieces: Iterator[bytes], file: Path) -> None:
-    """Raises CallFailed where the disk is at fault, and leaves what the network does to the caller."""
-    partial = file.with_name(file.name + ".part")
-    out = _on_disk(file, partial.open, "wb")
-    try:
-        with out:
-            for piece in pieces:
-                _on_disk(file, out.write, piece)
-        _on_disk(file, partial.replace, file)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _on_disk(file: Path, work: Callable[..., Any], argument: object) -> Any:
-    try:
-        return work(argument)
-    except OSError as error:
-        raise CallFailed(f"{file} cannot be written: {error.strerror or error}") from error
 
 
 def deployment_path(deployment: str, operation: str) -> str:

@@ -22,6 +22,7 @@ import typer
 
 from app.commands.client import CallFailed, Client
 from app.commands.console import fail, messages
+from app.commands.files import NotWritten
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 _START_SECONDS, _STOP_SECONDS = 120.0, 15.0
@@ -41,7 +42,7 @@ def session(server: str, key: str) -> Iterator[Client]:
     try:
         with connected(server, key) as client:
             yield client
-    except CallFailed as error:
+    except (CallFailed, NotWritten) as error:
         fail(str(error))
 
 

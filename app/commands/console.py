@@ -5,6 +5,7 @@ Owns the terminal's encoding and the exit statuses. Knows no command.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
@@ -17,6 +18,9 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from app.commands.files import STANDARD_OUTPUT, NotWritten, check_writable, write_whole
+
+_NARROWEST = 60  # columns of a table; a narrower terminal breaks its lines, which beats columns of one letter
 FAILED, WRONG_USE = 1, 2  # exit statuses: the work failed; the command or the configuration is wrong
 
 
@@ -31,6 +35,12 @@ def use_utf8() -> None:
             stream.reconfigure(encoding=chosen or "utf-8", errors="replace")
 
 
+def forget_output() -> None:
+    """Drop what standard output would not take, or the interpreter complains of it at its end."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def output() -> Console:
     """For results; plain when it is not a terminal."""
     return Console(highlight=False, emoji=False, markup=False, soft_wrap=True)
@@ -43,12 +53,14 @@ def messages() -> Console:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """The first column is never shortened; the others wrap."""
+    console = output()
     table = Table(box=SIMPLE, pad_edge=False)
     for index, column in enumerate(columns):
         table.add_column(column, no_wrap=index == 0, overflow="fold")
     for row in rows:
         table.add_row(*row)
-    output().print(table)
+    console.width = max(console.width, _NARROWEST)
+    console.print(table)
 
 
 def fail(message: str, status: int = FAILED) -> NoReturn:
@@ -57,10 +69,25 @@ def fail(message: str, status: int = FAILED) -> NoReturn:
     raise typer.Exit(status)
 
 
-def check_writable(file: Path | None) -> None:
+def check_result(file: Path | None) -> None:
     """End the program before the work if its result could not be written."""
-    if file is not None and not file.absolute().parent.is_dir():
-        fail(f"there is no folder {file.parent} to write {file.name} into; make it first", WRONG_USE)
+    try:
+        if file is not None:
+            check_writable(file)
+    except NotWritten as error:
+        fail(str(error), WRONG_USE)
+
+
+def write_result(text: str, file: Path | None) -> None:
+    """Print it, or write it to the file and say so."""
+    if file is None or file == STANDARD_OUTPUT:
+        output().print(text, end="" if text.endswith("\n") else "\n")
+        return
+    try:
+        write_whole([text.encode("utf-8")], file)
+    except NotWritten as error:
+        fail(str(error))
+    messages().print(f"Written to {file}.")
 
 
 def size_text(size: int | None) -> str:

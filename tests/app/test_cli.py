@@ -59,3 +59,19 @@ def test_the_command_line_loads_no_tensor_library() -> None:
         "import sys, app.cli; print([m for m in ('torch', 'onnxruntime', 'av', 'soundfile', 'transformers') if m in sys.modules])"
     )
     assert run(sys.executable, "-c", code).stdout.strip() == "[]"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+def test_output_that_cannot_be_written_is_told_without_a_traceback() -> None:
+    with Path("/dev/full").open("wb") as full:
+        told = subprocess.run(
+            [sys.executable, "-m", "app.cli", "models"], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
+        )
+    assert told.returncode == 1
+    assert told.stderr == "speech-gateway: No space left on device\n"
+
+
+def test_a_narrow_terminal_does_not_lose_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    told = run(sys.executable, "-m", "app.cli", "models").stdout
+    assert "GPL-3.0" in told

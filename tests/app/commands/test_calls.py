@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli import cli
+from app.commands.client import Answer
 from app.errors import Overloaded
 from backends.interface import AudioChunk, ChatRequest, Done, Failed, Progress, SpeechRequest, TextDelta, TranscriptionRequest
 from tests.app.commands.conftest import Run
@@ -193,3 +194,56 @@ def test_errors_say_what_to_do_next(served: Running) -> None:
     assert "speech-gateway models" in unknown.stderr
     gone = CliRunner().invoke(cli, ["speak", "Hello.", "--server", "http://127.0.0.1:1"])
     assert "Start it with: speech-gateway serve" in gone.stderr
+
+
+def test_the_sound_on_standard_output(served: Running, tmp_path: Path) -> None:
+    result = CliRunner().invoke(cli, ["speak", "Hello.", "-m", "fake-tts", "-o", "-", "--server", served.url])
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout_bytes.startswith(b"RIFF")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_ending_that_names_no_format_is_refused(run: Run, tmp_path: Path) -> None:
+    """Sound of another format under that name would be no help."""
+    result = run("speak", "Hello.", "-m", "fake-tts", "-o", "hello.m4a")
+    assert result.exit_code == 2
+    assert ".m4a" in result.stderr
+    assert run("speak", "Hello.", "-m", "fake-tts", "-o", "hello.m4a", "--format", "aac").exit_code == 0
+
+
+@pytest.mark.parametrize("said", ["\ufeffGrüß Gott, 東京".encode(), "Grüß Gott, 東京".encode()])
+def test_standard_input_is_utf8_whatever_the_console_thinks(served: Running, said: bytes) -> None:
+    served.pool.requests.clear()
+    runner = CliRunner(charset="latin-1")
+    result = runner.invoke(cli, ["speak", "-", "-m", "fake-tts", "-o", "a.wav", "--server", served.url], input=said)
+    assert result.exit_code == 0, result.stderr
+    assert served.pool.requests[-1].text == "Grüß Gott, 東京"
+
+
+def test_a_translation_takes_a_prompt_and_has_no_word_times(run: Run, recording: str, served: Running) -> None:
+    assert run("transcribe", recording, "-m", "fake-asr", "--translate", "--prompt", "Zoë").exit_code == 0
+    assert served.pool.requests[-1].prompt == "Zoë"
+    assert run("transcribe", recording, "-m", "fake-asr", "--translate", "--words").exit_code == 2
+
+
+def test_who_answered_instead_and_what_was_ignored_is_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    headers = {"x-gateway-engine": "fake", "x-gateway-fallback": "embedded-tts", "x-gateway-ignored": "instructions"}
+    monkeypatch.setattr("app.commands.client.Client.stream_to", lambda *_: Answer(b"", headers))
+    told = run("speak", "Hello.").stderr
+    assert "answered instead: embedded-tts" in told
+    assert "ignored here: instructions" in told
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:99999", "http://[::1", "127.0.0.1:port"])
+def test_an_address_that_is_none_is_told_without_a_traceback(address: str) -> None:
+    result = CliRunner().invoke(cli, ["speak", "Hello.", "--server", address])
+    assert result.exit_code == 1
+    assert f"{address!r} is no address of a server" in result.stderr
+
+
+def test_a_key_in_any_script_is_sent_and_a_line_break_refused(served: Running) -> None:
+    command = ["speak", "Hello.", "-m", "fake-tts", "--server", served.url, "--key"]
+    assert CliRunner().invoke(cli, [*command, "鍵"]).exit_code == 0
+    result = CliRunner().invoke(cli, [*command, "a\nb"])
+    assert result.exit_code == 1
+    assert "the key holds" in result.stderr
