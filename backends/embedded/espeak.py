@@ -7,7 +7,7 @@ the process; one worker process serves one deployment from one thread, so nothin
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -80,7 +80,7 @@ class EspeakBackend:
         if not isinstance(request, SpeechRequest):
             raise InvalidInput("espeak-ng makes speech only")
         if request.reference is not None:
-            raise InvalidInput("espeak-ng cannot clone a voice", param="reference")
+            raise InvalidInput("espeak-ng cannot clone a voice", param="reference_audio")
         waiting = sentences(request.text)
         if not waiting:
             raise InvalidInput("the input holds nothing to say", param="input")
@@ -133,12 +133,21 @@ def _check_ranges(options: EspeakOptions) -> None:
 
 def _done(job: _SpeechJob) -> Done:
     """espeak-ng has no tokens; the words of the input are counted instead."""
-    notes = ("espeak-ng has no speaking styles: instructions were not used",) if job.request.instructions.strip() else ()
     return Done(
         usage=Usage(input_tokens=len(job.request.text.split())),
         timings={"synthesis": time.perf_counter() - job.begun},
-        notes=notes,
+        notes=tuple(_unused(job.request)),
     )
+
+
+def _unused(request: SpeechRequest) -> Iterator[str]:
+    """What a request says in vain. It is no error: espeak-ng stands in for models that use all of it."""
+    if request.instructions.strip():
+        yield "espeak-ng has no speaking styles: instructions were not used"
+    if request.context:
+        yield "espeak-ng does not listen: context was not used"
+    if request.options:
+        yield "espeak-ng has no options in a request: options were not used"
 
 
 def _nothing_said(job: _SpeechJob) -> Event:

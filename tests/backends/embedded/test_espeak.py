@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from backends.embedded.espeak import EspeakBackend
 from backends.interface import (
     AudioChunk,
+    ContextTurn,
     Done,
     Failed,
     InvalidInput,
@@ -146,16 +148,27 @@ def test_a_few_foreign_letters_are_no_reason_to_refuse(espeak: EspeakBackend) ->
 
 
 def test_cloning_and_other_tasks_are_refused(espeak: EspeakBackend) -> None:
-    with pytest.raises(InvalidInput, match="clone"):
+    with pytest.raises(InvalidInput, match="clone") as told:
         espeak.start(SpeechRequest("hello", "en-us", reference=VoiceSample(np.zeros(9, np.float32))))
+    assert told.value.param == "reference_audio"  # the field of the request
     with pytest.raises(InvalidInput, match="speech only"):
         espeak.start(TranscriptionRequest(np.zeros(9, np.float32)))
 
 
-def test_unused_instructions_are_admitted(espeak: EspeakBackend) -> None:
-    last = events(espeak, SpeechRequest("hello", "en-us", instructions="whisper it"))[-1]
+@pytest.mark.parametrize(
+    ("unused", "named"),
+    [
+        ({"instructions": "whisper it"}, ["instructions"]),
+        ({"context": (ContextTurn("0", "Where were you?"),)}, ["context"]),
+        ({"options": {"temperature": 0.9}}, ["options"]),
+        ({"options": {"top_k": 5}, "instructions": "cry"}, ["instructions", "options"]),
+        ({"instructions": " ", "seed": 3}, []),
+    ],
+)
+def test_what_is_not_used_is_admitted(espeak: EspeakBackend, unused: dict[str, Any], named: list[str]) -> None:
+    last = events(espeak, SpeechRequest("hello", "en-us", **unused))[-1]
     assert isinstance(last, Done)
-    assert any("instructions" in note for note in last.notes)
+    assert [word for word in ("instructions", "context", "options") if any(word in note for note in last.notes)] == named
 
 
 @pytest.mark.parametrize("options", [{"words_per_minute": 5}, {"pitch": 100}, {"voice": "nowhere"}, {"sentence_gap_ms": -1}])
