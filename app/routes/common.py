@@ -7,6 +7,7 @@ about it. Knows nothing of a particular operation and nothing of sockets: `app/m
 from __future__ import annotations
 
 import asyncio
+import codecs
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import AsyncExitStack, aclosing, contextmanager
@@ -110,7 +111,7 @@ class Call:
     def json_body(self) -> dict[str, Any]:
         """The body as a JSON object. Raises BrokenBody."""
         try:
-            document = msgspec.json.decode(self.body)
+            document = msgspec.json.decode(self.body.removeprefix(codecs.BOM_UTF8))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise BrokenBody(f"The request body is not valid JSON: {error}.") from error
         if not isinstance(document, dict):

@@ -270,6 +270,15 @@ def test_speed_is_left_to_a_backend_that_can(server: Running) -> None:
     assert server.pool.requests[0].speed == 2.0
 
 
+def test_a_byte_order_mark_before_the_body_is_tolerated(server: Running) -> None:
+    """Windows PowerShell writes one into every file it calls UTF-8."""
+    headers = {"api-key": "k", "content-type": "application/json"}
+    body = json.dumps({**BODY, "input": "Grüße", "response_format": "pcm"}, ensure_ascii=False).encode("utf-8-sig")
+    assert httpx.post(server.url + URL, content=body, headers=headers).status_code == 200
+    assert server.pool.requests[0].text == "Grüße"
+    assert error_of(httpx.post(server.url + URL, content=b"\xef\xbb\xbf", headers=headers)) == (None, None)
+
+
 def test_a_form_is_tolerated(server: Running) -> None:
     fields = {**BODY, "speed": "2", "response_format": "pcm", "seed": "5", "stream": "false", "options": '{"a": 1}'}
     files = {"reference_audio": ("clip", base64.b64decode(CLIP))}
