@@ -65,6 +65,7 @@ def speech_body(call: Call) -> dict[str, Any]:
         return call.json_body()
     form = parse_form(call.content_type, call.body, call.gateway.settings.limits.form_fields)
     fields: dict[str, Any] = {name: value for name in _KNOWN if (value := form.text(name)) is not None}
+    fields |= {name: None for name in form.names() if name not in _KNOWN}  # to be told that they are ignored
     for name in ("options", "context"):
         if name in fields:
             fields[name] = _json_text(fields[name], name)

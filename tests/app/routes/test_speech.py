@@ -282,11 +282,12 @@ def test_a_byte_order_mark_before_the_body_is_tolerated(server: Running) -> None
 def test_a_form_is_tolerated(server: Running) -> None:
     fields = {**BODY, "speed": "2", "response_format": "pcm", "seed": "5", "stream": "false", "options": '{"a": 1}'}
     files = {"reference_audio": ("clip", base64.b64decode(CLIP))}
-    answer = httpx.post(server.url + URL, data=fields, files=files, headers={"api-key": "k"})
+    answer = httpx.post(server.url + URL, data={**fields, "colour": "red"}, files=files, headers={"api-key": "k"})
     assert answer.status_code == 200, answer.text
     (request,) = server.pool.requests
     assert (request.speed, request.seed, request.stream, request.options) == (2.0, 5, False, {"a": 1})
     assert request.reference is not None
+    assert answer.headers["x-gateway-ignored"] == "colour"
 
 
 @pytest.mark.parametrize("seed", ["²", "--5", "٣", "9" * 5000, "1.5"])
