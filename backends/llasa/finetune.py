@@ -14,6 +14,7 @@ import logging
 import math
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -38,6 +39,7 @@ CODEBOOK = 65_536  # of X-Codec-2
 _STATE, _SETTINGS = "training_state.pt", "training.json"
 # What a resumed training must not change; its length, its rate and how often it saves may.
 _FIXED = ("rank", "alpha", "targets", "batch", "accumulation", "max_length", "seed", "date", "double_bos")
+_INTERRUPTED = 130  # exit status after Ctrl+C, as shells have it
 _IGNORED = -100  # label of positions that are not learnt
 
 
@@ -64,6 +66,19 @@ class Training:
     date: str = DEFAULT_DATE
     double_bos: bool = False
 
+    def __post_init__(self) -> None:
+        """Raises InvalidInput for numbers that train nothing."""
+        for name in ("rank", "alpha", "epochs", "batch", "accumulation", "max_length"):
+            if getattr(self, name) < 1:
+                raise InvalidInput(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("warmup_steps", "steps", "save_every"):
+            if getattr(self, name) < 0:
+                raise InvalidInput(f"{name} must be at least 0, not {getattr(self, name)}")
+        if not 0 <= self.dropout < 1:
+            raise InvalidInput(f"dropout must be at least 0 and below 1, not {self.dropout}")
+        if not 0 < self.learning_rate < math.inf:
+            raise InvalidInput(f"learning_rate must be above 0, not {self.learning_rate}")
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -86,6 +101,7 @@ def finetune(
         raise InvalidInput(f"{data} holds no clip that fits into {training.max_length} tokens")
     if not resume and any(output.glob(f"checkpoint-*/{CONFIG}")):
         raise InvalidInput(f"{output} holds checkpoints already; resume, or choose another folder")
+    _make_folder(output)
     trainer = _Trainer(model, output, training, rows, vocabulary.pad, device)
     if resume:
         trainer.resume()
@@ -94,6 +110,15 @@ def finetune(
         if (model / name).is_file():
             shutil.copyfile(model / name, output / name)
     return losses
+
+
+def _make_folder(output: Path) -> None:
+    """Make it before the first epoch, not after: what cannot be kept need not be trained. Raises InvalidInput."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=output).close()
+    except OSError as error:
+        raise InvalidInput(f"{output} cannot be written into: {error.strerror or error}") from error
 
 
 def training_rows(clips: Iterator[Clip], vocabulary: Vocabulary, training: Training) -> Iterator[Row]:
@@ -280,7 +305,10 @@ def _adapted_model(base: Path, training: Training) -> Any:
         target_modules=list(training.targets),
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, lora)
+    try:
+        return get_peft_model(model, lora)
+    except ValueError as error:  # targets that the model does not have
+        raise InvalidInput(f"the adapter cannot be made: {error}") from error
 
 
 # --- command line ------------------------------------------------------------------------------------------------------------
@@ -320,12 +348,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = vars(parser().parse_args(arguments))
     data, model, output = chosen.pop("data"), chosen.pop("model"), chosen.pop("output")
     device, resume = chosen.pop("device"), chosen.pop("resume")
-    training = Training(**{**chosen, "targets": tuple(chosen["targets"])})
     try:
+        training = Training(**{**chosen, "targets": tuple(chosen["targets"])})
         finetune(data, model, output, training, device=device, resume=resume)
-    except BackendError as error:
-        print(f"error: {error.message}", file=sys.stderr)
+    except (BackendError, OSError) as error:
+        print(f"error: {error.message if isinstance(error, BackendError) else error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(f"interrupted; the checkpoints are in {output}, and --resume continues after the last", file=sys.stderr)
+        return _INTERRUPTED
     print(f"adapter in {output}")
     return 0
 

@@ -118,6 +118,43 @@ def test_what_cannot_be_trained_is_refused(data: Path, lm_folder: Path, tmp_path
         _train(data, lm_folder, tmp_path / "out", small())
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--rank", "-3"], "rank must be at least 1"),
+        (["--epochs", "0"], "epochs must be at least 1"),
+        (["--batch", "0"], "batch must be at least 1"),
+        (["--save-every", "-1"], "save_every must be at least 0"),
+        (["--dropout", "1.5"], "dropout must be"),
+        (["--learning-rate", "nan"], "learning_rate must be"),
+        (["--targets", "nose_proj"], "the adapter cannot be made"),
+        (["--output", "DATA"], "cannot be written into"),
+        (["--output", "DATA/lora"], "cannot be written into"),
+    ],
+)
+def test_wrong_options_are_told_before_the_training(
+    options: list[str], says: str, data: Path, lm_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder that cannot be written into came out after the first epoch, an untrained adapter was left behind as trained."""
+    given = [option.replace("DATA", str(data)) for option in options]
+    out = ["--output", str(tmp_path / "out")] if "--output" not in given else []
+    assert module.main([str(data), "--model", str(lm_folder), "--device", "cpu", "--steps", "1", *out, *given]) == 1
+    assert f"error: {says}" in capsys.readouterr().err.replace(f"{data}/lora ", "").replace(f"{data} ", "")
+
+
+@quiet
+def test_ctrl_c_says_how_to_go_on(
+    data: Path, lm_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module._Trainer, "_step", interrupted)
+    given = [str(data), "--model", str(lm_folder), "--device", "cpu", "--steps", "1", "--output", str(tmp_path / "out")]
+    assert module.main(given) == 130
+    assert "--resume continues" in capsys.readouterr().err
+
+
 def test_a_base_with_missing_tensors_is_not_trained(data: Path, lm_folder: Path, tmp_path: Path) -> None:
     base = shutil.copytree(lm_folder, tmp_path / "base")
     tensors = load_file(base / "model.safetensors")
