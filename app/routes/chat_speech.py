@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from app.deployments import Deployment
-from app.errors import InvalidRequest
+from app.errors import InvalidRequest, ModelUnavailable, OutOfMemory, WorkerLost
 from app.routes.chat_wish import SpokenWish
 from app.routes.common import Call
 from app.routes.speech_audio import SpeechAudio
@@ -33,8 +33,13 @@ class Speaker:
     usage: Usage = field(default_factory=Usage)
 
     async def check_voice(self) -> None:
-        """Find the voice before any work is done. Raises ApiError if the speaker cannot be loaded."""
-        await backend_voice(self.call.gateway, self.deployment, self.wish.voice)
+        """Find the voice before any work is done. Raises ApiError if the speaker cannot be loaded and has no stand-in."""
+        try:
+            await backend_voice(self.call.gateway, self.deployment, self.wish.voice)
+        except (ModelUnavailable, OutOfMemory, WorkerLost):
+            if not self.deployment.fallback:
+                raise
+            self._note_stand_in(self.deployment.fallback)
 
     async def speak(self, text: str, *, streaming: bool) -> AsyncIterator[bytes]:
         """The encoded audio of an answer. Raises ApiError."""
@@ -63,6 +68,8 @@ class Speaker:
         call = self.call
         admitted = call.gateway.pool.admit(self.deployment, owner=call.owner, request_id=call.request_id)
         ticket = await call.stack.enter_async_context(admitted)
+        if ticket.fallback_from is not None:
+            self._note_stand_in(ticket.deployment.name)
         find_voice = backend_voice if ticket.fallback_from is None else fallback_voice
         voice = await find_voice(call.gateway, ticket.deployment, self.wish.voice)
         request = SpeechRequest(text, voice, stream=streaming, seed=self.seed, answer_id=call.request_id)
@@ -70,3 +77,9 @@ class Speaker:
         async for chunk in audio.chunks():
             yield chunk
         self.usage = audio.done.usage
+
+    def _note_stand_in(self, name: str) -> None:
+        """Known before the headers of a stream go only where the speaker had to be loaded to find the voice."""
+        note = f"{name} speaks instead of {self.deployment.name}"
+        if note not in self.call.notes:
+            self.call.notes.append(note)

@@ -17,7 +17,8 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.errors import InvalidRequest
+from app.deployments import Deployment
+from app.errors import InvalidRequest, ModelUnavailable
 from app.routes.chat_memory import KEPT_SECONDS, MOST_ANSWERS, SpokenAnswers
 from app.routes.chat_shapes import PCM_CUT, PcmCutter, usage_document
 from app.routes.inline_audio import AUDIO_BYTES, audio_bytes
@@ -46,7 +47,12 @@ def doubles(request: Request) -> Iterator[Event]:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Running]:
-    with running(fake_settings(deployments={**FAKES, "mute-chat": {"backend": "fake", "task": "chat"}})) as server:
+    more: dict[str, Any] = {
+        "mute-chat": {"backend": "fake", "task": "chat"},
+        "absent-tts": {"backend": "fake", "task": "speech", "fallback": "fake-tts"},
+        "hoarse-chat": {"backend": "fake", "task": "chat", "audio_deployment": "absent-tts"},
+    }
+    with running(fake_settings(deployments=FAKES | more)) as server:
         yield server
 
 
@@ -267,6 +273,37 @@ def test_a_speaker_that_fails_fails_the_answer(server: Running) -> None:
 
     server.pool.script = fails
     assert error_of(post(server, question("Hi.", **SPOKEN))) == ("audio.voice", "invalid_value")
+
+
+@pytest.fixture
+def without_absent_tts(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody has loaded a speaker yet, and absent-tts cannot be."""
+
+    async def canary(deployment: Deployment, _seconds: float) -> None:
+        if deployment.name == "absent-tts":
+            raise ModelUnavailable("no weights")
+        server.pool.loaded = True
+
+    monkeypatch.setattr(server.pool, "canary", canary)
+    monkeypatch.setattr(server.pool, "loaded", False)
+    monkeypatch.setattr(server.pool, "fallbacks", {"absent-tts": "fake-tts"})
+
+
+@pytest.mark.usefixtures("without_absent_tts")
+def test_a_speaker_that_cannot_run_is_stood_in_for_and_named(server: Running) -> None:
+    note = "fake-tts speaks instead of absent-tts"
+    whole = post(server, question("Hi.", model="hoarse-chat", **SPOKEN))
+    assert (whole.status_code, whole.headers["x-gateway-note"]) == (200, note)
+    assert whole.json()["choices"][0]["message"]["audio"]["transcript"] == "You said: Hi."
+    own = post(server, question("Hi.", model="hoarse-chat", modalities=["audio"], audio={"voice": "7", "format": "wav"}))
+    assert (own.status_code, own.headers["x-gateway-note"]) == (200, note)
+
+
+@pytest.mark.usefixtures("without_absent_tts")
+def test_a_streamed_answer_names_the_stand_in_as_soon_as_it_is_known(server: Running) -> None:
+    answer = post(server, question("Hi.", model="hoarse-chat", stream=True, modalities=["text", "audio"], audio=PCM16))
+    assert (answer.status_code, answer.headers["x-gateway-note"]) == (200, "fake-tts speaks instead of absent-tts")
+    assert any("data" in chunk["choices"][0]["delta"].get("audio", {}) for chunk in chunks_of(answer))
 
 
 def user(content: Any) -> dict[str, Any]:
