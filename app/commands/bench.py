@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from app.commands.client import Answer, CallFailed, Client, deployment_path
-from app.commands.connection import Key, Server, session
+from app.commands.connection import Config, Key, Server, session
 from app.commands.console import FAILED, messages, output, print_table
 
 _STAGES = ("queue", "decode", "model", "encode")
@@ -59,9 +59,10 @@ def bench(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     server: Server = "",
     key: Key = "",
+    config: Config = None,
 ) -> None:
     """Measure latency and throughput of a deployment."""
-    with session(server, key) as client:
+    with session(server, key, config) as client:
         call = _caller(client, model, file, text)
         messages().print("One request to warm up ...")
         first = call()

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as ProgressBar
 
 from app.commands.client import Answer, deployment_path
-from app.commands.connection import Key, Server, session
+from app.commands.connection import Config, Key, Server, session
 from app.commands.console import WRONG_USE, check_result, fail, messages, write_result
 from app.commands.files import STANDARD_OUTPUT
 
@@ -39,6 +39,7 @@ def transcribe(
     out: Output = None,
     server: Server = "",
     key: Key = "",
+    config: Config = None,
 ) -> None:
     """Write down what is said in FILE."""
     check_result(out)
@@ -49,7 +50,7 @@ def transcribe(
         fields["timestamp_granularities[]"] = "word"
     operation = "audio/translations" if translate else "audio/transcriptions"
     given = {name: value for name, value in fields.items() if value}
-    with session(server, key) as client:
+    with session(server, key, config) as client:
         answer = client.post_file(deployment_path(model, operation), file, given)
     _tell(answer)
     write_result(answer.body.decode("utf-8"), out)
@@ -67,6 +68,7 @@ def speak(
     ),
     server: Server = "",
     key: Key = "",
+    config: Config = None,
 ) -> None:
     """Say TEXT and write it to a file."""
     check_result(out)
@@ -75,7 +77,7 @@ def speak(
     document: dict[str, Any] = {"input": said, "voice": voice, "speed": speed, "response_format": kind}
     if instructions:
         document["instructions"] = instructions
-    with session(server, key) as client:
+    with session(server, key, config) as client:
         answer = client.stream_to(deployment_path(model, "audio/speech"), document, out)
     _tell(answer)
     if out != STANDARD_OUTPUT:
@@ -94,12 +96,16 @@ def ask(
     out: Output = None,
     server: Server = "",
     key: Key = "",
+    config: Config = None,
 ) -> None:
     """Ask QUESTION about what is heard in FILE."""
     check_result(out)
     wishes = {"steps": steps, "block_length": block_length, "max_tokens": max_new_tokens, "temperature": temperature}
     document = _chat_request(file, question, system) | {name: value for name, value in wishes.items() if value is not None}
-    with session(server, key) as client, ProgressBar(*_STEPS, console=messages(), transient=messages().is_terminal) as bar:
+    with (
+        session(server, key, config) as client,
+        ProgressBar(*_STEPS, console=messages(), transient=messages().is_terminal) as bar,
+    ):
         thinking = bar.add_task("Listening and thinking", total=None)
 
         def show(done: int, total: int) -> None:

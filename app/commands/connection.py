@@ -21,15 +21,21 @@ from typing import Annotated
 import typer
 
 from app.commands.client import CallFailed, Client
-from app.commands.console import fail, messages
+from app.commands.console import WRONG_USE, fail, messages
 from app.commands.files import NotWritten
+from app.settings import ConfigError, ServerSettings, load_settings
 
-DEFAULT_URL = "http://127.0.0.1:8000"
+DEFAULT_PORT = 8000
 _START_SECONDS, _STOP_SECONDS = 120.0, 15.0
 _LOOK_SECONDS = 0.1
 
 Server = Annotated[
-    str, typer.Option("--server", envvar="SPEECH_GATEWAY_URL", help=f"Address of the server; {DEFAULT_URL} or a temporary one.")
+    str,
+    typer.Option(
+        "--server",
+        envvar="SPEECH_GATEWAY_URL",
+        help="Address of the server; without it the configured one, or a temporary one.",
+    ),
 ]
 Key = Annotated[str, typer.Option("--key", envvar="SPEECH_GATEWAY_KEY", help="Key to send.", show_default=False)]
 Config = Annotated[Path | None, typer.Option("--config", help="Configuration file instead of ./gateway.toml.")]
@@ -37,28 +43,42 @@ ANY_KEY = "local"  # what is sent where the server has no list of keys
 
 
 @contextmanager
-def session(server: str, key: str) -> Iterator[Client]:
+def session(server: str, key: str, config: Path | None = None) -> Iterator[Client]:
     """`connected`, with failures told on one line instead of a traceback."""
     try:
-        with connected(server, key) as client:
+        with connected(server, key, config) as client:
             yield client
+    except ConfigError as error:
+        fail(str(error), WRONG_USE)
     except (CallFailed, NotWritten) as error:
         fail(str(error))
 
 
 @contextmanager
-def connected(server: str, key: str) -> Iterator[Client]:
-    """A client of the named server, of the one at the default address, or of one started for this command.
+def connected(server: str, key: str, config: Path | None = None) -> Iterator[Client]:
+    """A client of the named server, of the one at the configured address, or of one started for this command.
 
-    Raises CallFailed when a named server does not answer.
+    Raises CallFailed when a named server does not answer, ConfigError.
     """
-    client = Client(server or DEFAULT_URL, key or ANY_KEY)
-    if server or _is_gateway(client):
+    if server:
+        yield Client(server, key or ANY_KEY)
+        return
+    settings = load_settings(config).server
+    client = Client(_address(settings), key or ANY_KEY)
+    if _is_gateway(client):
         yield client
         return
-    messages().print(f"No server at {DEFAULT_URL}; starting one for this command.")
-    with _temporary_server() as url:
-        yield Client(url, key or ANY_KEY)
+    messages().print(f"No server at {client.url}; starting one for this command.")
+    own = settings.api_keys[0].key.get_secret_value() if settings.api_keys else ANY_KEY
+    with _temporary_server(config) as url:
+        yield Client(url, key or own)
+
+
+def _address(settings: ServerSettings) -> str:
+    """Where a server with these settings is found from this machine."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104 (not listened on)
+    port = settings.port or DEFAULT_PORT
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _is_gateway(client: Client) -> bool:
@@ -70,10 +90,11 @@ def _is_gateway(client: Client) -> bool:
 
 
 @contextmanager
-def _temporary_server() -> Iterator[str]:
+def _temporary_server(config: Path | None) -> Iterator[str]:
     """Its address. It stays offline: a command that lasts seconds should not begin to fetch gigabytes."""
     port = _free_port()
     command = [sys.executable, "-m", "app.cli", "serve", "--host", "127.0.0.1", "--port", str(port), "--offline"]
+    command += ["--config", str(config)] if config else []
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(  # noqa: S603 (our own interpreter and module)
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, creationflags=_new_group()

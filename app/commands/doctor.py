@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -44,7 +45,7 @@ def doctor(
     if self_test:
         problems += _self_test()
     if check:
-        problems += _proof(check, server, key)
+        problems += _proof(check, server, key, config)
     _title("Result")
     for problem in problems:
         output().print(problem)
@@ -109,10 +110,10 @@ def _print_outlook(one: look.Outlook) -> None:
         output().print(f"      to change that: {one.cure}")
 
 
-def _proof(name: str, server: str, key: str) -> list[str]:
+def _proof(name: str, server: str, key: str, config: Path | None) -> list[str]:
     """Prints what did the work; the problem, if there is one."""
     _title(f"Check of {name}")
-    with session(server, key) as client:
+    with session(server, key, config) as client:
         proof = prove(client, name)
     rows = [("ran", proof.where), ("loaded in", f"{proof.load_seconds:.1f} s"), ("check took", f"{proof.check_seconds:.2f} s")]
     rows.append(("memory", size_text(proof.memory)))

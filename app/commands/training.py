@@ -29,17 +29,17 @@ watermark = typer.Typer(no_args_is_help=True, help="The inaudible mark in CSM's 
 
 
 @dataset.command("create", context_settings=PASS_ON)
-def create(context: typer.Context) -> None:
-    """Turn a folder of clips and their texts into a dataset; --help lists the options."""
-    settings, llasa = _llasa()
+def create(context: typer.Context, config: Config = None) -> None:
+    """Turn clips and their texts into a dataset."""
+    settings, llasa = _llasa(config)
     codec = weights.model_folder(settings.models_dir, str(llasa.options["codec_model"]))
     _check_there(context.args, "--codec", codec, llasa.name)
     _pass_on("backends.llasa.dataset", [*context.args, *_unless_given(context.args, "--codec", codec)])
 
 
-def finetune(context: typer.Context) -> None:
+def finetune(context: typer.Context, config: Config = None) -> None:
     """Train a LoRA adapter for LLASA."""
-    settings, llasa = _llasa()
+    settings, llasa = _llasa(config)
     model = weights.model_folder(settings.models_dir, llasa.model)
     _check_there(context.args, "--model", model, llasa.name)
     _pass_on("backends.llasa.finetune", [*context.args, *_unless_given(context.args, "--model", model)])
@@ -51,7 +51,7 @@ def detect(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     config: Config = None,
 ) -> None:
-    """Say whether FILE carries the mark, and whether it is this installation's."""
+    """Say whether FILE carries the mark."""
     settings, deployments = configured(config)
     csm = _of_backend(marking(deployments.values(), settings.models_dir), "csm")
     _check_there([], "", weights.model_folder(settings.models_dir, str(csm.options["watermark_model"])), csm.name)
@@ -82,8 +82,8 @@ def _sentence(found: dict[str, object]) -> str:
     return f"A mark was found: {whose} (message {found['message']}, confidence {found['confidence']})."
 
 
-def _llasa() -> tuple[Settings, Deployment]:
-    settings, deployments = configured(None)
+def _llasa(config: Path | None) -> tuple[Settings, Deployment]:
+    settings, deployments = configured(config)
     return settings, _of_backend(list(deployments.values()), "llasa")
 
 

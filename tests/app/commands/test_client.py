@@ -5,12 +5,14 @@ from __future__ import annotations
 import email
 import email.policy
 import socket
+from pathlib import Path
 
 import pytest
 
 from app.commands import connection
 from app.commands.client import CallFailed, Client, deployment_path, multipart
 from app.commands.console import size_text
+from app.settings import ServerSettings
 from tests.support.running import Running
 
 
@@ -36,9 +38,28 @@ def test_sizes_for_people(size: int | None, text: str) -> None:
 
 
 def test_a_running_server_at_the_default_address_is_used(served: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "DEFAULT_URL", served.url)
+    monkeypatch.setenv("SPEECH_GATEWAY_SERVER__PORT", str(served.port))
     with connection.connected("", "") as client:
         assert client.url == served.url
+
+
+def test_a_running_server_is_looked_for_where_the_configuration_puts_it(served: Running, tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(f"[server]\nport = {served.port}\nhost = '0.0.0.0'\nopen_to_network = true\n", encoding="utf-8")
+    with connection.connected("", "", file) as client:
+        assert client.url == served.url
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "address"),
+    [
+        ("127.0.0.1", 8123, "http://127.0.0.1:8123"),
+        ("::", 8123, "http://[::1]:8123"),
+        ("127.0.0.2", 0, "http://127.0.0.2:8000"),
+    ],
+)
+def test_the_address_of_a_configuration(host: str, port: int, address: str) -> None:
+    assert connection._address(ServerSettings(host=host, port=port, open_to_network=True)) == address
 
 
 def test_another_program_on_the_default_port_is_not_taken_for_ours(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,19 +68,21 @@ def test_another_program_on_the_default_port_is_not_taken_for_ours(monkeypatch: 
     assert not connection._is_gateway(Client(f"http://127.0.0.1:{port}", "k"))
 
 
-def test_a_temporary_server_comes_and_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_temporary_server_comes_and_goes_with_the_configuration_and_its_key(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         free = probe.getsockname()[1]
-    monkeypatch.setattr(connection, "DEFAULT_URL", f"http://127.0.0.1:{free}")
-    with connection.connected("", "") as client:
+    file = tmp_path / "mine.toml"
+    keys = "api_keys = [{ name = 'me', key = 'a secret' }]"
+    file.write_text(f"[server]\nport = {free}\n{keys}\n[deployments.mine]\nbackend = 'espeak'\n", encoding="utf-8")
+    with connection.connected("", "", file) as client:
         document = client.get("/health").json()
-        assert document["deployments"]["embedded-tts"]["state"] == "unloaded"
+        assert document["deployments"]["mine"]["state"] == "unloaded"
+        assert client.get("/v1/models").json()["data"]
     with pytest.raises(CallFailed, match="no answer"):
         client.get("/health/live")
 
 
-def test_a_temporary_server_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:  # type: ignore[no-untyped-def]
-    (tmp_path / "gateway.toml").write_text("[server]\nprot = 1\n", encoding="utf-8")
-    monkeypatch.setattr(connection, "DEFAULT_URL", "http://127.0.0.1:9")
-    with pytest.raises(CallFailed, match="prot"), connection.connected("", ""):
+def test_a_temporary_server_that_cannot_start_says_why(tmp_path: Path) -> None:
+    (tmp_path / "gateway.toml").write_text("[server]\nport = 9\n[deployments.x]\nbackend = 'y'\n", encoding="utf-8")
+    with pytest.raises(CallFailed, match="backend"), connection.connected("", ""):
         pass

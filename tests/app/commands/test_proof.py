@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -79,3 +80,14 @@ def test_against_a_running_server(served: Running, monkeypatch: pytest.MonkeyPat
     missing = CliRunner().invoke(cli, ["doctor", "--check", "nobody", "--server", served.url])
     assert missing.exit_code == 1
     assert "nobody" in missing.stderr
+
+
+def test_the_server_of_the_configuration_is_the_one_that_is_checked(
+    served: Running, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(examination, "run_probe", lambda python="": cpu_inventory())
+    file = tmp_path / "mine.toml"
+    file.write_text(f"[server]\nport = {served.port}\n", encoding="utf-8")
+    result = CliRunner().invoke(cli, ["doctor", "--check", "fake-asr", "--config", str(file)])
+    assert result.exit_code == 0, result.output
+    assert "fake on cpu in float32" in result.stdout

@@ -48,6 +48,14 @@ def test_dataset_gets_the_configured_codec(programs: Programs) -> None:
     assert programs.calls == [["-m", "backends.llasa.dataset", *expected]]
 
 
+@pytest.mark.parametrize(("command", "option"), [(["finetune", "d.jsonl"], "--model"), (["dataset", "create", "c"], "--codec")])
+def test_a_named_configuration_is_read(programs: Programs, tmp_path: Path, command: list[str], option: str) -> None:
+    table = '[deployments.mine]\nbackend = "llasa"\nmodel = "./weights"\ncodec_model = "./weights"\n'
+    (tmp_path / "mine.toml").write_text(table, encoding="utf-8")
+    invoke(*command, "--config", "mine.toml", "--batch", "2")
+    assert programs.calls[0][2:] == [command[-1], "--batch", "2", option, "weights"]
+
+
 @pytest.mark.parametrize("given", [["--model", "mine"], ["--model=mine"]])
 def test_what_is_given_is_left_alone(programs: Programs, given: list[str]) -> None:
     invoke("finetune", "d.jsonl", *given)
