@@ -1,13 +1,14 @@
 """HTTP/1.1 connections that send at once, with bounds on request heads and on clients that do not read, which uvicorn lacks.
 
 Owns how many bytes and seconds a request line and its headers may take, how long an answer may lie unread, the answer to
-what is not HTTP, and how an answer of unknown length ends for a client of HTTP/1.0. Bodies are
-the guard's matter (`app/upload.py`).
+what is not HTTP, how an answer of unknown length ends for a client of HTTP/1.0, and that HTTP/2 is
+not spoken. Bodies are the guard's matter (`app/upload.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 from typing import Any
 
@@ -18,6 +19,7 @@ from app.errors import BrokenBody
 HEAD_BYTES = 64 * 1024  # request line and headers; browsers and SDKs stay below 8 KiB. One read may go beyond it.
 HEAD_SECONDS = 30.0  # from the connection, or the first byte of a further request, to the end of its headers
 STALLED_SECONDS = 300.0  # that a full buffer of an answer may wait for room: longer than a player pauses that has read ahead
+_UPGRADE = re.compile(rb"(\A|\n)upgrade(?=[ \t]*:)", re.IGNORECASE)
 
 
 class GatewayProtocol(HttpToolsProtocol):
@@ -26,6 +28,7 @@ class GatewayProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
         self._head_bytes = 0
+        self._expects_head = True
         self._deadline: asyncio.TimerHandle | None = None
         self._stalled: asyncio.TimerHandle | None = None
 
@@ -56,6 +59,8 @@ class GatewayProtocol(HttpToolsProtocol):
         self._start_clock()
 
     def data_received(self, data: bytes) -> None:
+        if self._expects_head:
+            data = _without_offer(data)
         super().data_received(data)
         if self._deadline is not None and not self.transport.is_closing():  # the head goes on
             self._head_bytes += len(data)
@@ -64,9 +69,14 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._stop_clock()
+        self._expects_head = False
         super().on_headers_complete()
         if self.scope["http_version"] == "1.0":
             _end_with_connection(self.cycle)
+
+    def on_message_complete(self) -> None:
+        self._expects_head = True
+        super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
         """The same error shape as everywhere else, for what never became a request."""
@@ -91,6 +101,13 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def _too_slow(self) -> None:
         self.transport.close()
+
+
+def _without_offer(data: bytes) -> bytes:
+    """The start of a request without its offer to change the protocol: none is taken up, and the parser drops the body of one."""
+    end = data.find(b"\r\n\r\n")
+    head = data if end < 0 else data[:end]
+    return _UPGRADE.sub(rb"\1x-offer", head) + data[len(head) :] if _UPGRADE.search(head) else data
 
 
 def _end_with_connection(cycle: RequestResponseCycle) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import random
 import socket
@@ -229,6 +230,24 @@ def test_two_requests_on_one_connection(server: Running, wav: bytes) -> None:
             connection.sendall(_head(len(body)) + body)
             assert _answer(connection)[0] == 200
     assert _count(server, "gateway_cancelled_total") == 0
+
+
+@pytest.mark.parametrize("cuts", [(), (60,), (100, 101, 102)])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_an_offer_of_http_2_is_not_taken_up(server: Running, wav: bytes, chunked: bool, cuts: tuple[int, ...]) -> None:
+    """Java's own client offers it with every request to a plain address, and sends the body at once."""
+    body = _form(wav, prompt="\r\nUpgrade: no header")
+    offer = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA")
+    sent = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) if chunked else body
+    data = _head(None if chunked else len(body), *offer) + sent
+    with server.connect() as connection:
+        for _ in range(2):
+            for start, end in itertools.pairwise((0, *cuts, len(data))):
+                connection.sendall(data[start:end])
+                time.sleep(0.01)
+            status, _headers, answer = _answer(connection)
+            assert (status, json.loads(answer)["text"]) == (200, "Good morning to you.")
+    assert server.pool.requests[-1].prompt == "\r\nUpgrade: no header"
 
 
 @pytest.mark.parametrize(("path", "body"), [("/v1/audio/speech", SPEECH), ("/v1/models/fake-asr", None)])
