@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
+import tempfile
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -194,18 +195,18 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="speech-gateway dataset create", description="Turn clips and texts into a LLASA dataset.")
     made.add_argument("audio_dir", type=Path, help="folder of clips")
     made.add_argument("text_file", type=Path, nargs="?", help="texts; without it, a .txt beside every clip")
-    made.add_argument("-o", "--output", type=Path, default=Path("dataset/data.jsonl"))
+    made.add_argument("-o", "--output", type=Path, default=Path("dataset/data.jsonl"), help="(default: %(default)s)")
     made.add_argument("--codec", type=Path, required=True, help="folder of X-Codec-2")
     made.add_argument("--separator", help="between id and text (default: judged by the file)")
-    made.add_argument("--id-column", type=int, default=0)
-    made.add_argument("--text-column", type=int)
-    made.add_argument("--extension", default=".wav")
+    made.add_argument("--id-column", type=int, default=0, help="column of the clip's name, counted from 0")
+    made.add_argument("--text-column", type=int, help="column of the text, counted from 0")
+    made.add_argument("--extension", default=".wav", help="of clips named without one (default: %(default)s)")
     made.add_argument("--trim-db", type=float, default=usual.trim_db, help="0 keeps silence at the ends")
     made.add_argument("--shortest", type=float, default=usual.shortest, help="seconds")
     made.add_argument("--longest", type=float, default=usual.longest, help="seconds")
     made.add_argument("--batch", type=int, default=usual.batch)
     made.add_argument("--workers", type=int, default=usual.workers)
-    made.add_argument("--device", default="cpu")
+    made.add_argument("--device", default="cpu", help="cpu, cuda:0, mps or xpu:0 (default: %(default)s)")
     made.add_argument("--bf16", action="store_true", help="encode in bfloat16 where the device has it")
     made.add_argument("--overwrite", action="store_true")
     made.add_argument("--npy", type=Path, help="also write codes as .npy files with a metadata.csv into this folder")
@@ -219,13 +220,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser().parse_args(arguments)
     try:
         _run(chosen)
-    except BackendError as error:
-        print(f"error: {error.message}", file=sys.stderr)
+    except (BackendError, OSError) as error:
+        print(f"error: {error.message if isinstance(error, BackendError) else error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; the same command continues where it stopped", file=sys.stderr)
         return 130
     return 0
+
+
+def _check_writable(folder: Path) -> None:
+    """Raises OSError before the clips are encoded, not after; leaves nothing behind."""
+    place = folder.absolute()
+    tempfile.TemporaryFile(dir=next(there for there in (place, *place.parents) if there.exists())).close()
 
 
 def _run(chosen: argparse.Namespace) -> None:
@@ -236,6 +243,14 @@ def _run(chosen: argparse.Namespace) -> None:
 
     if chosen.memmap and not chosen.tokenizer:
         raise InvalidInput("--memmap needs --tokenizer, the folder of the LLASA model")
+    for folder in (chosen.output.parent, chosen.npy, chosen.memmap):
+        if folder is not None:
+            _check_writable(folder)
+    try:
+        torch.empty(1, device=chosen.device)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        reason = str(error).partition("\n")[0]
+        raise InvalidInput(f"--device {chosen.device} cannot be used: {reason}") from error
     wanted = language_dtype("bfloat16", chosen.device) if chosen.bf16 else "float32"
     codec = load_codec(chosen.codec, chosen.device, encoder=True, encoder_dtype=getattr(torch, wanted))
     recipe = Recipe(chosen.trim_db, chosen.shortest, chosen.longest, max(1, chosen.batch), max(1, chosen.workers))

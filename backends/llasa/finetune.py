@@ -320,7 +320,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="speech-gateway finetune", description="Train a LoRA adapter for LLASA on a dataset.")
     made.add_argument("data", type=Path, help="jsonl file of `dataset create`")
     made.add_argument("--model", type=Path, required=True, help="folder of the base model")
-    made.add_argument("-o", "--output", type=Path, default=Path("lora_checkpoints"))
+    made.add_argument("-o", "--output", type=Path, default=Path("lora_checkpoints"), help="folder (default: %(default)s)")
     made.add_argument("--rank", type=int, default=usual.rank)
     made.add_argument("--alpha", type=int, default=usual.alpha)
     made.add_argument("--dropout", type=float, default=usual.dropout)
@@ -338,7 +338,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--gradient-checkpointing", action="store_true")
     made.add_argument("--date", default=usual.date, help="date in the prompt's header")
     made.add_argument("--double-bos", action="store_true", help="two begin tokens, as some other trainers write")
-    made.add_argument("--device", default="auto", help="cpu, or auto for what accelerate finds")
+    made.add_argument("--device", choices=["auto", "cpu"], default="auto", help="cpu, or auto for what accelerate finds")
     made.add_argument("--resume", action="store_true", help="continue after the last checkpoint")
     return made
 

@@ -285,3 +285,23 @@ def test_the_command_line(
     assert (tmp_path / "npy" / "metadata.csv").is_file()
     assert dataset.main(command) == 1
     assert "exists already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--device", "gpu"], "--device gpu cannot be used"),
+        (["-o", "FILE/data.jsonl"], "Not a directory"),
+        (["--npy", "FILE"], "Not a directory"),
+        (["--memmap", "FILE/rows", "--tokenizer", "x"], "Not a directory"),
+    ],
+)
+def test_what_the_command_line_cannot_do_is_told_before_the_work(
+    options: list[str], says: str, clips: Path, tmp_path: Path, codec_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = write(tmp_path, "metadata.csv", "a|one|one\n")
+    given = [option.replace("FILE", str(text)) for option in options]
+    output = [] if "-o" in given else ["-o", str(tmp_path / "data.jsonl")]
+    assert dataset.main([str(clips), str(text), "--codec", str(codec_folder), *output, *given]) == 1
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "data.jsonl").exists()

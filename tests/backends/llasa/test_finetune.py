@@ -169,6 +169,12 @@ def test_the_command_line_says_what_is_wrong(tmp_path: Path, lm_folder: Path, ca
     assert "cannot be read" in capsys.readouterr().err
 
 
+def test_a_device_that_would_be_another_is_wrong_use(lm_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        module.main(["data.jsonl", "--model", str(lm_folder), "--device", "gpu"])
+    assert "invalid choice: 'gpu'" in capsys.readouterr().err
+
+
 def test_the_curve_in_text() -> None:
     lines = drawn_in_text([3.0, 2.0, 1.0]).splitlines()
     assert lines[0].endswith("|*")
