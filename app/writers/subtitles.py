@@ -5,10 +5,12 @@ Both formats end lines with LF. WebVTT times always have hours, as the real serv
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 
 from backends.interface import Segment
 
+_ARROW = re.compile("-{2,}>")  # with all its dashes: less one, a longer arrow would still hold the short one
 _MS_PER_HOUR, _MS_PER_MINUTE, _MS_PER_SECOND = 3_600_000, 60_000, 1000
 
 
@@ -38,6 +40,6 @@ def timestamp(seconds: float, mark: str) -> str:
 def _cues(segments: Iterable[Segment]) -> Iterator[tuple[float, float, str]]:
     """(start, end, text) of what has text. A blank line would end a cue early and an arrow would begin one."""
     for segment in segments:
-        lines = (line.strip() for line in segment.text.replace("-->", "->").splitlines())
+        lines = (line.strip() for line in _ARROW.sub("->", segment.text).splitlines())
         if text := "\n".join(line for line in lines if line):
             yield segment.start, max(segment.start, segment.end), text

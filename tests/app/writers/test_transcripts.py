@@ -58,6 +58,12 @@ def test_vtt_is_well_formed(segments: list[Segment]) -> None:
     assert all(re.match(r"\d{2,}:\d\d:\d\d\.\d{3} --> \d{2,}:\d\d:\d\d\.\d{3}\n.", cue) for cue in cues)
 
 
+@pytest.mark.parametrize("text", ["a --> b", "--->", "----->> x", "-->-->", "- -> -->>"])
+def test_no_text_holds_a_cues_arrow(text: str) -> None:
+    segments = [Segment(0, 0.0, 1.0, text)]
+    assert srt(segments).count("-->") == vtt(segments).count("-->") == 1
+
+
 def test_empty_transcripts() -> None:
     assert (srt([]), vtt([])) == ("", "WEBVTT\n\n")
     assert srt([Segment(0, 0, 1, " \n ")]) == ""
