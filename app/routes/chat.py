@@ -6,6 +6,7 @@ answers are spoken in `chat_speech`.
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -81,8 +82,9 @@ async def _complete(call: Call, wish: ChatWish, running: Run, completion: Comple
     done, text = await whole_answer(call, running)
     if speaker is None:
         return call.json(completion.whole(done, text, None, None))
-    with call.stage("encode"):
-        data = b"".join([piece async for piece in speaker.speak(text, streaming=False)])
+    begun = time.perf_counter()
+    data = b"".join([piece async for piece in speaker.speak(text, streaming=False)])
+    call.record("encode", max(0.0, time.perf_counter() - begun - speaker.waited))
     memory = call.gateway.spoken
     name = memory.new_id()
     memory.keep(name, text)

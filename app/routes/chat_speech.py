@@ -5,6 +5,7 @@ Owns the chaining: a place in the speaker's queue, the request, and the encoded 
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
@@ -24,13 +25,14 @@ _SILENCE_SECONDS = 0.1  # what is heard of an answer without words
 
 @dataclass(slots=True)
 class Speaker:
-    """The voice of one answer. usage: of the speech, once all of it was made."""
+    """The voice of one answer. usage: of the speech, once all of it was made; waited: seconds that were not encoding."""
 
     call: Call
     deployment: Deployment
     wish: SpokenWish
     seed: int | None = None
     usage: Usage = field(default_factory=Usage)
+    waited: float = 0.0
 
     async def check_voice(self) -> None:
         """Find the voice before any work is done. Raises ApiError if the speaker cannot be loaded and has no stand-in."""
@@ -65,7 +67,7 @@ class Speaker:
             yield AudioChunk(np.zeros(round(_SILENCE_SECONDS * OUTPUT_RATE), np.float32), OUTPUT_RATE)
 
     async def _run(self, text: str, streaming: bool) -> AsyncIterator[AudioChunk]:
-        call = self.call
+        call, begun = self.call, time.perf_counter()
         admitted = call.gateway.pool.admit(self.deployment, owner=call.owner, request_id=call.request_id)
         ticket = await call.stack.enter_async_context(admitted)
         if ticket.fallback_from is not None:
@@ -74,8 +76,10 @@ class Speaker:
         voice = await find_voice(call.gateway, ticket.deployment, self.wish.voice)
         request = SpeechRequest(text, voice, stream=streaming, seed=self.seed, answer_id=call.request_id)
         audio = SpeechAudio(call, await ticket.run(request), stage="speech")
+        accepted = time.perf_counter() - begun
         async for chunk in audio.chunks():
             yield chunk
+        self.waited = accepted + audio.model_seconds
         self.usage = audio.done.usage
 
     def _note_stand_in(self, name: str) -> None:

@@ -275,6 +275,13 @@ def test_a_speaker_that_fails_fails_the_answer(server: Running) -> None:
     assert error_of(post(server, question("Hi.", **SPOKEN))) == ("audio.voice", "invalid_value")
 
 
+def test_no_time_is_told_twice(server: Running) -> None:
+    server.pool.delay = 0.03
+    headers = post(server, question("Hi.", **SPOKEN)).headers
+    stages = [float(headers[f"x-gateway-{stage}-ms"]) for stage in ("decode", "model", "speech", "encode")]
+    assert sum(stages) <= float(headers["openai-processing-ms"]) + 1
+
+
 @pytest.fixture
 def without_absent_tts(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody has loaded a speaker yet, and absent-tts cannot be."""
