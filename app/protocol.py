@@ -1,8 +1,8 @@
 """HTTP/1.1 connections that send at once, with bounds on request heads and on clients that do not read, which uvicorn lacks.
 
 Owns how many bytes and seconds a request line and its headers may take, how long an answer may lie unread, the answer to
-what is not HTTP, how an answer of unknown length ends for a client of HTTP/1.0, and that HTTP/2 is
-not spoken. Bodies are the guard's matter (`app/upload.py`).
+what is not HTTP, how an answer of unknown length ends for a client of HTTP/1.0, and that HTTP/2 is not spoken. Bodies are
+the guard's matter (`app/upload.py`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from app.errors import BrokenBody
 HEAD_BYTES = 64 * 1024  # request line and headers; browsers and SDKs stay below 8 KiB. One read may go beyond it.
 HEAD_SECONDS = 30.0  # from the connection, or the first byte of a further request, to the end of its headers
 STALLED_SECONDS = 300.0  # that a full buffer of an answer may wait for room: longer than a player pauses that has read ahead
-_UPGRADE = re.compile(rb"(\A|\n)upgrade(?=[ \t]*:)", re.IGNORECASE)
+_UPGRADE = re.compile(rb"\nupgrade(?=[ \t]*:)", re.IGNORECASE)
 
 
 class GatewayProtocol(HttpToolsProtocol):
@@ -107,7 +107,7 @@ def _without_offer(data: bytes) -> bytes:
     """The start of a request without its offer to change the protocol: none is taken up, and the parser drops the body of one."""
     end = data.find(b"\r\n\r\n")
     head = data if end < 0 else data[:end]
-    return _UPGRADE.sub(rb"\1x-offer", head) + data[len(head) :] if _UPGRADE.search(head) else data
+    return _UPGRADE.sub(rb"\nx-offer", head) + data[len(head) :] if _UPGRADE.search(head) else data
 
 
 def _end_with_connection(cycle: RequestResponseCycle) -> None:

@@ -75,8 +75,8 @@ class Call:
 
     request_id: GUID, the same in headers and logs; owner: name of the key, for fairness and logs; target: deployment that
     the path names; parameter: rest of the path for listings; body: the whole body; body_dropped: called when it is let go;
-    timings: seconds by stage; notes: remarks for the client; ignored: parameters that mean
-    nothing here. What is entered on `stack` is left when the answer is sent, or when the client has gone.
+    timings: seconds by stage; notes: remarks for the client; ignored: parameters that mean nothing here. What is entered on
+    `stack` is left when the answer is sent, or when the client has gone.
     """
 
     gateway: Gateway

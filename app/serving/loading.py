@@ -181,7 +181,7 @@ class Loader:
         return self._m.devices.key(d.info, d.model, placement, d.options)
 
     def _expected(self, placement: Placement, stored: int) -> tuple[int, int]:
-        """Bytes it will hold, and how many of those are known from an earlier life (0: it is an estimate).
+        """Bytes to ask for, and how many of those follow from an earlier life, slack included (0: it is an estimate).
 
         On the CPU the whole process counts, so what its libraries take is part of it.
         """
