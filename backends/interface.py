@@ -339,6 +339,12 @@ class OutOfMemory(BackendError):
     kind = "out_of_memory"
 
 
+class DeviceLost(BackendError):
+    """The device is gone for this process for good, not for others: the worker ends and the gateway starts another (503)."""
+
+    kind = "worker_lost"
+
+
 # --- The protocol ------------------------------------------------------------------------------------------------------
 
 

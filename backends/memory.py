@@ -10,12 +10,13 @@ import re
 import sys
 from pathlib import Path
 
+from backends.device_loss import device_lost
 from backends.interface import OutOfMemory
 
 # What torch (CUDA, ROCm, XPU, MPS, its CPU allocator), DirectML, onnxruntime and drivers say when memory is gone.
 _PATTERNS = re.compile(
     r"out of memory|not enough memory|can't allocate memory|cannot allocate memory|failed to allocate|bad_alloc"
-    r"|unable to allocate|alloc_failed|could not allocate|insufficient memory|E_OUTOFMEMORY|0?x?8007000E|887A0020"
+    r"|unable to allocate|alloc_failed|could not allocate|insufficient memory|E_OUTOFMEMORY|0?x?8007000E"
     r"|not enough (?:gpu )?(?:video )?memory|ENOMEM|BFCArena.*(?:memory|size)|paging file is too small",
     re.IGNORECASE,
 )
@@ -23,7 +24,10 @@ _TYPES = {"OutOfMemoryError", "OutOfMemory"}  # torch.OutOfMemoryError, and the 
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception, or one that it was raised from, says that host or device memory is exhausted."""
+    """Whether an exception, or one that it was raised from, says that host or device memory is exhausted; a device that is lost
+    has no memory to run out of."""
+    if device_lost(error):
+        return False
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, MemoryError | OutOfMemory) or type(seen).__name__ in _TYPES:

@@ -6,7 +6,7 @@ thread says that the process lives and whether the main thread makes progress. K
 `backends.interface` and no particular model.
 
 A step that raises must leave its jobs as they were: it is repeated for each of them alone, so that a job that cannot be
-served fails without the others.
+served fails without the others. Only a lost device fails them all and ends the process, for the gateway to start another.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from backends import frames
-from backends.interface import Backend, BackendError, Capabilities, Done, Failed, Job, OutOfMemory, Request
+from backends.device_loss import device_lost
+from backends.interface import Backend, BackendError, Capabilities, DeviceLost, Done, Failed, Job, OutOfMemory, Request
 from backends.memory import free_caches, is_out_of_memory, resident_bytes
 from backends.pipes import Inbox, Outbox, take_pipes
 from backends.registry import make_backend
@@ -36,6 +37,8 @@ def failure(error: BaseException) -> Failed:
     if isinstance(error, BackendError):
         return error.to_event()
     traceback.print_exception(error)
+    if lost := device_lost(error):
+        return lost.to_event()
     if is_out_of_memory(error):
         return OutOfMemory(f"out of memory: {error}").to_event()
     return Failed("internal", f"{type(error).__name__}: {error}")
@@ -127,6 +130,7 @@ class StepLoop:
         except Exception as error:
             self._outbox.send(frames.JobEvent(number, failure(error)))
             self._outbox.send(frames.JobEnded(number))
+            self._end_if_lost(error)
             return
         self._active[number] = job
         self._tell()
@@ -167,6 +171,7 @@ class StepLoop:
 
     def _step_apart(self, numbers: Sequence[int], error: Exception) -> None:
         """After a failed step: repeat it job by job, so that only the job that cannot be served fails."""
+        self._end_if_lost(error)
         out_of_memory = is_out_of_memory(error)
         if out_of_memory:
             free_caches()
@@ -178,8 +183,18 @@ class StepLoop:
             try:
                 self._step_together([number])
             except Exception as alone:
+                self._end_if_lost(alone)
                 self._close(number, failure(alone))
                 free_caches()
+
+    def _end_if_lost(self, error: Exception) -> None:
+        """A lost device fails every job under way, and the loop: raises DeviceLost. Waiting jobs fail with the process."""
+        lost = device_lost(error)
+        if lost is None:
+            return
+        for number in list(self._active):
+            self._close(number, lost.to_event())
+        raise lost from error
 
     def _close(self, number: int, last: Done | Failed | None = None) -> None:
         """Free the slot before its last event goes out: whoever reads that event may delete the job's files."""
@@ -263,7 +278,7 @@ def _beat(pulse: Pulse, outbox: Outbox) -> None:
 
 
 def main() -> int:
-    """The life of the process; exit status 1 if the model could not be loaded."""
+    """The life of the process; exit status 1 if the model could not be loaded, or its device was lost."""
     commands, reports = take_pipes()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is for the gateway, which drains its workers
     outbox, pulse = Outbox(reports), Pulse()
@@ -283,7 +298,11 @@ def main() -> int:
     loop.look_now()
     outbox.send(pulse.report())
     outbox.send(frames.Loaded(capabilities, load_seconds, warm_seconds))
-    serve(loop, backend, inbox, outbox)
+    try:
+        serve(loop, backend, inbox, outbox)
+    except DeviceLost as lost:  # the gateway starts another process, which gets the device anew
+        print(lost.message, file=sys.stderr)
+        return 1
     return 0
 
 

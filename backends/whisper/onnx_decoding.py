@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from backends.interface import ModelUnavailable, OutOfMemory
+from backends.whisper.binding import BoundRun, Target
 from backends.whisper.checkpoint import Checkpoint
 from backends.whisper.config import Dims
 from backends.whisper.graphs import cache_shapes
@@ -21,7 +21,6 @@ from backends.whisper.layers import Form
 from backends.whisper.network import Floats, Tokens
 
 _MASKED = -1e4  # far below any score, still a float16
-_NO_ROOM = ("out of memory", "bad_alloc", "8007000e", "failed to allocate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +28,6 @@ class OnnxMemory:
     """Cross keys and values by input name, on the session's device, batch of one."""
 
     tensors: dict[str, onnxruntime.OrtValue]
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where sessions run: provider name with its options, and the device name of bound tensors."""
-
-    provider: str
-    options: dict[str, str]
-    memory: str
-    device_id: int = 0
 
 
 class DecoderSession:
@@ -58,38 +47,26 @@ class DecoderSession:
         embedded: NDArray[Any] = (table + self._positions[positions]).astype(self.element)
         return embedded
 
-    def value(self, array: NDArray[Any]) -> onnxruntime.OrtValue:
-        return onnxruntime.OrtValue.ortvalue_from_numpy(array, self.target.memory, self.target.device_id)
-
     def gather(self, memories: Sequence[OnnxMemory]) -> dict[str, onnxruntime.OrtValue]:
         """Cross keys and values of several windows as one batch."""
         if len(memories) == 1:
             return dict(memories[0].tensors)
         names = list(memories[0].tensors)
-        return {name: self.value(np.concatenate([memory.tensors[name].numpy() for memory in memories])) for name in names}
+        together = {name: np.concatenate([memory.tensors[name].numpy() for memory in memories]) for name in names}
+        return {name: self.target.value(array) for name, array in together.items()}
 
     def empty_caches(self, batch: int, length: int) -> dict[str, onnxruntime.OrtValue]:
         caches = {}
         for layer in range(self.dims.decoder_layers):
             shapes = cache_shapes(self.dims, self.form, batch, length)
             for name, shape in zip(("key", "value"), shapes, strict=True):
-                caches[f"{name}.{layer}"] = self.value(np.zeros([int(size) for size in shape], self.element))
+                caches[f"{name}.{layer}"] = self.target.value(np.zeros([int(size) for size in shape], self.element))
         return caches
 
 
-def run_bound(session: onnxruntime.InferenceSession, binding: Any) -> None:
-    try:
-        session.run_with_iobinding(binding)
-    except Exception as error:  # onnxruntime's own have no base class but this
-        raise engine_error(error) from error
-
-
-def engine_error(error: Exception, remedy: str = "") -> Exception:
-    """onnxruntime tells of exhausted memory in words only. remedy: what helps against anything else."""
-    text = str(error)
-    if isinstance(error, MemoryError) or any(mark in text.lower() for mark in _NO_ROOM):
-        return OutOfMemory(f"no memory for Whisper: {text[:300]}")
-    return ModelUnavailable(f"onnxruntime refused Whisper's graph: {text[:500]}{remedy}")
+def host(value: onnxruntime.OrtValue) -> NDArray[Any]:
+    """A copy in memory of our own: what an output shares may not live longer than the output."""
+    return np.array(value.numpy())
 
 
 class DynamicDecoding:
@@ -102,34 +79,23 @@ class DynamicDecoding:
         self._cross = device.gather(memories)
         self._past = device.empty_caches(len(padding), 0)
         self.queries: dict[int, Floats] = {}
-        self._binding = self._bind_cross()
-
-    def _bind_cross(self) -> Any:
-        binding = self._device.session.io_binding()
-        for name, value in self._cross.items():
-            binding.bind_ortvalue_input(name, value)
-        return binding
 
     def feed(self, tokens: Tokens, keep: int = 0, query_layers: Sequence[int] = ()) -> Floats:
         device, new = self._device, tokens.shape[1]
         positions = np.arange(self._length, self._length + new)[None, :] - self._padding[:, None]
-        binding = self._binding
-        binding.clear_binding_outputs()
-        binding.bind_ortvalue_input("embedded", device.value(device.embed(tokens, np.maximum(positions, 0))))
-        binding.bind_ortvalue_input("bias", device.value(self._bias(new)))
-        binding.bind_ortvalue_input("keep", device.value(np.array([keep], np.int64)))
-        for name, value in self._past.items():
-            binding.bind_ortvalue_input(f"past_{name}", value)
-        outputs = ["logits", *(f"present_{name}" for name in self._past), *(f"cross_query.{layer}" for layer in query_layers)]
-        for name in outputs:
-            binding.bind_output(name, "cpu")
-        run_bound(device.session, binding)
-        logits, *values = binding.get_outputs()
-        self._past = dict(zip(self._past, values[: len(self._past)], strict=True))
-        self.queries = {layer: value.numpy()[0] for layer, value in zip(query_layers, values[len(self._past) :], strict=True)}
+        run = BoundRun(device.session, device.target)
+        run.input("embedded", device.embed(tokens, np.maximum(positions, 0)))
+        run.input("bias", self._bias(new))
+        run.input("keep", np.array([keep], np.int64))
+        for name, value in (*self._cross.items(), *((f"past_{name}", value) for name, value in self._past.items())):
+            run.input(name, value)
+        for name in ("logits", *(f"present_{name}" for name in self._past), *(f"cross_query.{layer}" for layer in query_layers)):
+            run.output(name, memory="cpu")
+        outputs = run.run()
+        self._past = {name: outputs[f"present_{name}"] for name in self._past}
+        self.queries = {layer: host(outputs[f"cross_query.{layer}"])[0] for layer in query_layers}
         self._length += new
-        result: Floats = logits.numpy()
-        return result
+        return host(outputs["logits"])
 
     def _bias(self, new: int) -> Floats:
         """0 where a new position may look, far below zero at the future and at padding: [batch, 1, new, total]."""
@@ -145,8 +111,7 @@ class DynamicDecoding:
         self._padding = self._padding[index]
         for values in (self._cross, self._past):
             for name in list(values):
-                values[name] = self._device.value(np.ascontiguousarray(values[name].numpy()[index]))
-        self._binding = self._bind_cross()
+                values[name] = self._device.target.value(values[name].numpy()[index])
 
 
 class StaticDecoding:
@@ -172,32 +137,25 @@ class StaticDecoding:
         full = np.zeros(form.batch, np.int64)
         full[self._rows] = tokens
         write = np.arange(form.cache) == position
-        binding = device.session.io_binding()
         positions = np.maximum(position - self._padding, 0)
-        inputs = {
-            "embedded": device.embed(full[:, None], positions[:, None]),
-            "bias": self._bias(),
-            "write": write.reshape(1, 1, -1, 1),
-            "write_key": write.reshape(1, 1, 1, -1),
-        }
-        for name, array in inputs.items():
-            binding.bind_ortvalue_input(name, device.value(np.ascontiguousarray(array)))
+        run = BoundRun(device.session, device.target)
+        run.input("embedded", device.embed(full[:, None], positions[:, None]))
+        run.input("bias", self._bias())
+        run.input("write", write.reshape(1, 1, -1, 1))
+        run.input("write_key", write.reshape(1, 1, 1, -1))
         for name, value in self._cross.items():
-            binding.bind_ortvalue_input(name, value)
+            run.input(name, value)
         past, present = self._caches
         for name, value in past.items():
-            binding.bind_ortvalue_input(f"past_{name}", value)
-            binding.bind_ortvalue_output(f"present_{name}", present[name])
-        wanted = ["logits", *(f"cross_query.{layer}" for layer in query_layers)]
-        for name in wanted:
-            binding.bind_output(name, "cpu")
-        run_bound(device.session, binding)
+            run.input(f"past_{name}", value)
+            run.output(f"present_{name}", into=present[name])
+        for name in ("logits", *(f"cross_query.{layer}" for layer in query_layers)):
+            run.output(name, memory="cpu")
+        outputs = run.run()
         self._caches.reverse()
         self._length += 1
-        names = [*(f"present_{name}" for name in past), *wanted]
-        found = dict(zip(names, binding.get_outputs(), strict=True))
-        self.queries = {layer: found[f"cross_query.{layer}"].numpy()[0].astype(np.float32) for layer in query_layers}
-        logits: Floats = found["logits"].numpy()[self._rows].astype(np.float32)
+        self.queries = {layer: host(outputs[f"cross_query.{layer}"])[0].astype(np.float32) for layer in query_layers}
+        logits: Floats = host(outputs["logits"])[self._rows].astype(np.float32)
         return logits
 
     def _bias(self) -> NDArray[Any]:

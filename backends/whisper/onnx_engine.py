@@ -15,20 +15,14 @@ import numpy as np
 import onnxruntime
 
 from backends.interface import ModelUnavailable
+from backends.whisper.binding import BoundRun, Target
 from backends.whisper.checkpoint import Checkpoint
 from backends.whisper.config import Dims
+from backends.whisper.faults import engine_error
 from backends.whisper.graph_cache import built_graphs
 from backends.whisper.layers import Form
 from backends.whisper.network import Floats, Memory, Network, Tokens, attention_probabilities
-from backends.whisper.onnx_decoding import (
-    DecoderSession,
-    DynamicDecoding,
-    OnnxMemory,
-    StaticDecoding,
-    Target,
-    engine_error,
-    run_bound,
-)
+from backends.whisper.onnx_decoding import DecoderSession, DynamicDecoding, OnnxMemory, StaticDecoding
 from backends.whisper.products import int8_bits
 
 _STATIC_CACHE = 448
@@ -130,13 +124,11 @@ class OnnxNetwork:
         return [self._encode_one(mel) for mel in mels]
 
     def _encode_one(self, mel: Floats) -> OnnxMemory:
-        binding = self._encoder.io_binding()
-        binding.bind_ortvalue_input("mel", self._decoder.value(mel[None].astype(self._form.element)))
-        names = [output.name for output in self._encoder.get_outputs()]
-        for name in names:
-            binding.bind_output(name, self._target.memory, self._target.device_id)
-        run_bound(self._encoder, binding)
-        return OnnxMemory(dict(zip(names, binding.get_outputs(), strict=True)))
+        run = BoundRun(self._encoder, self._target)
+        run.input("mel", mel[None].astype(self._form.element))
+        for output in self._encoder.get_outputs():
+            run.output(output.name)
+        return OnnxMemory(run.run())
 
     def decode(self, memories: Sequence[Memory], padding: Sequence[int] = ()) -> DynamicDecoding | StaticDecoding:
         windows = [memory for memory in memories if isinstance(memory, OnnxMemory)]

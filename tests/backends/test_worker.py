@@ -18,6 +18,7 @@ import pytest
 
 from backends import frames
 from backends.interface import (
+    DeviceLost,
     Done,
     Event,
     Failed,
@@ -127,12 +128,14 @@ def test_a_request_that_the_backend_refuses_fails_alone() -> None:
 
 
 def test_audio_that_is_gone_fails_its_job_only(tmp_path: Path) -> None:
+    """Nobody here maps the file any more when it goes: Windows refuses to delete a mapped file."""
     np.zeros(1000, np.float32).tofile(tmp_path / "audio")
     samples = np.memmap(tmp_path / "audio", np.float32, mode="r")
+    frame = frames.encode(frames.StartJob(1, TranscriptionRequest(samples)))
+    samples._mmap.close()
+    (tmp_path / "audio").unlink()
     with worker() as w:
         w.load()
-        frame = frames.encode(frames.StartJob(1, TranscriptionRequest(samples)))
-        (tmp_path / "audio").unlink()
         assert w.child.stdin
         w.child.stdin.write(frame)
         w.child.stdin.flush()
@@ -321,6 +324,33 @@ def test_running_out_of_memory_together_is_cured_by_smaller_steps() -> None:
     loop, sent = loop_of(backend)
     run(loop, "abc")
     assert all(isinstance(event, Done) for event in sent.last_events().values())
+
+
+REMOVED = "DmlCommandQueue.cpp(71) Exception(1) tid(1a4) 887A0005 The GPU device instance has been suspended."
+
+
+@pytest.mark.parametrize(("place", "told"), [("b", [0, 1, 2]), ("start b", [0, 1])])
+def test_a_lost_device_fails_every_job_and_ends_the_loop(place: str, told: list[int]) -> None:
+    """Whatever a library raises for it; the job that waits for its admission fails with the process."""
+    backend = Scripted()
+    backend.fails[place] = [RuntimeError(REMOVED)]
+    loop, sent = loop_of(backend)
+    with pytest.raises(DeviceLost, match="887A0005"):
+        run(loop, "abc")
+    last = sent.last_events()
+    assert sorted(last) == told
+    assert {event.kind for event in last.values() if isinstance(event, Failed)} == {"worker_lost"}
+    assert [r.job for r in sent.sent if isinstance(r, frames.JobEnded)] == sorted(told, reverse="start" in place)
+    assert len(backend.steps) == (0 if "start" in place else 1), "nothing is tried again on a lost device"
+
+
+def test_a_device_that_is_lost_while_a_job_runs_alone_is_noticed() -> None:
+    backend = Scripted()
+    backend.fails["a"] = [ValueError("together"), RuntimeError(REMOVED)]
+    loop, sent = loop_of(backend)
+    with pytest.raises(DeviceLost):
+        run(loop, "ab")
+    assert sorted(sent.last_events()) == [0, 1]
 
 
 @pytest.mark.parametrize("place", ["start a", "a"])

@@ -11,17 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnxruntime.capi import onnxruntime_pybind11_state
 from safetensors.numpy import load_file, save_file
 
 import backends.whisper.graph_cache as graph_cache
-from backends.interface import ModelUnavailable, OutOfMemory
+from backends.interface import ModelUnavailable
 from backends.whisper.checkpoint import Checkpoint
 from backends.whisper.config import read_dims
 from backends.whisper.engine import load_whisper
 from backends.whisper.graph_cache import built_graphs
 from backends.whisper.layers import Form
-from backends.whisper.onnx_decoding import run_bound
 from tests.backends.whisper.checkpoints import Reference
 
 ENGINES = ["onnx", "torch"]
@@ -184,20 +182,6 @@ def test_a_graph_of_the_right_size_without_sense_is_named(folder: Path) -> None:
     graph.write_bytes(bytes(graph.stat().st_size))
     with pytest.raises(ModelUnavailable, match=f"delete .*{graph.parent.name} to have it built anew"):
         load_whisper(folder)
-
-
-@pytest.mark.parametrize(
-    ("text", "kind"), [("Failed to allocate memory for requested buffer", OutOfMemory), ("no such kernel", ModelUnavailable)]
-)
-def test_errors_of_the_runtime_are_told_apart(text: str, kind: type[Exception]) -> None:
-    """Its exceptions derive from Exception itself."""
-
-    class Session:
-        def run_with_iobinding(self, binding: object) -> None:
-            raise onnxruntime_pybind11_state.RuntimeException(text)
-
-    with pytest.raises(kind, match=text):
-        run_bound(Session(), None)  # type: ignore[arg-type]
 
 
 def test_a_folder_that_cannot_be_written_uses_the_cache_folder(folder: Path, tmp_path: Path) -> None:
