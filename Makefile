@@ -3,16 +3,17 @@
 #   make serve                  start the server at 127.0.0.1:8000
 #   make serve PORT=8123        elsewhere; also HOST=, CONFIG=gateway.toml, EXTRAS="torch ui"
 #   make test                   lint, types, tests with branch coverage; ARGS="-k media" is passed to pytest
+#   make test-windows-runtime   the Whisper tests on the onnxruntime that Windows gets
 #   make check                  lint and types only
 #   make bench                  the benchmarks of the embedded engines
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3 || command -v python)
 BOOTSTRAP = $(PYTHON) scripts/bootstrap.py
 
-.PHONY: help serve setup test check fix docs bench clean
+.PHONY: help serve setup test test-windows-runtime check fix docs bench clean
 
 help:
-	@sed -n '2,8s/^# \{0,1\}//p' Makefile
+	@sed -n '2,9s/^# \{0,1\}//p' Makefile
 
 serve:
 	@$(BOOTSTRAP) serve --extras "$(EXTRAS)" $(if $(HOST),--host "$(HOST)") $(if $(PORT),--port "$(PORT)") $(if $(CONFIG),--config "$(CONFIG)") -- $(ARGS)
@@ -22,6 +23,9 @@ setup:
 
 test:
 	@$(BOOTSTRAP) test -- $(ARGS)
+
+test-windows-runtime:
+	@$(BOOTSTRAP) test-windows-runtime -- $(ARGS)
 
 check:
 	@$(BOOTSTRAP) test --checks-only

@@ -2,6 +2,7 @@
 
     python scripts/bootstrap.py serve [--extras torch] [-- OPTIONS OF THE SERVER]
     python scripts/bootstrap.py test [-- OPTIONS OF PYTEST]
+    python scripts/bootstrap.py test-windows-runtime [-- OPTIONS OF PYTEST]
     python scripts/bootstrap.py setup [--accelerator auto|directml|torch-directml|cuda|cpu] [--extras ui]
     python scripts/bootstrap.py run [-- OPTIONS OF THE SERVER]
 
@@ -24,6 +25,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import windows_runtime
 from provision import (
     ACCELERATORS,
     DIRECTML_ENVIRONMENT,
@@ -66,6 +68,13 @@ def test(arguments: argparse.Namespace) -> int:
     for check in checks:
         print(f"--- {' '.join(check)}", flush=True)
         run_command([str(environment_python(ROOT / ".venv")), "-m", *check])
+    return 0
+
+
+def test_windows_runtime(arguments: argparse.Namespace) -> int:
+    """The Whisper tests once more, on the onnxruntime that Windows gets."""
+    install(Plan(TEST_EXTRAS, TEST_GROUPS))
+    windows_runtime.run_tests([*_PROCESSES, *arguments.options])
     return 0
 
 
@@ -185,17 +194,18 @@ def make_parser() -> argparse.ArgumentParser:
     serving.add_argument("--extras", default=os.environ.get("EXTRAS", ""))
     testing = commands.add_parser("test", help="install everything the tests use, then check and test")
     testing.add_argument("--checks-only", action="store_true")
+    windows = commands.add_parser("test-windows-runtime", help="the Whisper tests on the onnxruntime that Windows gets")
     setting_up = commands.add_parser("setup", help="install for one kind of accelerator")
     setting_up.add_argument("--accelerator", choices=ACCELERATORS, default="auto")
     setting_up.add_argument("--extras", default="")
-    for command in (serving, running, testing):
+    for command in (serving, running, testing, windows):
         command.add_argument("options", nargs="*", help="after --: passed on")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = make_parser().parse_args(argv)
-    commands = {"serve": serve, "test": test, "setup": setup, "run": run}
+    commands = {"serve": serve, "test": test, "test-windows-runtime": test_windows_runtime, "setup": setup, "run": run}
     try:
         return commands[arguments.command](arguments)
     except SetupError as error:

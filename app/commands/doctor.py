@@ -10,12 +10,13 @@ import typer
 
 from app.commands import examination as look
 from app.commands.connection import Config, Key, Server, session
-from app.commands.console import FAILED, output, print_table, size_text
+from app.commands.console import FAILED, messages, output, print_table, size_text
 from app.commands.proof import prove
 from app.commands.weights import configured, sources_of
-from app.deployments import Deployments
+from app.deployments import Deployment, Deployments
 from app.settings import Settings
 from backends.devices import DeviceManager
+from backends.weights import model_folder
 
 
 def doctor(
@@ -39,7 +40,7 @@ def doctor(
     manager, troubles = _devices(settings, deployments)
     problems += troubles
     _title("Deployments")
-    outlooks = [look.outlook(deployment, sources_of(deployment, settings), manager) for deployment in deployments.values()]
+    outlooks = [_outlook(deployment, settings, manager) for deployment in deployments.values()]
     for one in outlooks:
         _print_outlook(one)
     if self_test:
@@ -54,6 +55,18 @@ def doctor(
     output().print("Nothing is wrong." + _waiting(outlooks))
     for hint in _hints(outlooks, self_test, check):
         output().print(hint)
+
+
+def _outlook(deployment: Deployment, settings: Settings, manager: DeviceManager) -> look.Outlook:
+    """Where it will run; where the processor and a GPU compete, only after both were timed."""
+    sources = sources_of(deployment, settings)
+    one = look.outlook(deployment, sources, manager)
+    candidates = look.timing_candidates(deployment, manager) if one.ready else []
+    if not candidates:
+        return one
+    messages().print(f"Timing {deployment.name} on {', '.join(device for device, _ in candidates)} ...")
+    folder = model_folder(settings.models_dir, deployment.model)
+    return look.measured(one, look.time_devices(folder, candidates, manager.inventory.cores))
 
 
 def _waiting(outlooks: list[look.Outlook]) -> str:

@@ -13,15 +13,15 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from app.commands.client import CallFailed, Client
 from app.deployments import Deployment
 from app.serving.sources import ModelSources, install_command
 from app.settings import Settings
-from backends.devices import DeviceManager, Inventory, run_probe
+from backends.devices import DeviceManager, Inventory, probe_environment, run_probe
 from backends.interface import ModelUnavailable, Placement
 
 # Distribution that users know -> what it is for.
@@ -38,6 +38,7 @@ LIBRARIES: Mapping[str, str] = {
     "gradio": "the page at /ui (extra: ui)",
 }
 _SELF_TEST_SECONDS = 180
+_TIMING_SECONDS = 900  # of one device; a first load writes its graphs, and DirectML compiles them
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,19 @@ class SelfTest:
     @property
     def ok(self) -> bool:
         return not self.error and not self.failed and self.passed > 0
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceTiming:
+    """seconds: of one window of speech on the device; error: why there are none."""
+
+    device: str
+    dtype: str
+    seconds: float = 0.0
+    error: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.device} {self.dtype} " + (f"cannot be timed: {self.error}" if self.error else f"{self.seconds:.2f} s")
 
 
 def system_lines(settings: Settings) -> list[tuple[str, str]]:
@@ -158,3 +172,48 @@ def run_self_test() -> SelfTest:
         return SelfTest(0, (), f"the self-test did not run: {error}")
     failed = tuple((row["said"], row["heard"]) for row in report["results"] if not row["passed"])
     return SelfTest(len(report["results"]) - len(failed), failed, report["error"] or "")
+
+
+# --- Which device is best is measured -----------------------------------------------------------------------------------
+
+
+def timing_candidates(deployment: Deployment, manager: DeviceManager) -> list[tuple[str, str]]:
+    """Device and dtype of each way that Whisper could run here on onnxruntime, if it is free to choose and there is a choice."""
+    free = deployment.device == "auto" and deployment.engine in ("auto", "onnx") and not deployment.python
+    gpus = [device.id for device in manager.inventory.devices if device.kind == "directml"]
+    if deployment.info.name != "whisper" or not free or not gpus:
+        return []
+    asked = deployment.dtype
+    return [("cpu", "int8" if asked == "auto" else asked), *((gpu, "float32" if asked == "auto" else asked) for gpu in gpus)]
+
+
+def time_devices(folder: Path, candidates: Sequence[tuple[str, str]], threads: int) -> list[DeviceTiming]:
+    """One real window on each, in a process each, quickest first; those that cannot run come last."""
+    timings = [_time_device(folder, device, dtype, threads) for device, dtype in candidates]
+    return sorted(timings, key=lambda timing: (bool(timing.error), timing.seconds))
+
+
+def _time_device(folder: Path, device: str, dtype: str, threads: int) -> DeviceTiming:
+    command = [sys.executable, "-P", "-m", "backends.whisper.timing", str(folder), str(threads), device, dtype]
+    try:
+        done = subprocess.run(  # noqa: S603 (ours)
+            command, capture_output=True, timeout=_TIMING_SECONDS, check=False, env=probe_environment()
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return DeviceTiming(device, dtype, error=str(error))
+    try:
+        answer = json.loads(done.stdout.decode("utf-8").strip().splitlines()[-1])
+        return DeviceTiming(device, dtype, float(answer["window"]), str(answer["error"]))
+    except (ValueError, IndexError, KeyError, TypeError):
+        last = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
+        return DeviceTiming(device, dtype, error=f"its process ended with status {done.returncode}: {' '.join(last)}")
+
+
+def measured(one: Outlook, timings: Sequence[DeviceTiming]) -> Outlook:
+    """The outlook with figures in place of an opinion, and with advice where another device is quicker than the chosen one."""
+    told = f"one window measured: {'; '.join(map(str, timings))}"
+    best = timings[0]
+    if best.error or one.where.endswith(f" on {best.device}"):
+        return replace(one, reason=told)
+    advice = f'set device = "{best.device}" and dtype = "{best.dtype}" in [deployments."{one.name}"]'
+    return replace(one, reason=f"{told}; {best.device} is quicker: {advice}")

@@ -61,7 +61,7 @@ class WhisperBackend:
         options = self._options = _options(model)
         if model.folder is None:
             raise ModelUnavailable(f"{model.model} is not on this machine; run: speech-gateway pull {model.deployment}")
-        engine, dtype = _choices(placement)
+        engine, dtype, self._dtype_reason = _choices(placement)
         self._threads = placement.threads
         self._whisper = load_whisper(
             model.folder,
@@ -90,6 +90,8 @@ class WhisperBackend:
 
     def _detail(self, placement: Placement) -> dict[str, Any]:
         detail = {**self._whisper.network.detail(), "threads": placement.threads}
+        if self._dtype_reason:
+            detail["dtype_reason"] = self._dtype_reason
         if placement.device.startswith("directml") and self.footprint() > _LARGE_WEIGHTS:
             size = f"{self.footprint() / 2**30:.1f} GiB"
             detail["warning"] = f"{size} of weights on DirectML: on a GPU that shares the system's memory choose a smaller model"
@@ -204,14 +206,16 @@ def _options(model: ModelFiles) -> WhisperOptions:
     return options
 
 
-def _choices(placement: Placement) -> tuple[str, str]:
-    """Engine and dtype for what the placement leaves at "auto"."""
+def _choices(placement: Placement) -> tuple[str, str, str]:
+    """Engine and dtype for what the placement leaves at "auto", and why that dtype where it was measured."""
     kind = placement.device.partition(":")[0]
     engine = placement.engine
     if engine == "auto":
         engine = "torch" if kind in _TORCH_DEVICES else "onnx"
-    dtype = placement.dtype
-    if dtype == "auto":
-        quantised = engine == "onnx" and kind == "cpu"
-        dtype = "int8" if quantised else "float16" if kind == "cuda" else "float32"
-    return engine, dtype
+    if placement.dtype != "auto":
+        return engine, placement.dtype, ""
+    if engine == "onnx" and kind == "cpu":
+        from backends.whisper.products import int8_choice  # imports onnxruntime, which the torch engine can do without
+
+        return engine, *int8_choice().auto()
+    return engine, "float16" if kind == "cuda" else "float32", ""

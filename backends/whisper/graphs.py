@@ -1,6 +1,7 @@
 """Whisper's two graphs for ONNX Runtime, written straight from the published weights.
 
-encoder: mel [1, mels, frames] -> cross keys and values of every decoder layer, so that they are made once per window.
+encoder: mel [1, mels, frames] -> cross keys and values of every decoder layer, so that they are made once per
+window; on DirectML in several graphs where it is large (`encoder_parts`).
 decoder: the next tokens' embeddings -> logits and grown caches. Embeddings are looked up outside, masks come in from
 outside, so the graph holds no index and no comparison. Two forms of the decoder: dynamic (CPU), and static (DirectML: one
 token a call, a cache of fixed length that is written through a mask; only plain operators).
@@ -15,29 +16,48 @@ from onnx import TensorProto
 
 from backends.whisper.checkpoint import Checkpoint, encoder_positions, head_name
 from backends.whisper.config import Dims
+from backends.whisper.encoder_parts import EncoderPart, encoder_parts
 from backends.whisper.graph import GraphWriter, Shape
 from backends.whisper.layers import Form, Layers
 
 
 def write_encoder(folder: Path, checkpoint: Checkpoint, dims: Dims, form: Form) -> None:
-    """encoder.onnx: one window at a time; batching gains nothing in a compute-bound network."""
-    graph = GraphWriter(folder, "encoder", form.element)
+    """encoder.onnx, and encoder-1.onnx and so on where one run would be too long; one window at a time, because batching gains
+    nothing in a compute-bound network."""
+    for part in encoder_parts(dims, static=form.static):
+        _write_part(folder, checkpoint, dims, form, part)
+
+
+def _write_part(folder: Path, checkpoint: Checkpoint, dims: Dims, form: Form, part: EncoderPart) -> None:
+    graph = GraphWriter(folder, part.name, form.element)
     layers = Layers(graph, checkpoint, dims, form, wide=True)
-    hidden = _convolutions(layers, graph.input("mel", [1, dims.mels, dims.mel_frames]))
-    for layer in range(dims.encoder_layers):
+    shape = [1, dims.source_positions, dims.width]
+    if part.is_first:
+        hidden = _convolutions(layers, graph.input("mel", [1, dims.mels, dims.mel_frames]))
+    else:
+        hidden = graph.input("hidden", shape)
+    for layer in part.layers:
         prefix = f"encoder.layers.{layer}"
         hidden = _encoder_attention(layers, hidden, prefix)
         hidden = layers.feed_forward(hidden, prefix)
-    memory = layers.norm(hidden, "encoder.layer_norm")
-    for layer in range(dims.decoder_layers):
-        prefix = f"decoder.layers.{layer}.encoder_attn"
-        scale = np.float32(dims.head_width**-0.5)  # of the scores; here once, and not for every token
-        key = layers.split_heads(layers.linear(memory, f"{prefix}.k_proj", scale=scale), dims.decoder_heads, across=True)
-        value = layers.split_heads(layers.linear(memory, f"{prefix}.v_proj"), dims.decoder_heads)
-        shapes = cross_shapes(dims, 1)
-        graph.output(key, f"cross_key.{layer}", shapes[0])
-        graph.output(value, f"cross_value.{layer}", shapes[1])
+    if part.cross:
+        memory = layers.norm(hidden, "encoder.layer_norm")
+    for layer in part.cross:
+        _cross_projections(layers, memory, layer)
+    if not part.is_last:
+        graph.output(hidden, "next_hidden", shape)
     graph.save()
+
+
+def _cross_projections(layers: Layers, memory: str, layer: int) -> None:
+    graph, dims = layers.graph, layers.dims
+    prefix = f"decoder.layers.{layer}.encoder_attn"
+    scale = np.float32(dims.head_width**-0.5)  # of the scores; here once, and not for every token
+    key = layers.split_heads(layers.linear(memory, f"{prefix}.k_proj", scale=scale), dims.decoder_heads, across=True)
+    value = layers.split_heads(layers.linear(memory, f"{prefix}.v_proj"), dims.decoder_heads)
+    shapes = cross_shapes(dims, 1)
+    graph.output(key, f"cross_key.{layer}", shapes[0])
+    graph.output(value, f"cross_value.{layer}", shapes[1])
 
 
 def cross_shapes(dims: Dims, batch: int | str) -> tuple[list[int | str], list[int | str]]:

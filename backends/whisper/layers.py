@@ -23,13 +23,15 @@ _ONE = np.float32(1)
 class Form:
     """How a graph is built.
 
-    weights: "float32", "float16" or "int8" (weights per output channel, activations quantised on the fly);
-    bits: of int8 weights: 8, or 7 where the processor's byte products would saturate; static: fixed shapes for DirectML,
-    with a cache of `cache` positions and `batch` rows.
+    weights: "float32", "float16" or "int8" (weights in bytes, activations quantised on the fly); wide, narrow: how the encoder
+    and the decoder multiply by int8 weights: "rows-8" or "rows-7" (one scale per output channel and per row of activations, for
+    weights of 8 or 7 bits) or "blocks-8" (scales per block of inputs); `products` finds out which of them this processor
+    computes right. static: fixed shapes for DirectML, with a cache of `cache` positions and `batch` rows.
     """
 
     weights: str = "float32"
-    bits: int = 8
+    wide: str = "rows-8"
+    narrow: str = "blocks-8"
     static: bool = False
     cache: int = 0
     batch: int = 1
@@ -86,18 +88,19 @@ class Layers:
     def product(self, value: str, weight: Floats, bias: Floats | None) -> str:
         """weight [inputs, outputs]. In int8, every row of `value` has its own scale, so rows do not depend on each other."""
         graph = self.graph
+        kind, _, bits = (self.form.wide if self.wide else self.form.narrow).partition("-")
         if self.form.weights != "int8":
             result = graph.op("MatMul", value, graph.constant(weight))
-        elif self.wide:
-            result = self._rows_product(value, weight)
+        elif kind == "rows":
+            result = self._rows_product(value, weight, int(bits))
         else:
             return self._blocks_product(value, weight, bias)
         return result if bias is None else graph.op("Add", result, graph.constant(bias))
 
-    def _rows_product(self, value: str, weight: Floats) -> str:
-        """Many rows: quantise each to its largest magnitude, multiply in integers, scale back."""
+    def _rows_product(self, value: str, weight: Floats, bits: int) -> str:
+        """Quantise each row to its largest magnitude, multiply in integers, scale back."""
         graph = self.graph
-        whole, scale = quantise(weight, self.form.bits)
+        whole, scale = quantise(weight, bits)
         if value not in self._quantised:
             largest = graph.op("ReduceMax", graph.op("Abs", value), axes=[-1], keepdims=1)
             largest = graph.op("Max", largest, graph.constant(np.array(1e-30, np.float32)))
@@ -110,7 +113,7 @@ class Layers:
         return graph.op("Mul", graph.op("MatMulIntegerToFloat", *inputs, domain="ms"), largest)
 
     def _blocks_product(self, value: str, weight: Floats, bias: Floats | None) -> str:
-        """Few rows: one fused operator that quantises rows block by block."""
+        """One fused operator that quantises rows block by block; made for few rows."""
         graph, (inputs, outputs) = self.graph, weight.shape
         block = block_size(inputs)
         whole, scale = quantise_blocks(weight, block)

@@ -18,12 +18,13 @@ from backends.interface import ModelUnavailable
 from backends.whisper.binding import BoundRun, Target
 from backends.whisper.checkpoint import Checkpoint
 from backends.whisper.config import Dims
+from backends.whisper.encoder_parts import encoder_parts
 from backends.whisper.faults import engine_error
 from backends.whisper.graph_cache import built_graphs
 from backends.whisper.layers import Form
 from backends.whisper.network import Floats, Memory, Network, Tokens, attention_probabilities
 from backends.whisper.onnx_decoding import DecoderSession, DynamicDecoding, OnnxMemory, StaticDecoding
-from backends.whisper.products import int8_bits
+from backends.whisper.products import int8_choice
 
 _STATIC_CACHE = 448
 _SPIN = 100  # microseconds; the operators of one token that a single thread computes take less
@@ -77,7 +78,7 @@ class OnnxNetwork:
             self._lane = self._one_thread()
 
     def _open(self) -> None:
-        self._encoder = self._session("encoder")
+        self._encoders = [self._session(part.name) for part in encoder_parts(self.dims, static=self._form.static)]
         self._decoder = DecoderSession(self._session("decoder"), self._target, self.checkpoint, self.dims, self._form)
 
     def _one_thread(self) -> OnnxNetwork:
@@ -124,11 +125,17 @@ class OnnxNetwork:
         return [self._encode_one(mel) for mel in mels]
 
     def _encode_one(self, mel: Floats) -> OnnxMemory:
-        run = BoundRun(self._encoder, self._target)
-        run.input("mel", mel[None].astype(self._form.element))
-        for output in self._encoder.get_outputs():
-            run.output(output.name)
-        return OnnxMemory(run.run())
+        """The parts of the encoder in turn; what goes from one to the next stays on the device."""
+        tensors: dict[str, onnxruntime.OrtValue] = {}
+        value: onnxruntime.OrtValue | Floats = mel[None].astype(self._form.element)
+        for session in self._encoders:
+            run = BoundRun(session, self._target)
+            run.input(session.get_inputs()[0].name, value)
+            for output in session.get_outputs():
+                run.output(output.name)
+            tensors |= run.run()
+            value = tensors.pop("next_hidden", value)
+        return OnnxMemory(tensors)
 
     def decode(self, memories: Sequence[Memory], padding: Sequence[int] = ()) -> DynamicDecoding | StaticDecoding:
         windows = [memory for memory in memories if isinstance(memory, OnnxMemory)]
@@ -166,17 +173,26 @@ class OnnxNetwork:
 
     def detail(self) -> dict[str, Any]:
         """The graph's form, and how many nodes each provider really holds."""
-        nodes = {"encoder": nodes_by_provider(self._encoder), "decoder": nodes_by_provider(self._decoder.session)}
-        return {"graph": "static" if self._form.static else "dynamic", "weights": self._form.weights, "nodes": nodes}
+        nodes = {"encoder": nodes_by_provider(self._encoders), "decoder": nodes_by_provider([self._decoder.session])}
+        detail: dict[str, Any] = {
+            "graph": "static" if self._form.static else "dynamic",
+            "weights": self._form.weights,
+            "nodes": nodes,
+        }
+        if self._form.weights == "int8":
+            detail["products"] = {"encoder": self._form.wide, "decoder": self._form.narrow}
+            detail["avoided"] = list(int8_choice().faults)
+        return detail
 
 
-def nodes_by_provider(session: onnxruntime.InferenceSession) -> dict[str, int]:
-    """Nodes per execution provider; an onnxruntime that does not tell gives its providers with 0."""
-    if not hasattr(session, "get_provider_graph_assignment_info"):
-        return dict.fromkeys(session.get_providers(), 0)
+def nodes_by_provider(sessions: Sequence[onnxruntime.InferenceSession]) -> dict[str, int]:
+    """Nodes of all sessions per execution provider; an onnxruntime that does not tell gives its providers with 0."""
     counts: dict[str, int] = {}
-    for part in session.get_provider_graph_assignment_info():
-        counts[part.ep_name] = counts.get(part.ep_name, 0) + len(part.get_nodes())
+    for session in sessions:
+        if not hasattr(session, "get_provider_graph_assignment_info"):
+            return dict.fromkeys(session.get_providers(), 0)
+        for part in session.get_provider_graph_assignment_info():
+            counts[part.ep_name] = counts.get(part.ep_name, 0) + len(part.get_nodes())
     return counts
 
 
@@ -187,5 +203,13 @@ def _form(dims: Dims, dtype: str, static: bool) -> Form:
         raise ModelUnavailable("float16 is for DirectML; on the CPU choose float32 or int8")
     if dtype == "int8" and static:
         raise ModelUnavailable("int8 is for the CPU; on DirectML choose float32 or float16")
-    form = Form(weights=dtype, bits=int8_bits() if dtype == "int8" else 8)
+    form = _int8_form() if dtype == "int8" else Form(weights=dtype)
     return replace(form, static=True, cache=min(_STATIC_CACHE, dims.target_positions)) if static else form
+
+
+def _int8_form() -> Form:
+    choice = int8_choice()
+    if not choice.is_right:
+        faults = "; ".join(choice.faults)
+        raise ModelUnavailable(f'no int8 product is right on this processor ({faults}); set dtype = "float32"')
+    return Form(weights="int8", wide=choice.wide, narrow=choice.narrow)

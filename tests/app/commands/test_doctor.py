@@ -13,8 +13,10 @@ from typer.testing import CliRunner
 
 from app.cli import cli
 from app.commands import examination
-from app.commands.examination import SelfTest
+from app.commands.examination import DeviceTiming, SelfTest
+from app.deployments import Deployments
 from app.settings import Settings
+from backends.devices import DeviceManager
 from backends.inventory import Device, Inventory
 from tests.support.running import Running
 
@@ -65,6 +67,56 @@ def test_a_gpu_that_cannot_be_used_is_spoken_of(monkeypatch: pytest.MonkeyPatch,
     assert "csm cannot use directml:0 (Radeon 780M)" in told
     assert "espeak cannot use" not in told
     assert "doctor --check whisper-1" in told
+
+
+MINIATURE = ROOT / "tests/data/whisper_tiny"
+GRAPHICS = Device("directml:0", "directml", "Radeon 780M", 16 << 30, 14 << 30, ("float32",), ("onnxruntime",))
+PROCESSOR = Device("cpu", "cpu", "Test CPU", 16 << 30, 12 << 30)
+
+
+def test_devices_are_timed_on_a_real_window() -> None:
+    """Two formats of the processor stand for two devices; a device that is not here says why it has no figure."""
+    timings = examination.time_devices(MINIATURE, [("directml:0", "float32"), ("cpu", "int8"), ("cpu", "float32")], 1)
+    assert {(t.device, t.dtype) for t in timings[:2]} == {("cpu", "int8"), ("cpu", "float32")}
+    assert [t.seconds for t in timings[:2]] == sorted(t.seconds for t in timings[:2])
+    assert all(t.seconds > 0 and not t.error for t in timings[:2])
+    assert "DmlExecutionProvider" in timings[2].error or timings[2].seconds > 0
+
+
+def test_a_device_whose_process_dies_has_no_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(examination.sys, "executable", str(tmp_path / "nothing"))
+    (only,) = examination.time_devices(MINIATURE, [("cpu", "int8")], 1)
+    assert only.error
+    assert "cannot be timed" in str(only)
+
+
+def test_nothing_is_called_best_before_both_were_timed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[object] = []
+
+    def timed(folder: Path, candidates: object, threads: int) -> list[DeviceTiming]:
+        asked.extend([folder.name, candidates, threads])
+        return [DeviceTiming("cpu", "int8", 1.5), DeviceTiming("directml:0", "float32", 2.25)]
+
+    monkeypatch.setattr(examination, "run_probe", lambda python="": Inventory((GRAPHICS, PROCESSOR), 8))
+    monkeypatch.setattr(examination, "time_devices", timed)
+    table = f'[deployments."whisper-1"]\nmodel = {json.dumps(MINIATURE.as_posix())}\n'
+    (tmp_path / "gateway.toml").write_text(table, encoding="utf-8")
+    told = doctor().stdout
+    assert asked == ["whisper_tiny", [("cpu", "int8"), ("directml:0", "float32")], 8]
+    assert "one window measured: cpu int8 1.50 s; directml:0 float32 2.25 s; cpu is quicker" in told
+    assert 'set device = "cpu" and dtype = "int8"' in told
+    assert "best device here for whisper" not in told
+
+
+def test_where_nothing_competes_nothing_is_timed(tmp_path: Path) -> None:
+    manager = DeviceManager("auto", inventory=Inventory((GRAPHICS, PROCESSOR), 8))
+    table = {"backend": "whisper", "model": MINIATURE.as_posix()}
+    for more in ({"device": "cpu"}, {"engine": "torch"}):
+        settings = Settings.model_validate({"deployments": {"mine": {**table, **more}}})
+        assert examination.timing_candidates(Deployments.from_settings(settings)["mine"], manager) == []
+    free = Deployments.from_settings(Settings.model_validate({"deployments": {"mine": {**table, "dtype": "float32"}}}))["mine"]
+    assert examination.timing_candidates(free, manager) == [("cpu", "float32"), ("directml:0", "float32")]
+    assert examination.timing_candidates(free, DeviceManager("auto", inventory=Inventory((PROCESSOR,), 8))) == []
 
 
 def test_a_failed_probe_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,7 +120,7 @@ def test_a_run_that_is_over_holds_no_input() -> None:
 def test_the_network_keeps_what_it_binds(multilingual: Reference, static: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Encoder, prompt, a batch that loses a row, word times: every run of both sessions."""
     network = OnnxNetwork(multilingual.folder, read_dims(multilingual.folder), static=static)
-    encoder, decoder = OldBindings(network._encoder, monkeypatch), OldBindings(network._decoder.session, monkeypatch)
+    encoder, decoder = OldBindings(network._encoders[0], monkeypatch), OldBindings(network._decoder.session, monkeypatch)
     mels = np.random.default_rng(0).standard_normal((2, network.dims.mels, network.dims.mel_frames)).astype(np.float32)
     memories = network.encode(list(mels))
     assert encoder.runs == 2

@@ -136,7 +136,13 @@ def test_graphs_are_built_once(folder: Path) -> None:
 
 
 def test_each_form_has_its_own_graphs(folder: Path) -> None:
-    forms = [Form(), Form("int8"), Form("int8", bits=7), Form(static=True, cache=64), Form("float16", static=True, cache=64)]
+    forms = [
+        Form(),
+        Form("int8"),
+        Form("int8", wide="rows-7"),
+        Form(static=True, cache=64),
+        Form("float16", static=True, cache=64),
+    ]
     assert len({build(folder, form) for form in forms}) == len(forms)
 
 
