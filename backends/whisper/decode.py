@@ -33,7 +33,8 @@ class WindowTask:
 
 @dataclass(slots=True)
 class WindowResult:
-    """tokens: the answer without the end token; logprobs: natural, one per token; ended: the end token came."""
+    """tokens: the answer without the end token; logprobs: natural, one per token; ended: the end token came;
+    doubtful: no temperature gave a good answer, and this is the best of them."""
 
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
@@ -42,6 +43,7 @@ class WindowResult:
     temperature: float = 0.0
     ended: bool = False
     looped: bool = False
+    doubtful: bool = False
 
     @property
     def avg_logprob(self) -> float:

@@ -147,10 +147,11 @@ class Whisper:
         self.special.prompt(wish.language, task, timestamps=True)  # refuses an unknown task before silence hides it
         recording = self.recording(samples, gate=Gate.of(chunking, 0.5) if vad else None)
         segments: list[Segment] = []
-        while windows := recording.next_windows(self.network.max_batch):
-            if wish.language is None:
-                wish = self._with_language(recording, windows[0], wish)
-            self.work([WindowInWork(recording, window, wish) for window in windows])
+        # The first window alone tells the language, where nobody did.
+        while windows := recording.next_windows(1 if wish.language is None else self.network.max_batch):
+            items = [WindowInWork(recording, window, wish) for window in windows]
+            self.work(items)
+            wish = replace(wish, language=items[0].wish.language)
             segments.extend(recording.finished_segments())
         words = tuple(word for segment in segments for word in segment.words)
         return Transcript("".join(segment.text for segment in segments).strip(), wish.language, tuple(segments), words)
@@ -197,10 +198,6 @@ class Whisper:
         logprobs = log_softmax(logits[[self.special.languages[code] for code in codes]])
         best = int(logprobs.argmax())
         return codes[best], float(np.exp(logprobs[best]))
-
-    def _with_language(self, recording: Transcription, window: Window, wish: Wish) -> Wish:
-        language, _ = self.detect_language(self.encode([recording.audio(window)])[0])
-        return replace(wish, language=language)
 
     def work(self, windows: Sequence[WindowInWork]) -> None:
         """Decode windows of any recordings together and hand the results back to them. A language that nobody named is
@@ -298,9 +295,10 @@ class Whisper:
 
     def _piece_words(self, item: WindowInWork, result: WindowResult, piece: Piece, rows: Floats) -> list[Word]:
         tokens = item.recording.text_tokens(piece)[: len(rows)]
-        starts = token_starts(rows, [self.tokenizer.decode([token]) for token in tokens], piece.start, piece.end)
+        texts = [self.tokenizer.decode([token]) for token in tokens]
+        starts = token_starts(rows, texts, piece.start, piece.end)
         groups = split_words(tokens, self.tokenizer, item.wish.language)
-        return word_times(groups, starts, item.recording.text_logprobs(piece, result), item.window.start / SAMPLE_RATE)
+        return word_times(groups, starts, item.recording.text_logprobs(piece, result), item.window.start / SAMPLE_RATE, texts)
 
 
 def _checked(piece: NDArray[np.float32]) -> Floats:

@@ -27,8 +27,11 @@ class Thresholds:
         """The model itself sees no speech and does not believe in its text."""
         return result.no_speech_prob > self.no_speech and result.avg_logprob < self.logprob
 
+    def repeats(self, result: WindowResult, text: str) -> bool:
+        return result.looped or compression_ratio(text) > self.compression_ratio
+
     def failed(self, result: WindowResult, text: str) -> bool:
-        if result.looped or compression_ratio(text) > self.compression_ratio:
+        if self.repeats(result, text):
             return True
         return result.avg_logprob < self.logprob and not self.is_silence(result)
 
@@ -40,21 +43,35 @@ def climb(
     decode_batch: DecodeBatch,
     text_of: Decode,
 ) -> list[WindowResult]:
-    """Results of all tasks; temperatures[i] is the ladder of task i, and a ladder of one rung has no way up."""
-    results: list[WindowResult | None] = [None] * len(tasks)
+    """Results of all tasks; temperatures[i] is the ladder of task i, and a ladder of one rung has no way up.
+
+    Where every rung failed, the best attempt is the answer: the hottest is often the worst.
+    """
+    attempts: list[list[WindowResult]] = [[] for _ in tasks]
     open_rows = list(range(len(tasks)))
     rung = 0
     while open_rows:
         batch = [replace(tasks[row], temperature=temperatures[row][rung], seed=tasks[row].seed + rung) for row in open_rows]
         for row, result in zip(open_rows, decode_batch(batch), strict=True):
-            results[row] = result
+            attempts[row].append(result)
         rung += 1
-        open_rows = [row for row in open_rows if rung < len(temperatures[row]) and _failed(results[row], thresholds, text_of)]
-    return [_without_loop(result) for result in results if result is not None]
+        open_rows = [row for row in open_rows if _failed(attempts[row][-1], thresholds, text_of)]
+        open_rows = [row for row in open_rows if rung < len(temperatures[row])]
+    return [_without_loop(_answer(row, thresholds, text_of)) for row in attempts]
 
 
-def _failed(result: WindowResult | None, thresholds: Thresholds, text_of: Decode) -> bool:
-    return result is not None and thresholds.failed(result, text_of(result.tokens))
+def _failed(result: WindowResult, thresholds: Thresholds, text_of: Decode) -> bool:
+    return thresholds.failed(result, text_of(result.tokens))
+
+
+def _answer(attempts: Sequence[WindowResult], thresholds: Thresholds, text_of: Decode) -> WindowResult:
+    """The attempt that was good; else the likeliest that does not repeat itself, if there is one."""
+    if len(attempts) == 1 or not _failed(attempts[-1], thresholds, text_of):
+        return attempts[-1]
+    fluent = [one for one in attempts if not thresholds.repeats(one, text_of(one.tokens))]
+    best = max(fluent or attempts, key=lambda one: one.avg_logprob)
+    best.doubtful = True
+    return best
 
 
 def _without_loop(result: WindowResult) -> WindowResult:

@@ -125,7 +125,7 @@ class Transcription:
             segment = self._segment(window, result, piece, tuple(words[index]) if words else ())
             if segment.text.strip():
                 progress.ready.append(segment)
-        safe = self._carry_prompt and result.temperature < _SAFE_TEMPERATURE and not result.looped
+        safe = self._carry_prompt and result.temperature < _SAFE_TEMPERATURE and not (result.looped or result.doubtful)
         said = [token for piece in reading.pieces for token in piece.tokens]
         progress.context = [*progress.context, *said] if safe else []
         progress.seek = window.start + max(_SHORTEST_WINDOW, min(window.length, round(reading.advance * SAMPLE_RATE)))

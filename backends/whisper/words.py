@@ -8,6 +8,7 @@ path stays within the segment's own times, and no token gets less time than its 
 from __future__ import annotations
 
 import string
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,7 @@ _MEDIAN_WIDTH = 7  # positions
 _POSITIONS_PER_LETTER = 2  # 40 ms: nobody says more than 25 letters a second
 _LEAST_SHARE = 0.5  # of the time that a token's letters would have at an even pace
 _UNSPACED = {"zh", "ja", "th", "lo", "my", "yue", "km", "bo"}  # written without spaces between words
+_NAMED_SIGNS = "%&#@\u00a7"  # punctuation to Unicode, but words to a speaker
 _LEADING = "\"'“¿([{-‘«"
 _TRAILING = "\"'.。,，!！?？:：”)]}、’»;…"
 
@@ -105,18 +107,33 @@ def _with_punctuation(words: Sequence[TokenGroup]) -> list[TokenGroup]:
     return [*merged, *([opening] if opening is not None else [])]
 
 
-def word_times(groups: Sequence[TokenGroup], starts: Floats, logprobs: Sequence[float], offset: float) -> list[Word]:
-    """Words at their times. starts: seconds [tokens + 1], the last one the end; logprobs: one per token."""
+def word_times(
+    groups: Sequence[TokenGroup], starts: Floats, logprobs: Sequence[float], offset: float, texts: Sequence[str]
+) -> list[Word]:
+    """Words at their times. starts: seconds [tokens + 1], the last one the end; logprobs, texts: one per token."""
     words, at = [], 0
     for group in groups:
         count = len(group.tokens)
         text = group.text.strip()
         if text:
             probability = float(np.exp(np.mean(logprobs[at : at + count])))
-            begin, end = float(starts[at]), float(starts[at + count])
+            begin, end = float(starts[at]), float(starts[at + _spoken(texts[at : at + count])])
             words.append(Word(text, round(offset + begin, 3), round(offset + max(begin, end), 3), probability))
         at += count
     return words
+
+
+def _spoken(texts: Sequence[str]) -> int:
+    """How many of a word's tokens are spoken: punctuation at its end stands for the pause that follows."""
+    count = len(texts)
+    while count and not any(_is_spoken(character) for character in texts[count - 1]):
+        count -= 1
+    return count or len(texts)
+
+
+def _is_spoken(character: str) -> bool:
+    """Letters, digits, signs that have a name in speech, and the part of a letter whose other bytes are in another token."""
+    return character in _NAMED_SIGNS or unicodedata.category(character)[0] not in "PZC"
 
 
 def alignment(weights: Floats, positions: int) -> Floats:

@@ -137,10 +137,25 @@ def test_an_unlikely_answer_climbs_until_it_is_good() -> None:
     assert found.temperature == 0.4
 
 
-def test_a_loop_climbs_and_the_last_rung_stands() -> None:
-    tried, found = climbed({0.0: result(0.0, looped=True), 1.0: result(1.0, looped=True)}, [0.0, 1.0])
-    assert tried == [0.0, 1.0]
-    assert found.temperature == 1.0
+def test_a_loop_climbs_and_the_likeliest_loop_stands() -> None:
+    answers = {0.0: result(0.0, -0.4, looped=True), 0.5: result(0.5, -0.2, looped=True), 1.0: result(1.0, -0.9, looped=True)}
+    tried, found = climbed(answers, [0.0, 0.5, 1.0])
+    assert tried == [0.0, 0.5, 1.0]
+    assert found.temperature == 0.5
+    assert found.doubtful
+
+
+def test_where_every_rung_fails_the_best_attempt_is_the_answer() -> None:
+    answers = {0.0: result(0.0, -0.1, looped=True), 0.2: result(0.2, -1.2), 0.4: result(0.4, -1.1), 1.0: result(1.0, -3.5)}
+    tried, found = climbed(answers, [0.0, 0.2, 0.4, 1.0])
+    assert tried == [0.0, 0.2, 0.4, 1.0]
+    assert found.temperature == 0.4, "likeliest of those that do not repeat themselves"
+    assert found.doubtful, "it is no prompt for the next window"
+
+
+def test_a_good_answer_is_not_doubtful_however_hot() -> None:
+    _, found = climbed({0.0: result(0.0, -1.5), 1.0: result(1.0, -0.9)}, [0.0, 1.0])
+    assert (found.temperature, found.doubtful) == (1.0, False)
 
 
 def test_silence_is_not_worth_a_climb() -> None:
