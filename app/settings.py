@@ -19,7 +19,6 @@ from backends.devices import parse_bytes
 
 _DEVICE = re.compile(r"cpu|mps|(cuda|directml|xpu)(:\d+)?")
 _DTYPES = ("auto", "float32", "bfloat16", "float16", "int8")
-_EXPERIMENTAL_DTYPES = ("int4",)
 
 
 class ConfigError(ValueError):
@@ -173,7 +172,7 @@ class DeploymentSettings(BaseModel):
     @field_validator("dtype")
     @classmethod
     def _known_dtype(cls, dtype: str) -> str:
-        if dtype not in _DTYPES + _EXPERIMENTAL_DTYPES:
+        if dtype not in _DTYPES:
             raise ValueError(f"{dtype!r} is not one of {', '.join(_DTYPES)}")
         return dtype
 

@@ -18,6 +18,7 @@ from backends.csm.text import SpeechTokenizer, load_tokenizer
 from backends.csm.watermark import Watermark, load_watermark
 from backends.csm.watermark_key import installation_key, parse_key
 from backends.interface import ModelFiles, ModelUnavailable, Placement
+from backends.transformer.kernel_checks import fallbacks, int8_kernel
 from backends.transformer.model import TransformerConfig
 
 _SLOTS = {"cpu": 4, "cuda": 8}
@@ -68,6 +69,7 @@ def load_parts(model: ModelFiles, placement: Placement, options: CsmOptions) -> 
         detail={
             "watermark": f"silentcipher, {options.watermark_statistics} statistics" if mark else "off",
             "codebooks": config.codebooks,
+            "kernels": fallbacks(),
         },
     )
 
@@ -96,12 +98,13 @@ def _key(options: CsmOptions, user_dir: Path) -> tuple[int, ...]:
 
 
 def _best_dtype(device: str, stacks: tuple[TransformerConfig, ...]) -> str:
-    """int8 on the CPU (4 times the speed of bfloat16 there) unless the model is tiny; bfloat16 where it is native."""
+    """int8 on a CPU with a right kernel for it (4 times the speed of bfloat16 there) unless the model is tiny; bfloat16 where
+    it is native."""
     kind = torch.device(device).type
     if kind == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
     read = sum(stack.layers * stack.width * (stack.hidden * 3 + stack.heads * stack.head_dim * 2) for stack in stacks)
-    return "int8" if kind == "cpu" and read > _SMALL else "float32"
+    return "int8" if kind == "cpu" and read > _SMALL and int8_kernel() is not None else "float32"
 
 
 def _fitting_codec(codec: Codec, config: CsmConfig) -> Codec:

@@ -35,7 +35,7 @@ def load_csm(
 ) -> CsmModel:
     """The language model of a folder with config.json and *.safetensors, in any mix of the two vocabularies and layouts.
 
-    dtype: a torch dtype, or "float32", "bfloat16", "float16", "int8", "int4"; rows: see make_linear.
+    dtype: a torch dtype, or "float32", "bfloat16", "float16", "int8"; rows: see make_linear.
     Raises ModelUnavailable naming the tensor or file that is missing, superfluous or misshapen.
     """
     folder = Path(model_dir)
@@ -79,7 +79,7 @@ class CsmModel:
 
     def _load_tables(self, checkpoint: Checkpoint, layout: Layout) -> None:
         shapes = _shapes(self.config, layout)
-        table_type = torch.bfloat16 if self._precision.weights in ("int8", "int4") else self._precision.compute
+        table_type = torch.bfloat16 if self.quantised else self._precision.compute
 
         def table(name: str, shape: tuple[int, ...]) -> Tensor:
             return checkpoint.take(name, shape).to(self.device, table_type, copy=True)

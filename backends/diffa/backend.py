@@ -46,6 +46,7 @@ from backends.interface import (
     TextPart,
     Usage,
 )
+from backends.transformer.kernel_checks import fallbacks
 from backends.weights import model_folder
 
 
@@ -151,6 +152,7 @@ class DiffaBackend:
             "positions": config.stack.max_positions,
             "layers": config.stack.layers,
             "layers_offloaded": len(offload.layers) if offload else 0,
+            "kernels": fallbacks(),
         }
 
 

@@ -29,6 +29,7 @@ from backends.llasa.prompts import caption
 from backends.llasa.text import is_japanese, neutralised, normalised_japanese, sentences
 from backends.llasa.voices import BASE, Voices
 from backends.llasa.wishes import Wish, default_wish, read_wish
+from backends.transformer.kernel_checks import fallbacks
 from backends.weights import model_folder
 
 log = logging.getLogger(__name__)
@@ -190,6 +191,7 @@ class LlasaBackend:
             "head": self._options.head,
             "codec_dtype": str(self._codec.dtype).removeprefix("torch."),
             "compile": compiled or "off",
+            "kernels": fallbacks(),
             "speech_tokens": self._model.vocabulary.speech_count,
         }
 

@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from backends.llasa.codec_config import CodecDims
+from backends.transformer.cpu_kernels import pack_dense, packed_product
+from backends.transformer.kernel_checks import packs
 
 Take = Callable[[str, tuple[int, ...]], Tensor]
 Layer = Callable[[Tensor], Tensor]
@@ -159,12 +161,7 @@ def basis(levels: tuple[int, ...]) -> list[int]:
 
 def linear(weight: Tensor, bias: Tensor | None = None) -> Layer:
     """x [..., in] -> [..., out]. On the CPU the weight is packed for oneDNN: in float32 2.5 times as fast as the default."""
-    if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.bfloat16) or not _can_pack():
+    if weight.device.type != "cpu" or not packs(weight.dtype):
         return lambda x: F.linear(x, weight, bias)
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
-    return lambda x: torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
-
-
-def _can_pack() -> bool:
-    available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return bool(available) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    packed = pack_dense(weight)
+    return lambda x: packed_product(x, packed, bias)

@@ -165,7 +165,7 @@ class Llasa:
         """The embedding table, the head and its row ids."""
         shape = (self.config.vocabulary, self.config.stack.width)
         # With quantised matrices the table is a lookup in 16 bits: half the memory, and no product ever reads it.
-        dtype = torch.bfloat16 if self.kind.weights.startswith("int") else self.compute
+        dtype = torch.bfloat16 if self.kind.weights == "int8" else self.compute
         table = take(_TABLE, shape).to(self.device, dtype, copy=True)
         head = take(_HEAD, shape)
         if self._row_ids is not None:
@@ -198,7 +198,7 @@ def load_llasa(
     """The language model of a Hugging Face folder, with an adapter merged in if one is given.
 
     model_dir may itself be an adapter folder that names a local folder as its base. dtype: a torch dtype or "float32",
-    "bfloat16", "float16", "int8", "int4". full_vocabulary: every token can be drawn, not only speech and stop; rows: see
+    "bfloat16", "float16", "int8". full_vocabulary: every token can be drawn, not only speech and stop; rows: see
     make_linear; packed: see Precision. Raises ModelUnavailable naming the tensor, token or file that is missing or does not fit.
     """
     folder, adapter = Path(model_dir), None if adapter_dir is None else Path(adapter_dir)

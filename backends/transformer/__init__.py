@@ -8,7 +8,7 @@ A causal Llama with four slots:
     config = TransformerConfig(layers=16, width=2048, heads=32, kv_heads=8, head_dim=64, hidden=8192, max_positions=2048,
                                rope=Rope(500_000.0, Llama3Scaling(32.0, 1.0, 4.0, 8192)))       # half-split rows
     checkpoint = Checkpoint.from_folder(folder)
-    kind = precision("int8", "cpu")                    # or "float32", "bfloat16", "float16", "int4"
+    kind = precision("int8", "cpu")                    # or "float32", "bfloat16", "float16"
     stack = Transformer(config, checkpoint.reader(llama_names("model.")), precision=kind, device="cpu")
     table = checkpoint.take("model.embed_tokens.weight", (vocabulary, 2048)).to(kind.compute)
     head = make_linear(table[wanted_rows], kind, "cpu")

@@ -1,12 +1,11 @@
 """Whether the compiled loops (loops.py) can be used here, and the ways into them that are not a stack's.
 
-They need numba, which comes with the `torch` extra. Where it is missing or does not work, the reason is logged once and
-everything runs as plain torch operators.
+They need numba, which comes with the `torch` extra (there is none for musl). Where it is missing or does not work, the reason
+is logged once and everything runs as plain torch operators.
 """
 
 from __future__ import annotations
 
-import logging
 from functools import cache
 from importlib import import_module
 from types import ModuleType
@@ -15,35 +14,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from backends.transformer.kernel_checks import failure, give_up
+from backends.transformer.loop_checks import wrong_loop
 from backends.transformer.sampling import COLDEST
-
-log = logging.getLogger(__name__)
 
 
 @cache
 def kernels() -> ModuleType | None:
-    """The compiled loops, or None."""
-    try:
-        found = import_module("backends.transformer.loops")
-        _try(found)
-    except Exception as error:  # whatever an import or a compiler throws
-        log.warning("int8 on the CPU runs without compiled loops, which is slower (%s: %s)", type(error).__name__, error)
+    """The compiled loops, or None where they are missing, do not compile or compute something wrong."""
+    found: list[ModuleType] = []
+
+    def attempt() -> str:
+        found.append(import_module("backends.transformer.loops"))
+        name = wrong_loop(found[0])
+        return f"{name} is wrong" if name else ""
+
+    wrong = failure(attempt)
+    if wrong:
+        give_up("compiled loops", f"int8 on the CPU runs without them, which is slower ({wrong})")
         return None
-    return found
-
-
-def _try(found: ModuleType) -> None:
-    """Compile every loop, or load it from its cache, so that no request waits for that."""
-    one, room, wide = np.ones((1, 2), np.float32), np.zeros((1, 6), np.float32), np.ones(16, np.float32)
-    peaks, at, eps = np.ones(1, np.float32), np.zeros(1, np.int64), np.float32(1e-5)
-    stored, qkv = np.zeros((1, 1, 1, 2), np.float32), np.ones((1, 6), np.float32)
-    found.add_norm(one.copy(), one, wide, peaks, wide, eps, room)
-    found.add_norm_out(one.copy(), one, wide, peaks, wide, eps, one.copy())
-    found.gate(np.ones((1, 4), np.float32), wide, peaks, room)
-    found.attend(qkv, wide, peaks, one, stored, stored.copy(), at, at, one.copy(), room)
-    found.divide(one, room, peaks)
-    found.finish(one.copy(), wide, peaks)
-    found.pick(one, np.ones((1, 1, 2), np.float32), 0, peaks, at, wide, at.copy())
+    return found[0]
 
 
 class Picker:

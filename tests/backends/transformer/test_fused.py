@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import types
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from backends.transformer import kernels as module
 from backends.transformer.attention import _grouped
 from backends.transformer.kernels import Picker, kernels
 from backends.transformer.linear import Int8Dynamic, make_linear
+from backends.transformer.loop_checks import wrong_loop
 from backends.transformer.model import RMSNorm
 from backends.transformer.rope import rotate, rotations
 from tests.backends.transformer.stacks import FULL_HEADS, SMALL, embeddings, stack
@@ -116,6 +118,21 @@ def test_what_does_not_import_is_logged_and_done_without(
     with caplog.at_level(logging.WARNING):
         assert kernels.__wrapped__() is None
     assert "no module named numba" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["add_norm", "add_norm_out", "gate", "attend", "divide", "finish", "pick"])
+def test_a_loop_with_a_wrong_result_is_found(name: str) -> None:
+    """Off by a thousandth in what it writes last, as a miscompiled sum would be."""
+
+    def wrong(*arguments: object) -> None:
+        getattr(loops, name)(*arguments)
+        arrays = [argument for argument in arguments if isinstance(argument, np.ndarray) and argument.size > 1]
+        written = arrays[0 if name == "finish" else -1]
+        written += written.dtype.type(1) if written.dtype.kind == "i" else np.abs(written).max() * np.float32(1e-3)
+
+    found = types.SimpleNamespace(**{**vars(loops), name: wrong})
+    assert wrong_loop(loops) == ""
+    assert wrong_loop(found) == name.removesuffix("_out")
 
 
 def test_places_outside_the_cache_are_refused() -> None:

@@ -5,6 +5,7 @@ import torch
 
 from backends.interface import InvalidInput
 from backends.transformer import Precision, make_linear, precision
+from backends.transformer.kernel_checks import NARROW_LEVELS, int8_kernel
 from backends.transformer.linear import Int8Dynamic, Int8OneDnn, Int8Weights, quantised_rows
 
 
@@ -13,7 +14,7 @@ def matrix(rows: int, columns: int, seed: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("shape", [(1, 64), (3, 64), (2, 5, 64)])
-@pytest.mark.parametrize(("kind", "error"), [("float32", 1e-6), ("bfloat16", 0.01), ("int8", 0.02), ("int4", 0.15)])
+@pytest.mark.parametrize(("kind", "error"), [("float32", 1e-6), ("bfloat16", 0.01)])
 def test_products_are_near_the_exact_one(kind: str, error: float, shape: tuple[int, ...]) -> None:
     weight, x = matrix(48, 64), torch.randn(shape, generator=torch.Generator().manual_seed(1))
     kept = precision(kind)
@@ -22,6 +23,38 @@ def test_products_are_near_the_exact_one(kind: str, error: float, shape: tuple[i
     assert y.shape == exact.shape
     assert y.dtype == kept.compute
     assert (y.float() - exact).abs().max() <= error * exact.abs().max()
+
+
+def int8_bound(weight: torch.Tensor, x: torch.Tensor, levels: int) -> torch.Tensor:
+    """By how much an int8 product may miss the exact one: half a step of every weight and of every activation, and rounding.
+
+    A row's activations have 255 levels between minus and plus its peak, or 254 (oneDNN).
+    """
+    quantised, scale = quantised_rows(weight, levels)
+    of_weights = x.abs().sum(-1, keepdim=True) * scale / 2
+    of_activations = x.abs().amax(-1, keepdim=True) / 254 * (quantised.float().abs().sum(1) * scale)
+    return of_weights + of_activations + 1e-5 * x.abs() @ weight.abs().T
+
+
+@pytest.mark.parametrize("shape", [(1, 64), (3, 64), (2, 5, 64), (20, 64)])
+@pytest.mark.parametrize("kind", [Int8Dynamic, Int8OneDnn])
+def test_int8_products_miss_the_exact_one_by_what_quantising_costs(kind: type, shape: tuple[int, ...]) -> None:
+    for seed in range(20):
+        weight, x = matrix(48, 64, seed), torch.randn(shape, generator=torch.Generator().manual_seed(100 + seed))
+        error = (kind(weight, NARROW_LEVELS)(x) - x @ weight.T).abs()
+        assert (error <= int8_bound(weight, x, NARROW_LEVELS)).all()
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_int8_sums_of_the_largest_values_do_not_saturate(sign: int) -> None:
+    """Pairs of their products would, where they are added in 16 bits."""
+    kernel = int8_kernel()
+    assert kernel is not None
+    signs = torch.where(matrix(48, 64) > 0, 3.0, -3.0)
+    for weight in (torch.full((48, 64), 3.0 * sign), signs):
+        x = torch.cat([torch.full((1, 64), 2.0), torch.where(weight[:3] > 0, 2.0, -2.0)])
+        error = (make_linear(weight, precision("int8"))(x) - x @ weight.T).abs()
+        assert (error <= int8_bound(weight, x, kernel.levels)).all()
 
 
 def test_int8_rows_are_quantised_each_by_itself() -> None:
@@ -66,7 +99,6 @@ def test_bytes_are_those_of_the_format() -> None:
     assert make_linear(weight, precision("float32")).bytes() == 4 * 64 * 128
     assert make_linear(weight, precision("bfloat16")).bytes() == 2 * 64 * 128
     assert 64 * 128 < make_linear(weight, precision("int8")).bytes() < 1.15 * 64 * 128
-    assert make_linear(weight, precision("int4")).bytes() < 64 * 128
 
 
 def test_int8_weights_with_activations_as_they_are() -> None:
@@ -80,20 +112,19 @@ def test_int8_weights_with_activations_as_they_are() -> None:
         assert torch.allclose(linear(x.to(compute)).float(), y, atol=0.05 * float(y.abs().max()))
 
 
-def test_both_int8_kernels_of_the_cpu_are_near() -> None:
+def test_int8_rows_do_not_depend_on_their_number() -> None:
     weight, x = matrix(48, 64), matrix(3, 64, 1)
-    exact = x @ weight.T
     for kind in (Int8Dynamic, Int8OneDnn):
         linear = kind(weight)
-        assert (linear(x) - exact).abs().max() < 0.02 * exact.abs().max()
         assert torch.equal(linear(x)[1], linear(x[1:2])[0])
         assert linear(matrix(20, 64)).shape == (20, 48)
         assert 48 * 64 < linear.bytes() < 1.3 * 48 * 64
 
 
 def test_unknown_format_is_an_error() -> None:
-    with pytest.raises(InvalidInput, match="unknown dtype 'int3'"):
-        precision("int3")
+    for name in ("int3", "int4"):
+        with pytest.raises(InvalidInput, match=f"unknown dtype '{name}'"):
+            precision(name)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
