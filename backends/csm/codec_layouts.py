@@ -15,6 +15,16 @@ import torch
 from torch import Tensor
 
 from backends.interface import ModelUnavailable
+from backends.transformer.bounds import (
+    MOST_HEADS,
+    MOST_HIDDEN,
+    MOST_LAYERS,
+    MOST_ROWS,
+    MOST_WIDTH,
+    check_positive,
+    check_size,
+    check_sizes,
+)
 from backends.transformer.checkpoint import Checkpoint, shards
 from backends.transformer.rope import interleave
 
@@ -138,15 +148,35 @@ def read_codec_config(config: Mapping[str, Any] | str | Path | None, place: Path
         return moshi_config({})
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise ModelUnavailable(f"{file} is not a configuration of Mimi or CSM: {error!r}") from error
     return _parsed(values, str(file))
 
 
+def _checked(values: dict[str, Any]) -> dict[str, Any]:
+    """Raises ValueError for sizes that no codec has; moshi would build them."""
+    seanet, transformer, quantizer = values["seanet"], values["transformer"], values["quantizer"]
+    check_size("the number of layers", transformer["num_layers"], MOST_LAYERS)
+    check_size("the number of heads", transformer["num_heads"], MOST_HEADS)
+    check_size("d_model", transformer["d_model"], MOST_WIDTH)
+    check_size("dimension", seanet["dimension"], MOST_WIDTH)
+    check_size("n_filters", seanet["n_filters"], MOST_WIDTH)
+    check_size("dim_feedforward", transformer["dim_feedforward"], MOST_HIDDEN)
+    check_size("the number of residual layers", seanet["n_residual_layers"], MOST_LAYERS)
+    check_sizes("the ratios", seanet["ratios"], 1 << 10, count=16)
+    for name in ("kernel_size", "residual_kernel_size", "last_kernel_size", "compress", "dilation_base"):
+        check_size(name, seanet[name], 1 << 10)
+    check_size("the number of codebooks", quantizer["n_q"], 1 << 10)
+    check_size("the number of codes", quantizer["bins"], MOST_ROWS)
+    check_size("the quantiser's dimension", quantizer["dimension"], MOST_WIDTH)
+    check_positive("the frame rate", values["frame_rate"])
+    return values
+
+
 def _parsed(values: Any, source: str) -> dict[str, Any]:
     try:
-        return moshi_config(values)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        return _checked(moshi_config(values))
+    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
         raise ModelUnavailable(f"{source} is not a configuration of Mimi or CSM: {error!r}") from error
 
 

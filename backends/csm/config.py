@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from backends.interface import ModelUnavailable
+from backends.transformer.bounds import MOST_ROWS, check_size, check_stack
 from backends.transformer.model import TransformerConfig
 from backends.transformer.rope import Llama3Scaling, Rope
 
@@ -20,6 +21,7 @@ CODEC_IDS = 2048  # what Mimi's codebooks hold; ids from here on are special and
 _BACKBONE = TransformerConfig(16, 2048, 32, 8, 64, 8192)
 _DECODER = TransformerConfig(4, 1024, 8, 2, 128, 8192)
 _ROPE_THETA, _SCALING = 500_000.0, Llama3Scaling(32.0, 1.0, 4.0, 8192.0)
+_MOST_CODEBOOKS = 256
 _FLAVORS = {"llama-1B": _BACKBONE, "llama-100M": _DECODER}
 
 
@@ -52,7 +54,7 @@ def read_config(folder: Path) -> CsmConfig:
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
         return parse_config(values)
-    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError, OSError) as error:
         raise ModelUnavailable(f"{file} is not a CSM configuration: {error!r}") from error
 
 
@@ -160,16 +162,9 @@ def _original_rope(given: Mapping[str, Any]) -> Rope:
 
 
 def _checked(config: CsmConfig) -> CsmConfig:
-    if config.codebooks < 2:
-        raise ValueError(f"{config.codebooks} codebooks; CSM has at least 2")
-    if min(config.audio_vocabulary, config.text_vocabulary) < 1:
-        raise ValueError("an empty vocabulary")
-    for name, stack in (("backbone", config.backbone), ("decoder", config.decoder)):
-        sizes = (stack.layers, stack.width, stack.heads, stack.kv_heads, stack.head_dim, stack.hidden, stack.max_positions)
-        if min(sizes) < 1:
-            raise ValueError(f"the {name} has a size below 1")
-        if stack.heads % stack.kv_heads:
-            raise ValueError(f"the {name}'s {stack.heads} heads cannot share {stack.kv_heads} key heads")
-        if stack.head_dim % 2:
-            raise ValueError(f"the {name}'s head_dim {stack.head_dim} is odd")
+    check_size("the number of codebooks", config.codebooks, _MOST_CODEBOOKS, least=2)
+    check_size("the audio vocabulary", config.audio_vocabulary, MOST_ROWS)
+    check_size("the text vocabulary", config.text_vocabulary, MOST_ROWS)
+    check_stack(config.backbone, "the backbone")
+    check_stack(config.decoder, "the decoder")
     return config

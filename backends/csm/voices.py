@@ -27,6 +27,7 @@ from backends.interface import InvalidInput, ModelUnavailable, Voice
 Samples = NDArray[np.float32]
 Encode = Callable[[Samples], Tensor]
 SPEAKERS = 10
+LONGEST_NAME = 256  # characters of a voice's name: file systems take no more
 LONGEST_CLIP = 60.0  # seconds of a voice's clip; 10 to 30 are enough for a steady voice
 _AUDIO = (".wav", ".flac", ".ogg", ".mp3")
 _CODES = "codes.safetensors"
@@ -69,12 +70,15 @@ class Voices:
         number = speaker_number(name)
         if number is not None:
             return SpeakingVoice(number)
+        if len(name) > LONGEST_NAME:
+            raise InvalidInput(f"a voice's name has at most {LONGEST_NAME} characters, not {len(name)}", param="voice")
         if name not in self._known:
             self._known[name] = self._load(name)
         return self._known[name]
 
     def _load(self, name: str) -> SpeakingVoice:
         place = self._folder / name
+        # The pattern first: the disk is never asked for a name that it could not have.
         clip = _clip(place) if re.fullmatch(r"[\w][\w .-]*", name) else None
         if clip is None:
             names = ", ".join(voice.id for voice in self.listed())
@@ -130,7 +134,10 @@ def trimmed(samples: Samples, rate: int) -> Samples:
 
 
 def _clip(place: Path) -> Path | None:
-    if not place.is_dir():
+    try:
+        if not place.is_dir():
+            return None
+    except OSError:  # a name that this file system cannot have, such as one of more than 255 bytes
         return None
     return next((file for file in sorted(place.iterdir()) if file.suffix.lower() in _AUDIO), None)
 

@@ -47,7 +47,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelUnavailable(f"{path} cannot be read: {error}") from error
     if not isinstance(config, dict):
         raise ModelUnavailable(f"{path} does not hold a JSON object")

@@ -9,11 +9,14 @@ under 80 ms is lengthened with silence to 80 ms, the shortest that has a semanti
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import WhisperFeatureExtractor
 from transformers.models.whisper.configuration_whisper import WhisperConfig
@@ -23,6 +26,7 @@ from backends.diffa import acoustic, semantic
 from backends.diffa.checkpoint import fill, open_checkpoint, read_config
 from backends.interface import LISTENING_RATE, InvalidInput, ModelUnavailable, Samples
 from backends.transformer import Checkpoint
+from backends.transformer.bounds import MOST_HEADS, MOST_HIDDEN, MOST_LAYERS, MOST_POSITIONS, MOST_WIDTH, check_size
 
 SHORTEST_SAMPLES = LISTENING_RATE * 80 // 1000
 _TAPS_OF_DEPTH = {32: 8}  # whisper-large has eight taps, every other size four
@@ -136,12 +140,26 @@ def _load_encoder(folder: Path) -> WhisperEncoder:
     raw = read_config(folder)
     if raw.get("model_type") != "whisper":
         raise ModelUnavailable(f"{folder} is not a Whisper model (model_type {raw.get('model_type')!r})")
-    with torch.device("meta"):
-        encoder = WhisperEncoder(WhisperConfig(**raw))
+    try:
+        _check_sizes(raw)
+        with torch.device("meta"):
+            encoder = WhisperEncoder(WhisperConfig(**raw))
+    except (TypeError, ValueError, KeyError, ArithmeticError, StrictDataclassError) as error:
+        raise ModelUnavailable(f"{folder / 'config.json'} is not a usable Whisper configuration: {error!r}") from error
     checkpoint = open_checkpoint(folder)
     prefixes = (prefix for prefix in ("model.encoder.", "encoder.") if f"{prefix}conv1.weight" in checkpoint.names)
     fill(encoder, checkpoint, next(prefixes, "model.encoder."))
     return encoder
+
+
+def _check_sizes(raw: Mapping[str, Any]) -> None:
+    """Raises ValueError for an encoder of impossible sizes, before its layers are made."""
+    check_size("encoder_layers", raw.get("encoder_layers", 1), MOST_LAYERS)
+    check_size("encoder_attention_heads", raw.get("encoder_attention_heads", 1), MOST_HEADS)
+    check_size("d_model", raw.get("d_model", 1), MOST_WIDTH)
+    check_size("encoder_ffn_dim", raw.get("encoder_ffn_dim", 1), MOST_HIDDEN)
+    check_size("num_mel_bins", raw.get("num_mel_bins", 1), MOST_WIDTH)
+    check_size("max_source_positions", raw.get("max_source_positions", 1), MOST_POSITIONS)
 
 
 def _load_extractor(folder: Path, config: WhisperConfig) -> WhisperFeatureExtractor:
@@ -161,6 +179,8 @@ def _load_adapters(
     checkpoint.demand(required_names(checkpoint, whisper.encoder_layers))
     inner = checkpoint.shape(acoustic.published_name("layers.0.feed_forward.up.bias"))[0]
     prompts, taps = checkpoint.shape(acoustic.published_name("layer_weights"))
+    if not 1 <= taps <= whisper.encoder_layers or not prompts:
+        raise ModelUnavailable(f"{folder} reads {taps} states of an encoder that has {whisper.encoder_layers} layers")
     wide = checkpoint.shape(semantic.PREFIX + "conv.2.bias")[0]
     narrow = checkpoint.shape(semantic.PREFIX + "linear_connector.0.bias")[0]
     heads = _heads(folder, whisper)
@@ -176,6 +196,8 @@ def required_names(checkpoint: Checkpoint, depth: int) -> list[str]:
     """Published names of all adapter tensors (71 with four taps); other keys of the file are not looked at."""
     weights = acoustic.published_name("layer_weights")
     taps = checkpoint.shape(weights)[-1] if weights in checkpoint.names else _TAPS_OF_DEPTH.get(depth, _DEFAULT_TAPS)
+    if taps > depth:
+        raise ModelUnavailable(f"{checkpoint.source} reads {taps} states of an encoder that has {depth} layers")
     with torch.device("meta"):
         networks = acoustic.AcousticAdapter(1, 1, 1, 1, taps, 1), semantic.SemanticAdapter(1, 1, 1, 1)
     names = [acoustic.published_name(name) for name in networks[0].state_dict()]
@@ -185,7 +207,11 @@ def required_names(checkpoint: Checkpoint, depth: int) -> list[str]:
 def _heads(folder: Path, whisper: WhisperConfig) -> int:
     """The Q-former's heads: the encoder's, as the DIFFA folder's config.json tells them (absent: the encoder folder)."""
     described = read_config(folder).get("whisper_config") if (folder / "config.json").is_file() else None
+    if described is not None and not isinstance(described, dict):
+        raise ModelUnavailable(f"{folder}: whisper_config is no object")
     heads = (described or {}).get("encoder_attention_heads", whisper.encoder_attention_heads)
+    if isinstance(heads, bool) or not isinstance(heads, int) or heads < 1:
+        raise ModelUnavailable(f"{folder}: encoder_attention_heads is {heads!r}, not a whole number above 0")
     if whisper.d_model % heads:
         raise ModelUnavailable(f"{folder}: {heads} attention heads do not divide the width {whisper.d_model}")
-    return int(heads)
+    return heads

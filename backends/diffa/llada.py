@@ -30,6 +30,7 @@ from backends.transformer import (
     make_linear,
     renamed,
 )
+from backends.transformer.bounds import MOST_ROWS, check_size, check_stack
 
 _PARTS = {
     "attention_norm": "attn_norm.weight",
@@ -208,6 +209,8 @@ def llada_config(folder: Path) -> LladaConfig:
         return _parse(raw)
     except KeyError as error:
         raise ModelUnavailable(f"{folder / 'config.json'} lacks {error}") from error
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise ModelUnavailable(f"{folder / 'config.json'} is not a usable LLaDA configuration: {error!r}") from error
 
 
 def _parse(raw: Mapping[str, Any]) -> LladaConfig:
@@ -224,7 +227,8 @@ def _parse(raw: Mapping[str, Any]) -> LladaConfig:
         max_positions=int(raw.get("max_sequence_length", 4096)),
         rope=Rope(theta=float(raw.get("rope_theta", 500_000.0))),
     )
-    return LladaConfig(stack, int(raw.get("embedding_size") or raw["vocab_size"]), bool(raw.get("weight_tying", False)))
+    rows = check_size("the vocabulary", raw.get("embedding_size") or raw["vocab_size"], MOST_ROWS)
+    return LladaConfig(check_stack(stack), rows, bool(raw.get("weight_tying", False)))
 
 
 def _stretches(wanted: Pass) -> list[Stretch]:

@@ -136,9 +136,12 @@ class DiffaModel:
         """Answer one question about one stretch of audio (None: about nothing but itself).
 
         prompt_ids, splice_index: a finished prompt instead of a question, and the index before which the audio goes.
+        Raises InvalidInput where there is neither audio nor a question.
         """
         rules = (steps, block_length, max_new_tokens, temperature, cfg_scale, cache, threshold, factor, early_stop)
         options = DecodingOptions(*rules).checked()
+        if samples is None and not question.strip() and not prompt_ids:
+            raise InvalidInput("there is nothing to answer: neither audio nor a question", param="messages")
         if prompt_ids is None:
             prompt_of = build_prompt(self.tokenizer, question_messages(question, system_prompt, samples))
             prompt, audio = prompt_of, [] if samples is None else [self.speech_embeddings(samples)]

@@ -7,6 +7,7 @@ float32. An adapter that does not fit the base model is an error that says so. K
 from __future__ import annotations
 
 import json
+import math
 import re
 import warnings
 from collections.abc import Callable, Mapping
@@ -19,9 +20,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from backends.interface import ModelUnavailable
+from backends.transformer.bounds import MOST_WIDTH
 
 CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PLAIN = {"peft_type": "LORA", "bias": "none"}
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,256}")  # of modules, with whole numbers of layers
+_MOST_NAMES = 10_000
+_SHOWN = 120  # characters of a wrong value that an error repeats
 # Kinds of LoRA that are more than a product added to a matrix.
 _OTHER_KINDS = (
     "use_dora",
@@ -36,6 +41,7 @@ _OTHER_KINDS = (
     "kasa_config",
     "velora_config",
     "monteclora_config",
+    "megatron_config",
 )
 _CHANGES_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")  # initialisations that subtract from the base's weights
 Take = Callable[[str, tuple[int, ...]], Tensor]
@@ -95,7 +101,7 @@ def read_adapter(folder: Path, base_config: Path) -> Adapter:
     misfit, names = _misfit(folder, base), _tensor_names(folder)
     try:
         model, places = _wrapped(folder, base_config)
-    except (RuntimeError, ValueError, KeyError) as error:
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, ImportError) as error:
         raise ModelUnavailable(f"{misfit} or is damaged: {error}") from error
     whole = {_place(name): name for name in names if "lora_" not in name}
     _exact_fit(model, [name for name in names if "lora_" in name], misfit)
@@ -111,7 +117,54 @@ def _plain(config: Mapping[str, Any], path: Path) -> None:
     if str(config.get("init_lora_weights")).lower().startswith(_CHANGES_THE_BASE):
         other.append("init_lora_weights")
     if other:
-        raise ModelUnavailable(f"{path} has {other[0]} = {config[other[0]]!r}; only plain LoRA can be merged")
+        raise ModelUnavailable(f"{path} has {other[0]} = {_shown(config[other[0]])}; only plain LoRA can be merged")
+    for key, right, must in _MUST_BE:
+        if not right(config.get(key)):
+            raise ModelUnavailable(f"{path} has {key} = {_shown(config[key])}; it must be {must}")
+
+
+def _plain_names(value: object) -> bool:
+    """None, or a list of names: peft takes a string for a regular expression, which can search for ever."""
+    if value is None:
+        return True
+    if not isinstance(value, list) or len(value) > _MOST_NAMES:
+        return False
+    return all(isinstance(name, str) and _NAME.fullmatch(name) for name in value)
+
+
+def _is_rank(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST_WIDTH
+
+
+def _is_factor(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+def _table_of(right: Callable[[object], bool]) -> Callable[[object], bool]:
+    """None, or plain names with numbers for which `right` holds: peft searches for these names as regular expressions, too."""
+
+    def check(value: object) -> bool:
+        return value is None or (isinstance(value, dict) and _plain_names(list(value)) and all(map(right, value.values())))
+
+    return check
+
+
+_MUST_BE: tuple[tuple[str, Callable[[object], bool], str], ...] = (
+    ("target_modules", _plain_names, "a list of plain names of modules"),
+    ("exclude_modules", _plain_names, "a list of plain names of modules"),
+    ("modules_to_save", _plain_names, "a list of plain names of modules"),
+    ("layers_pattern", lambda value: _plain_names([value] if isinstance(value, str) else value), "plain names of modules"),
+    ("r", lambda value: value is None or _is_rank(value), "a whole number above 0"),
+    ("lora_alpha", lambda value: value is None or _is_factor(value), "a finite number above 0"),
+    ("rank_pattern", _table_of(_is_rank), "plain names of modules with whole numbers above 0"),
+    ("alpha_pattern", _table_of(_is_factor), "plain names of modules with finite numbers above 0"),
+    ("megatron_core", lambda value: value in (None, "megatron.core"), "left at its usual value"),
+)
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _wrapped(folder: Path, base_config: Path) -> tuple[Any, set[str]]:
@@ -163,7 +216,7 @@ def _tensor_names(folder: Path) -> list[str]:
     try:
         with safe_open(str(path), "pt") as file:
             return list(file.keys())
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError, ArithmeticError) as error:
         raise ModelUnavailable(f"{path} is not a readable safetensors file: {error}") from error
 
 
@@ -192,7 +245,7 @@ def _config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelUnavailable(f"{path} is missing or not readable: {error}") from error
     if not isinstance(found, dict):
         raise ModelUnavailable(f"{path} does not hold an object")

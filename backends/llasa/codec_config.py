@@ -14,6 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from backends.interface import ModelUnavailable
+from backends.transformer.bounds import (
+    MOST_HEADS,
+    MOST_HIDDEN,
+    MOST_LAYERS,
+    MOST_ROWS,
+    MOST_WIDTH,
+    check_positive,
+    check_size,
+    check_sizes,
+)
 
 SAMPLE_RATE = 16_000  # Hz, in and out
 SEMANTIC_LAYERS = 16  # the hidden state that the codec was trained on; layers above it are dead weight
@@ -71,9 +81,29 @@ def read_dims(folder: Path) -> CodecDims:
     semantic = _json(folder / _SEMANTIC_FILE) if (folder / _SEMANTIC_FILE).is_file() else {}
     try:
         legacy = "codec_decoder_hidden_size" in config or "fixture_dims" in config
-        return _legacy(config, semantic) if legacy else _native(config, semantic)
-    except (KeyError, TypeError, ValueError) as error:
+        return _checked(_legacy(config, semantic) if legacy else _native(config, semantic))
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise ModelUnavailable(f"{folder / 'config.json'} is not a usable X-Codec-2 configuration: {error!r}") from error
+
+
+def _checked(dims: CodecDims) -> CodecDims:
+    """Raises ValueError for sizes that no codec has."""
+    check_size("the number of layers", dims.depth, MOST_LAYERS)
+    check_size("the number of semantic layers", dims.semantic_layers, MOST_LAYERS)
+    check_size("the number of heads", dims.heads, MOST_HEADS)
+    for name in ("width", "head_dim", "fsq_width", "encoder_width", "acoustic_width", "semantic_width"):
+        check_size(name, getattr(dims, name), MOST_WIDTH)
+    check_size("the feed-forward width", dims.hidden, MOST_HIDDEN)
+    check_positive("the norm epsilon", dims.norm_eps)
+    check_sizes("the quantiser's levels", dims.levels, 1 << 10, least=2, count=16)
+    check_sizes("the strides", dims.strides, 1 << 10, count=16)
+    check_sizes("the dilations", dims.dilations, 1 << 10, count=16)
+    check_size("the samples per frame", dims.hop, 1 << 16)
+    check_size("the number of codes", dims.codebook, MOST_ROWS)
+    if not isinstance(dims.semantic, Mapping):
+        raise TypeError("the semantic model's configuration is no object")
+    check_size("num_hidden_layers of the semantic model", dims.semantic.get("num_hidden_layers", 1), MOST_LAYERS)
+    return dims
 
 
 def _legacy(config: Mapping[str, Any], semantic: Mapping[str, Any]) -> CodecDims:
@@ -123,7 +153,7 @@ def _native(config: Mapping[str, Any], semantic: Mapping[str, Any]) -> CodecDims
 def _json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelUnavailable(f"{path} is missing or not readable: {error}") from error
     if not isinstance(found, dict):
         raise ModelUnavailable(f"{path} does not hold an object")

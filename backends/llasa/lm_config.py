@@ -10,6 +10,7 @@ from typing import Any
 
 from backends.interface import ModelUnavailable
 from backends.llasa.info import MOST_POSITIONS
+from backends.transformer.bounds import MOST_ROWS, check_size, check_stack
 from backends.transformer.model import TransformerConfig
 from backends.transformer.rope import Llama3Scaling, Rope
 
@@ -30,7 +31,7 @@ def read_language_config(folder: Path) -> LanguageConfig:
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelUnavailable(f"{path} is missing or not readable: {error}") from error
     if not isinstance(config, dict) or config.get("model_type") != "llama":
         kind = config.get("model_type") if isinstance(config, dict) else None
@@ -40,7 +41,7 @@ def read_language_config(folder: Path) -> LanguageConfig:
             raise ModelUnavailable(f"{path} sets {key} to {config[key]!r}, which no LLASA checkpoint has")
     try:
         return _read(config)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise ModelUnavailable(f"{path} is not a usable Llama configuration: {error!r}") from error
 
 
@@ -57,7 +58,8 @@ def _read(config: Mapping[str, Any]) -> LanguageConfig:
         max_positions=MOST_POSITIONS,
         rope=_rope(config),
     )
-    return LanguageConfig(stack, config["vocab_size"], bool(config.get("tie_word_embeddings", False)))
+    rows = check_size("vocab_size", config["vocab_size"], MOST_ROWS)
+    return LanguageConfig(check_stack(stack), rows, bool(config.get("tie_word_embeddings", False)))
 
 
 def _rope(config: Mapping[str, Any]) -> Rope:

@@ -17,6 +17,9 @@ from torch import Tensor
 
 from backends.interface import ModelUnavailable
 
+# What a damaged header can make the library throw.
+_UNREADABLE = (SafetensorError, OSError, ValueError, TypeError, KeyError, ArithmeticError, AttributeError)
+_LONGEST_FILE_NAME = 255  # characters, in an index
 _NAMED_AT_MOST = 8  # tensors listed in one error message
 
 
@@ -146,14 +149,17 @@ def _names(file: Path) -> list[str]:
     try:
         with safe_open(str(file), "pt") as handle:
             return list(handle.keys())
-    except (SafetensorError, OSError) as error:
-        raise ModelUnavailable(f"{file} is not a readable safetensors file: {error}") from error
+    except _UNREADABLE as error:
+        raise ModelUnavailable(f"{file} is not a readable safetensors file: {error!r}") from error
 
 
 def _read(file: Path, name: str) -> Tensor:
     """The tensor in a memory map of its own, which goes with it: in one map all that was read would stay until the end."""
-    with safe_open(str(file), "pt") as handle:
-        tensor: Tensor = handle.get_tensor(name)
+    try:
+        with safe_open(str(file), "pt") as handle:
+            tensor: Tensor = handle.get_tensor(name)
+    except _UNREADABLE as error:
+        raise ModelUnavailable(f"tensor {name} of {file} cannot be read: {error!r}") from error
     return tensor
 
 
@@ -164,10 +170,18 @@ def _itself(tensor: Tensor) -> Tensor:
 def _weight_map(listing: Path) -> dict[str, str]:
     try:
         found = json.loads(listing.read_text(encoding="utf-8"))["weight_map"]
-    except (ValueError, KeyError, OSError) as error:
-        raise ModelUnavailable(f"{listing} is not a readable index of weight files: {error}") from error
-    weight_map: dict[str, str] = found
-    return weight_map
+    except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
+        raise ModelUnavailable(f"{listing} is not a readable index of weight files: {error!r}") from error
+    if not isinstance(found, dict) or not all(_is_file_name(name) for name in found.values()):
+        raise ModelUnavailable(f"{listing} does not map names of tensors to names of files beside it")
+    return found
+
+
+def _is_file_name(name: object) -> bool:
+    """Whether it can name a file in the folder of the index, and none elsewhere."""
+    if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_FILE_NAME:
+        return False
+    return not any(sign in name for sign in "/\\:\0") and name not in (".", "..")
 
 
 def _listed(names: Sequence[str]) -> str:

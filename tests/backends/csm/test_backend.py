@@ -227,7 +227,14 @@ def test_wrong_requests(backend: CsmBackend) -> None:
     noise = np.zeros(2400, np.float32)
     wrong = {
         "input": [replace(HELLO, text="🙂"), replace(HELLO, text="a" * 4097)],
-        "voice": [replace(HELLO, voice="nobody"), replace(HELLO, voice="mute"), replace(HELLO, voice="../anna")],
+        "voice": [
+            replace(HELLO, voice="nobody"),
+            replace(HELLO, voice="mute"),
+            replace(HELLO, voice="../anna"),
+            replace(HELLO, voice="a" * 250),
+            replace(HELLO, voice="\u00e9" * 200),
+            replace(HELLO, voice="a" * 5000),
+        ],
         "reference_text": [replace(HELLO, reference=VoiceSample(noise, " "))],
         "options": [
             replace(HELLO, options=options)

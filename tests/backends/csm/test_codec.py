@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from backends.csm.codec import Codec, load_mimi
-from backends.csm.codec_layouts import moshi_config
+from backends.csm.codec_layouts import moshi_config, read_codec_config
 from backends.interface import InvalidInput, ModelUnavailable
 from scripts.make_tiny_csm import transformers_codec
 from tests.backends.csm.places import MIMI
@@ -136,6 +136,22 @@ def test_what_a_configuration_leaves_out_is_as_published() -> None:
     assert (usual["seanet"]["ratios"], usual["quantizer"]["n_q"], usual["transformer"]["context"]) == ([8, 6, 5, 4], 32, 250)
     partial = moshi_config({"seanet": {"n_filters": 4}, "quantizer": {"n_q": 8}})
     assert partial == {**usual, "seanet": usual["seanet"] | {"n_filters": 4}, "quantizer": usual["quantizer"] | {"n_q": 8}}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"num_hidden_layers": 10**9},
+        {"num_residual_layers": 10**9},
+        {"num_quantizers": 10**9},
+        {"hidden_size": 2**40},
+        {"upsampling_ratios": [2] * 100},
+        {"upsampling_ratios": [0, 2]},
+    ],
+)
+def test_codecs_of_impossible_sizes_are_refused(values: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ModelUnavailable, match="not a configuration of Mimi"):
+        read_codec_config({"model_type": "mimi", **values}, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,13 @@ def test_old_and_new_names_of_rope_scaling() -> None:
         {"hidden_size": 64, "num_hidden_layers": 0},
         {"hidden_size": 64, "vocab_size": 0},
         {"backbone": {"embed_dim": -64}},
+        {"backbone": {"num_layers": 10**9}},
+        {"hidden_size": 64, "num_hidden_layers": 10**9},
+        {"hidden_size": 64, "num_codebooks": 10**9},
+        {"hidden_size": 64, "intermediate_size": 2**50},
+        {"hidden_size": 64, "text_vocab_size": 2**50},
+        {"hidden_size": 64, "rms_norm_eps": float("nan")},
+        {"hidden_size": 64, "depth_decoder_config": {"num_hidden_layers": 513}},
     ],
 )
 def test_other_things_are_refused(values: dict[str, object]) -> None:

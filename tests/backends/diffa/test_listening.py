@@ -154,6 +154,17 @@ def test_a_sharded_pickle(adapter, data, samples, expected):
     np.testing.assert_allclose(heard_with(folder, data, samples), expected["speech"], atol=2e-5)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"), [("encoder_layers", 10**9), ("encoder_layers", "4"), ("d_model", 0), ("encoder_attention_heads", 2**40)]
+)
+def test_an_encoder_of_impossible_sizes_is_refused(data, tmp_path, key, value):
+    shutil.copytree(data / "whisper", tmp_path / "whisper")
+    file = tmp_path / "whisper" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | {key: value}), encoding="utf-8")
+    with pytest.raises(ModelUnavailable, match=f"not a usable Whisper configuration.*{key} is"):
+        load_listener(tmp_path / "whisper", data / "adapter", 64, torch.device("cpu"))
+
+
 def test_a_pickle_of_something_else_is_refused(adapter, data, samples):
     folder, tensors = adapter
     torch.save(tensors | {"hook": shutil.rmtree}, folder / "pytorch_model.bin")

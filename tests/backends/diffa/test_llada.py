@@ -239,6 +239,25 @@ def test_another_architecture_is_refused(folder, tmp_path, key, value):
     assert key in broken(folder, tmp_path, change)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("n_layers", 10**9),
+        ("n_layers", "many"),
+        ("n_heads", 0),
+        ("d_model", None),
+        ("mlp_hidden_size", 2**50),
+        ("rope_theta", -1.0),
+    ],
+)
+def test_impossible_sizes_are_refused(folder, tmp_path, key, value):
+    def change(target):
+        config = json.loads((target / "config.json").read_text(encoding="utf-8"))
+        (target / "config.json").write_text(json.dumps(config | {key: value}), encoding="utf-8")
+
+    assert "not a usable LLaDA configuration" in broken(folder, tmp_path, change)
+
+
 def test_a_folder_without_config_or_weights(folder, tmp_path):
     assert "config.json" in broken(folder, tmp_path, lambda target: (target / "config.json").unlink())
     (tmp_path / "llm" / "config.json").write_bytes((folder / "config.json").read_bytes())

@@ -117,6 +117,14 @@ def test_temperature_is_repeatable_by_seed(model, samples):
     assert MASK not in one
 
 
+def test_nothing_to_answer_is_an_error(model):
+    for question in ("", " \n"):
+        with pytest.raises(InvalidInput, match="neither audio nor a question"):
+            model.answer(None, question)
+    with pytest.raises(InvalidInput, match="neither audio nor a question"):
+        model.answer(None, prompt_ids=[])
+
+
 def test_a_question_without_audio(model):
     result = model.answer(None, "Hello?", steps=4, block_length=4, max_new_tokens=4)
     assert "audio" not in model.tokenizer.decode(result.prompt_ids)

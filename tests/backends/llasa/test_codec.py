@@ -15,6 +15,7 @@ from transformers import SeamlessM4TFeatureExtractor, Xcodec2Config, Xcodec2Mode
 from backends.interface import InvalidInput, ModelUnavailable
 from backends.llasa import codec as codec_module
 from backends.llasa.codec import Codec, load_codec
+from backends.llasa.codec_config import read_dims
 from backends.llasa.codec_features import semantic_features
 from backends.llasa.codec_layouts import native_name
 from tests.backends.llasa.folders import DATA, write_codec
@@ -251,6 +252,25 @@ def test_another_decoder_is_refused(tmp_path: Path, codec_tensors: Tensors) -> N
     wide = {**codec_tensors, "generator.head.out.weight": torch.zeros(1766, 64)}
     with pytest.raises(ModelUnavailable, match=r"44\.1 kHz"):
         load_codec(write_codec(tmp_path / "wide", wide))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("num_hidden_layers", 10**9),
+        ("num_attention_heads", 0),
+        ("hidden_size", "1024"),
+        ("quantization_levels", [4] * 1000),
+        ("downsampling_ratios", [1000] * 8),
+        ("semantic_model_config", {"num_hidden_layers": 10**9}),
+        ("semantic_model_config", [1]),
+    ],
+)
+def test_a_codec_of_impossible_sizes_is_refused(tmp_path: Path, key: str, value: object) -> None:
+    config = {"model_type": "xcodec2", "hidden_size": 1024, "num_attention_heads": 16, key: value}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(ModelUnavailable, match="not a usable X-Codec-2 configuration"):
+        read_dims(tmp_path)
 
 
 def test_a_folder_of_another_model_is_refused(lm_folder: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -22,12 +23,19 @@ from transformers.generation import (
 )
 
 from backends.interface import InvalidInput, ModelUnavailable
-from backends.llasa.adapters import adapter_folders
+from backends.llasa.adapters import adapter_folders, read_adapter
 from backends.llasa.decoding import TokenLoop
+from backends.llasa.lm_config import read_language_config
 from backends.llasa.model import Llasa, load_llasa
 from backends.llasa.reports import Utterance
 from backends.llasa.wishes import Sampling
 from tests.backends.llasa.folders import quiet, write_adapter, write_lm
+
+
+@pytest.fixture(scope="module")
+def voice(tmp_path_factory: pytest.TempPathFactory, other: Path) -> Path:
+    """A good adapter for it."""
+    return write_adapter(tmp_path_factory.mktemp("adapters") / "voice", other)
 
 
 @pytest.fixture(scope="module")
@@ -200,6 +208,62 @@ def test_adapters_that_cannot_be_merged_are_refused(other: Path, tmp_path: Path,
     adapter = write_adapter(tmp_path / "voice", other, **setting)
     with pytest.raises(ModelUnavailable, match="only plain LoRA"):
         load_llasa(other, adapter)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("target_modules", "(((a|b|.)+)+)+$x"),
+        ("target_modules", "all-linear"),
+        ("target_modules", ["q_proj", "(a+)+$"]),
+        ("exclude_modules", "(a+)+$"),
+        ("modules_to_save", ["(a+)+$"]),
+        ("layers_pattern", "(a+)+$"),
+        ("rank_pattern", {"(a+)+$": 4}),
+        ("rank_pattern", {"q_proj": 2.5}),
+        ("rank_pattern", ["q_proj"]),
+        ("alpha_pattern", {"(a+)+$": 4}),
+        ("alpha_pattern", {"q_proj": math.inf}),
+        ("r", "2"),
+        ("r", 0),
+        ("r", 4.5),
+        ("r", True),
+        ("r", 10**9),
+        ("lora_alpha", math.nan),
+        ("lora_alpha", -math.inf),
+        ("lora_alpha", "16"),
+        ("megatron_config", {"a": 1}),
+        ("megatron_core", "megatron.x"),
+    ],
+)
+def test_adapter_settings_that_could_do_harm_are_refused(voice: Path, tmp_path: Path, key: str, value: Any) -> None:
+    """Before peft sees them: it searches with strings as regular expressions, and imports the modules that it is told."""
+    config = json.loads((voice / "adapter_config.json").read_text(encoding="utf-8"))
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**config, key: value}), encoding="utf-8")
+    shutil.copy(voice / "adapter_model.safetensors", tmp_path)
+    with pytest.raises(ModelUnavailable, match=rf"adapter_config\.json has {key} ="):
+        read_adapter(tmp_path, tmp_path / "there is no such file")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("num_hidden_layers", 10**9),
+        ("num_hidden_layers", "16"),
+        ("hidden_size", -1),
+        ("num_attention_heads", 0),
+        ("intermediate_size", 2**50),
+        ("vocab_size", 2**60),
+        ("rms_norm_eps", math.nan),
+        ("rope_theta", math.inf),
+    ],
+)
+def test_impossible_sizes_are_refused(lm_folder: Path, tmp_path: Path, key: str, value: Any) -> None:
+    config = json.loads((lm_folder / "config.json").read_text(encoding="utf-8"))
+    config.pop("rope_parameters", None)
+    (tmp_path / "config.json").write_text(json.dumps({**config, key: value}), encoding="utf-8")
+    with pytest.raises(ModelUnavailable, match="not a usable Llama configuration"):
+        read_language_config(tmp_path)
 
 
 def test_an_adapter_folder_may_stand_for_the_model(other: Path, tmp_path: Path) -> None:

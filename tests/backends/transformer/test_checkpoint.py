@@ -70,6 +70,50 @@ def test_broken_or_absent_files(tmp_path: Path) -> None:
         Checkpoint.from_folder(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        '{"x":{"dtype":"F32","shape":[1],"data_offsets":[0,Infinity]}}',
+        '{"x":{"dtype":"F32","shape":[1],"data_offsets":[0,1e400]}}',
+        '{"x":{"dtype":"F32","shape":["1"],"data_offsets":[0,4]}}',
+        '{"x":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}}',
+        '{"x":{"dtype":"F99","shape":[1],"data_offsets":[0,4]}}',
+        '{"x":[]}',
+        '{"x":null}',
+        "[]",
+        "null",
+    ],
+)
+def test_odd_headers_are_refused(tmp_path: Path, header: str) -> None:
+    encoded = header.encode()
+    (tmp_path / "odd.safetensors").write_bytes(len(encoded).to_bytes(8, "little") + encoded + bytes(4))
+    with pytest.raises(ModelUnavailable, match=r"odd\.safetensors"):
+        Checkpoint.from_folder(tmp_path).take("x", (1,))
+
+
+@pytest.mark.parametrize(
+    "listing",
+    [
+        '{"weight_map": {"x": "%s"}}' % ("a" * 100_000),
+        '{"weight_map": {"x": 5}}',
+        '{"weight_map": {"x": ["a"]}}',
+        '{"weight_map": {"x": "../a.safetensors"}}',
+        '{"weight_map": {"x": "a\\u0000b"}}',
+        '{"weight_map": {"x": ""}}',
+        '{"weight_map": ["a.safetensors"]}',
+        '{"weight_map": "a.safetensors"}',
+        "[]",
+        "[" * 100_000,
+    ],
+    ids=range(10),
+)
+def test_odd_indexes_are_refused(tmp_path: Path, listing: str) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(listing, encoding="utf-8")
+    with pytest.raises(ModelUnavailable, match=r"model\.safetensors\.index\.json") as told:
+        Checkpoint.from_folder(tmp_path)
+    assert len(str(told.value)) < 1000
+
+
 def test_a_name_in_two_files(tmp_path: Path) -> None:
     write(tmp_path / "a.safetensors", x=torch.ones(2))
     write(tmp_path / "b.safetensors", x=torch.ones(2))
