@@ -5,15 +5,16 @@
 #   make test                   lint, types, tests with branch coverage; ARGS="-k media" is passed to pytest
 #   make test-windows-runtime   the Whisper tests on the onnxruntime that Windows gets
 #   make check                  lint and types only
+#   make test-cpu PROFILE=sse42 the models on another processor: avx2, sse42 or arm64
 #   make bench                  the benchmarks of the embedded engines
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3 || command -v python)
 BOOTSTRAP = $(PYTHON) scripts/bootstrap.py
 
-.PHONY: help serve setup test test-windows-runtime check fix docs bench clean
+.PHONY: help serve setup test test-windows-runtime test-cpu check fix docs bench clean
 
 help:
-	@sed -n '2,9s/^# \{0,1\}//p' Makefile
+	@sed -n '2,10s/^# \{0,1\}//p' Makefile
 
 serve:
 	@$(BOOTSTRAP) serve --extras "$(EXTRAS)" $(if $(HOST),--host "$(HOST)") $(if $(PORT),--port "$(PORT)") $(if $(CONFIG),--config "$(CONFIG)") -- $(ARGS)
@@ -26,6 +27,10 @@ test:
 
 test-windows-runtime:
 	@$(BOOTSTRAP) test-windows-runtime -- $(ARGS)
+
+PROFILE ?= avx2
+test-cpu: check-environment
+	@.venv/bin/python scripts/cpu_lane.py $(PROFILE) $(ARGS)
 
 check:
 	@$(BOOTSTRAP) test --checks-only
