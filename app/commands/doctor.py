@@ -132,6 +132,7 @@ def _proof(name: str, server: str, key: str, config: Path | None) -> list[str]:
     rows.append(("memory", size_text(proof.memory)))
     for graph, providers in proof.nodes.items():
         rows.append((f"nodes of {graph}", ", ".join(f"{provider} {count}" for provider, count in providers.items())))
+    rows += proof.kernels.items()
     _pairs(rows)
     return [f"{name}: {proof.trouble}"] if proof.trouble else []
 

@@ -20,7 +20,8 @@ _CPU_PROVIDERS = ("CPUExecutionProvider",)
 @dataclass(frozen=True, slots=True)
 class Proof:
     """where: engine, device and number format that really ran; nodes: per graph and provider; seconds: of load and of the
-    check request; memory: bytes the worker holds on its device; trouble: "" if the device does its work."""
+    check request; memory: bytes the worker holds on its device; trouble: "" if the device does its work; kernels: what is
+    computed in a slower or coarser way than usual on this processor, and why."""
 
     where: str
     load_seconds: float
@@ -28,6 +29,7 @@ class Proof:
     memory: int
     nodes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     trouble: str = ""
+    kernels: Mapping[str, str] = field(default_factory=dict)
 
 
 def prove(client: Client, name: str) -> Proof:
@@ -50,6 +52,7 @@ def prove(client: Client, name: str) -> Proof:
         memory=state["footprint_bytes"],
         nodes=nodes,
         trouble=_trouble(str(state["device"]), nodes, str(state["reason"])),
+        kernels=state["detail"].get("kernels", {}),
     )
 
 

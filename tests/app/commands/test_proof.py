@@ -48,6 +48,12 @@ def test_it_loads_then_checks() -> None:
     assert server.calls == ["/admin/load/whisper-1", "/health?deep=1"]
 
 
+def test_kernels_that_were_given_up_are_told() -> None:
+    given_up = {"packed bfloat16 weights": "plain products are used, which are slower (no AVX-512)"}
+    assert proof(detail={"kernels": given_up}).kernels == given_up
+    assert proof().kernels == {}
+
+
 def test_a_gpu_that_holds_the_graph_is_no_trouble() -> None:
     found = proof(device="directml:0", detail={"nodes": GPU_NODES})
     assert found.trouble == ""

@@ -117,6 +117,19 @@ def test_a_capture_that_fails_while_serving_leaves_plain_steps(
     ]
 
 
+@pytest.mark.parametrize(("factor", "reason"), [(1.0, ""), (1.01, "its results differ from those of plain steps")])
+def test_compiled_steps_are_compared_with_plain_ones(
+    model: Llasa, monkeypatch: pytest.MonkeyPatch, factor: float, reason: str
+) -> None:
+    def compiled(function: Any, **_: Any) -> Any:
+        return lambda tokens, positions: function(tokens, positions) * factor
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    loop = TokenLoop(model, 2, 400)
+    assert loop.fix_shapes(compiled=True) == reason
+    assert (loop._static is None) == bool(reason)
+
+
 def test_obstacles_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "NO_TORCH_COMPILE" in obstacle(torch.device("cpu"))
     monkeypatch.delenv("NO_TORCH_COMPILE")
