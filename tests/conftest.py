@@ -10,6 +10,8 @@ import tempfile
 
 import httpx
 
+from tests.support.waiting import LIMIT
+
 # Before any numeric library is imported: several test processes share two cores, and oversubscribed OpenMP collapses.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("NO_TORCH_COMPILE", "1")
@@ -23,4 +25,4 @@ os.environ["XDG_CACHE_HOME"] = os.environ["LOCALAPPDATA"] = _cache
 
 # httpx gives up after 5 s unless told otherwise: on a busy machine that would be a statement about time.
 for _name in ("get", "post", "put", "delete", "request", "stream"):
-    setattr(httpx, _name, functools.partial(getattr(httpx, _name), timeout=60.0))
+    setattr(httpx, _name, functools.partial(getattr(httpx, _name), timeout=LIMIT))

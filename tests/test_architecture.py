@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.waiting import LIMIT
+
 ROOT = Path(__file__).resolve().parents[1]
 PRODUCT = sorted([*(ROOT / "app").rglob("*.py"), *(ROOT / "backends").rglob("*.py")])
 ENGINES = {"whisper", "diffa", "llasa", "csm", "embedded", "fake"}
@@ -65,7 +67,7 @@ def test_engine_packages_do_not_import_each_other() -> None:
 def test_the_gateway_process_stays_light() -> None:
     """Importing the whole app must load no tensor library and no decoder, or start-up and memory are lost."""
     code = f"import sys, app.main; print([m for m in {HEAVY!r} if m in sys.modules])"
-    answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=LIMIT)
     assert answer.stdout.strip() == "[]"
 
 

@@ -24,6 +24,7 @@ from app.deployments import BUILTIN, BUILTIN_ALIASES, Deployments
 from app.metrics import Metrics
 from app.routes.table import build_table
 from app.settings import load_settings
+from tests.support.waiting import LIMIT
 from tests.test_powershell import faults
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -79,7 +80,7 @@ def test_every_block_says_or_shows_what_it_is() -> None:
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 @pytest.mark.parametrize(("page", "block"), _blocks("sh"))
 def test_shell_parses(page: Path, block: str) -> None:
-    done = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True, check=False, timeout=30)
+    done = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True, check=False, timeout=LIMIT)
     assert done.returncode == 0, done.stderr
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.waiting import LIMIT
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "models" / "README.md"])
 TRANSLATIONS = [("README.md", "README.ja.md"), ("docs/windows.md", "docs/windows.ja.md")]
@@ -39,7 +41,7 @@ def test_every_link_within_the_project_leads_somewhere(page: Path) -> None:
 
 
 def test_the_configuration_page_is_current() -> None:
-    subprocess.run([sys.executable, "scripts/write_docs.py", "--check"], cwd=ROOT, check=True, timeout=60)
+    subprocess.run([sys.executable, "scripts/write_docs.py", "--check"], cwd=ROOT, check=True, timeout=LIMIT)
 
 
 @pytest.mark.parametrize(("english", "japanese"), TRANSLATIONS)

@@ -6,7 +6,6 @@ import base64
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from socket import create_server
@@ -15,6 +14,8 @@ import httpx
 import pytest
 
 from tests.support.recordings import wav_of
+from tests.support.running import wait_until_live
+from tests.support.waiting import LIMIT
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -31,24 +32,12 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     environment = os.environ | {"XDG_CACHE_HOME": str(log.parent)}  # no footprints measured by earlier servers
     with log.open("wb") as out, subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=out) as process:
         try:
-            with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers={"api-key": "k"}, timeout=170) as one:
-                _wait(one, process)
+            wait_until_live(f"http://127.0.0.1:{port}", process)
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers={"api-key": "k"}, timeout=LIMIT) as one:
                 yield one
         finally:
             process.terminate()
-            process.wait(60)
-
-
-def _wait(client: httpx.Client, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(300):
-        assert process.poll() is None
-        try:
-            client.get("/health/live")
-        except httpx.TransportError:
-            time.sleep(0.1)
-        else:
-            return
-    raise AssertionError("the server did not answer")
+            process.wait(LIMIT)
 
 
 def test_all_three_tasks_by_all_four_families_within_the_budget(client: httpx.Client) -> None:

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from app.cli import cli
 from app.deployments import BUILTIN_ALIASES
+from tests.support.waiting import LIMIT
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -43,11 +44,11 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         try:
             from scripts.bootstrap import wait_until_ready
 
-            assert wait_until_ready(process, f"http://127.0.0.1:{port}"), log.read_text(encoding="utf-8")
+            assert wait_until_ready(process, f"http://127.0.0.1:{port}", LIMIT), log.read_text(encoding="utf-8")
             yield f"127.0.0.1:{port}"
         finally:
             process.terminate()
-            process.wait(30)
+            process.wait(LIMIT)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def curl(snippet: str, address: str, folder: Path) -> str:
     done = subprocess.run(
-        ["bash", "-ec", snippet.replace(ADDRESS, address)], cwd=folder, capture_output=True, text=True, timeout=120
+        ["bash", "-ec", snippet.replace(ADDRESS, address)], cwd=folder, capture_output=True, text=True, timeout=LIMIT
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -79,7 +80,7 @@ def test_the_curl_lines_speak_and_transcribe(address: str, folder: Path) -> None
 def test_the_python_snippet_runs(address: str, folder: Path) -> None:
     (snippet,) = snippets("python")
     done = subprocess.run(
-        [sys.executable, "-c", snippet.replace(ADDRESS, address)], cwd=folder, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", snippet.replace(ADDRESS, address)], cwd=folder, capture_output=True, text=True, timeout=LIMIT
     )
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.split()) >= 3
@@ -89,7 +90,7 @@ def test_the_python_snippet_runs(address: str, folder: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="make is not part of Windows")
 def test_the_make_lines_exist() -> None:
     for line in [*re.findall(r"`(make [a-z]+)", README), *(s.strip() for s in snippets("sh") if s.startswith("make"))]:
-        subprocess.run([*line.split(), "-n"], cwd=ROOT, capture_output=True, check=True, timeout=60)
+        subprocess.run([*line.split(), "-n"], cwd=ROOT, capture_output=True, check=True, timeout=LIMIT)
     assert "`make serve PORT=8123`" in README
 
 

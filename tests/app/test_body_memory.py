@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -17,6 +16,7 @@ from app.settings import ConfigError, load_settings
 from app.upload import Bodies, Share
 from backends.interface import Event, Request
 from tests.support.running import Running, fake_settings, running
+from tests.support.waiting import LIMIT, wait_until
 
 LIMITS = {"body_bytes": 100_000, "total_body_bytes": 150_000}
 
@@ -27,7 +27,7 @@ def _ask(server: Running, wav: bytes) -> httpx.Response:
         headers={"api-key": "k"},
         data={"model": "fake-asr"},
         files={"file": ("f.wav", wav)},
-        timeout=20,
+        timeout=LIMIT,
     )
 
 
@@ -37,13 +37,6 @@ def _half_upload(server: Running, whole: bytes, sent: int) -> socket.socket:
     head = f"POST /v1/audio/speech HTTP/1.1\r\nHost: localhost\r\napi-key: k\r\nContent-Length: {len(whole)}\r\n"
     connection.sendall(head.encode() + b"Content-Type: application/json\r\n\r\n" + whole[:sent])
     return connection
-
-
-def _until(check: Callable[[], bool]) -> None:
-    ends = time.monotonic() + 20
-    while not check():
-        assert time.monotonic() < ends, "it did not come true in time"
-        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -65,7 +58,7 @@ def test_bodies_over_the_total_are_refused_until_others_are_done(wav: bytes, bod
     padded = speech + b" " * (99_000 - len(speech))
     with running(fake_settings(limits=LIMITS)) as server:
         slow = _half_upload(server, padded, 95_000)
-        _until(lambda: any(b.held == 95_000 for b in bodies))
+        wait_until(lambda: any(b.held == 95_000 for b in bodies))
         refused = _ask(server, wav)
         assert refused.status_code == 429
         assert refused.json()["error"]["code"] == "429"
@@ -76,16 +69,16 @@ def test_bodies_over_the_total_are_refused_until_others_are_done(wav: bytes, bod
         assert slow.recv(12).endswith(b"200")
         slow.close()
         assert _ask(server, wav).status_code == 200
-        _until(lambda: all(b.held == 0 for b in bodies))
+        wait_until(lambda: all(b.held == 0 for b in bodies))
 
 
 def test_a_client_that_leaves_or_is_refused_gives_its_share_back(wav: bytes, bodies: list[Bodies]) -> None:
     with running(fake_settings(limits=LIMITS)) as server:
         _half_upload(server, b" " * 99_000, 95_000).close()
-        _until(lambda: all(b.held == 0 for b in bodies))
+        wait_until(lambda: all(b.held == 0 for b in bodies))
         assert _ask(server, wav * 2).status_code == 413
         assert _ask(server, wav).status_code == 200
-        _until(lambda: all(b.held == 0 for b in bodies))
+        wait_until(lambda: all(b.held == 0 for b in bodies))
 
 
 def test_a_request_whose_audio_was_decoded_holds_no_share_while_it_waits(wav: bytes, bodies: list[Bodies]) -> None:

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from app import VERSION
+from tests.support.waiting import LIMIT
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8", timeout=60)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8", timeout=LIMIT)
 
 
 def test_the_console_entry_is_installed() -> None:
@@ -65,7 +66,7 @@ def test_the_command_line_loads_no_tensor_library() -> None:
 def test_output_that_cannot_be_written_is_told_without_a_traceback() -> None:
     with Path("/dev/full").open("wb") as full:
         told = subprocess.run(
-            [sys.executable, "-m", "app.cli", "models"], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
+            [sys.executable, "-m", "app.cli", "models"], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, timeout=LIMIT
         )
     assert told.returncode == 1
     assert told.stderr == "speech-gateway: No space left on device\n"

@@ -9,7 +9,6 @@ import json
 import random
 import socket
 import time
-from collections.abc import Callable
 
 import httpx
 import pytest
@@ -18,6 +17,7 @@ from app.errors import TooLarge
 from app.protocol import GatewayProtocol
 from app.upload import capped
 from tests.support.running import Running, fake_settings, running
+from tests.support.waiting import wait_until
 
 PATH = "/v1/audio/transcriptions"
 SPEECH = {"model": "fake-tts", "input": "Good morning.", "voice": "alloy", "response_format": "pcm"}
@@ -50,13 +50,6 @@ def _answer(connection: socket.socket) -> tuple[int, dict[str, str], bytes]:
     return status, headers, reader.read(int(headers.get("content-length", 0)))
 
 
-def _soon(check: Callable[[], bool], seconds: float = 10.0) -> None:
-    ends = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < ends, "it did not come true in time"
-        time.sleep(0.01)
-
-
 def _quiet(server: Running) -> bool:
     return server.gateway.in_flight == 0 and server.pool.active == 0
 
@@ -67,14 +60,14 @@ def _count(server: Running, name: str) -> float:
 
 def test_leaving_while_the_model_works_cancels_the_job(wav: bytes) -> None:
     with running() as server:
-        server.pool.delay = 30.0
+        server.pool.delay = 3600.0
         body = _form(wav)
         with server.connect() as connection:
             connection.sendall(_head(len(body)) + body)
-            _soon(lambda: server.pool.active == 1)
+            wait_until(lambda: server.pool.active == 1)
             assert server.gateway.in_flight == 1
-        _soon(lambda: _quiet(server), 3.0)
-        _soon(lambda: _count(server, "gateway_cancelled_total") == 1)
+        wait_until(lambda: _quiet(server))
+        wait_until(lambda: _count(server, "gateway_cancelled_total") == 1)
         labels = {"route": "audio/transcriptions", "status": "499"}
         assert server.gateway.metrics.registry.get_sample_value("gateway_requests_total", labels) == 1
 
@@ -86,7 +79,7 @@ def test_leaving_in_the_middle_of_a_stream_cancels_the_job(wav: bytes) -> None:
         with server.connect() as connection:
             connection.sendall(_head(len(body)) + body)
             assert b"text/event-stream" in connection.recv(4096)
-        _soon(lambda: _quiet(server), 3.0)
+        wait_until(lambda: _quiet(server))
         assert _count(server, "gateway_cancelled_total") == 1
 
 
@@ -100,9 +93,9 @@ def test_a_storm_of_clients_that_leave_anywhere_leaves_nothing_behind(wav: bytes
                 connection.sendall(whole[: dice.choice([0, 10, 200, dice.randrange(len(whole)), len(whole)])])
                 if dice.random() < 0.5:
                     time.sleep(dice.random() * 0.02)
-        _soon(lambda: _quiet(server))
+        wait_until(lambda: _quiet(server))
         assert server.gateway.media.folder is not None
-        _soon(lambda: not list(server.gateway.media.folder.iterdir()))
+        wait_until(lambda: not list(server.gateway.media.folder.iterdir()))
         tasks = server.do(lambda: len(asyncio.all_tasks()))
         time.sleep(0.05)
         answer = httpx.post(server.url + PATH, headers={"api-key": "k"}, data={"model": "fake-asr"}, files={"file": wav})
@@ -117,7 +110,7 @@ def test_a_slow_upload_is_ended_with_408() -> None:
         assert (status, json.loads(body)["error"]["code"]) == (408, "request_timeout")
         assert (headers["connection"], headers["retry-after"]) == ("close", "1")
         assert connection.recv(1) == b""
-        _soon(lambda: _quiet(server))
+        wait_until(lambda: _quiet(server))
 
 
 @pytest.mark.parametrize("announced", [True, False])
@@ -202,11 +195,11 @@ def test_a_client_that_never_reads_is_given_up(monkeypatch: pytest.MonkeyPatch, 
     head = _head(len(body), path="/v1/audio/speech").replace(b"multipart/form-data; boundary=b", b"application/json")
     with running() as server, server.connect() as connection:
         connection.sendall(head + body)
-        _soon(lambda: server.pool.requests != [])
+        wait_until(lambda: server.pool.requests != [])
         if half_closed:
             connection.shutdown(socket.SHUT_WR)
-        _soon(lambda: _quiet(server))
-        _soon(lambda: _count(server, "gateway_cancelled_total") == 1)
+        wait_until(lambda: _quiet(server))
+        wait_until(lambda: _count(server, "gateway_cancelled_total") == 1)
 
 
 def test_small_packets_are_not_held_back(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -13,6 +12,7 @@ import pytest
 
 from tests.support.recordings import wav_of
 from tests.support.running import Running, fake_settings, running
+from tests.support.waiting import LIMIT, wait_until
 
 KEY = {"api-key": "k"}
 TABLES = {
@@ -31,16 +31,9 @@ def server() -> Iterator[Running]:
         yield one
 
 
-def _until(check: Callable[[], bool], seconds: float = 30.0) -> None:
-    ends = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < ends, "it did not come true in time"
-        time.sleep(0.02)
-
-
 def _transcribe(server: Running, model: str, wav: bytes, **fields: str) -> httpx.Response:
     path = f"{server.url}/v1/audio/transcriptions"
-    return httpx.post(path, headers=KEY, data={"model": model} | fields, files={"file": wav}, timeout=60)
+    return httpx.post(path, headers=KEY, data={"model": model} | fields, files={"file": wav}, timeout=LIMIT)
 
 
 def _active(server: Running, model: str) -> int:
@@ -69,15 +62,15 @@ def test_long_audio_travels_as_a_file_that_is_gone_afterwards(server: Running) -
     assert answer.json()["usage"]["seconds"] == 60
     folder = server.gateway.media.folder
     assert folder is not None
-    _until(lambda: not list(folder.iterdir()))
+    wait_until(lambda: not list(folder.iterdir()))
 
 
 def test_a_killed_worker_costs_one_request(server: Running, wav: bytes) -> None:
     with ThreadPoolExecutor() as threads:
         lost = threads.submit(_transcribe, server, "slow", wav)
-        _until(lambda: _active(server, "slow") == 1)
+        wait_until(lambda: _active(server, "slow") == 1)
         _kill_worker(server, "slow")
-        answer = lost.result(30)
+        answer = lost.result(LIMIT)
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "worker_lost")
     assert int(answer.headers["retry-after"]) >= 1
     assert _transcribe(server, "slow", wav).status_code == 200
@@ -86,7 +79,7 @@ def test_a_killed_worker_costs_one_request(server: Running, wav: bytes) -> None:
 def test_a_killed_worker_ends_a_stream_with_an_error_event(server: Running) -> None:
     path = f"{server.url}/v1/audio/transcriptions"
     form = {"model": "steady", "stream": "true"}
-    with httpx.stream("POST", path, headers=KEY, data=form, files={"file": wav_of(20)}, timeout=60) as answer:
+    with httpx.stream("POST", path, headers=KEY, data=form, files={"file": wav_of(20)}, timeout=LIMIT) as answer:
         assert answer.status_code == 200
         lines = answer.iter_lines()
         assert json.loads(next(lines).removeprefix("data: "))["type"] == "transcript.text.delta"
@@ -114,7 +107,8 @@ def test_above_capacity_all_are_served_or_told_when_to_come_back(server: Running
 
 
 def test_a_client_that_leaves_frees_the_worker(server: Running, wav: bytes) -> None:
+    path, patience = f"{server.url}/v1/audio/transcriptions", httpx.Timeout(LIMIT, read=0.5)
     with pytest.raises(httpx.ReadTimeout):
-        httpx.post(f"{server.url}/v1/audio/transcriptions", headers=KEY, data={"model": "slow"}, files={"file": wav}, timeout=0.5)
-    _until(lambda: _active(server, "slow") == 0, 3.0)
+        httpx.post(path, headers=KEY, data={"model": "slow"}, files={"file": wav}, timeout=patience)
+    wait_until(lambda: _active(server, "slow") == 0)
     assert server.do(lambda: server.gateway.in_flight) == 0

@@ -7,7 +7,7 @@ import io
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import av
@@ -19,6 +19,7 @@ import soundfile
 
 from app.serving.pool import WorkerPool
 from tests.support.running import Running, fake_settings, running
+from tests.support.waiting import LIMIT, wait_until
 
 TEXT = "The quick brown fox jumps over the lazy dog."
 SLOW = {"backend": "fake", "task": "speech", "delay": 0.1}
@@ -45,13 +46,6 @@ def client(server: Running) -> Iterator[openai.OpenAI]:
 def pool_of(server: Running) -> WorkerPool:
     assert isinstance(server.gateway.pool, WorkerPool)
     return server.gateway.pool
-
-
-def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    ends = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < ends
-        time.sleep(0.02)
 
 
 def seconds_of(data: bytes, name: str) -> float:
@@ -103,17 +97,17 @@ def test_voices_are_listed_once_the_model_was_loaded(server: Running, client: op
 
 def test_a_client_that_hangs_up_stops_the_work(server: Running) -> None:
     body = {"model": "slow-tts", "input": LONG, "voice": "fake-low", "response_format": "mp3"}
-    with httpx.stream("POST", f"{server.url}/v1/audio/speech", json=body, headers={"api-key": "k"}, timeout=30) as answer:
+    with httpx.stream("POST", f"{server.url}/v1/audio/speech", json=body, headers={"api-key": "k"}, timeout=LIMIT) as answer:
         next(answer.iter_raw())
         assert pool_of(server).status()["slow-tts"].jobs_active == 1
-    until(lambda: pool_of(server).status()["slow-tts"].jobs_active == 0, seconds=3)
-    until(lambda: server.gateway.in_flight == 0, seconds=3)
+    wait_until(lambda: pool_of(server).status()["slow-tts"].jobs_active == 0)
+    wait_until(lambda: server.gateway.in_flight == 0)
 
 
 @pytest.mark.parametrize("stream_format", ["sse", "audio"])
 def test_a_worker_killed_in_the_middle_costs_one_answer(server: Running, stream_format: str) -> None:
     body = {"model": "slow-tts", "input": LONG, "voice": "fake-low", "response_format": "pcm", "stream_format": stream_format}
-    post = httpx.stream("POST", f"{server.url}/v1/audio/speech", json=body, headers={"api-key": "k"}, timeout=30)
+    post = httpx.stream("POST", f"{server.url}/v1/audio/speech", json=body, headers={"api-key": "k"}, timeout=LIMIT)
     with post as answer:
         pieces = answer.iter_raw()
         told = next(pieces)
@@ -126,9 +120,7 @@ def test_a_worker_killed_in_the_middle_costs_one_answer(server: Running, stream_
             with pytest.raises(httpx.RemoteProtocolError):
                 list(pieces)
     short = {**body, "input": "Again.", "stream_format": "audio"}
-    deadline = time.monotonic() + 30
     while (again := httpx.post(f"{server.url}/v1/audio/speech", json=short, headers={"api-key": "k"})).status_code == 503:
-        assert time.monotonic() < deadline
         time.sleep(float(again.headers["retry-after-ms"]) / 1000)
     assert again.status_code == 200
 

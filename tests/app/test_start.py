@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,7 +23,8 @@ from app.banner import banner
 from app.deployments import Deployments
 from app.main import create_app
 from tests.support.fake_pool import FakePool
-from tests.support.running import fake_settings
+from tests.support.running import fake_settings, wait_until_live
+from tests.support.waiting import LIMIT, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = "import sys; from pathlib import Path; from app.settings import load_settings; from app.main import run_server; "
@@ -49,7 +49,7 @@ class Process:
 
     def transcribe(self, wav: bytes) -> httpx.Response:
         path = f"{self.url}/v1/audio/transcriptions"
-        return httpx.post(path, headers=KEY, data={"model": "slow"}, files={"file": wav}, timeout=60)
+        return httpx.post(path, headers=KEY, data={"model": "slow"}, files={"file": wav}, timeout=LIMIT)
 
 
 @contextmanager
@@ -57,7 +57,7 @@ def started(tmp_path: Path, more: str = "") -> Iterator[Process]:
     """A server with one fake deployment, "slow", that needs 6 s per request."""
     config = tmp_path / "gateway.toml"
     tables = '[deployments.slow]\nbackend = "fake"\ndelay = 0.3\nsteps = 20\npreload = true\n' + more
-    config.write_text(f"offline = true\n[server]\nport = 0\ndrain_seconds = 20\n{tables}", encoding="utf-8")
+    config.write_text(f"offline = true\n[server]\nport = 0\ndrain_seconds = 200\n{tables}", encoding="utf-8")
     popen = subprocess.Popen(
         [sys.executable, "-c", RUN, str(config)],
         cwd=ROOT,
@@ -72,13 +72,13 @@ def started(tmp_path: Path, more: str = "") -> Iterator[Process]:
     listening = threading.Event()
     reader = threading.Thread(target=_listen, args=(process, listening), daemon=True)
     reader.start()
-    assert listening.wait(60), process.said
+    assert listening.wait(LIMIT), process.said
     try:
         yield process
     finally:
         popen.kill()
-        popen.wait(20)
-        reader.join(20)
+        popen.wait(LIMIT)
+        reader.join(LIMIT)
 
 
 def _listen(process: Process, listening: threading.Event) -> None:
@@ -90,13 +90,6 @@ def _listen(process: Process, listening: threading.Event) -> None:
                 listening.set()
 
 
-def _until(check: object, seconds: float = 30.0) -> None:
-    ends = time.monotonic() + seconds
-    while not check():  # type: ignore[operator]
-        assert time.monotonic() < ends, "it did not come true in time"
-        time.sleep(0.05)
-
-
 def _in_flight(server: Process) -> int:
     return int(httpx.get(f"{server.url}/health").json()["in_flight"])
 
@@ -104,15 +97,15 @@ def _in_flight(server: Process) -> int:
 @pytest.mark.slow
 def test_a_signal_drains_while_health_still_answers(tmp_path: Path, wav: bytes) -> None:
     with started(tmp_path) as server, ThreadPoolExecutor() as threads:
-        _until(lambda: httpx.get(f"{server.url}/health/ready").status_code == 200)
+        wait_until(lambda: httpx.get(f"{server.url}/health/ready").status_code == 200)
         running = threads.submit(server.transcribe, wav)
-        _until(lambda: _in_flight(server) == 1)
+        wait_until(lambda: _in_flight(server) == 1)
         server.stop()
-        _until(lambda: httpx.get(f"{server.url}/health/ready").status_code == 503)
+        wait_until(lambda: httpx.get(f"{server.url}/health/ready").status_code == 503)
         refused = server.transcribe(wav)
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
-        assert running.result(30).status_code == 200
-        assert server.popen.wait(30) == 0
+        assert running.result(LIMIT).status_code == 200
+        assert server.popen.wait(LIMIT) == 0
 
 
 @pytest.mark.slow
@@ -120,15 +113,15 @@ def test_a_drain_that_runs_out_of_time_says_so_by_its_exit_code(tmp_path: Path, 
     more = '[deployments.stuck]\nbackend = "fake"\ndelay = 60\n'
     with started(tmp_path, more) as server, ThreadPoolExecutor() as threads:
         path = f"{server.url}/v1/audio/transcriptions"
-        running = threads.submit(httpx.post, path, headers=KEY, data={"model": "stuck"}, files={"file": wav}, timeout=60)
-        _until(lambda: _in_flight(server) == 1)
+        running = threads.submit(httpx.post, path, headers=KEY, data={"model": "stuck"}, files={"file": wav}, timeout=LIMIT)
+        wait_until(lambda: _in_flight(server) == 1)
         server.stop()
-        _until(lambda: httpx.get(f"{server.url}/health/live").status_code == 200)
-        _until(lambda: httpx.get(f"{server.url}/health/ready").status_code == 503)
+        wait_until(lambda: httpx.get(f"{server.url}/health/live").status_code == 200)
+        wait_until(lambda: httpx.get(f"{server.url}/health/ready").status_code == 503)
         server.stop()
-        assert server.popen.wait(15) == 4
+        assert server.popen.wait(LIMIT) == 4
         with pytest.raises(httpx.HTTPError):
-            running.result(30).raise_for_status()
+            running.result(LIMIT).raise_for_status()
 
 
 def test_a_port_that_is_taken_is_a_clear_failure(tmp_path: Path) -> None:
@@ -136,7 +129,7 @@ def test_a_port_that_is_taken_is_a_clear_failure(tmp_path: Path) -> None:
         config = tmp_path / "second.toml"
         config.write_text(f"offline = true\n[server]\nport = {server.port}\n", encoding="utf-8")
         command = [sys.executable, "-c", RUN, str(config)]
-        second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+        second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT, check=False)
         assert second.returncode == 1
         assert "cannot_listen" in second.stderr
         assert "--port" in second.stderr
@@ -152,19 +145,12 @@ def test_the_factory_serves_under_plain_uvicorn(tmp_path: Path, wav: bytes) -> N
     with (tmp_path / "log").open("wb") as log, subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=log) as popen:
         process = Process(popen, port=port)
         try:
-            _until(lambda: _is_live(process))
+            wait_until_live(process.url, popen)
             assert process.transcribe(wav).status_code == 200
         finally:
             popen.terminate()
-            popen.wait(30)
+            popen.wait(LIMIT)
     assert "Traceback" not in (tmp_path / "log").read_text(encoding="utf-8")
-
-
-def _is_live(process: Process) -> bool:
-    try:
-        return httpx.get(f"{process.url}/health/live").status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 def test_the_factory_works_for_other_servers_and_is_light(tmp_path: Path) -> None:
@@ -175,7 +161,7 @@ def test_the_factory_works_for_other_servers_and_is_light(tmp_path: Path) -> Non
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT), "SPEECH_GATEWAY_OFFLINE": "true"}
     answer = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=LIMIT, check=True
     )
     assert answer.stdout.strip() == "Speech gateway []"
 

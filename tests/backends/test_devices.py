@@ -28,6 +28,7 @@ from backends.devices import (
 from backends.interface import ModelUnavailable, Placement
 from backends.inventory import Device, Inventory, cpu_device, physical_cores, probe
 from backends.registry import BackendInfo, backend_info
+from tests.support.waiting import LIMIT
 
 GIB = 1 << 30
 CPU = Device("cpu", "cpu", "CPU", 16 * GIB, 10 * GIB)
@@ -335,7 +336,7 @@ def test_torch_directml_that_cannot_load_its_library_is_no_crash(monkeypatch: py
 
 
 def test_the_probe_process_answers_in_one_line() -> None:
-    done = subprocess.run([sys.executable, "-m", "backends.devices", "--json"], capture_output=True, check=True, timeout=120)
+    done = subprocess.run([sys.executable, "-m", "backends.devices", "--json"], capture_output=True, check=True, timeout=LIMIT)
     found = devices.parse_inventory(b"a library prints this first\n" + done.stdout)
     assert found.devices[-1].id == "cpu"
     assert found.cores >= 1

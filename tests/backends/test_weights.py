@@ -21,6 +21,7 @@ from backends.interface import ModelUnavailable
 from backends.registry import backend_info
 from backends.weights import Wanted, import_folder, model_folder, problems, pull, wanted_models
 from tests.support.hub import COMMIT, Hub, running_hub, tensors
+from tests.support.waiting import LIMIT, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = "org/model"
@@ -115,6 +116,12 @@ def test_a_pull_fetches_what_is_wanted_and_nothing_else(hub: Hub, tmp_path: Path
     assert len(hub.requests) == count  # complete: the hub is not asked again
 
 
+def size_of_parts(folder: Path) -> int:
+    """Bytes that a download has written so far, which are fewer than the server has sent."""
+    parts = folder / hub_module.PARTS
+    return sum(part.stat().st_size for part in parts.iterdir()) if parts.is_dir() else 0
+
+
 def test_an_interrupted_pull_never_looks_complete_and_goes_on_where_it_stopped(hub: Hub, tmp_path: Path) -> None:
     big = tensors(3_000_000)
     hub.repositories[MODEL]["model.safetensors"] = big
@@ -125,19 +132,16 @@ def test_an_interrupted_pull_never_looks_complete_and_goes_on_where_it_stopped(h
     child = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     with child:
         folder = model_folder(tmp_path, MODEL)
-        for _ in range(400):
-            if hub.broken:
-                break
-            threading.Event().wait(0.05)
+        wait_until(lambda: hub.broken and size_of_parts(folder) >= hub.break_after)
         child.kill()  # in the middle of its retries
     assert hub.broken
     assert problems(folder, WANTED)
     assert (folder / weights.UNFINISHED).exists()
-    kept = sum(part.stat().st_size for part in (folder / hub_module.PARTS).iterdir())
+    kept = size_of_parts(folder)
     assert kept >= 700_000
     hub.break_after = None
     hub.ranges.clear()
-    done = subprocess.run(command, env=environment, capture_output=True, check=False, timeout=60)
+    done = subprocess.run(command, env=environment, capture_output=True, check=False, timeout=LIMIT)
     assert json.loads(done.stdout.decode().splitlines()[-1]) == {"folder": str(folder)}
     assert (folder / "model.safetensors").read_bytes() == big
     assert problems(folder, WANTED) == []

@@ -6,7 +6,6 @@ import mmap
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +31,7 @@ from backends.interface import (
 )
 from backends.memory import free_caches, is_out_of_memory, resident_bytes
 from backends.worker import Pulse, StepLoop, failure
+from tests.support.waiting import LIMIT, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 SECOND = TranscriptionRequest(np.zeros(16_000, np.float32))
@@ -93,7 +93,7 @@ def test_the_life_of_a_worker() -> None:
         assert w.beats
         assert w.beats[-1].resident_bytes > 10_000_000
         w.send(frames.Stop())
-        assert w.child.wait(10) == 0
+        assert w.child.wait(LIMIT) == 0
         assert w.child.stderr
         assert b"the test double writes to descriptor 1" in w.child.stderr.read()
 
@@ -107,11 +107,8 @@ def test_a_finished_job_keeps_no_file_of_samples_mapped(tmp_path: Path) -> None:
         w.send(frames.StartJob(1, TranscriptionRequest(np.memmap(path, np.float32, mode="r"))))
         while not isinstance(w.report(), frames.JobEnded):
             pass
-        process, until = psutil.Process(w.child.pid), time.monotonic() + 10
-        while mapped := any(path.name in part.path for part in process.memory_maps()):
-            assert time.monotonic() < until, "the file is still mapped"
-            time.sleep(0.05)
-        assert not mapped
+        process = psutil.Process(w.child.pid)
+        wait_until(lambda: not any(path.name in part.path for part in process.memory_maps()))
 
 
 def test_a_request_that_the_backend_refuses_fails_alone() -> None:
@@ -171,7 +168,7 @@ def test_a_load_that_fails_ends_the_process() -> None:
         failed = w.load(fail_load="error")
         assert isinstance(failed, frames.LoadFailed)
         assert failed.failure.kind == "internal"
-        assert w.child.wait(10) == 1
+        assert w.child.wait(LIMIT) == 1
 
 
 def test_the_heartbeat_tells_a_hung_step_from_an_idle_worker() -> None:
@@ -192,7 +189,7 @@ def test_the_end_of_the_parent_ends_the_worker_even_in_a_hung_step() -> None:
         w.report()
         assert w.child.stdin
         w.child.stdin.close()
-        assert w.child.wait(15) == 1
+        assert w.child.wait(LIMIT) == 1
 
 
 @pytest.mark.skipif(os.name == "nt", reason="kills the parent with a POSIX signal")
@@ -208,7 +205,7 @@ def test_a_killed_gateway_leaves_no_worker() -> None:
         assert parent.stdout
         child = psutil.Process(int(parent.stdout.readline()))
         parent.kill()
-        child.wait(10)
+        child.wait(LIMIT)
     assert not child.is_running()
 
 
@@ -218,7 +215,7 @@ def test_a_corrupted_stream_ends_the_worker() -> None:
         assert w.child.stdin
         w.child.stdin.write(b"\xff" * 64)
         w.child.stdin.flush()
-        assert w.child.wait(10) == 0
+        assert w.child.wait(LIMIT) == 0
 
 
 # --- The step loop with a scripted backend ----------------------------------------------------------------------------------

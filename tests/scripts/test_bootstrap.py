@@ -10,6 +10,7 @@ import pytest
 
 from scripts import bootstrap
 from tests.support.running import Running
+from tests.support.waiting import LIMIT
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,13 +33,13 @@ def test_the_address_is_the_one_the_server_takes(
 
 def test_waiting_ends_when_the_server_is_ready(server: Running) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        assert bootstrap.wait_until_ready(process, server.url)
+        assert bootstrap.wait_until_ready(process, server.url, LIMIT)
         process.communicate(b"\n")
 
 
 def test_waiting_ends_when_the_server_dies() -> None:
     with subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"]) as process:
-        assert not bootstrap.wait_until_ready(process, "http://127.0.0.1:9", seconds=20)
+        assert not bootstrap.wait_until_ready(process, "http://127.0.0.1:9", seconds=LIMIT)
 
 
 class _Child:
@@ -114,7 +115,7 @@ def test_nothing_installed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_it_runs_with_the_standard_library_alone() -> None:
     """-I -S: no site-packages, as on a fresh machine."""
     answer = subprocess.run(
-        [sys.executable, "-I", "-S", "scripts/bootstrap.py", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60
+        [sys.executable, "-I", "-S", "scripts/bootstrap.py", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=LIMIT
     )
     assert answer.returncode == 0, answer.stderr
     assert "serve" in answer.stdout
@@ -136,7 +137,7 @@ def test_make_targets_call_commands_that_exist(arguments: list[str], expected: l
 
     # The tests themselves may run under make, which then says where it enters and leaves.
     command = ["make", "-n", "--no-print-directory", *arguments]
-    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60).stdout
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=LIMIT).stdout
     assert all(part in told.replace('"', "") for part in expected), told
     words = shlex.split(told)
     bootstrap.make_parser().parse_args(words[words.index("scripts/bootstrap.py") + 1 :])

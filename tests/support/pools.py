@@ -21,9 +21,13 @@ from backends.devices import DeviceManager
 from backends.interface import ChatRequest, Done, Event, Message, SpeechRequest, TextPart, TranscriptionRequest
 from backends.inventory import Device, Inventory
 from backends.registry import backend_info, check_options
+from tests.support.waiting import LIMIT
 
 MIB = 1 << 20
-QUICK = Policy(hang=1.5, load=20, watch=0.1, first_back_off=0.1, longest_back_off=0.4, residency=0.2, memory_wait=20)
+# Short pauses, and limits that no busy machine makes a healthy worker miss.
+QUICK = Policy(hang=LIMIT, load=LIMIT, watch=0.1, first_back_off=0.1, longest_back_off=0.4, residency=0.2, memory_wait=LIMIT)
+# For tests in which something hangs: as short as a healthy worker can keep although other processes want its core.
+HANGING = replace(QUICK, hang=4.0)
 
 
 def fake(name: str = "fake", *, wishes: tuple[str, ...] = ("cpu",), **keys: Any) -> Deployment:
@@ -104,10 +108,3 @@ async def text_of(pool: WorkerPool, deployment: Deployment, request: Any, owner:
     last = (await ask(pool, deployment, request, owner))[-1]
     assert isinstance(last, Done)
     return last.text
-
-
-async def until(condition: Any, seconds: float = 15.0) -> None:
-    """Wait for something to become true."""
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 # any condition, also one that no event tells of
-            await asyncio.sleep(0.01)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import httpx
 import uvicorn
 
 from app.deployments import Deployments
@@ -18,6 +20,7 @@ from app.routes.common import Gateway
 from app.server import _config
 from app.settings import Settings
 from tests.support.fake_pool import FakePool
+from tests.support.waiting import LIMIT, wait_until
 
 FAKES = {
     "fake-asr": {"backend": "fake", "task": "transcription"},
@@ -51,7 +54,7 @@ class Running:
         return self.gateway.pool
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=20)
+        return socket.create_connection(("127.0.0.1", self.port), timeout=LIMIT)
 
     def do(self, work: Callable[[], Any]) -> Any:
         """Run something on the server's loop and give its result."""
@@ -59,7 +62,7 @@ class Running:
         async def run() -> Any:
             return work()
 
-        return asyncio.run_coroutine_threadsafe(run(), self.loop).result(20)
+        return asyncio.run_coroutine_threadsafe(run(), self.loop).result(LIMIT)
 
 
 @contextmanager
@@ -84,6 +87,19 @@ def running(settings: Settings | None = None, pool: FakePool | None = None, *, r
         yield Running(listener.getsockname()[1], app.state.gateway, loops[0])
     finally:
         server.should_exit = True
-        thread.join(30)
+        thread.join(LIMIT)
         listener.close()
         assert not thread.is_alive(), "the server did not stop"
+
+
+def wait_until_live(url: str, process: subprocess.Popen[bytes]) -> None:
+    """Wait for a server in a process of its own to answer. Raises AssertionError if the process ends instead."""
+
+    def answers() -> bool:
+        assert process.poll() is None, "the server ended"
+        try:
+            return httpx.get(f"{url}/health/live", timeout=LIMIT).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    wait_until(answers)

@@ -19,6 +19,7 @@ from app.settings import Settings
 from backends.devices import DeviceManager
 from backends.inventory import Device, Inventory
 from tests.support.running import Running
+from tests.support.waiting import LIMIT
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -183,7 +184,7 @@ def test_any_console_can_show_the_output(encoding: str, tmp_path: Path) -> None:
         cwd=ROOT,
         env={**__import__("os").environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"},
         capture_output=True,
-        timeout=60,
+        timeout=LIMIT,
     )
     assert answer.returncode == 0, answer.stderr
     assert "whisper-1" in answer.stdout.decode(encoding)
@@ -197,6 +198,6 @@ def test_output_is_utf8_where_nobody_chose_otherwise(tmp_path: Path) -> None:
         cwd=ROOT,
         env={**environment, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
         capture_output=True,
-        timeout=60,
+        timeout=LIMIT,
     )
     assert "日本語 = whisper-1" in answer.stdout.decode("utf-8")

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from app.commands.files import NotWritten, check_writable, write_whole
+from tests.support.waiting import LIMIT
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="pipes and devices have no place in Windows' folders")
 
@@ -39,7 +40,7 @@ def test_a_pipe_gets_the_result_and_stays_a_pipe(tmp_path: Path) -> None:
     reader.start()
     check_writable(pipe)
     write_whole([b"a" * 100_000, b"b"], pipe)
-    reader.join(10)
+    reader.join(LIMIT)
     assert got == [b"a" * 100_000 + b"b"]
     assert stat.S_ISFIFO(pipe.stat().st_mode)
 

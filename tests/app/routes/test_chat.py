@@ -28,6 +28,7 @@ from backends.interface import AudioPart, Done, Event, Failed, Progress, Request
 from tests.support.audio_files import by_av, by_soundfile, tone
 from tests.support.fake_pool import answer as tones
 from tests.support.running import FAKES, Running, fake_settings, running
+from tests.support.waiting import LIMIT, wait_until
 
 URL = "/v1/chat/completions"
 ASK = "/v1/audio/questions"
@@ -61,10 +62,7 @@ def fresh(server: Running) -> Iterator[None]:
     server.pool.requests.clear()
     server.pool.script, server.pool.delay = doubles, 0.0
     yield
-    ends = time.monotonic() + 5
-    while server.pool.active and time.monotonic() < ends:
-        time.sleep(0.005)
-    assert server.pool.active == 0
+    wait_until(lambda: server.pool.active == 0)  # the answer's last byte comes before the server has tidied up
 
 
 def sound(data: str = CLIP, kind: str = "wav") -> dict[str, Any]:
@@ -77,7 +75,7 @@ def question(*parts: dict[str, Any] | str, **body: Any) -> dict[str, Any]:
 
 
 def post(server: Running, body: dict[str, Any]) -> httpx.Response:
-    return httpx.post(server.url + URL, json=body, headers={"api-key": "k"}, timeout=30)
+    return httpx.post(server.url + URL, json=body, headers={"api-key": "k"}, timeout=LIMIT)
 
 
 def error_of(answer: httpx.Response, status: int = 400) -> tuple[str | None, str | None]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +20,7 @@ from backends.interface import AudioChunk, Capabilities, Done, Failed, Request, 
 from tests.support.audio_files import by_soundfile, tone
 from tests.support.fake_pool import FakePool
 from tests.support.running import FAKES, Running, fake_settings, running
+from tests.support.waiting import LIMIT, wait_until
 
 URL = "/v1/audio/speech"
 BODY = {"model": "fake-tts", "input": "Hello there.", "voice": "alloy"}
@@ -51,14 +51,11 @@ def fresh(server: Running) -> Iterator[None]:
     pool.script, pool.delay, pool.refuse, pool.loaded = FakePool(pool.deployments).script, 0.0, None, True
     pool.fallbacks.clear()
     yield
-    ends = time.monotonic() + 5
-    while pool.active and time.monotonic() < ends:  # the answer's last byte comes before the server has tidied up
-        time.sleep(0.005)
-    assert pool.active == 0
+    wait_until(lambda: pool.active == 0)  # the answer's last byte comes before the server has tidied up
 
 
 def post(server: Running, body: dict[str, Any], **options: Any) -> httpx.Response:
-    return httpx.post(server.url + URL, json=body, headers={"api-key": "k"}, timeout=30, **options)
+    return httpx.post(server.url + URL, json=body, headers={"api-key": "k"}, timeout=LIMIT, **options)
 
 
 def error_of(answer: httpx.Response, status: int = 400) -> tuple[str | None, str | None]:

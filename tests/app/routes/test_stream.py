@@ -11,6 +11,7 @@ import pytest
 
 from app.routes.common import Stream
 from app.writers import sse
+from tests.support.waiting import LIMIT
 
 
 async def _pieces(started: asyncio.Event) -> AsyncGenerator[bytes, None]:
@@ -38,7 +39,7 @@ async def test_leaving_while_a_ping_is_sent_ends_the_work_behind_it() -> None:
             await Stream(sse.kept_alive(pieces, 0.01), {})({"type": "http"}, _never, send)
 
     task = asyncio.create_task(answer())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(LIMIT):
         await started.wait()
         await pinged.wait()
     task.cancel()

@@ -13,6 +13,7 @@ from app.routes import watermark
 from backends.csm.watermark import load_watermark
 from tests.support.audio_files import by_soundfile, tone
 from tests.support.running import FAKES, Running, fake_settings, running
+from tests.support.waiting import LIMIT
 
 NETS = Path(__file__).resolve().parents[2] / "data" / "csm" / "silentcipher_tiny"
 URL = "/v1/audio/watermark/detect"
@@ -30,7 +31,7 @@ def server() -> Iterator[Running]:
 
 def post(server: Running, file: bytes, key: str = "boss", url: str = URL, **fields: str) -> httpx.Response:
     headers = {"api-key": key} if key else {}
-    return httpx.post(server.url + url, files={"file": ("x", file)}, data=fields, headers=headers, timeout=120)
+    return httpx.post(server.url + url, files={"file": ("x", file)}, data=fields, headers=headers, timeout=LIMIT)
 
 
 def test_a_marked_file_is_read(server: Running) -> None:

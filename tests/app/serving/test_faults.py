@@ -18,10 +18,10 @@ from app.serving.pool import WorkerPool
 from backends.hub import PARTS
 from backends.registry import backend_info, check_options
 from tests.support.hub import running_hub, tensors
-from tests.support.pools import QUICK, ask, audio, fake, pool_of, text_of, until
+from tests.support.pools import HANGING, QUICK, ask, audio, fake, pool_of, text_of
+from tests.support.waiting import until
 
 HERE = Path(__file__).parents[2]
-CALM = replace(QUICK, hang=4.0)
 MODEL = "org/model"
 
 
@@ -64,7 +64,7 @@ async def test_every_fault_of_a_model_is_its_own(tmp_path: Path) -> None:
         (fake("load fails", fail_load="error"), ModelUnavailable),
         (whisper(tmp_path / "cut"), ModelUnavailable),
     ]
-    async with pool_of(bystander, *(d for d, _ in faults), policy=CALM) as pool:
+    async with pool_of(bystander, *(d for d, _ in faults), policy=HANGING) as pool:
         await pool.load("bystander")
         before = pid_of(pool, "bystander")
         long = asyncio.create_task(text_of(pool, bystander, audio(1)), name="test")
@@ -94,7 +94,7 @@ async def pull_trouble(tmp_path: Path, told: str) -> None:
     """The pull of a model fails for this reason; another one answers meanwhile."""
     other = fake("other")
     async with pool_of(weighty(), other, models_dir=tmp_path) as pool:
-        await until(lambda: told in (pool.status()["weighty"].error or ""), 60)
+        await until(lambda: told in (pool.status()["weighty"].error or ""))
         assert pool.status()["weighty"].state == "absent"
         with pytest.raises(ModelUnavailable, match="other works already"):
             await ask(pool, weighty(), audio(1))
@@ -129,12 +129,12 @@ async def test_a_hub_that_is_away_is_told(tmp_path: Path, monkeypatch: pytest.Mo
 
 async def test_a_machine_that_slept_blames_no_worker() -> None:
     """Nobody was looked after for longer than a hang lasts, and nobody is killed for it."""
-    d = fake(delay=0.05, steps=80)
-    async with pool_of(d) as pool:
+    d = fake(delay=0.05, steps=120)
+    async with pool_of(d, policy=HANGING) as pool:
         job = asyncio.create_task(text_of(pool, d, audio(1)), name="test")
         await until(lambda: pool.status()["fake"].jobs_active == 1)
         before = pid_of(pool, "fake")
-        time.sleep(2 * QUICK.hang)  # noqa: ASYNC251 # the whole gateway stands still
+        time.sleep(HANGING.hang + 0.5)  # noqa: ASYNC251 # the whole gateway stands still
         assert await job == "one two"
         assert pid_of(pool, "fake") == before
 

@@ -26,6 +26,7 @@ from app.settings import Settings
 from backends import frames
 from backends.interface import Capabilities, Done, Failed, OutOfMemory, Request
 from tests.support.pools import MIB, ask, audio, fake, machine
+from tests.support.waiting import LIMIT
 
 NAMES = ("a", "b", "c", "d")
 SIZES = {"a": 400 * MIB, "b": 400 * MIB, "c": 700 * MIB, "d": 100 * MIB}
@@ -185,7 +186,7 @@ class Lives(RuleBasedStateMachine):
                 await asyncio.sleep(0)
             return result
 
-        return self.loop.run_until_complete(asyncio.wait_for(and_settle(), 20))
+        return self.loop.run_until_complete(asyncio.wait_for(and_settle(), LIMIT))
 
     async def nothing(self) -> None:
         """Only let the loop turn."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -15,10 +14,10 @@ from app.serving.pool import WorkerPool
 from app.serving.tickets import PoolTicket
 from app.serving.worker import WorkerJob
 from backends.registry import backend_info, check_options
-from tests.support.pools import MIB, QUICK, ask, audio, chat, fake, machine, pool_of, text_of, until
+from tests.support.pools import MIB, QUICK, ask, audio, chat, fake, machine, pool_of, text_of
+from tests.support.waiting import LIMIT, until
 
 GPU = ("cuda", "cpu")
-CALM = replace(QUICK, hang=60)  # filling memory on a busy machine is no hang
 
 
 def states(pool: WorkerPool) -> dict[str, str]:
@@ -65,7 +64,7 @@ async def test_memory_of_a_cpu_worker_is_what_its_process_really_holds() -> None
 async def test_models_that_grow_over_the_budget_push_out_idle_ones_and_no_running_job() -> None:
     """What a job makes a worker allocate counts at once, and is asked for at the next load."""
     idle, grower = fake("idle", memory=80 * MIB, allocate=True), fake("grower", growth=150 * MIB, delay=0.05, steps=20)
-    async with pool_of(idle, grower, devices=machine({"cpu": 270 * MIB}), policy=CALM) as pool:
+    async with pool_of(idle, grower, devices=machine({"cpu": 270 * MIB}), policy=QUICK) as pool:
         await text_of(pool, idle, audio(1))
         await pool.load("grower")
         assert states(pool) == {"idle": "ready", "grower": "ready"}
@@ -97,19 +96,19 @@ async def test_a_newcomer_that_is_larger_than_expected_waits_until_there_is_room
 async def test_a_model_that_grows_a_little_beyond_its_last_life_is_within_what_is_kept_for_it() -> None:
     devices = machine({"cpu": 270 * MIB})
     d = fake("grower", growth=100 * MIB, delay=0.05, steps=5)
-    async with pool_of(d, devices=devices, policy=CALM) as pool:
+    async with pool_of(d, devices=devices, policy=QUICK) as pool:
         assert await text_of(pool, d, audio(1)) == "one two"
         assert await pool.unload("grower")
         await pool.load("grower")
         kept = pool.devices()[-1].memory_used_bytes
         worker = pool._dispatchers["grower"].resident
-        worker.loader.measure(int(kept / (1 + CALM.slack) * 1.04))
+        worker.loader.measure(int(kept / (1 + QUICK.slack) * 1.04))
         assert pool.devices()[-1].memory_used_bytes == kept
 
 
 async def test_models_that_grew_while_all_are_busy_end_their_jobs_first() -> None:
     one, two = (fake(name, growth=150 * MIB, delay=0.05, steps=30) for name in ("one", "two"))
-    async with pool_of(one, two, devices=machine({"cpu": 270 * MIB}), policy=CALM) as pool:
+    async with pool_of(one, two, devices=machine({"cpu": 270 * MIB}), policy=QUICK) as pool:
         await pool.load("one")
         await pool.load("two")
         assert await asyncio.gather(text_of(pool, one, audio(1)), text_of(pool, two, audio(1))) == ["one two"] * 2
@@ -119,7 +118,7 @@ async def test_models_that_grew_while_all_are_busy_end_their_jobs_first() -> Non
 
 async def test_a_lone_model_over_the_budget_goes_when_its_job_is_done() -> None:
     d = fake(growth=200 * MIB, delay=0.05, steps=10)
-    async with pool_of(d, devices=machine({"cpu": 150 * MIB}), policy=CALM) as pool:
+    async with pool_of(d, devices=machine({"cpu": 150 * MIB}), policy=QUICK) as pool:
         assert await text_of(pool, d, audio(1)) == "one two"
         await until(lambda: pool.devices()[-1].memory_used_bytes == 0)
 
@@ -167,7 +166,7 @@ async def test_a_model_under_constant_load_yields_so_that_others_get_their_turn(
 
         load = [asyncio.create_task(keep_busy(), name="test") for _ in range(4)]
         await until(lambda: pool.status()["hog"].jobs_active == 2)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(LIMIT):
             assert await text_of(pool, other, audio(1)) == "one two"
         stop.set()
         assert sum(await asyncio.gather(*load)) > 0

@@ -18,7 +18,8 @@ from app.serving.sources import ModelSources, install_command
 from backends.registry import backend_info, check_options
 from backends.weights import UNFINISHED
 from tests.support.hub import running_hub, tensors
-from tests.support.pools import ask, audio, fake, pool_of, text_of, until
+from tests.support.pools import ask, audio, fake, pool_of, text_of
+from tests.support.waiting import until
 
 MODEL = "org/model"
 
@@ -139,7 +140,7 @@ async def test_weights_are_fetched_in_the_background_and_then_loaded(tmp_path: P
             assert pool.status()["big model"].state in ("absent", "pulling")
             with pytest.raises(ModelUnavailable, match=r"being fetched|are missing"):
                 await ask(pool, weighty(), audio(1))
-            await until(lambda: pool.status()["big model"].state == "ready", 40)
+            await until(lambda: pool.status()["big model"].state == "ready")
 
 
 async def test_nothing_is_fetched_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,6 +181,6 @@ async def test_ending_the_pool_ends_a_pull_and_nothing_looks_complete(tmp_path: 
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         monkeypatch.setenv("HF_HUB_OFFLINE", "0")
         async with pool_of(weighty(), models_dir=tmp_path) as pool:
-            await until(lambda: hub.broken > 0, 40)
+            await until(lambda: hub.broken > 0)
             assert pool.status()["big model"].state == "pulling"
         assert (tmp_path / "org--model" / UNFINISHED).exists()

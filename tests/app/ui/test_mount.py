@@ -11,6 +11,7 @@ import pytest
 from fastapi import FastAPI
 
 from app.ui.mount import LazyPage
+from tests.support.waiting import LIMIT
 
 
 def _client(page: LazyPage) -> httpx.AsyncClient:
@@ -51,7 +52,7 @@ async def test_a_browser_is_told_that_the_page_is_being_opened() -> None:
     may_end = threading.Event()
 
     def slow() -> FastAPI:
-        may_end.wait(30)
+        may_end.wait(LIMIT)
         return _host([], [])
 
     page = LazyPage(slow, patience=0.05)

@@ -7,13 +7,15 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
 import pytest
+
+from tests.support.running import wait_until_live
+from tests.support.waiting import LIMIT
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page, Route
@@ -59,28 +61,18 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     command = [sys.executable, "-m", "app", "--port", str(port), "--config", str(config)]
     with (folder / "log").open("wb") as log, subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log) as process:
         try:
-            yield _answering(f"http://127.0.0.1:{port}", process)
+            wait_until_live(f"http://127.0.0.1:{port}", process)
+            yield f"http://127.0.0.1:{port}"
         finally:
             process.terminate()
-            process.wait(60)
-
-
-def _answering(address: str, process: subprocess.Popen[bytes]) -> str:
-    for _ in range(300):
-        assert process.poll() is None, "the server ended"
-        try:
-            httpx.get(f"{address}/health/live", timeout=5)
-            return address
-        except httpx.TransportError:
-            time.sleep(0.1)
-    raise AssertionError("the server did not answer")
+            process.wait(LIMIT)
 
 
 @pytest.fixture(scope="module")
 def recording(server: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """SENTENCE, spoken by the server."""
     body = {"model": "embedded-tts", "input": SENTENCE, "voice": "alloy", "response_format": "wav"}
-    answer = httpx.post(f"{server}/openai/v1/audio/speech", json=body, headers={"api-key": "k"}, timeout=60)
+    answer = httpx.post(f"{server}/openai/v1/audio/speech", json=body, headers={"api-key": "k"}, timeout=LIMIT)
     path = tmp_path_factory.mktemp("audio") / "sentence.wav"
     path.write_bytes(answer.raise_for_status().content)
     return path
@@ -93,7 +85,7 @@ def page(server: str) -> Iterator[Page]:
 
     with sync_playwright() as playwright, playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS) as browser:
         page = browser.new_page(viewport={"width": 1200, "height": 900})
-        page.set_default_timeout(150_000)
+        page.set_default_timeout(LIMIT * 1000)
         outside: list[str] = []
         local = (server, "data:", "blob:")
         page.on("request", lambda request: None if request.url.startswith(local) else outside.append(request.url))
@@ -128,7 +120,7 @@ def test_what_is_chosen_before_the_page_knows_who_can_answer_stays(server: str, 
     held: list[Route] = []
     early = page.context.browser.new_page()  # type: ignore[union-attr]
     try:
-        early.set_default_timeout(60_000)
+        early.set_default_timeout(LIMIT * 1000)
         early.route("**/queue/join*", lambda route: held.append(route))
         early.goto(f"{server}/ui/")
         while len(held) < 2:  # the questions who can answer, and how the server is
@@ -149,7 +141,7 @@ def test_what_is_chosen_before_the_page_knows_who_can_answer_stays(server: str, 
 def test_a_recording_is_transcribed_with_its_picture(server: str, page: Page, recording: Path) -> None:
     form = {"model": "embedded-asr", "response_format": "text"}
     files = {"file": recording.read_bytes()}
-    heard = httpx.post(f"{server}/v1/audio/transcriptions", data=form, files=files, headers={"api-key": "k"}, timeout=60).text
+    heard = httpx.post(f"{server}/v1/audio/transcriptions", data=form, files=files, headers={"api-key": "k"}, timeout=LIMIT).text
     _open(page, "Transcribe")
     page.get_by_text("Ready").first.wait_for()  # the strip at the top
     _select(page, "Transcribe", "Deployment", "embedded-asr")
@@ -212,7 +204,9 @@ def test_an_adapter_is_chosen_and_speaks(server: str, page: Page) -> None:
         page.get_by_role("button", name="Speak", exact=True).click()
         panel.get_by_role("button", name="Save speech.wav").or_(panel.get_by_role("link", name="Save speech.wav")).first.click()
     assert Path(download.value.path()).stat().st_size > 1000
-    voices = httpx.get(f"{server}/v1/audio/voices", params={"model": "with-adapter"}, headers={"api-key": "k"}, timeout=30).json()
+    voices = httpx.get(
+        f"{server}/v1/audio/voices", params={"model": "with-adapter"}, headers={"api-key": "k"}, timeout=LIMIT
+    ).json()
     assert {"default", "mine"} <= {voice["id"] for voice in voices["voices"]}, "it was this model that spoke"
 
 

@@ -20,6 +20,7 @@ from app.writers import audio_encoders
 from app.writers.audio import MEDIA_TYPES, OUTPUT_RATE, encode
 from app.writers.audio_encoders import Encoder, quantise, tempo_chain, wav_header
 from backends.interface import AudioChunk
+from tests.support.waiting import LIMIT
 
 SECONDS = 2.0
 END_HERTZ = 2_000  # of the last tenth of a second, so that a lost tail is heard
@@ -126,7 +127,7 @@ async def test_the_first_chunk_gives_the_first_bytes(format: str) -> None:  # no
         await never.wait()
 
     pieces = encode(one_chunk(), format, streaming=True)
-    assert await asyncio.wait_for(anext(pieces), 10)
+    assert await asyncio.wait_for(anext(pieces), LIMIT)
     await pieces.aclose()
 
 
@@ -142,7 +143,7 @@ async def test_cancelling_waits_for_the_thread_and_closes(monkeypatch: pytest.Mo
     class Slow(Encoder):
         def push(self, samples: NDArray[np.float32], rate: int) -> bytes:
             entered.set()
-            leave.wait(10)
+            leave.wait(LIMIT)
             log.append("pushed")
             return super().push(samples, rate)
 
@@ -157,7 +158,7 @@ async def test_cancelling_waits_for_the_thread_and_closes(monkeypatch: pytest.Mo
             pass
 
     task = asyncio.create_task(consume())
-    await asyncio.to_thread(entered.wait, 10)
+    await asyncio.to_thread(entered.wait, LIMIT)
     task.cancel()
     await asyncio.sleep(0.05)
     assert not task.done()

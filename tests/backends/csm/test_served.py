@@ -19,6 +19,7 @@ import soundfile
 from app.settings import Settings
 from tests.backends.csm.places import KEY, MARK
 from tests.support.running import Running, running
+from tests.support.waiting import LIMIT
 
 QUICK = {"max_seconds": 1.0}
 HEADERS = {"api-key": "boss"}
@@ -45,7 +46,7 @@ def server(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run
 
 def speak(server: Running, **body: Any) -> httpx.Response:
     body = {"model": "csm", "input": "Hello there.", "voice": "0", "response_format": "wav", "seed": 1, "options": QUICK, **body}
-    return httpx.post(f"{server.url}/v1/audio/speech", json=body, headers=HEADERS, timeout=120)
+    return httpx.post(f"{server.url}/v1/audio/speech", json=body, headers=HEADERS, timeout=LIMIT)
 
 
 def samples(answer: httpx.Response) -> np.ndarray:
@@ -115,11 +116,11 @@ def test_the_mark_is_found_on_what_was_spoken(server: Running) -> None:
         spoken = speak(server, model="marked", stream=stream)
         upload = {"file": ("a.wav", spoken.content)}
         url = f"{server.url}/v1/audio/watermark/detect"
-        found = httpx.post(url, files=upload, data={"model": "marked"}, headers=HEADERS, timeout=120)
+        found = httpx.post(url, files=upload, data={"model": "marked"}, headers=HEADERS, timeout=LIMIT)
         assert found.status_code == 200, found.text
         document = found.json()
         assert (document["status"], tuple(document["message"]), document["ours"]) == ("found", KEY, True)
-    health = httpx.get(f"{server.url}/health", headers=HEADERS, timeout=30).json()
+    health = httpx.get(f"{server.url}/health", headers=HEADERS, timeout=LIMIT).json()
     assert "silentcipher" in health["deployments"]["marked"]["detail"]["watermark"]
 
 
@@ -153,7 +154,7 @@ def test_a_worker_lost_in_mid_stream(server: Running) -> None:
     speak(server)
     body = {"model": "csm", "input": "word " * 200, "voice": "0", "response_format": "pcm", "options": {"max_seconds": 30.0}}
     url = f"{server.url}/v1/audio/speech"
-    with httpx.stream("POST", url, json=body, headers=HEADERS, timeout=60) as answer:
+    with httpx.stream("POST", url, json=body, headers=HEADERS, timeout=LIMIT) as answer:
         pieces = answer.iter_raw()
         assert len(next(pieces)) > 0
         for worker in workers():

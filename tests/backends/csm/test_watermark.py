@@ -24,6 +24,7 @@ from backends.csm.watermark_key import installation_key, parse_key
 from backends.csm.watermark_stream import WatermarkStream
 from backends.interface import InvalidInput, ModelUnavailable
 from tests.backends.csm.places import KEY, MARK
+from tests.support.waiting import LIMIT
 
 SDR = 12.0
 
@@ -203,15 +204,15 @@ def test_the_detector_process(tmp_path: Path, mark: Watermark) -> None:
     key = installation_key(tmp_path)
     soundfile.write(tmp_path / "a.wav", mark.encode(speech(0.8), 44_100, key, SDR), 44_100)
     command = [sys.executable, "-m", "backends.csm.detect", "--model", str(MARK), "--user-dir", str(tmp_path)]
-    run = subprocess.run([*command, str(tmp_path / "a.wav")], capture_output=True, text=True, timeout=120, check=True)
+    run = subprocess.run([*command, str(tmp_path / "a.wav")], capture_output=True, text=True, timeout=LIMIT, check=True)
     found = json.loads(run.stdout)
     assert (found["status"], tuple(found["message"]), found["ours"]) == ("found", key, True)
     np.save(tmp_path / "short.npy", speech(0.02))
     run = subprocess.run(
-        [*command, str(tmp_path / "short.npy"), "--rate", "44100"], capture_output=True, text=True, timeout=120, check=True
+        [*command, str(tmp_path / "short.npy"), "--rate", "44100"], capture_output=True, text=True, timeout=LIMIT, check=True
     )
     assert json.loads(run.stdout)["status"] == "too short"
     (tmp_path / "no.wav").write_bytes(b"nothing")
-    run = subprocess.run([*command, str(tmp_path / "no.wav")], capture_output=True, text=True, timeout=120, check=False)
+    run = subprocess.run([*command, str(tmp_path / "no.wav")], capture_output=True, text=True, timeout=LIMIT, check=False)
     assert run.returncode == 1
     assert json.loads(run.stdout)["kind"] == "invalid_input"

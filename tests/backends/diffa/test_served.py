@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,8 @@ import soundfile as sf
 from openai import AzureOpenAI, OpenAI
 
 from tests.backends.diffa.folders import DATA, generations
+from tests.support.running import wait_until_live
+from tests.support.waiting import LIMIT, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -52,32 +53,18 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         command = [sys.executable, "-m", "app", "--port", str(port), "--config", str(config)]
         server = subprocess.Popen(command, cwd=ROOT, env=os.environ | own, stdout=log, stderr=log)
     try:
-        _wait_until(lambda: _answers(f"http://127.0.0.1:{port}/health"), 60)
+        wait_until_live(f"http://127.0.0.1:{port}", server)
         yield f"http://127.0.0.1:{port}"
     finally:
         server.terminate()
-        server.wait(30)
+        server.wait(LIMIT)
 
 
 @pytest.fixture(scope="module")
 def client(url: str) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"{url}/v1", api_key="key", max_retries=0, timeout=150) as one:
+    with OpenAI(base_url=f"{url}/v1", api_key="key", max_retries=0, timeout=LIMIT) as one:
         _ask(one)  # loads the model
         yield one
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(url).status_code == 200
-    except httpx.TransportError:
-        return False
-
-
-def _wait_until(holds: Any, seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.05)
 
 
 def _messages(question: str = QUESTION, data: bytes | None = None, kind: str = "wav") -> list[dict[str, Any]]:
@@ -100,7 +87,7 @@ def test_a_plain_answer_is_the_references(client):
 
 
 def test_the_azure_route_answers_the_same(url):
-    with AzureOpenAI(azure_endpoint=url, api_key="key", api_version="2025-01-01-preview", timeout=120) as azure:
+    with AzureOpenAI(azure_endpoint=url, api_key="key", api_version="2025-01-01-preview", timeout=LIMIT) as azure:
         assert _ask(azure).choices[0].message.content == WANTED
 
 
@@ -162,9 +149,9 @@ def test_two_clients_of_different_lengths_are_served_together(client):
     long = {"steps": 480, "block_length": 32, "max_new_tokens": 64, "cache": "none", "threshold": 0}
     first = threading.Thread(target=ask, args=("long",), kwargs=long)
     first.start()
-    _wait_until(lambda: _status(client)["jobs_active"] == 1, 30)
+    wait_until(lambda: _status(client)["jobs_active"] == 1)
     ask("short", **PRESET)
-    first.join(120)
+    first.join(LIMIT)
     assert order == ["short", "long"]
     assert answers["short"] == WANTED
     assert answers["long"] == _ask(client, extra_body=long | {"steps": 64}).choices[0].message.content
@@ -178,10 +165,10 @@ def _status(client: OpenAI) -> dict[str, Any]:
 def test_clients_that_hang_up_free_their_slots(client, url):
     body = {"model": "ask", "messages": _messages(), "stream": True} | ENDLESS
     connections = [_send(url, body) for _ in range(2)]  # as many as fit into one batch
-    _wait_until(lambda: _status(client)["jobs_active"] == 2, 60)
+    wait_until(lambda: _status(client)["jobs_active"] == 2)
     for connection in connections:
         connection.close()
-    _wait_until(lambda: _status(client)["jobs_active"] == 0, 60)
+    wait_until(lambda: _status(client)["jobs_active"] == 0)
     assert _ask(client).choices[0].message.content == WANTED
 
 

@@ -16,6 +16,7 @@ from backends.embedded.utterances import Rules, Utterance, UtteranceFinder
 from backends.embedded.voice_activity import FRAME, ListeningState, VoiceDetector
 from backends.embedded.vowel import vowel
 from backends.interface import LISTENING_RATE, Samples
+from tests.support.waiting import LIMIT
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -123,6 +124,6 @@ def test_the_self_test_needs_the_exact_sentence() -> None:
 
 def test_the_self_test_runs_as_a_program() -> None:
     command = [sys.executable, "-m", "backends.embedded.selftest"]
-    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT)
     assert answer.returncode == 0, answer.stdout + answer.stderr
     assert answer.stdout.count('"passed": true') == 12

@@ -19,6 +19,7 @@ from app.settings import Settings
 from backends.llasa import dataset, finetune
 from tests.backends.llasa.folders import quiet, write_adapter
 from tests.support.running import Running, running
+from tests.support.waiting import LIMIT
 
 SENTENCES = ("The first clip says this.", "Another clip says that.", "A third one ends the set.")
 QUICK = {"max_new_tokens": 40}
@@ -53,7 +54,7 @@ def server(place: Path, lm_folder: Path, codec_folder: Path) -> Iterator[Running
 
 def speak(server: Running, **body: Any) -> httpx.Response:
     body = {"model": "llasa", "voice": "default", "response_format": "wav", "seed": 1, "options": QUICK, **body}
-    return httpx.post(f"{server.url}/v1/audio/speech", json=body, headers={"api-key": "x"}, timeout=120)
+    return httpx.post(f"{server.url}/v1/audio/speech", json=body, headers={"api-key": "x"}, timeout=LIMIT)
 
 
 def samples(answer: httpx.Response) -> np.ndarray:
@@ -87,7 +88,7 @@ def test_base_adapter_and_folder_voices_differ(server: Running) -> None:
     assert len({samples(answer).tobytes() for answer in answers.values()}) == 3
     whole = speak(server, input="Hello there.", stream=False)
     assert float(whole.headers["x-gateway-model-ms"]) > 0
-    listed = httpx.get(f"{server.url}/v1/audio/voices", params={"model": "llasa"}, headers={"api-key": "x"}, timeout=30).json()
+    listed = httpx.get(f"{server.url}/v1/audio/voices", params={"model": "llasa"}, headers={"api-key": "x"}, timeout=LIMIT).json()
     assert {"default", "lora", "anna"} <= {voice["id"] for voice in listed["voices"]}
 
 
@@ -158,7 +159,7 @@ def test_from_clips_to_a_served_adapter(
     clips.mkdir()
     for number, text in enumerate(SENTENCES):
         body = {"model": "embedded-tts", "voice": "alloy", "input": text, "response_format": "wav"}
-        answer = httpx.post(f"{server.url}/v1/audio/speech", json=body, headers={"api-key": "x"}, timeout=60)
+        answer = httpx.post(f"{server.url}/v1/audio/speech", json=body, headers={"api-key": "x"}, timeout=LIMIT)
         assert answer.status_code == 200, answer.text
         (clips / f"{number}.wav").write_bytes(answer.content)
     texts = tmp_path / "texts.txt"

@@ -13,6 +13,7 @@ from backends.whisper.decode import WindowResult
 from backends.whisper.engine import Whisper, WindowInWork, Wish
 from backends.whisper.onnx_engine import OnnxNetwork
 from tests.backends.whisper.checkpoints import Reference
+from tests.support.waiting import LIMIT
 
 
 def loaded(reference: Reference, threads: int, dtype: str = "float32", *, static: bool = False) -> Whisper:
@@ -64,7 +65,7 @@ def test_lanes_say_what_one_lane_says(multilingual: Reference, dtype: str, monke
 
 def test_lanes_work_at_the_same_time(multilingual: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of two lanes waits, in the middle of its work, until the other one is there."""
-    model, meeting = loaded(multilingual, 2), threading.Barrier(2, timeout=60)
+    model, meeting = loaded(multilingual, 2), threading.Barrier(2, timeout=LIMIT)
     encode = Whisper.encode
 
     def slow(self: Whisper, *given: object) -> object:

@@ -10,7 +10,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,8 @@ import soxr
 
 from tests.backends.whisper.spoken import RATE, Recording, error_rate, record
 from tests.support.hub import running_hub
+from tests.support.running import wait_until_live
+from tests.support.waiting import LIMIT
 
 pytestmark = pytest.mark.slow
 
@@ -44,7 +45,7 @@ def command_line(folder: Path, *arguments: str, **environment: str) -> subproces
         capture_output=True,
         text=True,
         encoding="utf-8",
-        timeout=120,
+        timeout=LIMIT,
         check=False,
     )
 
@@ -71,23 +72,11 @@ def url(home: Path) -> Iterator[str]:
         server = subprocess.Popen(command, cwd=home, env=own_home(home), stdout=log, stderr=log)
     address = f"http://127.0.0.1:{port}"
     try:
-        wait_until_answered(f"{address}/health/live", server)
+        wait_until_live(address, server)
         yield address
     finally:
         server.terminate()
-        server.wait(30)
-
-
-def wait_until_answered(address: str, server: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
-        assert server.poll() is None, "the server ended"
-        try:
-            if httpx.get(address).status_code == 200:
-                return
-        except httpx.TransportError:
-            time.sleep(0.1)
-    raise AssertionError("the server did not answer")
+        server.wait(LIMIT)
 
 
 @pytest.fixture(scope="module")
@@ -112,14 +101,14 @@ def curl(url: str, file: Path, *fields: str, route: str = "transcriptions") -> t
     """Content type and body."""
     form = [part for field in ("model=whisper-1", *fields) for part in ("-F", field)]
     command = ["curl", "-sS", "-w", "\n%{content_type}", "-H", "api-key: any", "-F", f"file=@{file}", *form]
-    done = subprocess.run([*command, f"{url}/v1/audio/{route}"], capture_output=True, check=True, timeout=120)
+    done = subprocess.run([*command, f"{url}/v1/audio/{route}"], capture_output=True, check=True, timeout=LIMIT)
     body, _, kind = done.stdout.decode("utf-8").rpartition("\n")
     return kind, body
 
 
 @pytest.fixture(scope="module")
 def client(url: str) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0, timeout=120) as one:
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0, timeout=LIMIT) as one:
         yield one
 
 
@@ -248,7 +237,7 @@ def test_pull_from_a_hub(tmp_path: Path) -> None:
 
 
 def call(url: str, **form: Any) -> httpx.Response:
-    return httpx.post(f"{url}/v1/audio/transcriptions", headers={"api-key": "any"}, timeout=120, **form)
+    return httpx.post(f"{url}/v1/audio/transcriptions", headers={"api-key": "any"}, timeout=LIMIT, **form)
 
 
 def test_eight_clients_at_once_get_their_own_words(url: str) -> None:
