@@ -1,6 +1,6 @@
 """Speech from espeak-ng: small, instant, robotic, and free of any model download.
 
-Owns the sentence-by-sentence stream, speed and the refusal of text that gives no sound. The library's state is global to
+Owns the sentence-by-sentence stream, speed and what is heard of text that gives no sound. The library's state is global to
 the process; one worker process serves one deployment from one thread, so nothing is locked here.
 """
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from backends.embedded.espeak_info import EspeakOptions
 from backends.embedded.espeak_library import FASTEST_WPM, SLOWEST_WPM, EspeakLibrary
+from backends.embedded.espeak_scripts import legible
 from backends.embedded.espeak_voices import Choice, VoiceBook
 from backends.embedded.sentences import sentences
 from backends.embedded.stretch import stretch
@@ -35,17 +36,19 @@ from backends.interface import (
 
 _SILENT_PEAK = 1e-4  # below this a chunk is inaudible: the library had nothing to say
 _MAX_BATCH = 8  # a step costs about a millisecond per job, so this only bounds the length of a round
+_PAUSE_SECONDS = 0.25  # what is heard of a text of nothing but marks, which holds no word
 _LIBRARY_BYTES = 25_000_000  # library and data of espeak-ng 1.52 as loaded, resident size measured on Linux
 
 
 @dataclass(slots=True, eq=False)
 class _SpeechJob:
-    """What is left to say. begun: time.perf_counter() at start."""
+    """What is left to say. notes: what was done to the text; begun: time.perf_counter() at start."""
 
     request: SpeechRequest
     voice: Choice
     words_per_minute: float
     waiting: list[str]
+    notes: tuple[str, ...] = ()
     heard: bool = False
     begun: float = field(default_factory=time.perf_counter)
 
@@ -81,11 +84,13 @@ class EspeakBackend:
             raise InvalidInput("espeak-ng makes speech only")
         if request.reference is not None:
             raise InvalidInput("espeak-ng cannot clone a voice", param="reference_audio")
-        waiting = sentences(request.text)
-        if not waiting:
+        if not request.text.strip():
             raise InvalidInput("the input holds nothing to say", param="input")
         voice = self._voices.choose(request.voice or self._options.voice, request.text)
-        return _SpeechJob(request, voice, self._options.words_per_minute * request.speed, waiting)
+        self._speak_as(voice)
+        found = legible(request.text, voice.language, self._library.spells, voice.label)
+        waiting = sentences(found.text)
+        return _SpeechJob(request, voice, self._options.words_per_minute * request.speed, waiting, found.notes)
 
     def step(self, jobs: Sequence[Job]) -> Iterable[tuple[Job, Event]]:
         """One sentence of each job."""
@@ -109,12 +114,24 @@ class EspeakBackend:
             if audible:
                 yield AudioChunk(samples, self._library.rate)
         if not job.waiting:
-            yield _done(job) if job.heard else _nothing_said(job)
+            yield from self._ending(job)
+
+    def _ending(self, job: _SpeechJob) -> Iterator[Event]:
+        if job.heard:
+            yield _done(job)
+        elif any(char.isalnum() for char in job.request.text):
+            yield _nothing_said(job)
+        else:
+            yield AudioChunk(np.zeros(round(self._library.rate * _PAUSE_SECONDS), np.float32), self._library.rate)
+            yield _done(job, "the input holds only marks: nothing is said, only a short silence")
+
+    def _speak_as(self, voice: Choice) -> None:
+        if not self._library.set_voice(voice.identifier):
+            raise RuntimeError(f"espeak-ng lists the voice {voice.identifier} and does not load it")
 
     def _say(self, job: _SpeechJob, sentence: str) -> Samples:
         """One sentence and the gap behind it, at the job's rate."""
-        if not self._library.set_voice(job.voice.identifier):
-            raise RuntimeError(f"espeak-ng lists the voice {job.voice.identifier} and does not load it")
+        self._speak_as(job.voice)
         wanted = job.words_per_minute
         native = min(max(wanted, SLOWEST_WPM), FASTEST_WPM)
         samples = self._library.synthesize(sentence, round(native), self._options.pitch, self._options.pitch_range)
@@ -131,12 +148,12 @@ def _check_ranges(options: EspeakOptions) -> None:
             raise ModelUnavailable(f"option {name} of espeak must be {low} to {high}, not {getattr(options, name)}")
 
 
-def _done(job: _SpeechJob) -> Done:
+def _done(job: _SpeechJob, *notes: str) -> Done:
     """espeak-ng has no tokens; the words of the input are counted instead."""
     return Done(
         usage=Usage(input_tokens=len(job.request.text.split())),
         timings={"synthesis": time.perf_counter() - job.begun},
-        notes=tuple(_unused(job.request)),
+        notes=(*job.notes, *notes, *_unused(job.request)),
     )
 
 
@@ -151,7 +168,5 @@ def _unused(request: SpeechRequest) -> Iterator[str]:
 
 
 def _nothing_said(job: _SpeechJob) -> Event:
-    error = InvalidInput(
-        f"espeak-ng finds nothing to say in this input with voice {job.request.voice!r} (only marks or symbols)", param="input"
-    )
+    error = InvalidInput(f"espeak-ng finds nothing to say in this input with voice {job.request.voice!r}", param="input")
     return error.to_event()

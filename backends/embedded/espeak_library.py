@@ -26,6 +26,10 @@ _POS_CHARACTER = 1
 _RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4
 _CALLBACK_MS = 200
 
+# Voices that the wheel lists without their dictionaries (espeakng-loader 0.2.4): they make no sound of any text.
+_MUTE = frozenset({"gmq/fo", "trk/kaa", "art/xex"})
+_UNREADABLE = "\ua66e"  # multiocular O: no language has a rule for it, so its code is spelled: "letter", then digits
+
 _SynthCallback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
 
 
@@ -83,6 +87,8 @@ class EspeakLibrary:
         lib.espeak_SetParameter.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int]
         lib.espeak_ListVoices.argtypes = [ctypes.c_void_p]
         lib.espeak_ListVoices.restype = ctypes.POINTER(ctypes.POINTER(_VoiceStruct))
+        lib.espeak_TextToPhonemes.argtypes = [ctypes.POINTER(ctypes.c_char_p), ctypes.c_int, ctypes.c_int]
+        lib.espeak_TextToPhonemes.restype = ctypes.c_char_p
         lib.espeak_Info.argtypes = [ctypes.c_void_p]
         lib.espeak_Info.restype = ctypes.c_char_p
         unsigned, pointer = ctypes.c_uint, ctypes.c_void_p
@@ -99,11 +105,12 @@ class EspeakLibrary:
         return str(self._lib.espeak_Info(None).decode())
 
     def voices(self) -> list[LibraryVoice]:
-        """Every language voice the data folder holds."""
+        """Every language voice the data folder holds that can speak."""
         found, listed, index = [], self._lib.espeak_ListVoices(None), 0
         while listed[index]:
             voice = listed[index].contents
-            found.append(LibraryVoice(voice.name.decode(), voice.identifier.decode(), _languages(voice.languages)))
+            if (identifier := voice.identifier.decode()) not in _MUTE:
+                found.append(LibraryVoice(voice.name.decode(), identifier, _languages(voice.languages)))
             index += 1
         return found
 
@@ -114,6 +121,22 @@ class EspeakLibrary:
     def set_voice(self, identifier: str) -> bool:
         """Choose by identifier ("gmw/en-US", with a variant "gmw/en-US+f3"). False if there is none of that name."""
         return bool(self._lib.espeak_SetVoiceByName(identifier.encode()) == 0)
+
+    def phonemes(self, text: str) -> str:
+        """What the chosen voice would say, in the library's own phoneme names."""
+        pieces, rest = [], ctypes.c_char_p(text.replace("\0", " ").encode())
+        while rest.value is not None:
+            pieces.append((self._lib.espeak_TextToPhonemes(ctypes.byref(rest), _CHARS_UTF8, 0) or b"").decode())
+        return " ".join(pieces)
+
+    def spells(self, letter: str) -> bool:
+        """Whether the chosen voice says "letter", perhaps with the script's name, and the digits of its code."""
+        return self._start(letter).endswith(self._start(_UNREADABLE))
+
+    def _start(self, letter: str) -> str:
+        """The first word that is said of a letter, without stress and tones, which depend on what follows."""
+        first, mark, _ = self.phonemes(letter).partition("_|")
+        return "".join(sign for sign in first if sign not in "',0123456789") if mark else ""
 
     def synthesize(self, text: str, words_per_minute: int, pitch: int, pitch_range: int) -> Samples:
         """`text` as float32 [time] in -1..1 at `rate`; words_per_minute is clamped to SLOWEST..FASTEST_WPM."""

@@ -117,9 +117,18 @@ def test_markup_is_read_as_text(espeak: EspeakBackend) -> None:
     assert len(spoken(espeak, 'hello <break time="10s"/> you')) < 10 * 22_050
 
 
-@pytest.mark.parametrize("text", ["...", "?!?", "\u200b\u200b", "- - -"])
-def test_text_without_sound_is_refused(espeak: EspeakBackend, text: str) -> None:
-    last = events(espeak, SpeechRequest(text, "ja"))[-1]
+@pytest.mark.parametrize("text", ["...", "?!?", "\u200b\u200b", "- - -", "\u2026"])
+def test_text_of_nothing_but_marks_is_a_short_silence(espeak: EspeakBackend, text: str) -> None:
+    sound, last = events(espeak, SpeechRequest(text, "ja"))
+    assert isinstance(sound, AudioChunk)
+    assert isinstance(last, Done)
+    assert len(sound.samples) == round(22_050 * 0.25)
+    assert not sound.samples.any()
+    assert "only marks" in " ".join(last.notes)
+
+
+def test_letters_that_make_no_sound_are_an_error(espeak: EspeakBackend) -> None:
+    last = events(espeak, SpeechRequest("\u13e3\u13b3\u13a9", "en-us"))[-1]  # Cherokee: read as nothing
     assert isinstance(last, Failed)
     assert (last.kind, last.param) == ("invalid_input", "input")
     assert "nothing to say" in last.message
@@ -135,6 +144,12 @@ def test_text_without_sound_is_refused(espeak: EspeakBackend, text: str) -> None
         ("Доброе утро", "en-us", "input", "Cyrillic letters; the voice ru can"),
         ("日本語です", "ja", "input", "kanji"),
         ("日本語です", "alloy", "input", "kanji"),
+        ("これはペンと水です", "ja", "input", "kanji"),
+        ("世界", "en-us", "input", "Chinese letters; the voice cmn can"),
+        ("Hello 世界和平", "de", "input", "Chinese letters; the voice cmn can"),
+        ("good morning", "ja", "input", "Latin letters; the voice en-us can"),
+        ("ภาษาไทย", "fr", "input", "Thai letters; the voice th can"),
+        ("ܫܠܡܐ", "en-us", "input", "Syriac letters; no voice"),
     ],
 )
 def test_what_cannot_be_spoken_is_refused(espeak: EspeakBackend, text: str, voice: str, param: str, says: str) -> None:
@@ -143,8 +158,29 @@ def test_what_cannot_be_spoken_is_refused(espeak: EspeakBackend, text: str, voic
     assert caught.value.param == param
 
 
-def test_a_few_foreign_letters_are_no_reason_to_refuse(espeak: EspeakBackend) -> None:
-    assert spoken(espeak, "The angle called α is smaller than the angle called β in this drawing").size
+def test_a_lone_letter_is_said_by_its_name(espeak: EspeakBackend) -> None:
+    text = "The angle called {} is smaller than the other one in this drawing"
+    last = events(espeak, SpeechRequest(text.format("α"), "en-us"))[-1]
+    assert isinstance(last, Done)
+    assert last.notes == ()
+    assert len(spoken(espeak, text.format("α"))) > len(spoken(espeak, text.format("")))
+
+
+def test_a_few_foreign_letters_are_left_out_and_the_answer_says_so(espeak: EspeakBackend) -> None:
+    last = events(espeak, SpeechRequest("Hello 世界", "en-us"))[-1]
+    assert isinstance(last, Done)
+    assert last.notes == ("left out 2 letters that the espeak-ng voice en-us cannot read: 世界",)
+    assert len(spoken(espeak, "Hello 世界")) == pytest.approx(len(spoken(espeak, "Hello")), rel=0.05)
+
+
+def test_voices_without_a_dictionary_are_not_offered(espeak: EspeakBackend) -> None:
+    """Each of the others makes a sound of a letter of some script."""
+    library = espeak._library
+    for voice in library.voices():
+        assert library.set_voice(voice.identifier)
+        assert library.phonemes("a ა 世 \uf8d0"), voice.identifier
+    with pytest.raises(InvalidInput, match="no voice 'fo'"):
+        espeak.start(SpeechRequest("hello", "fo"))
 
 
 def test_cloning_and_other_tasks_are_refused(espeak: EspeakBackend) -> None:
