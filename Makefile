@@ -4,6 +4,7 @@
 #   make serve PORT=8123        elsewhere; also HOST=, CONFIG=gateway.toml, EXTRAS="torch ui"
 #   make test                   lint, types, tests with branch coverage; ARGS="-k media" is passed to pytest
 #   make test-windows-runtime   the Whisper tests on the onnxruntime that Windows gets
+#   make test-busy              the tests beside a process per core that computes all the time
 #   make check                  lint and types only
 #   make test-cpu PROFILE=sse42 the models on another processor: avx2, sse42 or arm64
 #   make bench                  the benchmarks of the embedded engines
@@ -11,7 +12,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3 || command -v python)
 BOOTSTRAP = $(PYTHON) scripts/bootstrap.py
 
-.PHONY: help serve setup test test-windows-runtime test-cpu check fix docs bench clean
+.PHONY: help serve setup test test-windows-runtime test-cpu check fix docs bench clean test-busy
 
 help:
 	@sed -n '2,10s/^# \{0,1\}//p' Makefile
@@ -31,6 +32,9 @@ test-windows-runtime:
 PROFILE ?= avx2
 test-cpu: check-environment
 	@.venv/bin/python scripts/cpu_lane.py $(PROFILE) $(ARGS)
+
+test-busy:
+	@$(BOOTSTRAP) test --busy -- $(ARGS)
 
 check:
 	@$(BOOTSTRAP) test --checks-only

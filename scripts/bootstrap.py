@@ -1,8 +1,8 @@
 """Sets this project up and starts it: what the Makefile, setup.ps1 and run.ps1 call.
 
     python scripts/bootstrap.py serve [--extras torch] [-- OPTIONS OF THE SERVER]
-    python scripts/bootstrap.py test [-- OPTIONS OF PYTEST]
     python scripts/bootstrap.py test-windows-runtime [-- OPTIONS OF PYTEST]
+    python scripts/bootstrap.py test [--busy] [-- OPTIONS OF PYTEST]
     python scripts/bootstrap.py setup [--accelerator auto|directml|torch-directml|cuda|cpu] [--extras ui]
     python scripts/bootstrap.py run [-- OPTIONS OF THE SERVER]
 
@@ -20,7 +20,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -48,6 +48,13 @@ _CHECKS = (("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",)
 _PROCESSES = ("-n", "logical", "--maxprocesses", "4", "--dist", "loadfile")
 _COVERAGE = ("pytest", *_PROCESSES, "--cov", "--cov-branch", "--cov-report=term:skip-covered")
 _READY_SECONDS = 120.0
+# Computes until its standard input ends, which it does with the process that started it.
+_SPIN = """
+import os, sys, threading
+threading.Thread(target=lambda: (sys.stdin.buffer.read(), os._exit(0)), daemon=True).start()
+while True:
+    pass
+"""
 
 
 def serve(arguments: argparse.Namespace) -> int:
@@ -62,12 +69,15 @@ def serve(arguments: argparse.Namespace) -> int:
 
 
 def test(arguments: argparse.Namespace) -> int:
-    """Install everything the tests use, then lint, types, tests with branch coverage."""
+    """Install everything the tests use, then lint, types, tests with branch coverage; or the tests alone, on busy cores."""
     install(Plan(TEST_EXTRAS, TEST_GROUPS))
+    if arguments.busy:
+        with busy_cores(os.cpu_count() or 1):
+            _checked(("pytest", *_PROCESSES, *arguments.options))
+        return 0
     checks = [*_CHECKS, *(() if arguments.checks_only else ((*_COVERAGE, *arguments.options),))]
     for check in checks:
-        print(f"--- {' '.join(check)}", flush=True)
-        run_command([str(environment_python(ROOT / ".venv")), "-m", *check])
+        _checked(check)
     return 0
 
 
@@ -76,6 +86,24 @@ def test_windows_runtime(arguments: argparse.Namespace) -> int:
     install(Plan(TEST_EXTRAS, TEST_GROUPS))
     windows_runtime.run_tests([*_PROCESSES, *arguments.options])
     return 0
+
+
+def _checked(check: Sequence[str]) -> None:
+    print(f"--- {' '.join(check)}", flush=True)
+    run_command([str(environment_python(ROOT / ".venv")), "-m", *check])
+
+
+@contextlib.contextmanager
+def busy_cores(count: int) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Processes that keep `count` cores busy until the block ends; they end by themselves if this process is killed."""
+    command = [sys.executable, "-c", _SPIN]
+    spinners = [subprocess.Popen(command, stdin=subprocess.PIPE) for _ in range(count)]
+    try:
+        yield spinners
+    finally:
+        for spinner in spinners:
+            spinner.kill()
+            spinner.communicate()
 
 
 def setup(arguments: argparse.Namespace) -> int:
@@ -194,6 +222,7 @@ def make_parser() -> argparse.ArgumentParser:
     serving.add_argument("--extras", default=os.environ.get("EXTRAS", ""))
     testing = commands.add_parser("test", help="install everything the tests use, then check and test")
     testing.add_argument("--checks-only", action="store_true")
+    testing.add_argument("--busy", action="store_true", help="only the tests, beside a computing process per core")
     windows = commands.add_parser("test-windows-runtime", help="the Whisper tests on the onnxruntime that Windows gets")
     setting_up = commands.add_parser("setup", help="install for one kind of accelerator")
     setting_up.add_argument("--accelerator", choices=ACCELERATORS, default="auto")

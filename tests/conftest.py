@@ -9,7 +9,9 @@ import shutil
 import tempfile
 
 import httpx
+import pytest
 
+from tests.support.skips import skip_summary
 from tests.support.waiting import LIMIT
 
 # Before any numeric library is imported: several test processes share two cores, and oversubscribed OpenMP collapses.
@@ -26,3 +28,11 @@ os.environ["XDG_CACHE_HOME"] = os.environ["LOCALAPPDATA"] = _cache
 # httpx gives up after 5 s unless told otherwise: on a busy machine that would be a statement about time.
 for _name in ("get", "post", "put", "delete", "request", "stream"):
     setattr(httpx, _name, functools.partial(getattr(httpx, _name), timeout=LIMIT))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was skipped and which command adds it."""
+    if skipped := terminalreporter.stats.get("skipped"):
+        terminalreporter.section("skipped tests")
+        for line in skip_summary(skipped):
+            terminalreporter.write_line(line)

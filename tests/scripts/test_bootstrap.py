@@ -6,11 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from scripts import bootstrap
 from tests.support.running import Running
-from tests.support.waiting import LIMIT
+from tests.support.waiting import LIMIT, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -104,6 +105,32 @@ def test_the_directml_worker_is_written_once(
     bootstrap._set_directml_worker()
     assert written.read_text(encoding="utf-8") == "# mine\n"
     assert "Add this to gateway.toml" in capsys.readouterr().out
+
+
+def test_busy_cores_compute_until_the_block_ends() -> None:
+    with bootstrap.busy_cores(2) as spinners:
+        for spinner in spinners:
+            process = psutil.Process(spinner.pid)
+            wait_until(lambda process=process: process.cpu_times().user > 0.2)
+    assert all(spinner.returncode is not None for spinner in spinners)
+
+
+def test_a_busy_core_is_free_again_when_its_owner_is_gone() -> None:
+    """As after a kill, which lets nobody tidy up: the system closes the pipe."""
+    with bootstrap.busy_cores(1) as (spinner,):
+        assert spinner.stdin
+        spinner.stdin.close()
+        assert spinner.wait(LIMIT) == 0
+
+
+def test_the_busy_lane_runs_the_tests_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[list[str]] = []
+    monkeypatch.setattr(bootstrap, "install", lambda _plan: None)
+    monkeypatch.setattr(bootstrap, "run_command", ran.append)
+    assert bootstrap.main(["test", "--busy", "--", "-k", "media"]) == 0
+    (command,) = ran
+    assert command[1:3] == ["-m", "pytest"]
+    assert command[-2:] == ["-k", "media"]
 
 
 def test_nothing_installed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,34 @@
+"""What the end of a test run says about skipped tests: how many for which reason, and what adds them.
+
+Knows pytest's reports only by the one field it reads.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+# Part of a reason -> what to do so that these tests run.
+_CURES = {
+    "Chromium": "apt-get install chromium",
+    "bash": "apt-get install curl bash",
+    "curl": "apt-get install curl",
+    "openai-whisper": "uv sync --inexact --group bench",
+    "could not import": "make test (it installs everything but the benchmarks' peers)",
+    "numba": "make test (it installs everything but the benchmarks' peers)",
+}
+
+
+def skip_summary(reports: Iterable[Any]) -> Iterator[str]:
+    """One line per reason, most frequent first; `reports` are pytest's of skipped tests."""
+    reasons = Counter(_reason(report.longrepr) for report in reports)
+    for reason, count in reasons.most_common():
+        cure = next((cure for part, cure in _CURES.items() if part in reason), "")
+        yield f"{count} skipped: {reason}" + (f"; to run them: {cure}" if cure else "")
+
+
+def _reason(told: Any) -> str:
+    """longrepr of a skip is (file, line, "Skipped: reason"), or text where a plugin made it."""
+    text = str(told[2] if isinstance(told, tuple) else told)
+    return text.removeprefix("Skipped: ").splitlines()[0] if text else "no reason given"
