@@ -44,8 +44,9 @@ from provision import (
 
 TEST_EXTRAS, TEST_GROUPS = ("torch", "embedded", "ui"), ("dev", "oracle")
 _CHECKS = (("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",))
-# One process per core, few on large machines (each may hold torch); files stay whole, for their fixtures are servers.
-_PROCESSES = ("-n", "logical", "--maxprocesses", "4", "--dist", "loadfile")
+# One process per core, few on large machines (each may hold torch); files stay whole, for their fixtures are servers,
+# and keep the order of tests/conftest.py, which puts the long ones first.
+_PROCESSES = ("-n", "logical", "--maxprocesses", "4", "--dist", "loadfile", "--no-loadscope-reorder")
 _COVERAGE = ("pytest", *_PROCESSES, "--cov", "--cov-branch", "--cov-report=term:skip-covered")
 _READY_SECONDS = 120.0
 # Computes until its standard input ends, which it does with the process that started it.

@@ -11,6 +11,7 @@ import tempfile
 import httpx
 import pytest
 
+from tests.support.order import slow_files_first
 from tests.support.skips import skip_summary
 from tests.support.waiting import LIMIT
 
@@ -28,6 +29,10 @@ os.environ["XDG_CACHE_HOME"] = os.environ["LOCALAPPDATA"] = _cache
 # httpx gives up after 5 s unless told otherwise: on a busy machine that would be a statement about time.
 for _name in ("get", "post", "put", "delete", "request", "stream"):
     setattr(httpx, _name, functools.partial(getattr(httpx, _name), timeout=LIMIT))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    slow_files_first(items)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
