@@ -80,7 +80,7 @@ async def test_models_that_grow_over_the_budget_push_out_idle_ones_and_no_runnin
 
 async def test_a_newcomer_that_is_larger_than_expected_waits_until_there_is_room_for_it() -> None:
     """Not even by a little does it push the device over its budget while the others work."""
-    busy = fake("busy", wishes=GPU, memory=700 * MIB, delay=0.05, steps=20)
+    busy = fake("busy", wishes=GPU, memory=700 * MIB, delay=0.05, steps=200)  # longer than a load takes on a busy machine
     new = fake("new", wishes=GPU, memory=310 * MIB)  # as nobody knows before its first life
     async with pool_of(busy, new, devices=machine({"cuda": 1000 * MIB}, gpu=True)) as pool:
         long = asyncio.create_task(text_of(pool, busy, audio(1)), name="test")
