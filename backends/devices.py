@@ -11,7 +11,6 @@ import dataclasses
 import hashlib
 import json
 import re
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import Any, Literal
 
 import platformdirs
 
+from backends import children
 from backends.interface import ModelUnavailable, Placement
 from backends.inventory import Device as Device  # what the gateway knows of devices, it knows through this module
 from backends.inventory import Inventory as Inventory
@@ -263,19 +263,18 @@ def resolve_dtype(wish: str, device: Device) -> str:
 
 def run_probe(python: str = "", timeout_seconds: float = 120.0) -> Inventory:
     """Ask a short-lived process with this interpreter ("" = ours). Blocks. Raises OSError, ValueError, TimeoutExpired."""
-    command = [python or sys.executable, "-P", "-m", "backends.devices", "--json"]
-    environment = probe_environment()
-    done = subprocess.run(command, capture_output=True, timeout=timeout_seconds, check=False, env=environment)  # noqa: S603
+    done = children.run(probe_command(python), probe_environment(), seconds=timeout_seconds)
     return parse_inventory(done.stdout)
 
 
-def probe_environment() -> dict[str, str]:
-    """Ours, with this package to be found by any interpreter."""
-    import os
+def probe_command(python: str = "") -> list[str]:
+    """The command line of the probe with this interpreter ("" = ours)."""
+    return children.command("backends.devices", "--json", python=python)
 
-    root = str(Path(__file__).resolve().parents[1])
-    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
-    return {**os.environ, "PYTHONPATH": path, "PYTHONUTF8": "1", "OMP_NUM_THREADS": "1"}
+
+def probe_environment() -> dict[str, str]:
+    """The environment of the probe: the threads that importing a tensor library starts are not needed."""
+    return children.environment(threads=1)
 
 
 def parse_inventory(text: bytes) -> Inventory:

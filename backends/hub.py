@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from backends import children
 from backends.interface import ModelUnavailable
 
 if TYPE_CHECKING:
@@ -204,9 +204,8 @@ def hub_errors(wanted: Wanted, hub: str) -> Iterator[None]:
 def loads_under_weights_only(file: Path) -> None:
     """Let a process of its own load a pickle with nothing but plain tensors allowed. Raises ModelUnavailable."""
     try:
-        done = subprocess.run(  # noqa: S603 # our own interpreter and a fixed program
-            [sys.executable, "-c", _CHECK, str(file)], capture_output=True, timeout=_CHECK_SECONDS, check=False
-        )
+        command = children.command_of_program(_CHECK, str(file))
+        done = children.run(command, children.environment(offline=True, secrets=False), seconds=_CHECK_SECONDS)
     except subprocess.TimeoutExpired as error:
         raise ModelUnavailable(f"{file} took too long to check") from error
     if done.returncode:

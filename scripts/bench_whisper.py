@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from backends import children  # noqa: E402
 from scripts.whisper_shapes import SHAPES  # noqa: E402 - found by the line above
 
 TOKENS = 100
@@ -91,8 +91,8 @@ def engines(cases: Sequence[Case], names: Sequence[str], rounds: int, cache: Pat
 
 
 def _in_process(name: str, folder: Path, case: Case) -> dict[str, float]:
-    command = [sys.executable, "-m", "scripts.bench_whisper_engines", name, str(folder), str(case.batch), str(case.threads)]
-    environment = os.environ | {"OMP_NUM_THREADS": str(case.threads), "PYTHONPATH": str(ROOT)}
+    command = children.command("scripts.bench_whisper_engines", name, str(folder), str(case.batch), str(case.threads))
+    environment = children.environment(threads=case.threads)
     done = subprocess.run(command, env=environment, capture_output=True, text=True, encoding="utf-8")
     if done.returncode:
         sys.exit(f"{name} failed:\n{done.stderr[-2000:]}")

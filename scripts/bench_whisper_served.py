@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -24,6 +23,8 @@ from pathlib import Path
 import httpx
 import numpy as np
 import psutil
+
+from backends import children
 
 ROOT = Path(__file__).resolve().parents[1]
 TOKENS = 100
@@ -69,8 +70,8 @@ def gateway_rate(folder: Path, load: Load) -> tuple[float, float]:
         config = Path(home) / "gateway.toml"
         table = f'[deployments.whisper-1]\nmodel = {json.dumps(str(folder))}\ndtype = "int8"\nvad = false\nkeep_alive = -1\n'
         config.write_text(table, encoding="utf-8")
-        command = [sys.executable, "-m", "app", "--config", str(config), "--port", str(load.port)]
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "SPEECH_GATEWAY_OFFLINE": "true"}
+        command = children.command("app", "--config", str(config), "--port", str(load.port))
+        environment = children.environment(extra={"SPEECH_GATEWAY_OFFLINE": "true"})
         server = subprocess.Popen(command, env=environment, cwd=home, stdout=subprocess.DEVNULL)
         try:
             ask = _client(load.port)
@@ -125,8 +126,8 @@ def _wav(audio: np.ndarray) -> bytes:
 
 def _peer_process(folder: Path, workers: int, threads: int, load: Load) -> tuple[float, float]:
     numbers = [str(number) for number in (workers, threads, load.clients, load.requests)]
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "scripts.bench_whisper_served", str(folder), *numbers]
+    environment = children.environment(threads=threads)
+    command = children.command("scripts.bench_whisper_served", str(folder), *numbers)
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, encoding="utf-8")
     rate, cpu = json.loads(done.stdout.splitlines()[-1])
     return rate, cpu

@@ -62,7 +62,7 @@ def serve(arguments: argparse.Namespace) -> int:
     """Install what this machine can use and become the server."""
     options = _server_options(arguments)
     _install_all(plan_serving(look_at_machine(), read_configuration(_config_of(options)), _names(arguments.extras)))
-    command = [str(environment_python(ROOT / ".venv")), "-m", "app.cli", "serve", *options]
+    command = [str(environment_python(ROOT / ".venv")), "-P", "-m", "app.cli", "serve", *options]
     os.chdir(ROOT)
     if os.name != "nt":
         os.execv(command[0], command)  # signals then reach the server itself  # noqa: S606
@@ -91,7 +91,7 @@ def test_windows_runtime(arguments: argparse.Namespace) -> int:
 
 def _checked(check: Sequence[str]) -> None:
     print(f"--- {' '.join(check)}", flush=True)
-    run_command([str(environment_python(ROOT / ".venv")), "-m", *check])
+    run_command([str(environment_python(ROOT / ".venv")), "-P", "-m", *check])
 
 
 @contextlib.contextmanager
@@ -122,7 +122,7 @@ def run(arguments: argparse.Namespace) -> int:
     options, python = _server_options(arguments), environment_python(ROOT / ".venv")
     if not python.exists():
         raise SetupError("nothing is installed yet; run setup.ps1 first" if os.name == "nt" else "run make serve first")
-    process = subprocess.Popen([str(python), "-m", "app.cli", "serve", *options], cwd=ROOT)
+    process = subprocess.Popen([str(python), "-P", "-m", "app.cli", "serve", *options], cwd=ROOT)
     address = server_address(options, read_configuration(_config_of(options)), os.environ)
     with contextlib.suppress(KeyboardInterrupt):  # the server got it, too, and ends by itself
         _say_when_ready(process, address)

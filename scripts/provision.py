@@ -176,8 +176,8 @@ def find_uv() -> str:
         return found
     print("uv is missing; installing it into .venv-tools ...", flush=True)
     try:
-        subprocess.run([sys.executable, "-m", "venv", str(TOOLS)], check=True)
-        subprocess.run([str(environment_python(TOOLS)), "-m", "pip", "install", "--quiet", "uv"], check=True)
+        subprocess.run([sys.executable, "-I", "-m", "venv", str(TOOLS)], check=True)
+        subprocess.run([str(environment_python(TOOLS)), "-I", "-m", "pip", "install", "--quiet", "uv"], check=True)
     except (OSError, subprocess.CalledProcessError) as error:
         raise SetupError(
             "uv could not be installed. Install it yourself (https://docs.astral.sh/uv/), or on Debian and Ubuntu the "

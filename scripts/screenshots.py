@@ -23,6 +23,7 @@ from playwright.sync_api import Page, sync_playwright
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from backends import children  # noqa: E402
 from scripts.bootstrap import wait_until_ready  # noqa: E402
 
 IMAGES = ROOT / "docs" / "images"
@@ -36,8 +37,10 @@ def server() -> Iterator[str]:
     """The address of a server with all four families from the tests' checkpoints."""
     with create_server(("127.0.0.1", 0)) as probe:
         port = str(probe.getsockname()[1])
-    command = [sys.executable, "-m", "app", "serve", "--port", port, "--config", "examples/all-tiny.toml"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    command = children.command("app", "serve", "--port", port, "--config", "examples/all-tiny.toml")
+    with subprocess.Popen(
+        command, env=children.environment(), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
         try:
             address = f"http://127.0.0.1:{port}"
             if not wait_until_ready(process, address):

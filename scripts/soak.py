@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -35,6 +34,7 @@ import psutil
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from backends import children  # noqa: E402
 from scripts.outcome import finish  # noqa: E402
 from scripts.soak_traffic import Chance, Tally, client_loop, new_client, one  # noqa: E402
 
@@ -95,10 +95,10 @@ def own_server(config: Path, folder: Path) -> Iterator[Server]:
         port = free.getsockname()[1]
     temporary = folder / "temporary"
     temporary.mkdir()
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "SPEECH_GATEWAY_LOG__FORMAT": "json"}
+    environment = children.environment(extra={"SPEECH_GATEWAY_LOG__FORMAT": "json"})
     environment |= dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(temporary))
     environment |= dict.fromkeys(("XDG_CACHE_HOME", "LOCALAPPDATA"), str(folder / "cache"))
-    command = [sys.executable, "-m", "app", "serve", "--port", str(port), "--config", str(config)]
+    command = children.command("app", "serve", "--port", str(port), "--config", str(config))
     log = folder / "server.log"
     with log.open("w", encoding="utf-8") as out:
         child = subprocess.Popen(command, env=environment, stdout=out, stderr=out, cwd=ROOT)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import socket
 import subprocess
@@ -27,6 +26,8 @@ import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+
+from backends import children  # noqa: E402
 
 MARK = "@holdings "  # before each answer: other lines on stdout are for people
 SETTLE_SECONDS = 30.0  # for cancelled work to end and replaced processes to come
@@ -185,7 +186,7 @@ def watched_gateway(config: str, folder: Path) -> Iterator[WatchedGateway]:
     temporary.mkdir()
     file.write_text(config, encoding="utf-8")
     places = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(temporary))
-    environment = {**os.environ, **places, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"}
+    environment = children.environment(extra=places)
     with log.open("w", encoding="utf-8") as errors:
         process = subprocess.Popen(
             [sys.executable, str(Path(__file__).resolve()), str(file)],

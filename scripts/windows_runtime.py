@@ -70,4 +70,4 @@ def run_tests(options: Sequence[str]) -> None:
     version = windows_version(resolve(uv))
     python = prepare(version, uv)
     print(f"--- Whisper on onnxruntime {version}, as on Windows", flush=True)
-    run_command([python, "-m", "pytest", *TESTS, *options])
+    run_command([python, "-P", "-m", "pytest", *TESTS, *options])

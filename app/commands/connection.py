@@ -24,6 +24,7 @@ from app.commands.client import CallFailed, Client
 from app.commands.console import WRONG_USE, fail, messages
 from app.commands.files import NotWritten
 from app.settings import ConfigError, ServerSettings, load_settings
+from backends import children
 
 DEFAULT_PORT = 8000
 _START_SECONDS, _STOP_SECONDS = 120.0, 15.0
@@ -93,11 +94,16 @@ def _is_gateway(client: Client) -> bool:
 def _temporary_server(config: Path | None) -> Iterator[str]:
     """Its address. It stays offline: a command that lasts seconds should not begin to fetch gigabytes."""
     port = _free_port()
-    command = [sys.executable, "-m", "app.cli", "serve", "--host", "127.0.0.1", "--port", str(port), "--offline"]
+    command = children.command("app.cli", "serve", "--host", "127.0.0.1", "--port", str(port), "--offline")
     command += ["--config", str(config)] if config else []
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(  # noqa: S603 (our own interpreter and module)
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, creationflags=_new_group()
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=children.environment(),
+            creationflags=children.NEW_GROUP,
         )
         try:
             _wait_until_ready(process, Client(f"http://127.0.0.1:{port}", ANY_KEY))
@@ -108,13 +114,6 @@ def _temporary_server(config: Path | None) -> Iterator[str]:
             raise CallFailed("\n".join([str(error), *told])) from None
         finally:
             _stop(process)
-
-
-def _new_group() -> int:
-    """On Windows the server needs a process group of its own, to be sent Ctrl+Break without the command getting it too."""
-    if sys.platform == "win32":
-        return subprocess.CREATE_NEW_PROCESS_GROUP
-    return 0
 
 
 class _Ended(Exception):

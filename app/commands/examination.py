@@ -21,7 +21,8 @@ from app.commands.client import CallFailed, Client
 from app.deployments import Deployment
 from app.serving.sources import ModelSources, install_command
 from app.settings import Settings
-from backends.devices import DeviceManager, Inventory, probe_environment, run_probe
+from backends import children
+from backends.devices import DeviceManager, Inventory, run_probe
 from backends.interface import ModelUnavailable, Placement
 
 # Distribution that users know -> what it is for.
@@ -164,9 +165,9 @@ def _passed_over(deployment: Deployment, placement: Placement, manager: DeviceMa
 
 def run_self_test() -> SelfTest:
     """Every self-test sentence spoken and recognised, in a process of its own: the engines are native libraries."""
-    command = [sys.executable, "-m", "backends.embedded.selftest"]
+    command = children.command("backends.embedded.selftest")
     try:
-        done = subprocess.run(command, capture_output=True, timeout=_SELF_TEST_SECONDS, check=False)  # noqa: S603 (ours)
+        done = children.run(command, children.environment(), seconds=_SELF_TEST_SECONDS)
         report = json.loads(done.stdout.decode("utf-8").strip().splitlines()[-1])
     except (OSError, ValueError, IndexError, subprocess.TimeoutExpired) as error:
         return SelfTest(0, (), f"the self-test did not run: {error}")
@@ -194,11 +195,9 @@ def time_devices(folder: Path, candidates: Sequence[tuple[str, str]], threads: i
 
 
 def _time_device(folder: Path, device: str, dtype: str, threads: int) -> DeviceTiming:
-    command = [sys.executable, "-P", "-m", "backends.whisper.timing", str(folder), str(threads), device, dtype]
+    command = children.command("backends.whisper.timing", str(folder), str(threads), device, dtype)
     try:
-        done = subprocess.run(  # noqa: S603 (ours)
-            command, capture_output=True, timeout=_TIMING_SECONDS, check=False, env=probe_environment()
-        )
+        done = children.run(command, children.environment(threads=1), seconds=_TIMING_SECONDS)
     except (OSError, subprocess.TimeoutExpired) as error:
         return DeviceTiming(device, dtype, error=str(error))
     try:

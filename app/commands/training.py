@@ -6,21 +6,18 @@ The command line imports no engine; it fills in what the configuration knows and
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Annotated
 
-import platformdirs
 import typer
 
 from app.commands.connection import Config
 from app.commands.console import fail, output
 from app.commands.weights import configured
 from app.deployments import Deployment
-from app.routes.watermark import marking
+from app.serving.detector import detector_child, marking
 from app.settings import Settings
-from backends import weights
+from backends import children, weights
 
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
@@ -55,11 +52,8 @@ def detect(
     settings, deployments = configured(config)
     csm = _of_backend(marking(deployments.values(), settings.models_dir), "csm")
     _check_there([], "", weights.model_folder(settings.models_dir, str(csm.options["watermark_model"])), csm.name)
-    user_dir = platformdirs.user_config_dir("speech-gateway", appauthor=False)
-    options = ["--model", str(csm.options["watermark_model"]), "--models-dir", str(settings.models_dir), "--user-dir", user_dir]
-    options += ["--statistics", str(csm.options["watermark_statistics"])]
-    options += ["--key", str(csm.options["watermark_key"])] if csm.options["watermark_key"] else []
-    done = subprocess.run(_python("backends.csm.detect", str(file), *options), capture_output=True, check=False)  # noqa: S603
+    child = detector_child(csm, settings.models_dir, file)
+    done = children.run(child.command, child.environment, stdin=child.stdin)
     try:
         found = json.loads(done.stdout.decode("utf-8").strip().splitlines()[-1])
     except (ValueError, IndexError):
@@ -107,10 +101,6 @@ def _unless_given(arguments: list[str], option: str, value: Path) -> list[str]:
     return [] if given else [option, str(value)]
 
 
-def _python(module: str, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", module, *arguments]
-
-
 def _pass_on(module: str, arguments: list[str]) -> None:
     """Run it on this terminal and end with its status."""
-    raise typer.Exit(subprocess.run(_python(module, *arguments), check=False).returncode)  # noqa: S603
+    raise typer.Exit(children.run_on_terminal(children.command(module, *arguments), children.environment()))

@@ -7,18 +7,12 @@ mark's networks, and neither a loaded model nor a worker.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import subprocess
-import sys
 import tempfile
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
-import platformdirs
 from starlette.types import ASGIApp
 
 from app.deployments import Deployment
@@ -27,14 +21,13 @@ from app.routes.common import Call, find_deployment
 from app.routes.doc import answers, array, form, integer, number, obj, stated, text
 from app.routes.forms import parse_form
 from app.routes.operations import FORM, Operation
+from app.serving.detector import DetectorChild, detector_child, marking
+from backends import children
 from backends.interface import Failed, Samples
-from backends.weights import model_folder
 
 RATE = 44_100  # Hz, what the mark's networks hear
 LONGEST_SECONDS = 600.0  # of an upload
 _PATIENCE_SECONDS = 300.0
-_ROOT = Path(__file__).resolve().parents[2]
-_MODULE = "backends.csm.detect"
 
 
 async def detect(call: Call) -> ASGIApp:
@@ -50,7 +43,7 @@ async def detect(call: Call) -> ASGIApp:
     samples = folder / "samples.npy"
     await asyncio.to_thread(_save, samples, decoded.samples)
     with call.stage("model"):
-        found = await _run(_command(call, deployment, samples))
+        found = await _run(detector_child(deployment, call.gateway.settings.models_dir, samples, rate=RATE))
     return call.json({**found, "duration": round(decoded.duration, 3)})
 
 
@@ -71,40 +64,13 @@ def _marking(call: Call, model: str | None) -> Deployment:
     raise ModelUnavailable("No deployment of this server marks its speech.", should_retry=False)
 
 
-def marking(deployments: Iterable[Deployment], models_dir: Path) -> list[Deployment]:
-    """Those that mark their speech; if the networks of some are on disk, only these."""
-    found = [d for d in deployments if "watermark_model" in d.options and d.options.get("watermark", True)]
-    return [d for d in found if model_folder(models_dir, str(d.options["watermark_model"])).is_dir()] or found
-
-
-def _command(call: Call, deployment: Deployment, samples: Path) -> list[str]:
-    options = deployment.options
-    user = platformdirs.user_config_dir("speech-gateway", appauthor=False)
-    command = [deployment.python or sys.executable, "-m", _MODULE, str(samples), "--rate", str(RATE), "--user-dir", user]
-    command += ["--models-dir", str(call.gateway.settings.models_dir.resolve()), "--model", str(options["watermark_model"])]
-    if key := options.get("watermark_key"):
-        command += ["--key", str(key)]
-    return [*command, "--statistics", str(options.get("watermark_statistics", "batch"))]
-
-
-async def _run(command: Sequence[str]) -> dict[str, Any]:
+async def _run(child: DetectorChild) -> dict[str, Any]:
     """The detector's document. Raises ApiError; leaves no process behind."""
-    path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH", "")]))
-    environment = {**os.environ, "PYTHONPATH": path, "PYTHONUTF8": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    process = await asyncio.create_subprocess_exec(
-        *command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
-    )
     try:
-        async with asyncio.timeout(_PATIENCE_SECONDS):
-            told, _ = await process.communicate()
+        done = await children.run_async(child.command, child.environment, seconds=_PATIENCE_SECONDS, stdin=child.stdin)
     except TimeoutError:
         raise ServiceUnavailable("The search for the watermark took too long.", should_retry=False) from None
-    finally:
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
-    return _answer(told)
+    return _answer(done.stdout)
 
 
 def _answer(told: bytes) -> dict[str, Any]:

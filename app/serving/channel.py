@@ -7,26 +7,13 @@ worker's stderr in our log, and its certain end. Knows no job and no model.
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from pathlib import Path
-from typing import Any
 
 import structlog
 
-from backends import frames
+from backends import children, frames
 
-_ROOT = Path(__file__).resolve().parents[2]  # holds the `backends` package that every worker interpreter must find
-_THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-)
 _READ_AHEAD = 1 << 20  # bytes buffered from the worker before its pipe is left to fill
 _STDERR_LINE = 1000  # characters of one line of a worker that are logged
 
@@ -34,24 +21,9 @@ _log = structlog.get_logger("worker")
 
 
 def worker_environment(threads: int) -> dict[str, str]:
-    """The environment of a worker: ours, thread counts that libraries read at import, no network, our packages."""
-    path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH", "")]))
-    return {
-        **os.environ,
-        **dict.fromkeys(_THREAD_VARIABLES, str(threads)),
-        "PYTHONPATH": path,
-        "PYTHONUTF8": "1",
-        "PYTHONUNBUFFERED": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "HF_HUB_OFFLINE": "1",  # weights are fetched by `backends.weights` and nobody else
-    }
-
-
-def _process_options() -> dict[str, Any]:
-    """Ctrl+C and Ctrl+Break in the gateway's console must not reach the workers: the gateway drains them."""
-    if sys.platform == "win32":
-        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
-    return {"start_new_session": True}
+    """The environment of a worker. Offline: weights are fetched by `backends.weights` and nobody else."""
+    extra = {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+    return children.environment(threads=threads, offline=True, extra=extra)
 
 
 class Channel:
@@ -64,17 +36,14 @@ class Channel:
     @classmethod
     async def open(cls, name: str, *, python: str = "", threads: int = 1) -> Channel:
         """Start `python -m backends.worker`. Raises OSError if the interpreter cannot be started."""
-        process = await asyncio.create_subprocess_exec(
-            python or sys.executable,
-            "-P",  # a folder named backends in the user's directory must not be taken for ours
-            "-m",
-            "backends.worker",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
+        pipe = asyncio.subprocess.PIPE
+        process = await children.start(
+            children.command("backends.worker", python=python),
+            worker_environment(threads),
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
             limit=_READ_AHEAD,
-            env=worker_environment(threads),
-            **_process_options(),
         )
         return cls(name, process)
 

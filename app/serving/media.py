@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import os
 import shutil
 import subprocess
 import sys
@@ -17,7 +16,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, cast
+from typing import cast
 
 import msgspec
 import numpy as np
@@ -26,15 +25,15 @@ import structlog
 from app.errors import InvalidRequest, Overloaded, ServiceUnavailable
 from app.serving.media_protocol import HEAD, DecodeJob, Decoding, pack
 from app.settings import LimitSettings
+from backends import children
 from backends.interface import Samples
 
 SUPPORTED_FORMATS = "flac, m4a, mp3, mp4, mpeg, mpga, oga, ogg, wav, webm"
 _SLICE = 256 * 1024  # bytes written to the worker at a time, so that an upload is not copied as a whole
 _PIPE_BYTES = 1024 * 1024
 _JOBS_PER_WORKER = 1000  # a worker is replaced after this many, whatever its libraries leaked
-_COMMAND = (sys.executable, "-m", "app.serving.media_worker")
+_COMMAND = children.command("app.serving.media_worker")
 _KILLED = {-9, -15, 1, 9, 15}  # exit codes of a process that somebody ended: by signal, and as Windows reports it
-_ROOT = Path(__file__).resolve().parents[2]
 _LAST_WORDS = 2000  # characters of what a worker said that could not start
 _log = structlog.get_logger("media")
 
@@ -93,14 +92,13 @@ class _Worker:
         if self.pid is None:
             await self.stop()
             self._ready, self._jobs = False, 0
-            self.process = process = await asyncio.create_subprocess_exec(
-                *_COMMAND,
+            self.process = process = await children.start(
+                _COMMAND,
+                children.environment(threads=1, offline=True, secrets=False),  # a decoder needs no configuration and no token
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,  # the worker lets go of it when it is ready
-                env=_child_environment(),
                 limit=4 * _SLICE,
-                **_own_process_group(),
             )
             _widen_pipe(self.process)
             return process
@@ -290,13 +288,6 @@ def _lost(gone: _WorkerGone, param: str) -> InvalidRequest | ServiceUnavailable:
     return InvalidRequest(f"The audio could not be decoded. Supported formats: {SUPPORTED_FORMATS}.", param=param)
 
 
-def _child_environment() -> dict[str, str]:
-    """The decoder sees no configuration and no token, runs one thread, and finds this package wherever it lies."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("SPEECH_GATEWAY_") and "TOKEN" not in k and "KEY" not in k}
-    path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH", "")]))
-    return {**kept, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"}
-
-
 def _widen_pipe(process: asyncio.subprocess.Process) -> None:
     """Room for a whole upload in the pipe: at Linux' usual 64 KiB the event loop wakes 16 times for each megabyte."""
     if sys.platform == "linux":
@@ -306,10 +297,3 @@ def _widen_pipe(process: asyncio.subprocess.Process) -> None:
         if pipe is not None:  # uvloop keeps it to itself
             with contextlib.suppress(OSError):  # an unprivileged user's total is limited; the usual size works too
                 fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-
-
-def _own_process_group() -> dict[str, Any]:
-    """Ctrl+C in the server's console must not kill a decoder whose request is allowed to end."""
-    if sys.platform == "win32":
-        return {"creationflags": subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP}
-    return {"start_new_session": True}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 import structlog
 
 from app.serving.sources import ModelSources
-from backends.devices import probe_environment
+from backends import children
 from backends.weights import Wanted
 
 FIRST_PAUSE = 30.0  # seconds after a failed try; doubles
@@ -71,22 +70,18 @@ class Puller:
             "revision": wanted.revision,
             "models_dir": str(self._models_dir),
         }
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-P", "-m", "backends.weights", json.dumps(order)),
+        process = await children.start(
+            children.command("backends.weights", json.dumps(order)),
+            children.environment(threads=1),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
-            env=probe_environment(),
         )
         try:
             last = await self._follow(process, sources)
             await process.wait()
         finally:
-            if process.returncode is None:
-                with suppress(ProcessLookupError):
-                    process.kill()
-                await process.wait()
+            await children.end(process)
         if "folder" not in last:
             raise PullError(str(last.get("error", f"the pull ended with status {process.returncode}")))
 

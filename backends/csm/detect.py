@@ -54,8 +54,8 @@ def _read(file: Path, rate: int | None) -> tuple[Samples, int]:
 
 
 def _key(arguments: argparse.Namespace) -> tuple[int, ...] | None:
-    if arguments.key:
-        return parse_key(arguments.key)
+    if key := sys.stdin.read().strip() if arguments.key_from_stdin else arguments.key:
+        return parse_key(key)
     kept = arguments.user_dir / KEY_FILE if arguments.user_dir else None
     return read_key(kept) if kept is not None and kept.is_file() else None
 
@@ -68,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--models-dir", type=Path, default=Path("models"))
     parser.add_argument("--user-dir", type=Path, help="where watermark.key lies")
     parser.add_argument("--key", default="", help="ten hex digits to compare with, instead")
+    parser.add_argument("--key-from-stdin", action="store_true", help="read these digits from stdin: others can read commands")
     parser.add_argument("--rate", type=int, help="Hz of samples in .npy")
     parser.add_argument("--statistics", choices=("batch", "running"), default="batch")
     arguments = parser.parse_args(argv)

@@ -10,7 +10,6 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli import cli
-from app.commands import training
 from tests.support.waiting import LIMIT
 
 
@@ -19,10 +18,14 @@ class Programs:
 
     def __init__(self) -> None:
         self.calls: list[list[str]] = []
+        self.stdin: list[bytes] = []
         self.answer = subprocess.CompletedProcess([], 0, b"", b"")
 
-    def run(self, command: list[str], **_: object) -> subprocess.CompletedProcess[bytes]:
-        self.calls.append(command[1:])
+    def run(self, command: list[str], *, env: dict[str, str], **options: object) -> subprocess.CompletedProcess[bytes]:
+        assert command[1] == "-P", "or a file of the working folder is run"
+        assert env["ORT_DISABLE_TELEMETRY"] == "1"
+        self.calls.append(command[2:])
+        self.stdin.append(bytes(options.get("input", b"")))  # type: ignore[call-overload]
         return self.answer
 
 
@@ -34,7 +37,7 @@ def programs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Programs:
         (tmp_path / name / "config.json").touch()
     monkeypatch.chdir(tmp_path)
     stand_in = Programs()
-    monkeypatch.setattr(training.subprocess, "run", stand_in.run)
+    monkeypatch.setattr(subprocess, "run", stand_in.run)
     return stand_in
 
 
@@ -83,6 +86,15 @@ def test_a_detection_in_words_and_as_json(programs: Programs, recording: str, fo
     assert json.loads(invoke("watermark", "detect", recording, "--json").stdout) == found
     assert programs.calls[0][:3] == ["-m", "backends.csm.detect", recording]
     assert "sony/silentcipher" in programs.calls[0]
+
+
+def test_the_key_stands_on_no_command_line(programs: Programs, tmp_path: Path, recording: str) -> None:
+    table = '[deployments.mine]\nbackend = "csm"\nmodel = "./weights"\nwatermark_key = "0011223344"\n'
+    (tmp_path / "gateway.toml").write_text(table, encoding="utf-8")
+    programs.answer = subprocess.CompletedProcess([], 0, b'{"status": "too short"}', b"")
+    assert invoke("watermark", "detect", recording).exit_code == 0
+    assert not [part for part in programs.calls[0] if "0011223344" in part]
+    assert programs.stdin == [b"0011223344"]
 
 
 @pytest.mark.parametrize(
