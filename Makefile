@@ -7,15 +7,16 @@
 #   make test-busy              the tests beside a process per core that computes all the time
 #   make check                  lint and types only
 #   make test-cpu PROFILE=sse42 the models on another processor: avx2, sse42 or arm64
+#   make test-security          only the tests of what nobody may do (part of make test, too)
 #   make bench                  the benchmarks of the embedded engines
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3 || command -v python)
 BOOTSTRAP = $(PYTHON) scripts/bootstrap.py
 
-.PHONY: help serve setup test test-windows-runtime test-cpu check fix docs bench clean test-busy
+.PHONY: help serve setup test test-windows-runtime test-cpu check fix docs bench clean test-busy test-security
 
 help:
-	@sed -n '2,10s/^# \{0,1\}//p' Makefile
+	@sed -n '2,11s/^# \{0,1\}//p' Makefile
 
 serve:
 	@$(BOOTSTRAP) serve --extras "$(EXTRAS)" $(if $(HOST),--host "$(HOST)") $(if $(PORT),--port "$(PORT)") $(if $(CONFIG),--config "$(CONFIG)") -- $(ARGS)
@@ -35,6 +36,9 @@ test-cpu: check-environment
 
 test-busy:
 	@$(BOOTSTRAP) test --busy -- $(ARGS)
+
+test-security: check-environment
+	@.venv/bin/python -P -m pytest -m security $(ARGS)
 
 check:
 	@$(BOOTSTRAP) test --checks-only

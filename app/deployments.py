@@ -5,7 +5,8 @@ Owns the built-in deployments, the merge with the user's, and lookup by name. Kn
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -96,6 +97,8 @@ class Deployments(Mapping[str, Deployment]):
 
     @classmethod
     def _from_settings(cls, settings: Settings) -> Deployments:
+        for kind, names in (("deployments", settings.deployments), ("aliases", settings.aliases)):
+            _check_printable(kind, names)
         builtin = [name for name in BUILTIN if name not in settings.deployments and _is_installed(BUILTIN[name]["backend"])]
         by_name = {name: _build(name, BUILTIN[name], True) for name in builtin}
         by_name |= {name: _build(name, _over_builtin(name, table), False) for name, table in settings.deployments.items()}
@@ -104,6 +107,16 @@ class Deployments(Mapping[str, Deployment]):
         for deployment in linked.values():
             _check_fallbacks(deployment, linked)
         return cls(linked, aliases)
+
+
+_STEERING = ("Cc", "Cs", "Zl", "Zp")  # Unicode's controls, lone surrogates, separators of lines and paragraphs
+
+
+def _check_printable(kind: str, names: Iterable[str]) -> None:
+    """Names stand in the banner and the log, where a control character would steer the terminal."""
+    for name in names:
+        if any(unicodedata.category(character) in _STEERING for character in name):
+            raise ConfigError(f"[{kind}] {name!r}: a name may hold no control character", (kind, name))
 
 
 def _is_installed(backend: str) -> bool:

@@ -22,6 +22,7 @@ from app.routes.table import build_table
 from app.serving.media import MediaPool
 from app.serving.protocol import Pool
 from app.settings import Settings, load_settings
+from app.ui.login import PageLogin
 from app.ui.mount import PATH as PAGE_PATH
 from app.ui.mount import LazyPage
 
@@ -56,7 +57,8 @@ def create_app(settings: Settings | None = None, *, pool: Pool | None = None) ->
     )
     app.state.gateway = gateway
     app.state.page = LazyPage(_page_builder(app, gateway))
-    app.add_middleware(Guard, gateway=gateway, table=build_table(), pages={PAGE_PATH: app.state.page})
+    page = PageLogin(app.state.page, PAGE_PATH, settings.server)
+    app.add_middleware(Guard, gateway=gateway, table=build_table(), pages={PAGE_PATH: page})
     app.add_middleware(OriginGuard, server=settings.server)
     app.add_middleware(Observe, gateway=gateway)
     return app

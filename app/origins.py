@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import Forbidden
 from app.settings import ServerSettings, is_loopback
@@ -34,6 +34,8 @@ _EXPOSED = ", ".join(
         *("x-gateway-queue-ms", "x-gateway-decode-ms", "x-gateway-model-ms", "x-gateway-speech-ms", "x-gateway-encode-ms"),
     ]
 )
+# The second is for browsers that do not know the first.
+_FRAME_HEADERS = [(b"content-security-policy", b"frame-ancestors 'self'"), (b"x-frame-options", b"SAMEORIGIN")]
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
 
@@ -50,6 +52,7 @@ class OriginGuard:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
+        send = _unframed(send)
         headers = Headers(scope=scope)
         host = headers.get("host", "")
         if self._check_host and not self._host_allowed(host):
@@ -88,6 +91,21 @@ class OriginGuard:
             return True
         own = parts.netloc.lower() == host.lower() and parts.scheme in ("http", "https")
         return own or is_loopback(parts.hostname or "")
+
+
+def _unframed(send: Send) -> Send:
+    """Forbid pages of other sites to show ours in a frame, where a visitor's clicks could be caught."""
+
+    async def unframed(message: Message) -> None:
+        if message["type"] == "http.response.start" and _is_page(message):
+            message = {**message, "headers": [*message.get("headers", ()), *_FRAME_HEADERS]}
+        await send(message)
+
+    return unframed
+
+
+def _is_page(message: Message) -> bool:
+    return any(name.lower() == b"content-type" and value.startswith(b"text/html") for name, value in message.get("headers", ()))
 
 
 def _foreign(origin: str) -> Forbidden:

@@ -15,11 +15,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from app.deployments import Deployment
 from app.serving.media import MediaPool
 from app.ui import fragments
 from app.ui.client import Answer, Api, CallFailed
 from app.ui.pictures import waveform_and_mel
+from app.ui.shelf import NotOwnFile, PageFull, Shelf
 from backends.interface import LISTENING_RATE
 
 TRANSCRIPT_FORMATS = ("text", "json", "verbose_json", "srt", "vtt")
@@ -27,15 +30,16 @@ WITH_WORDS = ("text", "verbose_json")  # formats that can be shown together with
 SPEECH_FORMATS = ("wav", "mp3", "opus", "aac", "flac", "pcm")
 TRANSCRIBE, TRANSLATE = "As spoken", "Into English"
 _SUFFIX: Mapping[str, str] = {"text": "txt", "verbose_json": "json"}
+_log = structlog.get_logger("page")
 _PCM_RATE, _PCM_BYTES = 24_000, 2  # of the API's pcm answers, which say neither
 
 
 class Handlers:
     """Every method takes the values of its inputs and gives those of its outputs; None for a field that was never opened."""
 
-    def __init__(self, api: Api, deployments: Mapping[str, Deployment], media: MediaPool, folder: Path) -> None:
-        """folder: where answers lie that can be played and saved."""
-        self._api, self._deployments, self._media, self._folder = api, deployments, media, folder
+    def __init__(self, api: Api, deployments: Mapping[str, Deployment], media: MediaPool, shelf: Shelf) -> None:
+        """shelf: where uploads lie, and answers that can be played and saved."""
+        self._api, self._deployments, self._media, self._shelf = api, deployments, media, shelf
 
     async def transcribe(
         self, key: str, deployment: str, path: str | None, task: str, language: str, prompt: str | None, form: str, words: bool
@@ -46,20 +50,20 @@ class Handlers:
         if task == TRANSCRIBE:
             fields |= {"language": language} | ({"timestamp_granularities[]": "word"} if words else {})
         try:
-            audio = _read(path)
+            audio = await self._read(path)
             answer = await self._api.transcribe(key, deployment, audio, fields, translate=task == TRANSLATE)
+            document = json.loads(answer.body) if fields["response_format"] == "verbose_json" else {}
+            text = document["text"] if form == "text" and document else _readable(answer.body.decode("utf-8"), form)
+            saved = await self._keep(answer, f"transcript.{_SUFFIX.get(form, form)}", text.encode("utf-8"))
         except CallFailed as error:
             return "", fragments.complaint(str(error)), "", None, _nothing_to_save()
-        document = json.loads(answer.body) if fields["response_format"] == "verbose_json" else {}
-        text = document["text"] if form == "text" and document else _readable(answer.body.decode("utf-8"), form)
         picture = await self._picture(audio, document.get("words"))
-        saved = self._keep(answer, f"transcript.{_SUFFIX.get(form, form)}", text.encode("utf-8"))
         return text, fragments.note(answer.headers), fragments.times(document), picture, _to_save(saved)
 
     async def ask(self, key: str, deployment: str, path: str | None, question: str, tokens: float) -> tuple[str, str, Any]:
         """-> answer text, note, picture."""
         try:
-            audio = _read(path)
+            audio = await self._read(path)
             if not question.strip():
                 raise CallFailed("Write a question first.")
             answer = await self._api.ask(key, deployment, audio, question, int(tokens))
@@ -86,16 +90,16 @@ class Handlers:
             if not text.strip():
                 raise CallFailed("Write what is to be said first.")
             if clip and self.clones(deployment):
-                body |= {"reference_audio": base64.b64encode(_read(clip)).decode("ascii")}
+                body |= {"reference_audio": base64.b64encode(await self._read(clip)).decode("ascii")}
                 body |= {"reference_text": clip_text} if clip_text else {}
             if instructions and instructions.strip():
                 body["instructions"] = instructions
             answer = await self._api.speak(key, deployment, body)
+            saved = await self._keep(answer, f"speech.{form}", answer.body)
+            playable = _pcm_as_wav(answer.body) if form == "pcm" else answer.body
+            played = await self._keep(answer, "speech.wav", playable) if form == "pcm" else saved
         except CallFailed as error:
             return None, fragments.complaint(str(error)), None, _nothing_to_save()
-        saved = self._keep(answer, f"speech.{form}", answer.body)
-        playable = _pcm_as_wav(answer.body) if form == "pcm" else answer.body
-        played = self._keep(answer, "speech.wav", playable) if form == "pcm" else saved
         return played, fragments.note(answer.headers), await self._picture(playable), _to_save(saved)
 
     async def voices(self, key: str, deployment: str, chosen: str | None = None) -> tuple[Any, Any]:
@@ -155,12 +159,27 @@ class Handlers:
         known = self._deployments.get(deployment or "")
         return known is not None and "transcription_deployment" in known.options
 
-    def _keep(self, answer: Answer, name: str, content: bytes) -> str:
-        """The content as a file that the page may serve."""
-        folder = self._folder / answer.headers["x-request-id"]
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
-        return str(folder / name)
+    async def _read(self, path: str | None) -> bytes:
+        """What a visitor uploaded. Raises CallFailed, with the same words for whatever else a request may name."""
+        if not path:
+            raise CallFailed("Choose or record some audio first.")
+        try:
+            return await asyncio.to_thread(lambda: self._shelf.own_file(path).read_bytes())
+        except (NotOwnFile, OSError):
+            raise CallFailed("This recording is not on the server, or no longer. Upload it again.") from None
+
+    async def _keep(self, answer: Answer, name: str, content: bytes) -> str:
+        """The content as a file that the page may serve. Raises CallFailed where there is no room for it."""
+        path = self._shelf.folder / answer.headers["x-request-id"] / name
+        try:
+            async with self._shelf.room_for(len(content)):
+                await asyncio.to_thread(_write, path, content)
+        except PageFull as error:
+            raise CallFailed(error.message) from None
+        except OSError as error:
+            _log.error("page.cannot_keep", error=str(error))
+            raise CallFailed("The server could not keep the answer on its disk. Its log has the details.") from None
+        return str(path)
 
     async def _picture(self, audio: bytes, words: list[dict[str, Any]] | None = None) -> Any:
         with await self._media.decode(audio, rate=LISTENING_RATE) as decoded:
@@ -174,10 +193,9 @@ def _label(name: str, state: str) -> str:
     return f"{name} ({fragments.state_text(state)})" if state in fragments.UNUSABLE else name
 
 
-def _read(path: str | None) -> bytes:
-    if not path:
-        raise CallFailed("Choose or record some audio first.")
-    return Path(path).read_bytes()
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
 
 
 def _to_save(path: str) -> Any:

@@ -5,7 +5,7 @@ Owns layout and what is wired to what. The work behind the buttons is in handler
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from app.ui.client import Api
 from app.ui.handlers import SPEECH_FORMATS, TASKS, TRANSCRIBE, TRANSCRIPT_FORMATS, TRANSLATE, WITH_WORDS, Handlers
 from app.ui.mount import PATH
 from app.ui.shelf import Shelf
+from app.ui.uploads import UploadRoom, keep_to_own_files
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -56,10 +57,12 @@ def build_page(
         "head": _HEAD,
         "footer_links": [],
     }
-    shelf = Shelf()
-    blocks = _layout(Handlers(Api(app), deployments, media, shelf.folder), needs_key)
+    shelf = Shelf(upload_bytes=body_bytes)
+    blocks = _layout(Handlers(Api(app), deployments, media, shelf), needs_key)
     host = Host(openapi_url=None, docs_url=None, redoc_url=None, lifespan=lambda _: shelf.tended())
     gr.mount_gradio_app(host, blocks, path=PATH, run_history=False, ssr_mode=False, max_file_size=body_bytes, **look)
+    keep_to_own_files(blocks, shelf)
+    host.add_middleware(UploadRoom, path=PATH, shelf=shelf, body_bytes=body_bytes)
     return host
 
 
@@ -69,13 +72,7 @@ def _layout(handlers: Handlers, needs_key: bool) -> Any:
     with gr.Blocks(title="Speech gateway", analytics_enabled=False) as blocks:
         gr.Markdown(_TITLE, elem_id="title")
         strip = gr.HTML()
-        key = gr.Textbox(
-            "" if needs_key else "local",
-            label="API key",
-            type="password",
-            visible=needs_key,
-            info="One of the server's api_keys.",
-        )
+        key = gr.Textbox("" if needs_key else "local", label="API key", visible=False)  # "": that of the login
         tabs = (_transcribe_tab(handlers, key), _ask_tab(handlers, key), _speak_tab(handlers, key))
         health = _health_tab(handlers, strip)
         quiet = {"show_progress": "hidden"}
@@ -109,7 +106,7 @@ def _transcribe_tab(handlers: Handlers, key: Any) -> _Tab:
             save = gr.DownloadButton("Save", visible=False, size="sm")
             picture = _picture()
     inputs = [key, deployment, audio, task, language, prompt, form, words]
-    ran = button.click(handlers.transcribe, inputs, [text, note, times, picture, save], show_progress_on=[text])
+    ran = button.click(_with_key(handlers.transcribe), inputs, [text, note, times, picture, save], show_progress_on=[text])
     form.change(lambda form: gr.Checkbox(interactive=form in WITH_WORDS), form, words, show_progress="hidden")
     return _Tab(deployment, ran.then)
 
@@ -128,7 +125,8 @@ def _ask_tab(handlers: Handlers, key: Any) -> _Tab:
             text = gr.Textbox(label="Answer", lines=6, buttons=["copy"], elem_id="answer", placeholder=_SOON)
             note = gr.HTML()
             picture = _picture()
-    ran = button.click(handlers.ask, [key, deployment, audio, question, length], [text, note, picture], show_progress_on=[text])
+    inputs = [key, deployment, audio, question, length]
+    ran = button.click(_with_key(handlers.ask), inputs, [text, note, picture], show_progress_on=[text])
     return _Tab(deployment, ran.then)
 
 
@@ -154,10 +152,23 @@ def _speak_tab(handlers: Handlers, key: Any) -> _Tab:
             save = gr.DownloadButton("Save", visible=False, size="sm")
             picture = _picture()
     inputs = [key, deployment, voice, text, instructions, speed, form, clip, clip_text]
-    ran = button.click(handlers.speak, inputs, [spoken, note, picture, save], show_progress_on=[spoken])
-    for happening in (deployment.change, key.change, ran.then):
-        happening(handlers.voices, [key, deployment, voice], [voice, cloning], show_progress="hidden")
+    ran = button.click(_with_key(handlers.speak), inputs, [spoken, note, picture, save], show_progress_on=[spoken])
+    for happening in (deployment.change, ran.then):
+        happening(_with_key(handlers.voices), [key, deployment, voice], [voice, cloning], show_progress="hidden")
     return _Tab(deployment, ran.then)
+
+
+def _with_key(handler: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """The handler with the key that the visitor logged in with, unless the request names another one."""
+    import gradio as gr
+
+    async def called(request: Any, key: str, *values: Any) -> Any:
+        login = request.headers.get("api-key", "") if request is not None else ""
+        return await handler(key or login.encode("latin-1").decode("utf-8", "replace"), *values)
+
+    called.__name__ = handler.__name__  # Gradio calls the route after it
+    called.__annotations__ = {"request": gr.Request}  # by which Gradio knows what to pass
+    return called
 
 
 def _health_tab(handlers: Handlers, strip: Any) -> Any:

@@ -100,3 +100,17 @@ def test_mistakes_name_table_and_key(tables: dict[str, Any], parts: list[str]) -
     told = _mistake(**tables)
     for part in parts:
         assert part in told
+
+
+@pytest.mark.security
+@pytest.mark.parametrize("name", ["a\x1b[2J", "two\nlines", "bell\x07", "\x9b31m", "a\u2028b"])
+def test_a_name_that_would_steer_a_terminal_is_refused(name: str) -> None:
+    for tables in ({"deployments": {name: {"backend": "fake"}}}, {"aliases": {name: "embedded-tts"}}):
+        with pytest.raises(ConfigError, match="control character") as told:
+            Deployments.from_settings(Settings.model_validate(tables))
+        assert str(told.value).isprintable()
+
+
+def test_names_of_other_languages_are_taken() -> None:
+    settings = Settings.model_validate({"deployments": {"\u97f3\u58f0\u3000\u8a8d\u8b58": {"backend": "fake"}}})
+    assert "\u97f3\u58f0\u3000\u8a8d\u8b58" in Deployments.from_settings(settings)

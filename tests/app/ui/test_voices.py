@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,7 +28,7 @@ class Listing:
 
 async def offered(voices: list[str] | None, chosen: str | None = None, **table: Any) -> tuple[list[tuple[str, str]], str | None]:
     settings = Settings.model_validate({"deployments": {"d": {"backend": "llasa", **table}}})
-    handlers = Handlers(Listing(voices), Deployments.from_settings(settings), None, Path())  # type: ignore[arg-type]
+    handlers = Handlers(Listing(voices), Deployments.from_settings(settings), None, None)  # type: ignore[arg-type]
     voice, cloning = await handlers.voices("", "d", chosen)
     assert cloning.visible, "LLASA clones"
     return [tuple(choice) for choice in voice.choices], voice.value

@@ -1,0 +1,55 @@
+"""What stands between the page's visitors and its files: room for an upload, and the page's own files and no others.
+
+Gradio takes any number of uploads, and takes a path or an address in a request for a file to read or to fetch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app.ui.shelf import PageFull, Shelf
+
+
+class UploadRoom:
+    """ASGI app around the page: an upload begins only while there is room for all of it, else it is answered with 507."""
+
+    def __init__(self, app: ASGIApp, path: str, shelf: Shelf, body_bytes: int) -> None:
+        """path: of the page; body_bytes: largest body, which an upload that does not tell its length may have."""
+        self._page, self._shelf, self._body_bytes = app, shelf, body_bytes
+        self._routes = (f"{path}/gradio_api/upload", f"{path}/upload")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"].rstrip("/") not in self._routes:
+            await self._page(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        told = headers.get("content-length", "")
+        size = min(int(told), self._body_bytes) if told.isdecimal() else self._body_bytes
+        visitor = headers.get("api-key") or (scope.get("client") or ("unknown", 0))[0]
+        try:
+            async with self._shelf.room_for(size, visitor):
+                await self._page(scope, receive, send)
+        except PageFull as full:
+            full.headers["connection"] = "close"  # the upload is not read
+            await full.response()(scope, receive, send)
+
+
+def keep_to_own_files(blocks: Any, shelf: Shelf) -> None:
+    """Let a page of Gradio use only the files of the shelf.
+
+    Gradio refuses paths that are no uploads once its page has been launched, which mounting does not set. An address that
+    begins with http it would fetch, and any file it would hash and copy on the event loop.
+    """
+    blocks.has_launched = True
+    for block in blocks.blocks.values():
+        _keep_block(block, shelf)
+
+
+def _keep_block(block: Any, shelf: Shelf) -> None:
+    async def own_file(path: Any) -> str | None:
+        return None if path is None else str(shelf.own_file(str(path)))
+
+    block.async_move_resource_to_block_cache = own_file
