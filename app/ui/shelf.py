@@ -33,6 +33,9 @@ class PageFull(ApiError):
 class NotOwnFile(Exception):
     """A path that is no file of the page's folder; the same whether anything lies there or not."""
 
+    def __init__(self) -> None:
+        super().__init__("This file was not uploaded to this page, or has gone. Upload it again.")
+
 
 class Shelf:
     """A temporary folder that Gradio uses from now on.
