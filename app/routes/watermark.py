@@ -7,7 +7,6 @@ mark's networks, and neither a loaded model nor a worker.
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from app.routes.doc import answers, array, form, integer, number, obj, stated, t
 from app.routes.forms import parse_form
 from app.routes.operations import FORM, Operation
 from app.serving.detector import DetectorChild, detector_child, marking
+from app.temp_folders import TempFolder
 from backends import children
 from backends.interface import Failed, Samples
 
@@ -39,8 +39,7 @@ async def detect(call: Call) -> ASGIApp:
         decoded = await call.gateway.media.decode(upload, rate=RATE, max_seconds=LONGEST_SECONDS)
         call.stack.callback(decoded.close)
     call.drop_body()
-    folder = Path(call.stack.enter_context(tempfile.TemporaryDirectory(prefix="speech-gateway-mark-")))
-    samples = folder / "samples.npy"
+    samples = call.stack.enter_context(TempFolder("mark")).path / "samples.npy"
     await asyncio.to_thread(_save, samples, decoded.samples)
     with call.stage("model"):
         found = await _run(detector_child(deployment, call.gateway.settings.models_dir, samples, rate=RATE))

@@ -1,18 +1,17 @@
 """Untrusted upload bytes to samples, from the gateway's side: a small pool of media worker processes.
 
-Owns the life of those processes, the queue before them, the wall-time limit and the temporary files. Knows no decoder:
-those run only in `media_worker`, so that a crash, a bomb or a kill costs one request. Every route decodes through here.
+Owns the life of those processes, the queue before them, the wall-time limit and the sweep of temporary folders at start.
+Knows no decoder: those run only in `media_worker`, so that a crash, a bomb or a kill costs one request. Every route decodes
+through here.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
-import shutil
 import subprocess
 import sys
-import tempfile
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,8 +22,10 @@ import numpy as np
 import structlog
 
 from app.errors import InvalidRequest, Overloaded, ServiceUnavailable
+from app.serving.media_files import SampleFile, SampleFiles
 from app.serving.media_protocol import HEAD, DecodeJob, Decoding, pack
 from app.settings import LimitSettings
+from app.temp_folders import sweep
 from backends import children
 from backends.interface import Samples
 
@@ -40,7 +41,7 @@ _log = structlog.get_logger("media")
 
 @dataclass(slots=True)
 class Decoded:
-    """Decoded audio. samples: float32 [time], mono, at the wanted rate, read-only (a memory map of `path` for long audio);
+    """Decoded audio. samples: float32 [time], mono, at the wanted rate, read-only (a memory map of `file` for long audio);
     duration: seconds of the source; source_rate, channels, container: what was uploaded. Close it when the job is over."""
 
     samples: Samples
@@ -48,13 +49,14 @@ class Decoded:
     source_rate: int
     channels: int
     container: str
-    path: Path | None = None
+    file: SampleFile | None = None
 
     def close(self) -> None:
         """Delete the file. `samples` must not be used after this."""
-        self.samples = np.zeros(0, np.float32)
-        _forget(self.path)
-        self.path = None
+        self.samples = np.zeros(0, np.float32)  # our map goes before the file, or Windows would keep it
+        file, self.file = self.file, None
+        if file is not None:
+            file.close()
 
     def __enter__(self) -> Decoded:
         return self
@@ -171,30 +173,35 @@ class MediaPool:
         self._workers = [_Worker() for _ in range(workers)]
         self._free: asyncio.LifoQueue[_Worker] = asyncio.LifoQueue()
         self._waiting = 0
-        self._names = itertools.count()
         self._background: set[asyncio.Task[None]] = set()
-        self.folder: Path | None = None
+        self._files: SampleFiles | None = None
 
     @property
     def pids(self) -> list[int]:
         """Process ids of the living workers."""
         return [worker.pid for worker in self._workers if worker.pid is not None]
 
+    @property
+    def folder(self) -> Path | None:
+        """Where files with a name lie while they are in use; None before `start` and after `close`."""
+        return None if self._files is None else self._files.folder
+
     async def start(self) -> None:
-        """Make the folder for long audio and start the workers in the background."""
-        self.folder = Path(tempfile.mkdtemp(prefix="speech-gateway-media-"))
+        """Make the folder for long audio and start the workers in the background; sweep what killed servers left."""
+        self._files = SampleFiles()
+        self._spawn(_sweep())
         for worker in self._workers:
             self._renew(worker)
 
     async def close(self) -> None:
         """End all workers, running ones included, and delete every temporary file."""
-        folder, self.folder = self.folder, None
+        files, self._files = self._files, None
         for task in list(self._background):
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
         await asyncio.gather(*(worker.stop() for worker in self._workers))
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+        if files is not None:
+            files.close()
 
     async def decode(
         self, data: bytes | memoryview, *, rate: int, param: str = "file", max_seconds: float | None = None
@@ -207,30 +214,44 @@ class MediaPool:
         """
         if not data:
             raise InvalidRequest("The audio is empty.", param=param, code="audio_too_short")
-        if self.folder is None:
+        files = self._files
+        if files is None:
             raise ServiceUnavailable("The server is not decoding audio now.", retry_after=5)
-        output = self.folder / f"{next(self._names)}.f32"
         longest = self._limits.audio_seconds if max_seconds is None else min(max_seconds, self._limits.audio_seconds)
-        job = DecodeJob(rate, str(output), longest, self._limits.decoded_bytes, int(self._wall_seconds) + 1)
-        try:
-            answer, payload = await self._on_a_worker(job, data, param)
-            if answer.unexpected:
-                _log.warning("media.unexpected", error=answer.unexpected, bytes=len(data))
-            if answer.problem:
-                raise InvalidRequest(answer.problem.replace("{formats}", SUPPORTED_FORMATS), param=param)
-            return _decoded(answer, payload, output)
-        except InvalidRequest:
-            _forget(output)
-            raise
+        worker = await self._free_worker()
+        file = self._new_file(files, worker)
+        job = DecodeJob(rate, str(file.path), longest, self._limits.decoded_bytes, int(self._wall_seconds) + 1)
+        answer, payload = await self._run(worker, job, data, file, param)
+        if answer.in_file:
+            return _decoded(answer, file.map(answer.count), file)
+        file.close()
+        if answer.unexpected:
+            _log.warning("media.unexpected", error=answer.unexpected, bytes=len(data))
+        if answer.problem:
+            raise InvalidRequest(answer.problem.replace("{formats}", SUPPORTED_FORMATS), param=param)
+        return _decoded(answer, np.frombuffer(payload, np.float32))
 
-    async def _on_a_worker(self, job: DecodeJob, data: bytes | memoryview, param: str) -> tuple[Decoding, bytes]:
+    async def _free_worker(self) -> _Worker:
         if self._waiting >= self._queue:
             raise Overloaded("Too many uploads are waiting to be decoded.", retry_after=2)
         self._waiting += 1
         try:
-            worker = await self._free.get()
+            return await self._free.get()
         finally:
             self._waiting -= 1
+
+    def _new_file(self, files: SampleFiles, worker: _Worker) -> SampleFile:
+        try:
+            return files.new()
+        except OSError as error:
+            self._free.put_nowait(worker)
+            _log.error("media.no_file", error=str(error))
+            raise ServiceUnavailable("There is no room for decoded audio. The server's log has the details.") from None
+
+    async def _run(
+        self, worker: _Worker, job: DecodeJob, data: bytes | memoryview, file: SampleFile, param: str
+    ) -> tuple[Decoding, bytes]:
+        """Let the worker decode. A job that does not end by itself takes its file and the worker's process with it."""
         done = False
         try:
             async with asyncio.timeout(self._wall_seconds):
@@ -245,36 +266,37 @@ class MediaPool:
             if done and not worker.spent:
                 self._free.put_nowait(worker)
             else:  # a worker whose job did not end by itself may be in any state
-                self._renew(worker, None if done else Path(job.output))
+                self._renew(worker, None if done else file)
 
-    def _renew(self, worker: _Worker, leftover: Path | None = None) -> None:
+    def _renew(self, worker: _Worker, leftover: SampleFile | None = None) -> None:
         """Replace the process of `worker` in the background, then let the next request have it."""
-        task = asyncio.create_task(self._replace(worker, leftover))
+        self._spawn(self._replace(worker, leftover))
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    async def _replace(self, worker: _Worker, leftover: Path | None) -> None:
-        await worker.stop()
-        _forget(leftover)
-        if self.folder is not None:
+    async def _replace(self, worker: _Worker, leftover: SampleFile | None) -> None:
+        try:
+            await worker.stop()
+        finally:
+            if leftover is not None:
+                leftover.close()
+        if self._files is not None:
             with contextlib.suppress(OSError):  # no process now: the next request tries again and reports it
                 await worker.start()
             self._free.put_nowait(worker)
 
 
-def _forget(path: Path | None) -> None:
-    """Delete a temporary file. On Windows a map that somebody still holds keeps it; then it goes with the pool's folder."""
-    if path is not None:
-        with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
+def _decoded(answer: Decoding, samples: Samples, file: SampleFile | None = None) -> Decoded:
+    return Decoded(samples, answer.duration, answer.source_rate, answer.channels, answer.container, file)
 
 
-def _decoded(answer: Decoding, payload: bytes, output: Path) -> Decoded:
-    source = (answer.duration, answer.source_rate, answer.channels, answer.container)
-    if not answer.in_file:
-        return Decoded(np.frombuffer(payload, np.float32), *source)
-    samples = np.memmap(output, np.float32, mode="r", shape=(answer.count,))
-    return Decoded(samples, *source, path=output)
+async def _sweep() -> None:
+    """In a thread, because what a killed server left may be gigabytes."""
+    if swept := await asyncio.to_thread(sweep):
+        _log.info("media.swept", folders=len(swept))
 
 
 def _lost(gone: _WorkerGone, param: str) -> InvalidRequest | ServiceUnavailable:

@@ -9,13 +9,13 @@ import asyncio
 import contextlib
 import os
 import shutil
-import tempfile
 import time
 from collections import deque
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 from app.errors import ApiError
+from app.temp_folders import TempFolder
 
 KEPT_SECONDS = 3600.0  # a page that is left open longer has to upload again
 MOST_BYTES = 1 << 30  # of all files
@@ -44,7 +44,8 @@ class Shelf:
     """
 
     def __init__(self, most_bytes: int = MOST_BYTES, upload_bytes: int = 0) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="speech-gateway-page-")).resolve()
+        self._owned = TempFolder("page")
+        self.folder = self._owned.path.resolve()
         self._most_bytes, self._upload_bytes = most_bytes, upload_bytes
         self._uploads: deque[tuple[float, str, int]] = deque()  # when, whose, bytes; oldest first
         self._coming = 0  # bytes of uploads that are under way
@@ -103,7 +104,7 @@ class Shelf:
         finally:
             task.cancel()
             os.environ.pop(_VARIABLE, None)
-            await asyncio.to_thread(shutil.rmtree, self.folder, ignore_errors=True)
+            await asyncio.to_thread(self._owned.close)
 
     async def _tend(self) -> None:
         while True:

@@ -14,32 +14,66 @@ import pytest
 from structlog.testing import capture_logs
 
 from app.errors import ApiError, InvalidRequest, Overloaded, ServiceUnavailable
+from app.serving import media_files
 from app.serving.media import MediaPool
+from app.serving.media_files import SampleFile, SampleFiles
 from app.settings import LimitSettings
+from backends import frames
 from tests.support.audio_files import by_av, by_soundfile, tone
 
 LIMITS = LimitSettings.model_validate({"audio_seconds": 3600, "decoded_bytes": 1 << 30})
 WAV = by_soundfile(tone(24_000, 1.0), 24_000, "WAV", "PCM_16")
+ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="open files without a name, reached through /proc")
 # Eight minutes: long enough to be caught in the middle.
 SLOW = by_soundfile(np.tile(tone(48_000, 10.0), (48, 1)), 48_000, "FLAC", "PCM_16")
 
 
-@pytest.fixture
-async def pool() -> AsyncIterator[MediaPool]:
+NAMELESS = [pytest.param(False, id="named"), pytest.param(True, id="nameless", marks=ON_LINUX)]
+
+
+@pytest.fixture(params=NAMELESS)
+async def pool(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[MediaPool]:
+    """With files as Linux has them, and as every other system has them."""
+    monkeypatch.setattr(media_files, "_can_be_nameless", lambda: request.param)
     pool = MediaPool(LIMITS, workers=1, queue=2, wall_seconds=60)
     await pool.start()
     yield pool
     await pool.close()
 
 
+def recorded_files(pool: MediaPool, monkeypatch: pytest.MonkeyPatch) -> list[SampleFile]:
+    """Every file that the pool makes from now on."""
+    files = pool._files
+    assert files is not None
+    made: list[SampleFile] = []
+    monkeypatch.setattr(files, "new", lambda: made.append(SampleFiles.new(files)) or made[-1])  # type: ignore[func-returns-value]
+    return made
+
+
 async def started_slow(pool: MediaPool) -> asyncio.Task[object]:
     """A decoding that is under way: its worker has begun to write samples."""
     await pool.decode(WAV, rate=16_000)
-    task: asyncio.Task[object] = asyncio.create_task(pool.decode(SLOW, rate=16_000))
-    while not (pool.folder and list(pool.folder.iterdir())):
-        await asyncio.sleep(0.01)
-        assert not task.done()
+    with pytest.MonkeyPatch.context() as patch:
+        made = recorded_files(pool, patch)
+        task: asyncio.Task[object] = asyncio.create_task(pool.decode(SLOW, rate=16_000))
+        while not (made and size(made[0].path)):
+            await asyncio.sleep(0.01)
+            assert not task.done()
     return task
+
+
+def size(path: Path) -> int:
+    """Bytes, 0 for no file. Works for a descriptor's path as well."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def open_samples() -> list[Path]:
+    """The decoded audio without a name that this process has open."""
+    links = [link for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    return [link for link in links if str(link.readlink()).endswith(".f32 (deleted)")]
 
 
 async def test_short_audio_comes_back_without_a_file(pool: MediaPool) -> None:
@@ -47,14 +81,14 @@ async def test_short_audio_comes_back_without_a_file(pool: MediaPool) -> None:
         assert decoded.samples.dtype == np.float32
         assert decoded.samples.shape == (16_000,)
         assert (decoded.duration, decoded.source_rate, decoded.channels, decoded.container) == (1.0, 24_000, 1, "wav")
-        assert decoded.path is None
+        assert decoded.file is None
 
 
 async def test_long_audio_is_a_map_of_a_file_that_goes_with_it(pool: MediaPool) -> None:
     mp4 = by_av(tone(44_100, 60.0), 44_100, "mp4", "aac")
     with await pool.decode(mp4, rate=16_000) as decoded:
-        path = decoded.path
-        assert path is not None
+        assert decoded.file is not None
+        path = decoded.file.path
         assert path.stat().st_size == 4 * len(decoded.samples)
         assert isinstance(decoded.samples, np.memmap)
         assert not decoded.samples.flags.writeable
@@ -203,23 +237,57 @@ async def test_memory_is_limited(pool: MediaPool) -> None:
     assert address_space_limit(pid) < 8 << 30
 
 
+@ON_LINUX
+async def test_on_linux_long_audio_has_no_name_yet_another_process_can_map_it() -> None:
+    """So nothing is left, however this process ends."""
+    pool = MediaPool(LIMITS, workers=1)
+    await pool.start()
+    with await pool.decode(SLOW, rate=8_000) as decoded:
+        assert pool.folder is not None
+        assert not list(pool.folder.iterdir())
+        wire = frames._pack_array(decoded.samples[8_000:16_000])
+        code = "import sys, numpy as np; a = np.memmap(sys.argv[1], np.float32, 'r', int(sys.argv[2]), (8000,)); print(a.sum())"
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", code, wire["path"], str(wire["offset"]), stdout=asyncio.subprocess.PIPE
+        )
+        said, _ = await child.communicate()
+        assert float(said) == pytest.approx(float(decoded.samples[8_000:16_000].sum()), abs=1e-3)
+        assert len(open_samples()) == 2, "ours, and the map's own"
+    assert not open_samples()
+    await pool.close()
+
+
+@ON_LINUX
+async def test_a_late_reader_does_not_meet_another_jobs_audio() -> None:
+    """A worker may open a path just after its job was cancelled."""
+    pool = MediaPool(LIMITS, workers=1)
+    await pool.start()
+    paths = set()
+    for _ in range(3):
+        with await pool.decode(SLOW, rate=8_000) as decoded:
+            assert decoded.file is not None
+            paths.add(decoded.file.path)
+    await pool.close()
+    assert len(paths) == 3
+
+
 async def test_a_disk_without_room_is_not_the_files_fault(pool: MediaPool, tmp_path: Path) -> None:
-    kept, pool.folder = pool.folder, tmp_path / "gone"
-    with pytest.raises(ServiceUnavailable):
-        await pool.decode(SLOW, rate=16_000)
-    pool.folder = kept
+    assert pool._files is not None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pool._files._owned, "path", tmp_path / "gone")
+        with pytest.raises(ServiceUnavailable):
+            await pool.decode(SLOW, rate=16_000)
     assert (await pool.decode(WAV, rate=16_000)).duration == 1.0
 
 
-async def test_closing_ends_processes_and_deletes_files() -> None:
-    pool = MediaPool(LIMITS, workers=2)
-    await pool.start()
-    await pool.decode(SLOW, rate=8_000)
+async def test_closing_ends_processes_and_deletes_files(pool: MediaPool) -> None:
+    decoded = await pool.decode(SLOW, rate=8_000)
     folder, pids = pool.folder, pool.pids
     assert folder is not None
-    assert list(folder.iterdir())
+    assert decoded.file is not None
+    assert size(decoded.file.path)
     await pool.close()
-    assert not folder.exists()
+    assert not folder.parent.exists()
     assert not any(psutil.pid_exists(pid) for pid in pids)
     with pytest.raises(ServiceUnavailable):
         await pool.decode(WAV, rate=16_000)
