@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from backends import dxgi
+
 # CPU flags with which bfloat16 products are computed and not emulated.
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 _NO_LIMIT = 1 << 60  # cgroup files hold huge numbers for "no limit"
@@ -231,7 +233,7 @@ def _onnx_providers() -> tuple[str, ...]:
 
 
 def _directml_devices(notes: dict[str, str]) -> list[Device]:
-    """Adapters that onnxruntime or torch-directml can drive; Windows tells their names and memory."""
+    """Adapters that onnxruntime or torch-directml can drive; DXGI tells which there are, their names and memory."""
     if platform.system() != "Windows":
         notes["directml"] = "DirectML exists on Windows only"
         return []
@@ -244,30 +246,28 @@ def _directml_devices(notes: dict[str, str]) -> list[Device]:
     if not with_onnx and not names:
         notes["directml"] = "neither onnxruntime-directml nor torch-directml is installed"
         return []
-    libraries = (*(("torch",) if names else ()), *(("onnxruntime",) if with_onnx else ()))
-    adapters = _windows_adapters()
-    names = names or list(adapters)[:1] or ["DirectX 12 GPU"]
-    known = [(name, *adapters.get(name, (0, ""))) for name in names]
-    return [
-        Device(f"directml:{i}", "directml", name, memory, memory, ("float32", "float16"), libraries, driver)
-        for i, (name, memory, driver) in enumerate(known)
-    ]
+    try:
+        adapters = dxgi.adapters()
+    except OSError as error:
+        notes["directml"] = f"DirectX 12 cannot be asked for its adapters: {error}"
+        return []
+    if not adapters:
+        notes["directml"] = "Windows lists no adapter, apart from software, that DirectX 12 can use"
+    if with_onnx:
+        return [_directml_device(adapter.number, adapter, _libraries_of(adapter, names)) for adapter in adapters]
+    by_name = {adapter.name: adapter for adapter in adapters}
+    return [_directml_device(i, by_name[name], ("torch",)) for i, name in enumerate(names) if name in by_name]
 
 
-def _windows_adapters() -> dict[str, tuple[int, str]]:
-    """Name -> dedicated memory and driver version of the display adapters, as the registry lists them."""
-    adapters: dict[str, tuple[int, str]] = {}
-    if sys.platform == "win32":
-        import winreg
+def _libraries_of(adapter: dxgi.Adapter, torch_names: list[str]) -> tuple[str, ...]:
+    """torch-directml counts adapters in an order of its own; a number means one device only where both agree."""
+    with_torch = torch_names[adapter.number : adapter.number + 1] == [adapter.name]
+    return ("torch", "onnxruntime") if with_torch else ("onnxruntime",)
 
-        path = r"SYSTEM\CurrentControlSet\Control\Class\{4d36e968-e325-11ce-bfc1-08002be10318}"
-        for number in range(16):
-            try:
-                with winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, rf"{path}\{number:04}") as key:
-                    name = str(winreg.QueryValueEx(key, "DriverDesc")[0])
-                    driver = str(winreg.QueryValueEx(key, "DriverVersion")[0])
-                    memory = winreg.QueryValueEx(key, "HardwareInformation.qwMemorySize")[0]
-            except OSError:  # no such adapter, or one without memory of its own
-                continue
-            adapters[name] = (int(memory), driver)
-    return adapters
+
+def _directml_device(number: int, adapter: dxgi.Adapter, libraries: tuple[str, ...]) -> Device:
+    """An adapter without memory of its own takes the system's, of which no more is free than the system has."""
+    shared = adapter.shared if adapter.unified else 0
+    total, free = adapter.dedicated + shared, adapter.dedicated + min(shared, _memory()[1])
+    dtypes = ("float32", "float16")
+    return Device(f"directml:{number}", "directml", adapter.name, total, free, dtypes, libraries, adapter.driver)

@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import types
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from backends.devices import (
     parse_bytes,
     resolve_dtype,
 )
+from backends.dxgi import Adapter
 from backends.interface import ModelUnavailable, Placement
 from backends.inventory import Device, Inventory, cpu_device, physical_cores, probe
 from backends.registry import BackendInfo, backend_info
@@ -303,21 +305,69 @@ def test_without_torch_the_probe_says_so(monkeypatch: pytest.MonkeyPatch) -> Non
     assert dict(probe().notes)["cuda"] == "torch is not installed"
 
 
-def test_directml_on_windows(monkeypatch: pytest.MonkeyPatch, with_torch: Any) -> None:
-    with_torch(None, "2.13.0+cpu")
-    monkeypatch.setattr(inventory.platform, "system", lambda: "Windows")
-    monkeypatch.setattr(inventory, "_windows_adapters", lambda: {"Radeon": (8 * GIB, "31.0")})
-    found = probe()
-    assert "neither onnxruntime-directml nor torch-directml" in dict(found.notes)["directml"]
-    monkeypatch.setattr(inventory, "_onnx_providers", lambda: ("DmlExecutionProvider",))
-    (dml, _) = probe().devices
-    assert (dml.id, dml.name, dml.memory_total, dml.libraries, dml.driver) == (
+RADEON = Adapter(0, "Radeon 780M", GIB // 2, 12 * GIB, True, "32.0.11.12")
+GEFORCE = Adapter(2, "GeForce", 8 * GIB, 16 * GIB, False)
+
+
+@pytest.fixture
+def windows(monkeypatch: pytest.MonkeyPatch, with_torch: Any) -> Callable[..., None]:
+    """Call it with the adapters that DXGI shall list, and what can drive them."""
+
+    def windows(*adapters: Adapter, onnx: bool = True, torch: Sequence[str] = ()) -> None:
+        with_torch(None, "2.13.0+cpu")
+        real = importlib.import_module
+        dml = types.SimpleNamespace(device_count=lambda: len(torch), device_name=lambda i: torch[i] + "\0")
+        monkeypatch.setattr(importlib, "import_module", lambda name: dml if name == "torch_directml" and torch else real(name))
+        monkeypatch.setattr(inventory.platform, "system", lambda: "Windows")
+        monkeypatch.setattr(inventory, "_memory", lambda: (32 * GIB, 10 * GIB))
+        monkeypatch.setattr(inventory, "_onnx_providers", lambda: ("DmlExecutionProvider",) if onnx else ())
+        monkeypatch.setattr(inventory.dxgi, "adapters", lambda: list(adapters))
+
+    return windows
+
+
+def test_directml_needs_a_library(windows: Callable[..., None]) -> None:
+    windows(RADEON, onnx=False)
+    assert "neither onnxruntime-directml nor torch-directml" in dict(probe().notes)["directml"]
+
+
+def test_directml_devices_are_dxgis_adapters_with_their_numbers(windows: Callable[..., None]) -> None:
+    windows(RADEON, GEFORCE)
+    radeon, geforce, _ = probe().devices
+    assert (radeon.id, radeon.name, radeon.libraries, radeon.driver) == (
         "directml:0",
-        "Radeon",
-        8 * GIB,
+        "Radeon 780M",
         ("onnxruntime",),
-        "31.0",
+        "32.0.11.12",
     )
+    assert (radeon.memory_total, radeon.memory_free) == (GIB // 2 + 12 * GIB, GIB // 2 + 10 * GIB), "the system's memory, too"
+    assert (geforce.id, geforce.memory_total, geforce.memory_free) == ("directml:2", 8 * GIB, 8 * GIB), "its own memory only"
+
+
+def test_without_an_adapter_there_is_no_directml(windows: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    windows()
+    assert [device.id for device in probe().devices] == ["cpu"]
+    assert "no adapter" in dict(probe().notes)["directml"]
+
+    def refuses() -> list[Adapter]:
+        raise OSError("no DirectX 12 here")
+
+    monkeypatch.setattr(inventory.dxgi, "adapters", refuses)
+    assert [device.id for device in probe().devices] == ["cpu"]
+    assert "no DirectX 12 here" in dict(probe().notes)["directml"]
+
+
+def test_torch_and_onnx_share_a_device_only_where_they_mean_the_same(windows: Callable[..., None]) -> None:
+    second = Adapter(1, "GeForce", 8 * GIB, 0, False)
+    windows(RADEON, second, torch=["Radeon 780M", "GeForce"])
+    assert [device.libraries for device in probe().devices[:-1]] == [("torch", "onnxruntime")] * 2
+    windows(RADEON, second, torch=["GeForce", "Radeon 780M"])
+    assert [device.libraries for device in probe().devices[:-1]] == [("onnxruntime",)] * 2
+    windows(RADEON, second, onnx=False, torch=["GeForce", "Radeon 780M"])
+    assert [(device.id, device.name) for device in probe().devices[:-1]] == [
+        ("directml:0", "GeForce"),
+        ("directml:1", "Radeon 780M"),
+    ]
 
 
 def test_torch_directml_that_cannot_load_its_library_is_no_crash(monkeypatch: pytest.MonkeyPatch, with_torch: Any) -> None:
