@@ -137,15 +137,24 @@ def _wait_until_ready(process: subprocess.Popen[bytes], client: Client) -> None:
 def _stop(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is not None:
         return
-    if sys.platform == "win32":
-        os.kill(process.pid, signal.CTRL_BREAK_EVENT)
-    else:
-        process.terminate()
+    _ask_to_end(process)
     try:
         process.wait(_STOP_SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+def _ask_to_end(process: subprocess.Popen[bytes]) -> None:
+    """By the signal after which a server lets running requests end."""
+    if sys.platform == "win32":
+        try:
+            os.kill(process.pid, signal.CTRL_BREAK_EVENT)
+        except (OSError, SystemError):  # no console to send it through; Python 3.11 turns that into a SystemError
+            messages().print("No console to ask the temporary server through; it was ended at once.")
+            process.terminate()
+    else:
+        process.terminate()
 
 
 def _free_port() -> int:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import email
 import email.policy
+import signal
 import socket
+import subprocess
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -86,3 +90,22 @@ def test_a_temporary_server_that_cannot_start_says_why(tmp_path: Path) -> None:
     (tmp_path / "gateway.toml").write_text("[server]\nport = 9\n[deployments.x]\nbackend = 'y'\n", encoding="utf-8")
     with pytest.raises(CallFailed, match="backend"), connection.connected("", ""):
         pass
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pretends to be there")
+@pytest.mark.parametrize("error", [OSError(6, "The handle is invalid"), SystemError("returned a result with an exception set")])
+def test_without_a_console_the_temporary_server_is_ended_at_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    """Windows has no Ctrl+Break without a console, say in a service or a scheduled task."""
+
+    def no_console(pid: int, sent: int) -> None:
+        raise error
+
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as process:
+        monkeypatch.setattr(signal, "CTRL_BREAK_EVENT", 1, raising=False)
+        monkeypatch.setattr(connection, "os", types.SimpleNamespace(kill=no_console))
+        monkeypatch.setattr(connection, "sys", types.SimpleNamespace(platform="win32"))
+        connection._ask_to_end(process)
+        assert process.wait(60) != 0
+    assert "ended at once" in capsys.readouterr().err
