@@ -1,4 +1,5 @@
 """Runs the app under uvicorn with our signals: the first drains while still answering, the second ends at once.
+A closed terminal or console drains as well.
 
 Owns the listening socket, the timeouts and the exit code. Knows no route.
 """
@@ -17,10 +18,12 @@ import structlog
 import uvicorn
 
 from app.banner import banner
+from app.console_events import shutdown_on_close
 from app.main import drain
 from app.protocol import GatewayProtocol
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
     from types import FrameType
 
     from fastapi import FastAPI
@@ -69,8 +72,19 @@ class GatewayServer(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Signal handler: only flags are set here; the loop sees them at its next tick."""
         if self._asked:
-            self.force_exit = self.should_exit = True
+            self._cut()
+        self._ask()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        with super().capture_signals(), shutdown_on_close(self._ask, self._cut):
+            yield
+
+    def _ask(self) -> None:
         self._asked = True
+
+    def _cut(self) -> None:
+        self.force_exit = self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -99,8 +113,8 @@ class GatewayServer(uvicorn.Server):
         with contextlib.suppress(TimeoutError):  # answers that are still being written
             await asyncio.wait_for(self._gateway.idle.wait(), max(0.0, ends - time.monotonic()))
         self.cut = not clean or self._gateway.in_flight > 0
-        log.info("drained", cut=self.cut)
         self.should_exit = True
+        log.info("drained", cut=self.cut)
 
 
 def _config(app: FastAPI) -> uvicorn.Config:

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +23,7 @@ from app.banner import banner
 from app.deployments import Deployments
 from app.main import create_app
 from tests.support.fake_pool import FakePool
+from tests.support.recordings import wav_of
 from tests.support.running import fake_settings, wait_until_live
 from tests.support.waiting import LIMIT, wait_until
 
@@ -53,19 +54,24 @@ class Process:
 
 
 @contextmanager
-def started(tmp_path: Path, more: str = "") -> Iterator[Process]:
-    """A server with one fake deployment, "slow", that needs 6 s per request."""
+def started(tmp_path: Path, more: str = "", before: str = "", launcher: Sequence[str] = ()) -> Iterator[Process]:
+    """A server with one fake deployment, "slow", that needs 6 s per request; its temporary folder is tmp_path / "temp".
+
+    before: code that its process runs first; launcher: a program that starts it.
+    """
     config = tmp_path / "gateway.toml"
+    temp = tmp_path / "temp"
+    temp.mkdir(exist_ok=True)
     tables = '[deployments.slow]\nbackend = "fake"\ndelay = 0.3\nsteps = 20\npreload = true\n' + more
     config.write_text(f"offline = true\n[server]\nport = 0\ndrain_seconds = 200\n{tables}", encoding="utf-8")
     popen = subprocess.Popen(
-        [sys.executable, "-c", RUN, str(config)],
+        [*launcher, sys.executable, "-c", before + RUN, str(config)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
         encoding="utf-8",
-        env=os.environ | {"PYTHONIOENCODING": "utf-8"},
+        env=os.environ | {"PYTHONIOENCODING": "utf-8", "TMPDIR": str(temp), "TEMP": str(temp), "TMP": str(temp)},
         creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
     )
     process = Process(popen)
@@ -97,11 +103,11 @@ def _in_flight(server: Process) -> int:
 @pytest.mark.slow
 def test_a_signal_drains_while_health_still_answers(tmp_path: Path, wav: bytes) -> None:
     with started(tmp_path) as server, ThreadPoolExecutor() as threads:
-        wait_until(lambda: httpx.get(f"{server.url}/health/ready").status_code == 200)
+        waitwait_until(lambda: httpx.get(f"{server.url}/health/ready").status_code == 200)
         running = threads.submit(server.transcribe, wav)
-        wait_until(lambda: _in_flight(server) == 1)
+        waitwait_until(lambda: _in_flight(server) == 1)
         server.stop()
-        wait_until(lambda: httpx.get(f"{server.url}/health/ready").status_code == 503)
+        waitwait_until(lambda: httpx.get(f"{server.url}/health/ready").status_code == 503)
         refused = server.transcribe(wav)
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
         assert running.result(LIMIT).status_code == 200
@@ -114,14 +120,83 @@ def test_a_drain_that_runs_out_of_time_says_so_by_its_exit_code(tmp_path: Path, 
     with started(tmp_path, more) as server, ThreadPoolExecutor() as threads:
         path = f"{server.url}/v1/audio/transcriptions"
         running = threads.submit(httpx.post, path, headers=KEY, data={"model": "stuck"}, files={"file": wav}, timeout=LIMIT)
-        wait_until(lambda: _in_flight(server) == 1)
+        waitwait_until(lambda: _in_flight(server) == 1)
         server.stop()
-        wait_until(lambda: httpx.get(f"{server.url}/health/live").status_code == 200)
-        wait_until(lambda: httpx.get(f"{server.url}/health/ready").status_code == 503)
+        waitwait_until(lambda: httpx.get(f"{server.url}/health/live").status_code == 200)
+        waitwait_until(lambda: httpx.get(f"{server.url}/health/ready").status_code == 503)
         server.stop()
         assert server.popen.wait(LIMIT) == 4
         with pytest.raises(httpx.HTTPError):
             running.result(LIMIT).raise_for_status()
+
+
+WITH_NAMES = "from app.serving import media_files; media_files._can_be_nameless = lambda: False; "
+FILES = [pytest.param(WITH_NAMES, id="named"), pytest.param("", id="as-the-system-can")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("before", FILES)
+def test_what_a_killed_server_left_goes_when_the_next_one_starts(tmp_path: Path, before: str) -> None:
+    temp = tmp_path / "temp"
+    with started(tmp_path, before=before) as server, ThreadPoolExecutor() as threads:
+        lost = threads.submit(server.transcribe, wav_of(60))
+        wait_until(lambda: _in_flight(server) == 1)
+        if before:
+            wait_until(lambda: list(temp.rglob("*.f32")))
+        server.popen.kill()
+        server.popen.wait(LIMIT)
+        with pytest.raises(httpx.HTTPError):
+            lost.result(LIMIT)
+    left = set(temp.iterdir())
+    assert left
+    assert sys.platform != "linux" or before or not list(temp.rglob("*.f32")), "no audio is left even until then"
+    with started(tmp_path):
+        wait_until(lambda: not left & set(temp.iterdir()))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize("before", FILES)
+def test_a_hangup_drains_and_leaves_nothing(tmp_path: Path, before: str) -> None:
+    with started(tmp_path, before=before) as server, ThreadPoolExecutor() as threads:
+        running = threads.submit(server.transcribe, wav_of(60))
+        wait_until(lambda: _in_flight(server) == 1)
+        for _ in range(2):  # a closed terminal's shell sends one, the system another
+            server.popen.send_signal(signal.SIGHUP)
+            wait_until(lambda: httpx.get(f"{server.url}/health/ready").status_code == 503)
+        assert running.result(LIMIT).status_code == 200
+        assert server.popen.wait(LIMIT) == 0
+    assert not list((tmp_path / "temp").iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="terminals")
+def test_a_closed_terminal_ends_the_server_cleanly(tmp_path: Path, wav: bytes) -> None:
+    """The real thing: the system sends the signal, and what the server still wants to say has nowhere to go."""
+    import pty
+
+    ours, theirs = pty.openpty()
+    name = os.ttyname(theirs)
+    # Opening a terminal makes it the controlling one of a session that has none.
+    before = f"import os; os.setsid(); t = os.open({name!r}, os.O_RDWR); os.dup2(t, 2); "
+    with started(tmp_path, before=before) as server, ThreadPoolExecutor() as threads:
+        os.close(theirs)
+        running = threads.submit(server.transcribe, wav)
+        wait_until(lambda: _in_flight(server) == 1)
+        os.close(ours)
+        assert running.result(LIMIT).status_code == 200
+        assert server.popen.wait(LIMIT) == 0
+    assert not list((tmp_path / "temp").iterdir())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_nohup_keeps_a_server_alive(tmp_path: Path) -> None:
+    with started(tmp_path, launcher=["nohup"]) as server:
+        server.popen.send_signal(signal.SIGHUP)
+        wait_until(lambda: httpx.get(f"{server.url}/health/ready").status_code == 200)
+        assert server.popen.poll() is None
+        server.stop()
+        assert server.popen.wait(LIMIT) == 0
 
 
 def test_a_port_that_is_taken_is_a_clear_failure(tmp_path: Path) -> None:
