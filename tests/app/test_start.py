@@ -103,11 +103,11 @@ def _in_flight(server: Process) -> int:
 @pytest.mark.slow
 def test_a_signal_drains_while_health_still_answers(tmp_path: Path, wav: bytes) -> None:
     with started(tmp_path) as server, ThreadPoolExecutor() as threads:
-        waitwait_until(lambda: httpx.get(f"{server.url}/health/ready").status_code == 200)
+        wait_until(lambda: httpx.get(f"{server.url}/health/ready").status_code == 200)
         running = threads.submit(server.transcribe, wav)
-        waitwait_until(lambda: _in_flight(server) == 1)
+        wait_until(lambda: _in_flight(server) == 1)
         server.stop()
-        waitwait_until(lambda: httpx.get(f"{server.url}/health/ready").status_code == 503)
+        wait_until(lambda: httpx.get(f"{server.url}/health/ready").status_code == 503)
         refused = server.transcribe(wav)
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
         assert running.result(LIMIT).status_code == 200
@@ -120,10 +120,10 @@ def test_a_drain_that_runs_out_of_time_says_so_by_its_exit_code(tmp_path: Path, 
     with started(tmp_path, more) as server, ThreadPoolExecutor() as threads:
         path = f"{server.url}/v1/audio/transcriptions"
         running = threads.submit(httpx.post, path, headers=KEY, data={"model": "stuck"}, files={"file": wav}, timeout=LIMIT)
-        waitwait_until(lambda: _in_flight(server) == 1)
+        wait_until(lambda: _in_flight(server) == 1)
         server.stop()
-        waitwait_until(lambda: httpx.get(f"{server.url}/health/live").status_code == 200)
-        waitwait_until(lambda: httpx.get(f"{server.url}/health/ready").status_code == 503)
+        wait_until(lambda: httpx.get(f"{server.url}/health/live").status_code == 200)
+        wait_until(lambda: httpx.get(f"{server.url}/health/ready").status_code == 503)
         server.stop()
         assert server.popen.wait(LIMIT) == 4
         with pytest.raises(httpx.HTTPError):
