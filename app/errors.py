@@ -20,6 +20,13 @@ INVALID_REQUEST = "invalid_request_error"
 SERVER_ERROR = "server_error"
 # The Python SDK gives up at a longer retry-after; the Node SDK then uses its own delay.
 LONGEST_RETRY_SECONDS = 120.0
+# Characters of a text that an answer or the log repeats: what a client or a file wrote may be megabytes.
+LONGEST_MESSAGE = 2000
+
+
+def shortened(text: str) -> str:
+    """The text as far as it is worth reading."""
+    return text if len(text) <= LONGEST_MESSAGE else f"{text[:LONGEST_MESSAGE]}... ({len(text)} characters)"
 
 
 class ApiError(Exception):
@@ -46,8 +53,8 @@ class ApiError(Exception):
         inner: dict[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(message)
-        self.message, self.param, self.inner, self.should_retry = message, param, inner, should_retry
+        super().__init__(shortened(message))
+        self.message, self.param, self.inner, self.should_retry = shortened(message), param, inner, should_retry
         self.retry_after = self.default_retry if retry_after is None else retry_after
         self.headers = dict(headers or {})
         if code is not None:
@@ -177,6 +184,14 @@ class ModelUnavailable(ServiceUnavailable):
     """The deployment exists but cannot run now; the message says what is missing and which command cures it."""
 
     code = "ModelUnavailable"
+    default_retry = 30.0
+
+
+class StorageFull(ServiceUnavailable):
+    """The disk has no room for what the request needs (507, RFC 4918 11.5)."""
+
+    status = 507
+    code = "insufficient_storage"
     default_retry = 30.0
 
 

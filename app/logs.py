@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from app.errors import shortened
 from app.settings import LogSettings
 
 _SHARED: tuple[Callable[..., Any], ...] = (
@@ -27,7 +28,7 @@ def configure(settings: LogSettings) -> None:
     renderer = _renderer(settings.format)
     level = getattr(logging, settings.level.upper())
     structlog.configure(
-        processors=[*_SHARED, _without_secrets, structlog.processors.format_exc_info, renderer],
+        processors=[*_SHARED, _without_secrets, _shortened, structlog.processors.format_exc_info, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
@@ -54,6 +55,14 @@ def _renderer(form: str) -> Callable[..., Any]:
 
 def _to_json(event: Any, **_: Any) -> str:
     return msgspec.json.encode(event, enc_hook=str).decode("utf-8")
+
+
+def _shortened(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Values that clients, models or files chose may be of any length; a line of the log is not."""
+    for name, value in event.items():
+        if isinstance(value, str):
+            event[name] = shortened(value)
+    return event
 
 
 def _without_secrets(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -13,6 +13,7 @@ from app.routes.inline_audio import audio_bytes
 
 AUDIO_FORMATS = ("wav", "mp3", "flac", "ogg", "opus", "oga", "m4a", "mp4", "mpeg", "mpga", "aac", "webm")
 MOST_MESSAGES = 1000
+MOST_CHARACTERS = 262_144  # of all texts together: more than any context here holds, and read in no time
 PARAM = "messages"
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
@@ -42,6 +43,13 @@ def read_messages(value: object, spoken: Callable[[str], str | None]) -> tuple[S
     if len(value) > MOST_MESSAGES:
         raise InvalidRequest(f"There are {len(value)} messages; at most {MOST_MESSAGES} are allowed.", param=PARAM)
     messages = tuple(_message(message, f"messages[{number}]", spoken) for number, message in enumerate(value))
+    characters = sum(len(part) for message in messages for part in message.parts if isinstance(part, str))
+    if characters > MOST_CHARACTERS:
+        raise InvalidRequest(
+            f"The messages hold {characters} characters of text; at most {MOST_CHARACTERS} are allowed.",
+            param=PARAM,
+            code="string_above_max_length",
+        )
     if not any(message.role == "user" and message.parts for message in messages):
         raise InvalidRequest("The messages hold no question: there is no user message with text or audio.", param=PARAM)
     return messages

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import msgspec
 from starlette.types import ASGIApp
 
 from app.errors import InvalidRequest, MissingParameter
@@ -20,6 +19,7 @@ from app.routes.chat_shapes import usage_document
 from app.routes.chat_wish import ChatWish, read_chat
 from app.routes.common import Call
 from app.routes.forms import Form, parse_form
+from app.routes.json_text import decode
 from app.routes.operations import FORM, Operation
 
 TEXT_TYPE = "text/plain; charset=utf-8"
@@ -76,8 +76,8 @@ def _with_file(wish: ChatWish, form: Form, question: str) -> ChatWish:
 def _value(text: str) -> Any:
     """A JSON number, boolean or null; any other text is itself."""
     try:
-        value = msgspec.json.decode(text.strip())
-    except (msgspec.DecodeError, RecursionError):
+        value = decode(text.strip())
+    except ValueError:
         return text
     return value if value is None or isinstance(value, bool | int | float) else text
 

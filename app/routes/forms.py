@@ -12,11 +12,14 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
-import msgspec
-
 from app.errors import BrokenBody, InvalidRequest, MissingParameter
+from app.routes.json_text import NAME_CHARACTERS, decode
 
-_HEADER_BYTES = 16 * 1024  # of one part; real ones have a few hundred
+_HEADER_BYTES = 4 * 1024  # of one part: a file name of 255 characters, percent-encoded, and the rest
+TEXT_BYTES = 64 * 1024  # of one text field
+ALL_TEXT_BYTES = 1024 * 1024  # of a form's text fields together
+# Text fields that may hold audio in base64: only the whole body and the readers of audio bound them.
+_AUDIO_FIELDS = ("reference_audio", "known_speaker_references", "context")
 _BOUNDARY = re.compile(r'boundary=(?:"([^"]+)"|([^;,\s]+))', re.IGNORECASE)
 _DISPOSITION = re.compile(rb"^content-disposition[ \t]*:(.*)$", re.IGNORECASE | re.MULTILINE)
 _PARAMETER = re.compile(r';\s*([a-z]+\*?)\s*=\s*(?:"((?:\\.|[^"\\])*)"|([^;\s]*))', re.IGNORECASE)
@@ -34,10 +37,23 @@ class UploadedFile:
 
 @dataclass(slots=True)
 class Form:
-    """Text fields in the order sent, and files by name."""
+    """Text fields in the order sent, and files by name. text_bytes: of all text fields that hold no audio."""
 
     texts: list[tuple[str, str]] = field(default_factory=list)
     files: dict[str, UploadedFile] = field(default_factory=dict)
+    text_bytes: int = 0
+
+    def count_text(self, name: str, size: int) -> None:
+        """Raises InvalidRequest for a text field that is too long, or one too many."""
+        if name.partition("[")[0] in _AUDIO_FIELDS:
+            return
+        self.text_bytes += size
+        if size > TEXT_BYTES:
+            raise InvalidRequest(
+                f"{name} has {size} bytes; a text field may have {TEXT_BYTES}.", param=name, code="string_above_max_length"
+            )
+        if self.text_bytes > ALL_TEXT_BYTES:
+            raise InvalidRequest(f"The text fields of a form may have {ALL_TEXT_BYTES} bytes together.", param=name)
 
     def text(self, name: str) -> str | None:
         """The last value of a field; None if it is unset or empty."""
@@ -79,13 +95,13 @@ class Form:
     def flag(self, name: str) -> bool:
         value = (self.text(name) or "false").lower()
         if value not in (*_TRUE, *_FALSE):
-            raise InvalidRequest(f"{name} must be true or false, not {value!r}.", param=name)
+            raise InvalidRequest(f"{name} must be true or false, not {value[:40]!r}.", param=name)
         return value in _TRUE
 
     def choice(self, name: str, choices: tuple[str, ...], default: str) -> str:
         value = self.text(name) or default
         if value not in choices:
-            raise InvalidRequest(f"{name} must be one of {', '.join(choices)}, not {value!r}.", param=name)
+            raise InvalidRequest(f"{name} must be one of {', '.join(choices)}, not {value[:40]!r}.", param=name)
         return value
 
     def file(self, name: str) -> UploadedFile:
@@ -155,12 +171,15 @@ def _after_delimiter(body: bytes, start: int, delimiter: bytes) -> int | None:
 def _take_part(form: Form, body: bytes, start: int, end: int) -> None:
     blank = body.find(b"\r\n\r\n", start - 2, min(end, start + _HEADER_BYTES))
     if blank < 0:
-        raise BrokenBody("A multipart part has no headers, or too many.")
+        raise BrokenBody(f"A multipart part has no headers, or more than {_HEADER_BYTES} bytes of them.")
     name, filename = _names(body[start:blank])
+    if len(name) > NAME_CHARACTERS:
+        raise InvalidRequest(f"The name of a form field has {len(name)} characters; at most {NAME_CHARACTERS} are allowed.")
     content = blank + 4
     if filename is not None:
         form.files[name] = UploadedFile(filename, memoryview(body)[content:end])
         return
+    form.count_text(name, end - content)
     try:
         form.texts.append((name, body[content:end].decode("utf-8")))
     except UnicodeDecodeError:
@@ -199,8 +218,8 @@ def _array(value: str) -> list[str]:
 
 def _decoded(value: str) -> Any:
     try:
-        return msgspec.json.decode(value)
-    except (msgspec.DecodeError, RecursionError):
+        return decode(value)
+    except ValueError:
         return None
 
 

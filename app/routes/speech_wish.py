@@ -11,12 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
-
 from app.errors import InvalidRequest, MissingParameter
 from app.routes.common import Call
 from app.routes.forms import Form, checked_number, parse_form
 from app.routes.inline_audio import audio_bytes
+from app.routes.json_text import NAME_CHARACTERS, decode
 from app.routes.operations import FORM
 from app.writers.audio import MEDIA_TYPES
 
@@ -114,6 +113,12 @@ def voice_name(voice: object, param: str) -> str:
         raise MissingParameter("You must provide a voice.", param=param)
     if not isinstance(voice, str):
         raise InvalidRequest('The voice must be a name or an object {"id": NAME}.', param=param)
+    if len(voice) > NAME_CHARACTERS:
+        raise InvalidRequest(
+            f"The voice has {len(voice)} characters; at most {NAME_CHARACTERS} are allowed.",
+            param=param,
+            code="string_above_max_length",
+        )
     return voice
 
 
@@ -212,6 +217,6 @@ def _with_upload(fields: dict[str, Any], form: Form) -> dict[str, Any]:
 
 def _json_text(value: str, name: str) -> Any:
     try:
-        return msgspec.json.decode(value)
-    except (msgspec.DecodeError, RecursionError):
+        return decode(value)
+    except ValueError:
         raise InvalidRequest(f"{name} is not valid JSON.", param=name) from None
