@@ -18,6 +18,8 @@ from app.routes.operations import Scheme
 from app.settings import ServerSettings
 
 _KEY_HEADERS = ("api-key", "ocp-apim-subscription-key")
+# Any of them shows that the connection's other end is not who asks. A proxy that sends none cannot be told from a client.
+_PROXY_HEADERS = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
 _CHALLENGE = {"www-authenticate": 'Bearer realm="speech-gateway"'}
 _HINT = "Send one in the api-key header or as Authorization: Bearer KEY."
 
@@ -27,6 +29,7 @@ class Keyring:
 
     def __init__(self, server: ServerSettings) -> None:
         self._digests = [(_digest(key.key.get_secret_value().encode()), key.name) for key in server.api_keys]
+        self._digests += [(bytes.fromhex(key.sha256), name) for name, key in server.keys.items()]
         self._admin = _digest(server.admin_key.get_secret_value().encode()) if server.admin_key else None
 
     def owner(self, headers: Headers, query: QueryParams, scheme: Scheme) -> str:
@@ -43,6 +46,8 @@ class Keyring:
     def admit_admin(self, headers: Headers, query: QueryParams, client: str) -> None:
         """Control routes: the admin key, or without one configured any client on this machine. Raises Forbidden."""
         if self._admin is None:
+            if any(name in headers for name in _PROXY_HEADERS):
+                raise Forbidden("Control routes answer through a proxy only when server.admin_key is set.")
             if not _is_local(client):
                 raise Forbidden("Control routes answer other machines only when server.admin_key is set.")
         elif not any(hmac.compare_digest(_digest(key), self._admin) for key in _keys(headers, query)):

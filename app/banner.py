@@ -24,7 +24,7 @@ def banner(app: FastAPI, port: int | None = None) -> str:
     lines = [
         f"Speech gateway {VERSION} at http://{_address(server.host)}:{port or server.port}  "
         "(/docs describes it, /health shows its state, /ui is a page to try it)",
-        _keys(len(server.api_keys), server.host),
+        _keys(len(server.api_keys) + len(server.keys), server.host),
         "",
     ]
     statuses = gateway.pool.status()

@@ -13,6 +13,7 @@ from app.commands.bench import bench
 from app.commands.calls import ask, speak, transcribe
 from app.commands.console import FAILED, forget_output, messages, output, use_utf8
 from app.commands.doctor import doctor
+from app.commands.keys import keys
 from app.commands.server import serve
 from app.commands.training import PASS_ON, dataset, finetune, watermark
 from app.commands.weights import models, pull
@@ -47,6 +48,7 @@ for command in (serve, pull, models, doctor, transcribe, speak, ask, bench):
 cli.command(context_settings=PASS_ON)(finetune)
 cli.add_typer(dataset, name="dataset")
 cli.add_typer(watermark, name="watermark")
+cli.add_typer(keys, name="key")
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from app.middleware import Guard, Observe
 from app.origins import OriginGuard
 from app.routes.common import Gateway
 from app.routes.table import build_table
-from app.serving.media import MediaPool
+from app.serving.fair_media import FairMediaPool
 from app.serving.protocol import Pool
 from app.settings import Settings, load_settings
 from app.ui.login import PageLogin
@@ -45,7 +45,7 @@ def create_app(settings: Settings | None = None, *, pool: Pool | None = None) ->
         settings,
         deployments,
         pool or _worker_pool(settings, deployments, metrics),
-        MediaPool(settings.limits),
+        FairMediaPool(settings.limits, fair=settings.server.several_owners),
         metrics,
     )
     app = FastAPI(
@@ -100,7 +100,7 @@ def _page_builder(app: FastAPI, gateway: Gateway) -> Callable[[], FastAPI]:
     def build() -> FastAPI:
         from app.ui.page import build_page
 
-        needs_key, body_bytes = bool(gateway.settings.server.api_keys), gateway.settings.limits.body_bytes
+        needs_key, body_bytes = gateway.settings.server.needs_key, gateway.settings.limits.body_bytes
         return build_page(app, gateway.deployments, gateway.media, needs_key=needs_key, body_bytes=body_bytes)
 
     return build

@@ -30,9 +30,13 @@ from app.errors import (
     from_http_exception,
     internal_error,
 )
+from app.key_limits import KeyUsage
 from app.routes.common import Call, Gateway, find_deployment, header_text
-from app.routes.operations import Match, Operation, Table
-from app.upload import Bodies, ClientGone, Share, Upload, capped, never
+from app.routes.operations import WORK_QUERY, Match, Operation, Table, is_set
+from app.serving.fair_media import current_owner
+from app.serving.shares import FairShares
+from app.settings import Settings
+from app.upload import ClientGone, Share, Upload, capped, never
 from app.versions import check_api_version
 
 log = structlog.get_logger("gateway")
@@ -133,7 +137,10 @@ class Guard:
     def __init__(self, app: ASGIApp, gateway: Gateway, table: Table, pages: Mapping[str, ASGIApp]) -> None:
         self.app, self.gateway, self.table, self.pages = app, gateway, table, pages
         self._keyring = Keyring(gateway.settings.server)
-        self._bodies = Bodies(gateway.settings.limits.body_memory)
+        self._usage = KeyUsage.of(gateway.settings.server)
+        self._bodies = _bodies(gateway.settings)
+        server = gateway.settings.server
+        self._told_by_address = server.several_owners and not server.needs_key  # any key is accepted: they tell nobody apart
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -158,11 +165,12 @@ class Guard:
             try:
                 match, operation = self._route(scope)
                 visit.route, visit.quiet = operation.path, operation.access == "public"
-                if not self._is_open(operation):
+                if not self._is_open(operation, QueryParams(scope["query_string"])):
                     stack.enter_context(self.gateway.request())
                 call = self._call(scope, headers, match, operation, stack)
                 visit.owner, visit.deployment = call.owner, call.target or ""
-                share = Share(self._bodies)
+                current_owner.set(call.client)
+                share = Share(self._bodies, call.client)
                 call.body, call.body_dropped = await self._read(upload, share), share.give_back
                 stack.callback(share.give_back)
             except ApiError as error:
@@ -185,9 +193,10 @@ class Guard:
 
     def _call(self, scope: Scope, headers: Headers, match: Match, operation: Operation, stack: contextlib.AsyncExitStack) -> Call:
         query = QueryParams(scope["query_string"])
-        owner = ""
-        if not self._is_open(operation):
-            owner = self._admit(operation, match, headers, query, (scope.get("client") or ("", 0))[0])
+        owner, client = "", (scope.get("client") or ("", 0))[0]
+        if not self._is_open(operation, query):
+            owner = scope["gateway.visit"].owner = self._admit(operation, match, headers, query, client)
+            stack.enter_context(self._within_limits(owner))
         check_api_version(match.scheme, query.get("api-version"), self.gateway.settings.server.api_versions)
         if match.deployment is not None:
             find_deployment(self.gateway.deployments, match.deployment, match.scheme)
@@ -198,6 +207,7 @@ class Guard:
             scheme=match.scheme,
             request_id=scope["gateway.visit"].request_id,
             owner=owner,
+            client=client if self._told_by_address else owner,
             headers=headers,
             query=query,
             stack=stack,
@@ -205,9 +215,23 @@ class Guard:
             parameter=match.parameter,
         )
 
-    def _is_open(self, operation: Operation) -> bool:
-        """No key is needed."""
-        return operation.access == "public" or (operation.access == "listing" and self.gateway.settings.server.open_listings)
+    def _is_open(self, operation: Operation, query: QueryParams) -> bool:
+        """No key is needed. What is public stays so with any key accepted, even where it does work: nobody is kept out."""
+        server = self.gateway.settings.server
+        if operation.access == "public":
+            return not (server.needs_key and operation.path == "health" and is_set(query.get(WORK_QUERY)))
+        return operation.access == "listing" and server.open_listings
+
+    @contextlib.contextmanager
+    def _within_limits(self, owner: str) -> Iterator[None]:
+        """Count the request among those of its key. Raises Overloaded."""
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(self._usage.request(owner))
+            except Overloaded:
+                self.gateway.metrics.refused_total.labels("key_limit").inc()
+                raise
+            yield
 
     def _admit(self, operation: Operation, match: Match, headers: Headers, query: QueryParams, client: str) -> str:
         owner = self._keyring.owner(headers, query, match.scheme)
@@ -239,6 +263,13 @@ class Guard:
             raise
         finally:
             watch.end()
+
+
+def _bodies(settings: Settings) -> FairShares:
+    """The memory for bodies. Where several owners share it, half of it is kept for those that hold less than one body."""
+    limits = settings.limits
+    reserve = limits.body_memory // 2 if settings.server.several_owners else 0
+    return FairShares(limits.body_memory, reserve=reserve, floor=limits.body_bytes)
 
 
 class _Watch:

@@ -10,16 +10,19 @@ import ipaddress
 import socket
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, QueryParams
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import Forbidden
+from app.routes.operations import WORK_QUERY
 from app.settings import ServerSettings, is_loopback
 
 # Names that no public DNS server can point here, or that only the vendor can.
 _SAFE_SUFFIXES = (
     ".localhost",
+    ".local",  # multicast DNS, RFC 6762
+    ".home.arpa",  # home networks, RFC 8375
     ".internal",
     ".openai.azure.com",
     ".services.ai.azure.com",
@@ -44,7 +47,7 @@ class OriginGuard:
 
     def __init__(self, app: ASGIApp, server: ServerSettings) -> None:
         self.app = app
-        self._check_host = is_loopback(server.host)
+        self._check_host = is_loopback(server.host) or not server.needs_key  # a key is what a rebinding page lacks
         self._hosts = {host.lower() for host in server.allowed_hosts} | {socket.gethostname().lower()}
         self._origins = {origin.rstrip("/").lower() for origin in server.cors_origins}
 
@@ -61,6 +64,8 @@ class OriginGuard:
                 code="host_not_allowed",
             )
         origin = headers.get("origin")
+        if origin is None:
+            self._check_site(scope, headers)
         if origin is None or scope["type"] == "websocket":
             await self.app(scope, receive, send)
         else:
@@ -68,7 +73,7 @@ class OriginGuard:
 
     async def _from_page(self, origin: str, host: str, headers: Headers, scope: Scope, receive: Receive, send: Send) -> None:
         allowed = self._origin_allowed(origin, host)
-        if not allowed and scope["method"] not in _SAFE_METHODS:
+        if not allowed and _does_work(scope):
             raise _foreign(origin)
         if scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
             if not allowed:
@@ -79,6 +84,16 @@ class OriginGuard:
         if allowed:
             scope["gateway.cors"] = _cors_headers(origin)  # added by whoever writes the answer's headers, errors included
         await self.app(scope, receive, send)
+
+    def _check_site(self, scope: Scope, headers: Headers) -> None:
+        """A foreign page's request without an Origin: an image, a script, fetch in the mode no-cors. Raises Forbidden.
+
+        Whoever follows a link from another site to a page of ours may see it.
+        """
+        if headers.get("sec-fetch-site") != "cross-site" or "*" in self._origins:
+            return
+        if headers.get("sec-fetch-mode") != "navigate" or _does_work(scope):
+            raise _foreign("other sites")
 
     def _host_allowed(self, host: str) -> bool:
         """IP addresses, single-label names and the safe suffixes: a rebinding page has none of them."""
@@ -106,6 +121,13 @@ def _unframed(send: Send) -> Send:
 
 def _is_page(message: Message) -> bool:
     return any(name.lower() == b"content-type" and value.startswith(b"text/html") for name, value in message.get("headers", ()))
+
+
+def _does_work(scope: Scope) -> bool:
+    """More than telling what is known."""
+    if scope["type"] == "http" and scope["method"] not in _SAFE_METHODS:
+        return True
+    return WORK_QUERY in QueryParams(scope["query_string"])
 
 
 def _foreign(origin: str) -> Forbidden:

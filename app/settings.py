@@ -43,20 +43,37 @@ class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class ApiKey(_Table):
+class KeyLimits(_Table):
+    """What one key may ask for."""
+
+    requests_per_minute: int = Field(default=0, ge=0, description="Most requests of this key in a minute (429); 0 = any number.")
+    concurrent: int = Field(default=0, ge=0, description="Most requests of this key at the same time (429); 0 = any number.")
+
+
+class ApiKey(KeyLimits):
     """One accepted key and the name under which logs mention it."""
 
     name: str
     key: SecretStr = Field(min_length=1)
 
 
+class HashedKey(KeyLimits):
+    """One accepted key of which only the digest is kept; its name is the table's."""
+
+    sha256: str = Field(pattern="^[0-9a-fA-F]{64}$", description="SHA-256 of the key in hexadecimal digits.")
+
+
 class ServerSettings(_Table):
     host: str = Field(
-        default="127.0.0.1", description="Address to listen on; beyond loopback it needs api_keys or open_to_network."
+        default="127.0.0.1", description="Address to listen on; beyond loopback it needs api_keys, keys or open_to_network."
     )
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     api_keys: list[ApiKey] = Field(
         default_factory=list[ApiKey], description="Accepted keys; empty: any non-empty key is accepted."
+    )
+    keys: dict[str, HashedKey] = Field(
+        default_factory=dict[str, HashedKey],
+        description="Further accepted keys by name, as digests; `speech-gateway key new NAME` makes one.",
     )
     open_to_network: bool = Field(default=False, description="Listen beyond loopback although any key is accepted.")
     admin_key: SecretStr | None = Field(
@@ -66,7 +83,7 @@ class ServerSettings(_Table):
     api_versions: list[str] = Field(default_factory=list[str], description="Further api-version values to accept.")
     allowed_hosts: list[str] = Field(
         default_factory=list[str],
-        description="Further Host names to answer to when listening on loopback (a guard against DNS rebinding).",
+        description="Further Host names to answer to where no key is needed or only this machine is listened to (DNS rebinding).",
     )
     cors_origins: list[str] = Field(
         default_factory=list[str], description='Web pages that may call the API, such as "https://chat.example"; "*" = all.'
@@ -75,13 +92,30 @@ class ServerSettings(_Table):
         default=False, description="Answer /audio/models and /audio/voices without a key, as Open WebUI asks for them."
     )
 
+    @property
+    def several_owners(self) -> bool:
+        """Whether more than one client can be told apart: by keys, or by addresses where any key is accepted."""
+        return len(self.api_keys) + len(self.keys) > 1 if self.needs_key else not is_loopback(self.host)
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether only certain keys are accepted."""
+        return bool(self.api_keys or self.keys)
+
     @model_validator(mode="after")
     def _keys_beyond_loopback(self) -> Self:
-        if not (is_loopback(self.host) or self.api_keys or self.open_to_network):
+        if not (is_loopback(self.host) or self.needs_key or self.open_to_network):
             raise ValueError(
                 f"host {self.host!r} can be reached from other machines, but any key would be accepted; "
                 "set api_keys, or open_to_network = true if that is meant"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _names_once(self) -> Self:
+        names = [*(key.name for key in self.api_keys), *self.keys]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"there is more than one key named {', '.join(twice)}")
         return self
 
 
@@ -96,6 +130,9 @@ class LimitSettings(_Table):
     )
     upload_seconds: float = Field(default=120.0, gt=0, description="Longest time an upload may take, seconds (408).")
     form_fields: int = Field(default=1000, gt=0, description="Most fields of one form (400).")
+    load_timeout: float = Field(
+        default=600.0, gt=0, description="Longest time that the load of a model may take without progress, seconds (503)."
+    )
     queue_seconds: float = Field(default=120.0, gt=0, description="Longest predicted wait that is accepted, seconds (429).")
     queue_jobs: int = Field(default=64, gt=0, description="Most requests waiting for one deployment (429).")
 

@@ -11,41 +11,38 @@ import contextlib
 from starlette.types import Message, Receive
 
 from app.errors import Overloaded, RequestTimeout, TooLarge
+from app.serving.shares import FairShares
 
 DRAIN_BYTES = 32 * 1024 * 1024  # of a refused body that are still read, so that the client sees the answer
 DRAIN_SECONDS = 10.0
+# A body must come at this rate on average, bytes per second, once the first seconds are over: a phone at the edge of its
+# network sends several thousand. Whoever sends a byte now and then only keeps memory from others.
+LEAST_RATE = 1000
+FIRST_SECONDS = 20.0
 
 
 class ClientGone(Exception):
     """The client closed its connection before the answer was complete."""
 
 
-class Bodies:
-    """How many bytes all requests' bodies together hold in memory, and how many they may."""
-
-    __slots__ = ("cap", "held")
-
-    def __init__(self, cap: int) -> None:
-        self.cap, self.held = cap, 0
-
-
 class Share:
-    """What one request's body holds of it."""
+    """What one request's body holds of the memory for all bodies."""
 
-    __slots__ = ("_bodies", "held")
+    __slots__ = ("_bodies", "_owner", "held")
 
-    def __init__(self, bodies: Bodies) -> None:
-        self._bodies, self.held = bodies, 0
+    def __init__(self, bodies: FairShares, owner: str = "") -> None:
+        self._bodies, self._owner, self.held = bodies, owner, 0
 
     def take(self, size: int) -> None:
-        """Raises Overloaded where the bodies of all requests would hold too much."""
-        if self._bodies.held + size > self._bodies.cap:
+        """Raises Overloaded where the bodies of all requests, or of this owner's, would hold too much."""
+        if not self._bodies.has_room(self._owner, size):
             raise Overloaded(f"The uploads in progress fill the {self._bodies.cap} bytes that they may. Please retry later.")
         self.held += size
-        self._bodies.held += size
+        self._bodies.take(self._owner, size)
 
     def give_back(self) -> None:
-        self._bodies.held -= self.held
+        if self.held:
+            self._bodies.give_back(self._owner, self.held)
         self.held = 0
 
 
@@ -65,7 +62,7 @@ class Upload:
     async def read(self, cap: int, seconds: float, share: Share) -> bytes:
         """The whole body, booked in `share` as it comes.
 
-        Raises TooLarge above `cap` bytes, Overloaded, RequestTimeout after `seconds`, ClientGone.
+        Raises TooLarge above `cap` bytes, Overloaded, RequestTimeout after `seconds` or below the least rate, ClientGone.
         """
         if self._announced > cap:
             raise _too_large(cap, self._announced)
@@ -74,7 +71,9 @@ class Upload:
                 chunks = await self._chunks(cap, share)
         except TimeoutError:
             share.give_back()
-            raise RequestTimeout(f"The upload took longer than {seconds:g} seconds.") from None
+            raise RequestTimeout(
+                f"The upload took longer than {seconds:g} seconds, or came at less than {LEAST_RATE} bytes per second."
+            ) from None
         except BaseException:
             share.give_back()
             raise
@@ -82,8 +81,10 @@ class Upload:
 
     async def _chunks(self, cap: int, share: Share) -> list[bytes]:
         chunks: list[bytes] = []
+        begun = asyncio.get_running_loop().time()
         while not self.complete:
-            chunk = await self._next()
+            async with asyncio.timeout_at(begun + FIRST_SECONDS + self.received / LEAST_RATE):
+                chunk = await self._next()
             if self.received > cap:
                 raise _too_large(cap, self.received)
             share.take(len(chunk))

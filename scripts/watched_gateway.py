@@ -84,7 +84,7 @@ async def _holdings(server: Any, app: Any) -> Holdings:
     return {
         "tasks": dict(Counter(getattr(task.get_coro(), "__qualname__", "?") for task in others)),
         "in_flight": gateway.in_flight,
-        "places": sum(one.places for one in dispatchers.values()),
+        "places": sum(one.places.held for one in dispatchers.values()),
         "queued": sum(len(one._queue) + len(one._requests) for one in dispatchers.values()),
         "active": sum(one.active for one in dispatchers.values()),
         "jobs": sum(len(worker._jobs) for worker in workers.values()),

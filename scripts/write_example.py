@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import inspect
 import json
 import re
@@ -38,10 +39,12 @@ _TABLES: tuple[tuple[str, type[BaseModel]], ...] = (
     ("devices", DeviceSettings),
     ("log", LogSettings),
 )
+_DIGEST = hashlib.sha256(b"change-me-as-well").hexdigest()
 # Shown instead of a default that says nothing.
 EXAMPLES: Mapping[tuple[str, str], str] = {
     ("server", "api_keys"): '[{ name = "laptop", key = "change-me" }]',
     ("server", "admin_key"): '"change-me-too"',
+    ("server", "keys"): f'{{ phone = {{ sha256 = "{_DIGEST}", concurrent = 2 }} }}',
 }
 _KEYS = re.compile(r"(?:^|[;.:] )((?:\w+(?: \([^)]*\))?, )*\w+(?: \([^)]*\))?): ")  # "key, key (remark): "
 _COMMON_IN = "whisper-1"  # the deployment whose table shows the keys that all have

@@ -68,7 +68,7 @@ class Speaker:
 
     async def _run(self, text: str, streaming: bool) -> AsyncIterator[AudioChunk]:
         call, begun = self.call, time.perf_counter()
-        admitted = call.gateway.pool.admit(self.deployment, owner=call.owner, request_id=call.request_id)
+        admitted = call.gateway.pool.admit(self.deployment, owner=call.client, request_id=call.request_id)
         ticket = await call.stack.enter_async_context(admitted)
         if ticket.fallback_from is not None:
             self._note_stand_in(ticket.deployment.name)

@@ -7,7 +7,6 @@ about it. Knows nothing of a particular operation and nothing of sockets: `app/m
 from __future__ import annotations
 
 import asyncio
-import codecs
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import AsyncExitStack, aclosing, contextmanager
@@ -21,10 +20,12 @@ from starlette.types import Receive, Send
 from starlette.types import Scope as AsgiScope
 
 from app.deployments import Deployment, Deployments
-from app.errors import BrokenBody, DeploymentNotFound, InvalidRequest, MissingParameter, ModelNotFound, OperationNotSupported
+from app.errors import DeploymentNotFound, InvalidRequest, MissingParameter, ModelNotFound, OperationNotSupported
 from app.metrics import Metrics
 from app.routes.chat_memory import SpokenAnswers
+from app.routes.json_text import NAME_CHARACTERS, decode_object, named
 from app.routes.operations import JSON, Operation, Scheme
+from app.serving.canaries import Canaries
 from app.serving.protocol import Pool, Run, Ticket
 from app.settings import Settings
 from backends.interface import Done, Request, Task
@@ -45,6 +46,7 @@ class Gateway:
     pool: Pool
     media: MediaPool
     metrics: Metrics
+    canaries: Canaries = field(init=False)
     spoken: SpokenAnswers = field(default_factory=SpokenAnswers)
     started: float = field(default_factory=time.monotonic)
     in_flight: int = 0
@@ -53,6 +55,7 @@ class Gateway:
 
     def __post_init__(self) -> None:
         self.idle.set()
+        self.canaries = Canaries(self.pool)
 
     @contextmanager
     def request(self) -> Iterator[None]:
@@ -73,10 +76,11 @@ class Gateway:
 class Call:
     """One request after the guards let it in.
 
-    request_id: GUID, the same in headers and logs; owner: name of the key, for fairness and logs; target: deployment that
-    the path names; parameter: rest of the path for listings; body: the whole body; body_dropped: called when it is let go;
-    timings: seconds by stage; notes: remarks for the client; ignored: parameters that mean nothing here. What is entered on
-    `stack` is left when the answer is sent, or when the client has gone.
+    request_id: GUID, the same in headers and logs; owner: name of the key, for logs; client: who shares fairly with others,
+    the owner or, where any key is accepted from the network, the client's address; target: deployment that the path names;
+    parameter: rest of the path for listings; body: the whole body; body_dropped: called when it is let go; timings: seconds
+    by stage; notes: remarks for the client; ignored: parameters that mean nothing here. What is entered on `stack` is left
+    when the answer is sent, or when the client has gone.
     """
 
     gateway: Gateway
@@ -87,6 +91,7 @@ class Call:
     headers: Headers
     query: QueryParams
     stack: AsyncExitStack
+    client: str = ""
     target: str | None = None
     parameter: str = ""
     body: bytes = b""
@@ -109,14 +114,8 @@ class Call:
         return self.headers.get("content-type", "")
 
     def json_body(self) -> dict[str, Any]:
-        """The body as a JSON object. Raises BrokenBody."""
-        try:
-            document = msgspec.json.decode(self.body.removeprefix(codecs.BOM_UTF8))
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise BrokenBody(f"The request body is not valid JSON: {error}.") from error
-        if not isinstance(document, dict):
-            raise BrokenBody("The request body must be a JSON object.")
-        return document
+        """The body as a JSON object. Raises BrokenBody or TooLarge."""
+        return decode_object(self.body)
 
     def choose(self, model: object, task: Task) -> Deployment:
         """The deployment for this call: the path's where it names one, else `model` of the body.
@@ -128,6 +127,12 @@ class Call:
             raise MissingParameter("You must provide a model: the name of a deployment.", param="model")
         if not isinstance(name, str):
             raise InvalidRequest("model must be a string.", param="model")
+        if len(name) > NAME_CHARACTERS:
+            raise InvalidRequest(
+                f"model has {len(name)} characters; at most {NAME_CHARACTERS} are allowed.",
+                param="model",
+                code="string_above_max_length",
+            )
         deployment = find_deployment(self.gateway.deployments, name, self.scheme)
         if task not in deployment.tasks:
             raise OperationNotSupported(
@@ -141,7 +146,7 @@ class Call:
     async def admit(self, deployment: Deployment) -> Ticket:
         """A place in the deployment's queue until the answer is sent. Raises Overloaded, Draining, ModelUnavailable."""
         ticket = await self.stack.enter_async_context(
-            self.gateway.pool.admit(deployment, owner=self.owner, request_id=self.request_id)
+            self.gateway.pool.admit(deployment, owner=self.client, request_id=self.request_id)
         )
         self.deployment, self.fallback_from = ticket.deployment, ticket.fallback_from
         return ticket
@@ -184,7 +189,7 @@ class Call:
         if self.notes:
             headers["x-gateway-note"] = header_text("; ".join(self.notes))
         if self.ignored:
-            headers["x-gateway-ignored"] = header_text(", ".join(self.ignored))[:_LONGEST_HEADER]
+            headers["x-gateway-ignored"] = header_text(named(self.ignored))[:_LONGEST_HEADER]
         return headers
 
     def answer(self, content: bytes, media_type: str) -> Response:

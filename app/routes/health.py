@@ -1,6 +1,7 @@
 """How the server is: /health for people, /health/live and /health/ready for supervisors, /metrics for Prometheus.
 
-Liveness never depends on a model; readiness does. None of these needs a key. Also the control routes that load and unload
+Liveness never depends on a model; readiness does. None of these needs a key, but ?deep=1 where keys are set: it makes the
+models work. Also the control routes that load and unload
 a deployment, which need the admin key.
 """
 
@@ -20,7 +21,7 @@ from app.deployments import Deployment
 from app.errors import ApiError, NotFound, UnsupportedValue
 from app.routes.common import Call, Gateway, find_deployment
 from app.routes.doc import answers, array, integer, number, obj, stated, text
-from app.routes.operations import JSON, Operation, Scheme
+from app.routes.operations import JSON, WORK_QUERY, Operation, Scheme, is_set
 from app.serving.protocol import DeploymentStatus
 
 DEEP_SECONDS = 30.0  # a canary that takes longer has failed
@@ -52,7 +53,7 @@ class Controllable(Protocol):
 async def health(call: Call) -> ASGIApp:
     """The whole document; with ?deep=1 every loaded deployment runs its canary first."""
     gateway = call.gateway
-    failures = await _canaries(gateway) if _is_set(call.query.get("deep")) else {}
+    failures = await _canaries(gateway) if is_set(call.query.get(WORK_QUERY)) else {}
     statuses = gateway.pool.status()
     deployments = {name: msgspec.to_builtins(status) for name, status in statuses.items()}
     for name, message in failures.items():
@@ -132,7 +133,7 @@ async def _canaries(gateway: Gateway) -> dict[str, str]:
     """Error by name of the loaded deployments whose canary failed."""
     loaded = [name for name, status in gateway.pool.status().items() if status.state in ("ready", "busy")]
     outcomes = await asyncio.gather(
-        *(gateway.pool.canary(gateway.deployments[name], DEEP_SECONDS) for name in loaded), return_exceptions=True
+        *(gateway.canaries.run(gateway.deployments[name], DEEP_SECONDS) for name in loaded), return_exceptions=True
     )
     failures: dict[str, str] = {}
     for name, outcome in zip(loaded, outcomes, strict=True):
@@ -141,10 +142,6 @@ async def _canaries(gateway: Gateway) -> dict[str, str]:
         elif isinstance(outcome, BaseException):
             raise outcome
     return failures
-
-
-def _is_set(value: str | None) -> bool:
-    return (value or "").lower() in ("1", "true", "yes")
 
 
 _LOCAL = frozenset({Scheme.LOCAL})

@@ -24,6 +24,7 @@ Access = Literal["key", "public", "admin", "listing"]
 Handler = Callable[["Call"], Awaitable[ASGIApp]]
 
 JSON = "application/json"
+WORK_QUERY = "deep"  # set, it makes a public operation (/health) do work: then a key is needed where keys are configured
 FORM = "multipart/form-data"
 
 
@@ -81,6 +82,11 @@ class Match:
     operations: Mapping[str, Operation]
     deployment: str | None = None
     parameter: str = ""
+
+
+def is_set(value: str | None) -> bool:
+    """A query parameter that says yes."""
+    return (value or "").lower() in ("1", "true", "yes")
 
 
 class Table:

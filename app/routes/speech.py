@@ -163,7 +163,7 @@ async def _reference(call: Call, wish: SpeechWish, deployment: Deployment) -> Vo
 async def _transcript(call: Call, name: str, samples: Samples) -> str:
     gateway = call.gateway
     listener = find_deployment(gateway.deployments, name, call.scheme)
-    async with gateway.pool.admit(listener, owner=call.owner, request_id=call.request_id) as ticket:
+    async with gateway.pool.admit(listener, owner=call.client, request_id=call.request_id) as ticket:
         async for event in await ticket.run(TranscriptionRequest(samples)):
             if isinstance(event, Done):
                 return event.text.strip()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -64,11 +64,12 @@ class FairQueue(Generic[T]):
         self._forget(entry.owner)
         return True
 
-    def pop(self, now: float) -> Entry[T]:
-        """The next entry. Raises IndexError if none waits."""
-        if not self._waiting:
-            raise IndexError("the queue is empty")
-        owner = min(self._waiting, key=self._turn)
+    def pop(self, now: float, may_run: Callable[[str], bool] = lambda owner: True) -> Entry[T]:
+        """The next entry of an owner that may run one more. Raises IndexError if there is none."""
+        owners = [owner for owner in self._waiting if may_run(owner)]
+        if not owners:
+            raise IndexError("nobody who may run waits in the queue")
+        owner = min(owners, key=self._turn)
         entry = min(self._waiting[owner], key=lambda e: e.weight(now))
         self._present = self._served[owner]
         self._served[owner] += entry.price

@@ -18,6 +18,7 @@ from app.serving.admission import Entry, FairQueue
 from app.serving.bell import Bell
 from app.serving.pricing import Pricer
 from app.serving.resident import Resident
+from app.serving.shares import FairShares
 from app.serving.worker import Worker, WorkerJob
 from app.settings import LimitSettings
 from backends.frames import FrameError
@@ -32,14 +33,18 @@ class Dispatcher:
     """The way of jobs to one resident model.
 
     places: requests that were admitted and do not run yet; coming: those of them for which the model is loaded before they
-    are in the queue, so that nobody evicts it in between.
+    are in the queue, so that nobody evicts it in between; fair: there are several owners, and none may take all places or slots.
     """
 
-    def __init__(self, resident: Resident, limits: LimitSettings, metrics: Metrics, clock: Callable[[], float]) -> None:
-        self.resident, self._limits, self._metrics, self._clock = resident, limits, metrics, clock
+    def __init__(
+        self, resident: Resident, limits: LimitSettings, metrics: Metrics, clock: Callable[[], float], *, fair: bool = False
+    ) -> None:
+        self.resident, self._limits, self._metrics, self._clock, self._fair = resident, limits, metrics, clock, fair
         self.name = resident.deployment.name
         self.pricer = Pricer()
-        self.places = self.coming = 0
+        reserve = limits.queue_jobs // 4 if fair else 0
+        self.places = FairShares(limits.queue_jobs, reserve=reserve, floor=max(1, limits.queue_jobs // 16))
+        self.coming = 0
         self.last_used: float | None = None  # seconds since the epoch
         self._queue: FairQueue[WorkerJob] = FairQueue()
         self._requests: dict[Waiting, Request | None] = {}
@@ -65,8 +70,9 @@ class Dispatcher:
     def check(self, owner: str, price: float | None = None) -> None:
         """Raises Overloaded if one more job of this owner would wait too long; price None: not known yet."""
         wait = self.predicted_wait(owner, self.pricer.typical if price is None else price)
-        if price is None and self.places >= self._limits.queue_jobs + max(0, self.slots - self.active):
-            raise self._overloaded("queue_full", wait, f"{self.places} requests wait for {self.name} already")
+        if price is None and not self.places.has_room(owner, extra=max(0, self.slots - self.active)):
+            yours = f", {own} of them yours" if (own := self.places.held_by(owner)) < self.places.held else ""
+            raise self._overloaded("queue_full", wait, f"{self.places.held} requests wait for {self.name} already{yours}")
         if self.pricer.known and wait > self._limits.queue_seconds:
             raise self._overloaded("queue_seconds", wait, f"a request to {self.name} would wait about {wait:.0f} s")
 
@@ -97,6 +103,7 @@ class Dispatcher:
         entry: Waiting = Entry(owner, price, now, now + self._limits.queue_seconds, asyncio.get_running_loop().create_future())
         self._requests[entry] = request
         self._queue.push(entry)
+        self._freed.ring()  # of another owner, perhaps, than those that may not run now
         self._tell()
         if self._pump is None or self._pump.done():
             self._pump = asyncio.create_task(self._run_pump(), name=f"pump of {self.name}")
@@ -157,7 +164,22 @@ class Dispatcher:
             if self._queue and self.active >= self.slots:
                 await self._freed.wait(min(entry.deadline for entry in self._queue.entries()) - self._clock())
             elif self._queue:
-                await self._begin(worker, self._queue.pop(self._clock()))
+                await self._begin_next(worker)
+
+    async def _begin_next(self, worker: Worker) -> None:
+        """The next job of an owner that leaves a slot to others; if there is none, wait for a slot or another owner's job."""
+        try:
+            entry = self._queue.pop(self._clock(), self._may_run)
+        except IndexError:
+            await self._freed.wait(min(entry.deadline for entry in self._queue.entries()) - self._clock())
+        else:
+            await self._begin(worker, entry)
+
+    def _may_run(self, owner: str) -> bool:
+        """Where there are several owners, one of them may have all slots but the last: a job can run for long."""
+        if not self._fair or self.slots == 1:
+            return True
+        return sum(entry.owner == owner for entry, _ in self._active.values()) < self.slots - 1
 
     async def _begin(self, worker: Worker, entry: Waiting) -> None:
         """From here on the slot is taken; between taking and `ensure` nothing was awaited, so the worker is there."""

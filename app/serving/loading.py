@@ -163,7 +163,7 @@ class Loader:
         load = frames.LoadModel(d.info.name, self._sources.files(), self.placement, self.batch_limit)
         try:
             async with asyncio.timeout(self._m.policy.load):
-                return await self._m.spawn(WorkerSpec(d.name, load, d.python), on_lost)
+                return await self._m.spawn(WorkerSpec(d.name, load, d.python, self._m.policy.load_stall), on_lost)
         except TimeoutError as error:
             self._give_back()
             raise LoadError(Failed("worker_lost", f"loading took more than {self._m.policy.load:.0f} s")) from error

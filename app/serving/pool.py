@@ -50,7 +50,8 @@ class WorkerPool:
         spawn: Spawn = ProcessWorker.start,
     ) -> None:
         """devices: decided by the caller and not looked for; spawn: how workers are made. Both serve tests."""
-        self._settings, self._metrics, self._policy = settings, metrics, policy or Policy()
+        self._settings, self._metrics = settings, metrics
+        self._policy = policy or Policy(load_stall=settings.limits.load_timeout)
         self._looks_for_devices = devices is None
         self._devices = devices or DeviceManager(settings.devices.memory_budget, ledger=ledger_path())
         self._deployments, self._spawn = dict(deployments), spawn
@@ -88,7 +89,9 @@ class WorkerPool:
             sources = ModelSources(deployment, self._settings.models_dir, loop.time, self._policy.availability)
             resident = Resident(deployment, sources, machinery)
             self._sources[name] = sources
-            self._dispatchers[name] = Dispatcher(resident, self._settings.limits, self._metrics, loop.time)
+            self._dispatchers[name] = Dispatcher(
+                resident, self._settings.limits, self._metrics, loop.time, fair=self._settings.server.several_owners
+            )
         self._name_alternatives()
         self._background(self._look_for_devices(known), "device probe")
         self._background(self._watch(), "watch")

@@ -35,7 +35,8 @@ class PoolTicket:
         self._holds_place = True
         self._is_coming = False
         self._retries = 0
-        dispatcher.places += 1
+        self._sent_again = False  # after the worker was lost
+        dispatcher.places.take(owner)
 
     async def prepare(self) -> None:
         """Load the model before the request is read, while another deployment could still answer. Raises ApiError."""
@@ -82,12 +83,23 @@ class PoolTicket:
                 raise self.error(job.last)
 
     async def may_retry(self, job: WorkerJob) -> bool:
-        """After running out of memory, and only while the client has seen nothing of the answer."""
+        """Whether to try again, which is for running out of memory and for a worker that was gone when the job came.
+
+        Only while the client has seen nothing of the answer.
+        """
         last = job.last
+        if self._never_begun(job):
+            self._sent_again = True
+            return True
         if not isinstance(last, Failed) or last.kind != "out_of_memory" or job.has_output:
             return False
         self._retries += 1
         return await self._dispatcher.relieve(self._retries)
+
+    def _never_begun(self, job: WorkerJob) -> bool:
+        """The worker had ended before it took the job up: the job is not to blame, but it is sent again only once."""
+        lost = isinstance(job.last, Failed) and job.last.kind == "worker_lost"
+        return lost and not job.taken_up and not job.has_output and not self._sent_again
 
     def error(self, failure: Failed) -> ApiError:
         _log.warning(
@@ -104,7 +116,7 @@ class PoolTicket:
     def give_place_back(self) -> None:
         if self._holds_place:
             self._holds_place = False
-            self._dispatcher.places -= 1
+            self._dispatcher.places.give_back(self._owner)
 
     def _arrive(self) -> None:
         if self._is_coming:

@@ -23,11 +23,15 @@ _log = structlog.get_logger("worker")
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
-    """All that is needed to start a worker. python: another interpreter, "" = ours."""
+    """All that is needed to start a worker.
+
+    python: another interpreter, "" = ours; load_stall: seconds that the load may take without progress.
+    """
 
     deployment: str
     load: frames.LoadModel
     python: str = ""
+    load_stall: float = 600.0
 
 
 class LoadError(Exception):
@@ -48,6 +52,7 @@ class WorkerJob:
         self.ended = asyncio.Event()
         self.last: Done | Failed | None = None
         self.has_output = False
+        self.taken_up = False  # by the worker
         self.sent_at = now
         self._callbacks: list[Callable[[WorkerJob], None]] = []
 
@@ -146,13 +151,25 @@ class ProcessWorker:
         worker = cls(spec, channel, on_lost)
         try:
             await worker._send(spec.load)
-            loaded = await worker._loaded
+            loaded = await worker._load()
         except BaseException:
             worker.kill()
             await worker.close()
             raise
         worker.load_seconds = loaded.load_seconds + loaded.warm_seconds
         return worker
+
+    async def _load(self) -> frames.Loaded:
+        """What the worker tells of its loaded model. Raises LoadError, also when it makes no progress for too long."""
+        limit = self._spec.load_stall
+        self.progress_at = self._clock()
+        while not self._loaded.done():
+            left = self.progress_at + limit - self._clock()
+            if left <= 0:
+                text = f"loading made no progress for {limit:g} s, which is the limit (limits.load_timeout)"
+                raise LoadError(Failed("model_unavailable", f"The model of {self._spec.deployment} cannot be loaded: {text}."))
+            await asyncio.wait({self._loaded}, timeout=left)
+        return self._loaded.result()
 
     capabilities: Capabilities
     load_seconds: float
@@ -164,6 +181,10 @@ class ProcessWorker:
     @property
     def pid(self) -> int:
         return self._channel.pid
+
+    @property
+    def _is_loading(self) -> bool:
+        return not self._loaded.done()
 
     async def submit(self, request: Request | None) -> WorkerJob:
         job = WorkerJob(next(self._numbers), self._clock())
@@ -227,13 +248,16 @@ class ProcessWorker:
                 if isinstance(event, Done | Failed):  # the worker frees the slot before it sends the last event
                     self._jobs.pop(number).end(_CANCELLED)
             case frames.JobStarted(number) if number in self._jobs:
+                self._jobs[number].taken_up = True
                 self._jobs[number].started.set()
             case frames.JobEnded(number) if number in self._jobs:
                 self._jobs.pop(number).end(_CANCELLED)
             case frames.Heartbeat():
-                if report.steps != self.pulse.steps or not report.working:
+                if report.steps != self.pulse.steps or not (report.working or self._is_loading):
                     self.progress_at = self._clock()
                 self.pulse = report
+            case frames.DetailChanged() if self._is_loading:
+                self.progress_at = self._clock()
             case frames.DetailChanged(detail):
                 self.capabilities = replace(self.capabilities, detail=detail)
             case frames.Loaded() if not self._loaded.done():

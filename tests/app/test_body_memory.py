@@ -12,8 +12,9 @@ import pytest
 
 from app.errors import Overloaded
 from app.middleware import Guard
+from app.serving.shares import FairShares
 from app.settings import ConfigError, load_settings
-from app.upload import Bodies, Share
+from app.upload import Share
 from backends.interface import Event, Request
 from tests.support.running import Running, fake_settings, running
 from tests.support.waiting import LIMIT, wait_until
@@ -40,9 +41,9 @@ def _half_upload(server: Running, whole: bytes, sent: int) -> socket.socket:
 
 
 @pytest.fixture
-def bodies(monkeypatch: pytest.MonkeyPatch) -> list[Bodies]:
+def bodies(monkeypatch: pytest.MonkeyPatch) -> list[FairShares]:
     """The accounts of the servers that are built in this test."""
-    made: list[Bodies] = []
+    made: list[FairShares] = []
     build = Guard.__init__
 
     def note(self: Guard, *arguments: Any, **named: Any) -> None:
@@ -53,7 +54,7 @@ def bodies(monkeypatch: pytest.MonkeyPatch) -> list[Bodies]:
     return made
 
 
-def test_bodies_over_the_total_are_refused_until_others_are_done(wav: bytes, bodies: list[Bodies]) -> None:
+def test_bodies_over_the_total_are_refused_until_others_are_done(wav: bytes, bodies: list[FairShares]) -> None:
     speech = json.dumps({"model": "fake-tts", "input": "hi", "voice": "alloy", "instructions": " " * 4000}).encode()
     padded = speech + b" " * (99_000 - len(speech))
     with running(fake_settings(limits=LIMITS)) as server:
@@ -72,7 +73,7 @@ def test_bodies_over_the_total_are_refused_until_others_are_done(wav: bytes, bod
         wait_until(lambda: all(b.held == 0 for b in bodies))
 
 
-def test_a_client_that_leaves_or_is_refused_gives_its_share_back(wav: bytes, bodies: list[Bodies]) -> None:
+def test_a_client_that_leaves_or_is_refused_gives_its_share_back(wav: bytes, bodies: list[FairShares]) -> None:
     with running(fake_settings(limits=LIMITS)) as server:
         _half_upload(server, b" " * 99_000, 95_000).close()
         wait_until(lambda: all(b.held == 0 for b in bodies))
@@ -81,7 +82,7 @@ def test_a_client_that_leaves_or_is_refused_gives_its_share_back(wav: bytes, bod
         wait_until(lambda: all(b.held == 0 for b in bodies))
 
 
-def test_a_request_whose_audio_was_decoded_holds_no_share_while_it_waits(wav: bytes, bodies: list[Bodies]) -> None:
+def test_a_request_whose_audio_was_decoded_holds_no_share_while_it_waits(wav: bytes, bodies: list[FairShares]) -> None:
     with running(fake_settings(limits=LIMITS)) as server:
         held: list[int] = []
         answer = server.pool.script
@@ -96,7 +97,7 @@ def test_a_request_whose_audio_was_decoded_holds_no_share_while_it_waits(wav: by
 
 
 def test_shares_add_up_and_are_given_back_once() -> None:
-    bodies = Bodies(100)
+    bodies = FairShares(100)
     one, two = Share(bodies), Share(bodies)
     one.take(60)
     with pytest.raises(Overloaded):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import httpx
+import pytest
 
 from app.errors import ServiceUnavailable
+from app.serving import canaries
 from tests.support.running import FAKES, Running, fake_settings, running
 
 KEY = {"api-key": "any"}
@@ -57,7 +59,8 @@ def test_draining_turns_ready_red_but_not_live(wav: bytes) -> None:
         assert (refused.headers["connection"], refused.headers["retry-after"]) == ("close", "5")
 
 
-def test_deep_health_runs_canaries(server: Running) -> None:
+def test_deep_health_runs_canaries(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(canaries, "REMEMBERED_SECONDS", 0.0)
     assert httpx.get(f"{server.url}/health?deep=1").json()["status"] == "ok"
     server.pool.refuse_canary = ServiceUnavailable("too slow")
     try:

@@ -283,8 +283,8 @@ def test_fields_that_mean_nothing_are_named(server: Running, wav: bytes) -> None
         known = {"filename": "a.wav", "chunking_strategy": {"type": "server_vad"}, "keywords": ["a"], "languages": ["de"]}
         fields = {"timestamp_granularities": ["word"], "response_format": "verbose_json", "stream": False} | known
         assert "x-gateway-ignored" not in transcriptions.create(model="fake-asr", file=wav, extra_body=fields).headers
-        told = transcriptions.create(model="fake-asr", file=wav, stream=True, extra_body={"a" * 5000: "b"})
-        assert (set(told.headers["x-gateway-ignored"]), len(told.headers["x-gateway-ignored"])) == ({"a"}, 1000)
+        told = transcriptions.create(model="fake-asr", file=wav, stream=True, extra_body={"a" * 250: "b"})
+        assert told.headers["x-gateway-ignored"] == "a" * 64 + "..."
         list(told.parse())
 
 

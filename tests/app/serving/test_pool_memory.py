@@ -330,7 +330,7 @@ async def test_a_fallback_answers_while_a_deployment_cannot_and_says_so() -> Non
 
         assert await asyncio.gather(names(), names(), names()) == [("good", "broken")] * 3  # they waited for its load
         assert await names() == ("good", "broken")  # it was known
-        assert [d.places for d in pool._dispatchers.values()] == [d.waiting for d in pool._dispatchers.values()] == [0, 0]
+        assert [d.places.held for d in pool._dispatchers.values()] == [d.waiting for d in pool._dispatchers.values()] == [0, 0]
 
 
 @pytest.mark.parametrize("fault", [{"oom_at": "load"}, {"crash_at": "load"}, {"fail_load": "error"}])

@@ -1,0 +1,182 @@
+"""One key takes what it can get; another key is served nevertheless."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from app import upload
+from app.errors import InvalidRequest, Overloaded, ServiceUnavailable, StorageFull
+from app.serving.fair_media import FairMediaPool, current_owner
+from app.serving.media import Decoded, MediaPool
+from app.settings import LimitSettings, ServerSettings, Settings
+from backends.interface import Event
+from tests.support.audio_files import by_soundfile, patched_flac, tone
+from tests.support.pools import ask, audio, fake, pool_of, until
+from tests.support.recordings import wav_of
+from tests.support.running import Running, fake_settings, running
+
+KEYS = [{"name": "hostile", "key": "h"}, {"name": "honest", "key": "g"}]
+LIMITS = {"body_bytes": 100_000, "total_body_bytes": 400_000}
+FLAC = by_soundfile(tone(48_000, 1.0), 48_000, "FLAC", "PCM_16")
+
+
+@pytest.fixture
+def several(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pools are built as on a server with several keys."""
+    monkeypatch.setattr(ServerSettings, "several_owners", property(lambda self: True))
+
+
+def test_owners_are_told_by_keys_or_where_any_is_accepted_by_addresses() -> None:
+    def several(**server: Any) -> bool:
+        return Settings.model_validate({"server": server}).server.several_owners
+
+    assert several(api_keys=KEYS)
+    assert not several(api_keys=KEYS[:1])
+    assert not several()
+    assert several(host="0.0.0.0", open_to_network=True)  # noqa: S104 # nothing listens
+
+
+def _unfinished(server: Running, key: str) -> socket.socket:
+    connection = server.connect()
+    head = f"POST /v1/audio/speech HTTP/1.1\r\nHost: localhost\r\napi-key: {key}\r\nContent-Length: 99000\r\n"
+    connection.sendall(head.encode() + b"Content-Type: application/json\r\n\r\n" + b" " * 98_000)
+    return connection
+
+
+def _transcribe(server: Running, key: str) -> httpx.Response:
+    files, data = {"file": ("f.wav", wav_of(2.0))}, {"model": "fake-asr"}
+    return httpx.post(f"{server.url}/v1/audio/transcriptions", headers={"api-key": key}, data=data, files=files)
+
+
+def test_slow_uploads_of_one_key_leave_memory_for_another() -> None:
+    with running(fake_settings(server={"api_keys": KEYS}, limits=LIMITS)) as server:
+        slow = [_unfinished(server, "h") for _ in range(6)]
+        answers = [connection.recv(12) for connection in slow[2:]]
+        assert answers == [b"HTTP/1.1 429"] * 4
+        assert _transcribe(server, "h").status_code == 429
+        assert _transcribe(server, "g").status_code == 200
+        for connection in slow:
+            connection.close()
+
+
+def test_an_upload_that_trickles_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upload, "FIRST_SECONDS", 0.2)
+    monkeypatch.setattr(upload, "LEAST_RATE", 10**9)
+    with running(fake_settings()) as server, _unfinished(server, "k") as connection:
+        connection.settimeout(60)
+        assert connection.recv(12) == b"HTTP/1.1 408"
+
+
+@pytest.mark.usefixtures("several")
+async def test_requests_of_one_key_leave_places_in_the_queue() -> None:
+    deployment = fake(delay=0.02, steps=5, max_batch=1)
+    async with pool_of(deployment, limits={"queue_jobs": 8}) as pool:
+        await ask(pool, deployment, audio(1))
+        hostile = [asyncio.create_task(ask(pool, deployment, audio(1), "hostile")) for _ in range(20)]
+        await until(lambda: pool._dispatchers["fake"].places.held >= 6)
+        honest: list[Event] = await ask(pool, deployment, audio(1), "honest")
+        answers = await asyncio.gather(*hostile, return_exceptions=True)
+        assert honest
+        assert 6 <= sum(isinstance(answer, list) for answer in answers) < 20
+        assert all(isinstance(answer, list | Overloaded) for answer in answers)
+
+
+@pytest.mark.usefixtures("several")
+async def test_long_jobs_of_one_key_leave_the_last_slot_to_another() -> None:
+    deployment = fake(delay=0.05, steps=100_000, max_batch=3)
+    async with pool_of(deployment) as pool:
+        jobs = [asyncio.create_task(ask(pool, deployment, audio(1), "hostile")) for _ in range(5)]
+        dispatcher = pool._dispatchers["fake"]
+        await until(lambda: dispatcher.active == 2 and dispatcher.waiting == 3, 60)
+        honest = asyncio.create_task(ask(pool, deployment, audio(1), "honest"))
+        await until(lambda: dispatcher.active == 3, 60)
+        assert sorted(entry.owner for entry, _ in dispatcher._active.values()) == ["honest", "hostile", "hostile"]
+        for job in (*jobs, honest):
+            job.cancel()
+        await asyncio.gather(*jobs, honest, return_exceptions=True)
+
+
+@pytest.fixture
+async def media() -> AsyncIterator[FairMediaPool]:
+    pool = FairMediaPool(LimitSettings(), fair=True)
+    await pool.start()
+    yield pool
+    await pool.close()
+
+
+async def _decode(media: FairMediaPool, owner: str, data: bytes = FLAC) -> Decoded:
+    current_owner.set(owner)  # of this task
+    return await media.decode(data, rate=16_000)
+
+
+async def test_decodings_of_one_key_leave_a_decoder_to_another(media: FairMediaPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends, begun, decode = asyncio.Event(), list[str](), MediaPool.decode
+
+    async def slow(self: MediaPool, data: bytes, **named: Any) -> Decoded:
+        begun.append(current_owner.get())
+        if current_owner.get() == "hostile":
+            await ends.wait()
+        return await decode(self, data, **named)
+
+    monkeypatch.setattr(MediaPool, "decode", slow)
+    hostile = [asyncio.create_task(_decode(media, "hostile")) for _ in range(4)]
+    honest = await asyncio.create_task(_decode(media, "honest"))
+    assert len(honest.samples) == 16_000
+    assert begun == ["hostile", "honest"]
+    ends.set()
+    assert len(await asyncio.gather(*hostile)) == 4
+
+
+@pytest.mark.parametrize(("frames", "text"), [(48_000 * 7201, "7200 seconds"), (7200 * 384_000, "bytes")])
+async def test_a_flac_whose_head_is_over_a_cap_is_refused_before_decoding(
+    media: FairMediaPool, monkeypatch: pytest.MonkeyPatch, frames: int, text: str
+) -> None:
+    monkeypatch.setattr(MediaPool, "decode", lambda *_, **__: pytest.fail("it was decoded"))
+    rate = 384_000 if text == "bytes" else 48_000
+    with pytest.raises(InvalidRequest, match=text):
+        await _decode(media, "hostile", patched_flac(FLAC, rate=rate, frames=frames))
+
+
+async def test_a_flac_whose_head_says_nothing_is_decoded(media: FairMediaPool) -> None:
+    with await _decode(media, "honest", patched_flac(FLAC, frames=0)) as decoded:
+        assert len(decoded.samples) == 16_000
+
+
+def _free(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    usage = shutil.disk_usage(".")._replace(free=size)
+    monkeypatch.setattr("app.serving.fair_media.shutil.disk_usage", lambda _: usage)
+
+
+async def test_one_key_gets_its_share_of_a_small_temp_disk(media: FairMediaPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    _free(monkeypatch, 8 << 20)
+    long = by_soundfile(np.zeros((16_000 * 60, 1), np.float32), 16_000, "WAV", "PCM_16")  # 3.8 MB of samples
+    first = await _decode(media, "hostile", long)
+    assert first.path is not None
+    with pytest.raises(Overloaded, match="temporary files"):
+        await _decode(media, "hostile", long)
+    with await _decode(media, "honest", long) as other:
+        assert len(other.samples) == 16_000 * 60
+    first.close()
+    (await _decode(media, "hostile", long)).close()
+    assert (media._space.held, media._written) == (0, 0)
+
+
+async def test_a_full_disk_is_told_as_one(media: FairMediaPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fails(*_: Any, **__: Any) -> Decoded:
+        raise ServiceUnavailable("The audio decoder was stopped while it worked on this file.")
+
+    monkeypatch.setattr(MediaPool, "decode", fails)
+    with pytest.raises(ServiceUnavailable, match="was stopped"):
+        await _decode(media, "honest")
+    _free(monkeypatch, 0)
+    with pytest.raises(StorageFull, match="temporary files is full") as refused:
+        await _decode(media, "honest")
+    assert refused.value.status == 507
