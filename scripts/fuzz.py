@@ -5,9 +5,10 @@
     python scripts/fuzz.py --groups containers forms --keep FOLDER
 
 A gateway process of its own with real worker processes; groups: described (schemathesis over the OpenAPI document), forms
-(multipart), containers (damaged audio files), json, base64, versions, names, heads. After every hundred requests an
-ordinary one must be answered, and at the end the gateway must hold what it held before. Prints a table and a line of
-JSON; the exit status is 1 if a promise was broken. --keep writes each request that broke one to a file.
+(multipart), containers (damaged audio files), json, base64, versions, names, heads, page (the web page, only where named). After
+every hundred requests an ordinary one must be answered. At last two keys ask at once, and one of them takes all it can get:
+every request of the other must be answered. In the end the gateway must hold what it held before. Prints a table and a line
+of JSON; the exit status is 1 if a promise was broken. --keep writes each request that broke one to a file.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from scripts.fuzzing import addresses, bodies, containers, described, forms  # noqa: E402 # needs the path set above
+from scripts.fuzzing import addresses, bodies, containers, described, forms, greedy, page  # noqa: E402 # needs the path set above
 from scripts.fuzzing.exchange import KEY, Case, Outcome, ask  # noqa: E402
 from scripts.fuzzing.ordinary import LOAD_SECONDS, ordinary, tiny_models  # noqa: E402
 from scripts.outcome import finish  # noqa: E402
@@ -38,15 +39,18 @@ CLIENTS = 3  # requests at the same time
 CHECK_EVERY = 100  # requests, after which an ordinary one is tried
 SHARES = {"described": 3, "containers": 3, "forms": 2}  # of the time; the others get one each
 SPEAKER = "embedded-tts"  # speaks the answers of the built-in chat deployment, and is loaded for the first
+POLITE_REQUESTS = 40  # beside a greedy client
 MOST_TOLD = 20  # findings of a group that are printed
 
 DOUBLES = f"""
 offline = true
 [server]
 admin_key = "{KEY}"
-api_keys = [{{ name = "ordinary", key = "k" }}]
+api_keys = [{{ name = "ordinary", key = "{greedy.HONEST}" }}, {{ name = "greedy", key = "{greedy.GREEDY}" }}]
 [limits]
 audio_seconds = 600
+total_body_bytes = 52428800
+queue_jobs = 16
 [deployments.hear]
 backend = "fake"
 task = "transcription"
@@ -58,6 +62,12 @@ task = "speech"
 backend = "fake"
 task = "chat"
 audio_deployment = "speak"
+[deployments.slow]
+backend = "fake"
+task = "speech"
+delay = 0.02
+steps = 5
+max_batch = 3
 """
 Source = Callable[[Random], Iterator[Case]]
 
@@ -96,6 +106,7 @@ def sources(*, tiny: bool) -> dict[str, Source]:
         "versions": addresses.version_cases,
         "names": addresses.name_cases,
         "heads": addresses.head_cases,
+        "page": page.cases,
     }
 
 
@@ -136,10 +147,12 @@ def fuzz(gateway: WatchedGateway, options: argparse.Namespace) -> dict[str, Any]
     """All groups in turn, each for its share of the time."""
     names = ["hear", "speak", "ask", *(["whisper", "csm", "llasa", "diffa", SPEAKER] if options.tiny else [])]
     answers = {name: ordinary(gateway.port, name, LOAD_SECONDS)[0] for name in names}
-    before = gateway.settled()
     made = sources(tiny=options.tiny)
+    groups = options.groups or ["described", *(group for group in made if group != "page")]
+    if "page" in groups:
+        page.open_it(gateway.port)
+    before = gateway.settled()
     tallies: dict[str, Tally] = {}
-    groups = options.groups or ["described", *made]
     shares = {group: SHARES.get(group, 1) for group in groups}
     for group in groups:
         began = time.monotonic()
@@ -151,10 +164,22 @@ def fuzz(gateway: WatchedGateway, options: argparse.Namespace) -> dict[str, Any]
             send(gateway.port, made[group](Random(f"{group} {options.seed}")), ends, options.most, tally, options.keep)
         check_service(gateway.port, tally)
         tally.seconds = time.monotonic() - began
+    if not options.groups:
+        tallies["greedy"] = beside_a_greedy_client(gateway.port, options.seed)
     remains = gateway.remains(before)
     answers |= {f"{name} afterwards": ordinary(gateway.port, name)[0] for name in names}
     after = gateway.settled()
     return report(options, tallies, before, after, remains, answers, gateway.complaints())
+
+
+def beside_a_greedy_client(port: int, seed: int) -> Tally:
+    """A client with one key takes all it can get; every request of another key must be answered."""
+    tally, began = Tally(), time.monotonic()
+    count = greedy.run(port, Random(seed), POLITE_REQUESTS)
+    tally.statuses, tally.findings = count.greedy, count.findings
+    tally.findings += [f"the other key's request was answered with {status}" for status in count.honest if status != 200]
+    tally.seconds = time.monotonic() - began
+    return tally
 
 
 def report(

@@ -25,12 +25,17 @@ Choices = Sequence[Any]
 
 @dataclass(frozen=True)
 class Case:
-    """A request as it travels. note: how it was made; complete: an answer must come; method: for reading that answer."""
+    """A request as it travels.
+
+    note: how it was made; complete: an answer must come; method: for reading that answer; page: the web page answers, in
+    shapes of its own.
+    """
 
     note: str
     raw: bytes
     complete: bool = True
     method: str = "POST"
+    page: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,8 @@ def _exchange(connection: socket.socket, case: Case) -> tuple[int, str]:
     connection.settimeout(PATIENCE_SECONDS)
     answer = http.client.HTTPResponse(connection, method=case.method)
     answer.begin()
+    if case.page:
+        return answer.status, f"status {answer.status}" if answer.status == 500 else ""
     return answer.status, judge(answer.status, answer.getheader("content-type", ""), answer.read(), case.method)
 
 

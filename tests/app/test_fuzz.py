@@ -10,10 +10,19 @@ import pytest
 
 from app.settings import Settings
 from scripts.fuzz import DOUBLES, Tally, send, sources
+from scripts.fuzzing import greedy
 from scripts.fuzzing.exchange import Case, Outcome, ask, judge
 from tests.support.running import Running, running
 
-REQUESTS = {"forms": 60, "containers": 100, "json": 250, "base64": 60, "versions": 120, "names": 120, "heads": 120}
+REQUESTS = {
+    "forms": 60,
+    "containers": 100,
+    "json": 250,
+    "base64": 60,
+    "versions": 120,
+    "names": 120,
+    "heads": 120,
+}  # page: with the page, where it is installed
 ERROR = b'{"error":{"code":null,"message":"Wrong.","type":"invalid_request_error","param":"file"}}'
 
 
@@ -32,6 +41,15 @@ def test_hostile_requests_get_proper_answers(fuzzed: Running, group: str) -> Non
     assert tally.count == REQUESTS[group]
     assert any(400 <= status < 500 for status in tally.statuses)
     assert set(tally.statuses) & {200, 404}
+
+
+def test_a_greedy_client_does_not_shut_out_another() -> None:
+    settings = Settings.model_validate(tomllib.loads(DOUBLES))
+    with running(settings, real=True) as server:
+        count = greedy.run(server.port, Random(1), 10)
+    assert count.honest == {200: 10}
+    assert count.findings == []
+    assert count.greedy[429]
 
 
 @pytest.mark.parametrize(
