@@ -110,7 +110,7 @@ def _check_curl(command: list[str]) -> None:
 
 def _check_command(line: str) -> None:
     """The command and every option in it exist."""
-    words = re.findall(r"^[a-z]+|(?<=^dataset )create|(?<=^watermark )detect", line)
+    words = re.findall(r"^[a-z]+|(?<=^dataset )create|(?<=^watermark )detect|(?<=^key )(?:new|list)", line)
     if words[0] in ("dataset", "finetune"):
         told = _engine_help(words[0])
     else:
