@@ -77,6 +77,11 @@ class Resident:
         return self._jobs.waiting if self._jobs else 0
 
     @property
+    def quarantined(self) -> bool:
+        """Its worker was killed because it hung, and no other one has taken its place yet."""
+        return self._quarantined
+
+    @property
     def placement(self) -> Placement | None:
         return self.loader.placement
 

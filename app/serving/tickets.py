@@ -97,7 +97,12 @@ class PoolTicket:
         return await self._dispatcher.relieve(self._retries)
 
     def _never_begun(self, job: WorkerJob) -> bool:
-        """The worker had ended before it took the job up: the job is not to blame, but it is sent again only once."""
+        """The worker had ended before it took the job up: the job is not to blame, but it is sent again only once.
+
+        A worker that hung over the job and was killed for that is another matter.
+        """
+        if self._dispatcher.resident.quarantined:
+            return False
         lost = isinstance(job.last, Failed) and job.last.kind == "worker_lost"
         return lost and not job.taken_up and not job.has_output and not self._sent_again
 
