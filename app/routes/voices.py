@@ -47,7 +47,7 @@ async def _own_voices(gateway: Gateway, deployment: Deployment) -> list[str]:
     """The ids that the backend lists; its model is loaded if it never was."""
     told = gateway.pool.capabilities(deployment)
     if told is None:
-        await gateway.canaries.run(deployment, _LOAD_SECONDS)
+        await gateway.canaries.run(deployment, _LOAD_SECONDS, remembered=False)
         told = gateway.pool.capabilities(deployment)
     return [voice.id for voice in told.voices] if told is not None else []
 
