@@ -83,7 +83,7 @@ class FairMediaPool(MediaPool):
             raise self._full() from None
 
     def _booked(self, owner: str, decoded: Decoded) -> Decoded:
-        if decoded.path is None:
+        if decoded.file is None:
             return decoded
         size = decoded.samples.nbytes
         self._space.take(owner, size)
@@ -99,7 +99,7 @@ class FairMediaPool(MediaPool):
             decoded.source_rate,
             decoded.channels,
             decoded.container,
-            decoded.path,
+            decoded.file,
             closed,
         )
 
