@@ -47,7 +47,7 @@ fix: check-environment
 	@.venv/bin/ruff check --fix . && .venv/bin/ruff format .
 
 docs: check-environment
-	@.venv/bin/python scripts/write_docs.py
+	@.venv/bin/python scripts/docs/write_docs.py
 
 bench: check-environment
 	@.venv/bin/python scripts/bench_embedded.py

@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from app import VERSION
-from app.settings import is_loopback
+from app.config.settings import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from fastapi import FastAPI
 
-    from app.deployments import Deployment
-    from app.routes.common import Gateway
-    from app.serving.protocol import DeploymentStatus
+    from app.config.deployments import Deployment
+    from app.routes.context import Gateway
+    from app.serving.interfaces import DeploymentStatus
 
 
 def banner(app: FastAPI, port: int | None = None) -> str:

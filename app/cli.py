@@ -10,9 +10,9 @@ import typer
 
 from app import VERSION
 from app.commands.bench import bench
-from app.commands.calls import ask, speak, transcribe
 from app.commands.console import FAILED, forget_output, messages, output, use_utf8
 from app.commands.doctor import doctor
+from app.commands.inference import ask, speak, transcribe
 from app.commands.keys import keys
 from app.commands.server import serve
 from app.commands.training import PASS_ON, dataset, finetune, watermark

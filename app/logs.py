@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 import structlog
 
+from app.config.settings import LogSettings
 from app.errors import shortened
-from app.settings import LogSettings
 
 _SHARED: tuple[Callable[..., Any], ...] = (
     structlog.stdlib.add_log_level,

@@ -13,15 +13,15 @@ from fastapi import FastAPI
 
 from app import VERSION, logs
 from app.banner import banner
-from app.deployments import Deployments
+from app.config.deployments import Deployments
+from app.config.settings import Settings, load_settings
+from app.http.cors import OriginGuard
+from app.http.middleware import Guard, Observe
+from app.media.fair import FairMediaPool
 from app.metrics import Metrics
-from app.middleware import Guard, Observe
-from app.origins import OriginGuard
-from app.routes.common import Gateway
+from app.routes.context import Gateway
 from app.routes.table import build_table
-from app.serving.fair_media import FairMediaPool
-from app.serving.protocol import Pool
-from app.settings import Settings, load_settings
+from app.serving.interfaces import Pool
 from app.ui.login import PageLogin
 from app.ui.mount import PATH as PAGE_PATH
 from app.ui.mount import LazyPage
@@ -66,7 +66,7 @@ def create_app(settings: Settings | None = None, *, pool: Pool | None = None) ->
 
 def run_server(settings: Settings) -> int:
     """Serve until a signal comes. Returns the exit code: 0, 1 (could not start), 4 (shutdown cut requests off)."""
-    from app.server import serve  # uvicorn is not needed by those who bring their own server
+    from app.http.server import serve  # uvicorn is not needed by those who bring their own server
 
     logs.configure(settings.log)
     return serve(create_app(settings), settings)

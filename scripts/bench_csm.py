@@ -33,12 +33,12 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from backends.csm.codec import Codec
-from backends.csm.codec_layouts import moshi_config
 from backends.csm.config import CsmConfig, parse_config
 from backends.csm.frames import Draw, FrameBatch, frame_batch
 from backends.csm.layouts import ORIGINAL
+from backends.csm.mimi.layouts import moshi_config
 from backends.csm.model import CsmModel
-from backends.csm.rows import text_rows
+from backends.csm.prompt_frames import text_rows
 from backends.transformer import precision, request_noise
 from backends.transformer.checkpoint import Checkpoint
 

@@ -28,7 +28,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from backends.diffa import commit
+from backends.diffa import remasking as commit
 from backends.diffa.decoding import DecodingOptions
 from backends.diffa.denoise import Denoising, Window
 from backends.diffa.llada import Conversation, Llada, LladaConfig, Pass, build_llada

@@ -63,9 +63,9 @@ def bare_app() -> Any:
 def serve_gateway(noop: bool, port: int, tables: dict[str, Any]) -> None:
     """The gateway; noop: with a deployment that answers at once inside the process, and no decoding."""
     from app import logs
+    from app.config.settings import Settings
+    from app.http.server import serve
     from app.main import create_app
-    from app.server import serve
-    from app.settings import Settings
 
     settings = Settings.model_validate({"offline": True, "server": {"port": port, "drain_seconds": 1}, **tables})
     logs.configure(settings.log)
@@ -130,7 +130,7 @@ class _NoMedia:
     async def decode(self, data: bytes, *, rate: int) -> Any:
         import numpy as np
 
-        from app.serving.media import Decoded
+        from app.media.pool import Decoded
 
         return Decoded(np.zeros(0, np.float32), float(len(data)), rate, 1, "wav")
 

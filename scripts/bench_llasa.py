@@ -30,10 +30,10 @@ import torch
 
 from backends.llasa.codec import load_codec
 from backends.llasa.decoding import TokenLoop
+from backends.llasa.generation_state import Utterance
+from backends.llasa.lora import Variant
 from backends.llasa.model import Llasa, load_llasa
-from backends.llasa.reports import Utterance
-from backends.llasa.variants import Variant
-from backends.llasa.wishes import Sampling
+from backends.llasa.options import Sampling
 from backends.transformer.linear import make_linear
 
 ROPE = {

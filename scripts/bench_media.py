@@ -31,10 +31,10 @@ import soxr
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from app.serving.media import MediaPool
-from app.serving.media_decode import Caps, decode
-from app.settings import LimitSettings
-from app.writers.audio_encoders import Encoder
+from app.config.settings import LimitSettings
+from app.media.decode import Caps, decode
+from app.media.pool import MediaPool
+from app.writers.encoders import Encoder
 from tests.support.audio_files import by_av, by_soundfile
 
 SECONDS = 60

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from backends import children  # noqa: E402
-from scripts.whisper_shapes import SHAPES  # noqa: E402 - found by the line above
+from scripts.bench.whisper_shapes import SHAPES  # noqa: E402 - found by the line above
 
 TOKENS = 100
 ENGINES = ("ours-int8", "ours-float32", "torch-float32", "ct2-int8", "ct2-float32", "transformers-float32", "openai-float32")
@@ -67,7 +67,7 @@ def weights(cache: Path, shape: str) -> Path:
 
 
 def _scripted(cache: Path, shape: str) -> Path:
-    from scripts.whisper_shapes import write_scripted
+    from scripts.bench.whisper_shapes import write_scripted
 
     folder = cache / f"{shape}-{TOKENS}"
     if not (folder / "tokenizer_config.json").is_file():  # the last file that is written
@@ -91,7 +91,7 @@ def engines(cases: Sequence[Case], names: Sequence[str], rounds: int, cache: Pat
 
 
 def _in_process(name: str, folder: Path, case: Case) -> dict[str, float]:
-    command = children.command("scripts.bench_whisper_engines", name, str(folder), str(case.batch), str(case.threads))
+    command = children.command("scripts.bench.whisper_engines", name, str(folder), str(case.batch), str(case.threads))
     environment = children.environment(threads=case.threads)
     done = subprocess.run(command, env=environment, capture_output=True, text=True, encoding="utf-8")
     if done.returncode:
@@ -134,7 +134,7 @@ def cuda(shapes: Sequence[str], batches: Sequence[int], cache: Path) -> None:
 def _torch_seconds(folder: Path, batch: int, device: str, dtype: str, repeats: int = 4) -> float:
     """Least wall seconds for one batch of windows. Tokens come back to the processor, so nothing is left on the device."""
     from backends.whisper.engine import WindowInWork, Wish, load_whisper
-    from scripts.bench_whisper_served import noise
+    from scripts.bench.whisper_served import noise
 
     model = load_whisper(folder, engine="torch", device=device, dtype=dtype, max_batch=batch)
     times = []
@@ -175,7 +175,7 @@ def main() -> None:
             return
         engines(given.cases, given.engines, given.rounds, cache)
         if given.served:
-            from scripts.bench_whisper_served import Load, compare
+            from scripts.bench.whisper_served import Load, compare
 
             folder = weights(cache, given.served_shape)
             compare(folder, given.served_shape, Load(given.clients, given.requests, given.port), given.rounds)

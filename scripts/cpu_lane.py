@@ -63,7 +63,7 @@ def kernels() -> str:
     import torch
 
     from backends.transformer import kernel_checks
-    from backends.transformer.kernels import kernels as compiled_loops
+    from backends.transformer.cpu_int8.kernels import kernels as compiled_loops
 
     kernel = kernel_checks.int8_kernel()
     told = [f"int8: {kernel.name}, levels to {kernel.levels}" if kernel else "int8: weights are widened"]
@@ -126,7 +126,7 @@ def llasa() -> str:
 def csm() -> str:
     """Half a second of speech from a tiny model that is made for it."""
     from backends.interface import SpeechRequest
-    from scripts.make_tiny_csm import make_tiny_csm
+    from scripts.fixtures.tiny_csm import make_tiny_csm
 
     request = SpeechRequest("Hello.", "0", seed=1, options={"max_seconds": 0.5})
     with tempfile.TemporaryDirectory() as folder:

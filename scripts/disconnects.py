@@ -30,9 +30,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from scripts.fuzzing.ordinary import LOAD_SECONDS, chat, ordinary, speech, tiny_models, upload, whole  # noqa: E402
-from scripts.outcome import finish  # noqa: E402
-from scripts.watched_gateway import Holdings, WatchedGateway, watched_gateway  # noqa: E402
+from scripts.stress.fuzzing.ordinary import LOAD_SECONDS, chat, ordinary, speech, tiny_models, upload, whole  # noqa: E402
+from scripts.stress.gateway_process import Holdings, WatchedGateway, watched_gateway  # noqa: E402
+from scripts.stress.result import finish  # noqa: E402
 
 PATIENCE_SECONDS = 20.0  # of a client that waits for something to arrive before it leaves
 UNANSWERED = ", not closed in return"

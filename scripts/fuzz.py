@@ -29,11 +29,19 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from scripts.fuzzing import addresses, bodies, containers, described, forms, greedy, page  # noqa: E402 # needs the path set above
-from scripts.fuzzing.exchange import KEY, Case, Outcome, ask  # noqa: E402
-from scripts.fuzzing.ordinary import LOAD_SECONDS, ordinary, tiny_models  # noqa: E402
-from scripts.outcome import finish  # noqa: E402
-from scripts.watched_gateway import WatchedGateway, watched_gateway  # noqa: E402
+from scripts.stress.fuzzing import (  # noqa: E402
+    addresses,
+    bodies,
+    containers,
+    described,
+    forms,
+    greedy,
+    page,
+)
+from scripts.stress.fuzzing.exchange import KEY, Case, Outcome, ask  # noqa: E402
+from scripts.stress.fuzzing.ordinary import LOAD_SECONDS, ordinary, tiny_models  # noqa: E402
+from scripts.stress.gateway_process import WatchedGateway, watched_gateway  # noqa: E402
+from scripts.stress.result import finish  # noqa: E402
 
 CLIENTS = 3  # requests at the same time
 CHECK_EVERY = 100  # requests, after which an ordinary one is tried

@@ -35,8 +35,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from backends import children  # noqa: E402
-from scripts.outcome import finish  # noqa: E402
-from scripts.soak_traffic import Chance, Tally, client_loop, new_client, one  # noqa: E402
+from scripts.stress.result import finish  # noqa: E402
+from scripts.stress.traffic import Chance, Tally, client_loop, new_client, one  # noqa: E402
 
 MIB = 1 << 20
 OVER_BUDGET = 1.0  # times its budget: what a device may hold whenever somebody looks

@@ -25,8 +25,8 @@ from tokenizers import Tokenizer
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from backends.whisper.audio import WINDOW_FRAMES, log_mel
-from scripts.tiny_speech import RATE, VOICES, Samples, Sentence, comfort_noise, draw_sentence, speaker
-from scripts.tiny_whisper_layout import MELS, TIMESTAMPS, build_tokenizer, save
+from scripts.fixtures.tiny_speech import RATE, VOICES, Samples, Sentence, comfort_noise, draw_sentence, speaker
+from scripts.fixtures.tiny_whisper_layout import MELS, TIMESTAMPS, build_tokenizer, save
 
 STEP = 320  # samples per encoder position, 20 ms
 IGNORE = -100

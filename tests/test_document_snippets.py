@@ -20,10 +20,10 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli import cli
-from app.deployments import BUILTIN, BUILTIN_ALIASES, Deployments
+from app.config.deployments import BUILTIN, BUILTIN_ALIASES, Deployments
+from app.config.settings import load_settings
 from app.metrics import Metrics
 from app.routes.table import build_table
-from app.settings import load_settings
 from tests.support.waiting import LIMIT
 from tests.test_powershell import faults
 
@@ -122,7 +122,7 @@ def _check_command(line: str) -> None:
 
 def _engine_help(command: str) -> str:
     """What the engine's own parser says: these commands pass their options on."""
-    from backends.llasa import dataset, finetune
+    from backends.llasa.training import dataset, finetune
 
     source = inspect.getsource({"dataset": dataset, "finetune": finetune}[command])
     return "usage " + " ".join(re.findall(r'add_argument\(\s*((?:"[^"]+"(?:, )?)+)', source)).replace('"', " ").replace(",", " ")

@@ -9,14 +9,22 @@ from pathlib import Path
 
 import pytest
 
-from app.deployments import BUILTIN, Deployments
-from app.settings import DeploymentSettings, DeviceSettings, LimitSettings, LogSettings, ServerSettings, Settings, load_settings
+from app.config.deployments import BUILTIN, Deployments
+from app.config.settings import (
+    DeploymentSettings,
+    DeviceSettings,
+    LimitSettings,
+    LogSettings,
+    ServerSettings,
+    Settings,
+    load_settings,
+)
 from backends.registry import backend_info, backend_names
-from scripts.write_example import EXAMPLES, backends_shown, explanations
+from scripts.docs.write_example import EXAMPLES, backends_shown, explanations
 
 FILE = Path(__file__).resolve().parents[1] / "gateway.example.toml"
 TABLES = {"server": ServerSettings, "limits": LimitSettings, "devices": DeviceSettings, "log": LogSettings}
-REFRESH = "run: python scripts/write_example.py"
+REFRESH = "run: python scripts/docs/write_example.py"
 
 
 def uncommented() -> str:

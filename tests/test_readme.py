@@ -17,7 +17,7 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli import cli
-from app.deployments import BUILTIN_ALIASES
+from app.config.deployments import BUILTIN_ALIASES
 from tests.support.waiting import LIMIT
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -128,8 +128,8 @@ def test_links_lead_somewhere(page: str) -> None:
 
 
 def test_settings_in_the_pages_exist(tmp_path: Path) -> None:
-    from app.deployments import Deployments
-    from app.settings import load_settings
+    from app.config.deployments import Deployments
+    from app.config.settings import load_settings
 
     for page in PAGES:
         for snippet in snippets("toml", (ROOT / page).read_text(encoding="utf-8")):
@@ -139,7 +139,7 @@ def test_settings_in_the_pages_exist(tmp_path: Path) -> None:
 
 
 def test_no_variable_is_left_that_the_server_would_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
-    from app.settings import load_settings
+    from app.config.settings import load_settings
 
     for variable in set(re.findall(r"(SPEECH_GATEWAY_[A-Z_]+)=(\w+)", README)):
         monkeypatch.setenv(*variable)

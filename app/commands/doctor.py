@@ -8,13 +8,13 @@ from typing import Annotated
 
 import typer
 
-from app.commands import examination as look
+from app.commands import diagnostics as look
 from app.commands.connection import Config, Key, Server, session
 from app.commands.console import FAILED, messages, output, print_table, size_text
-from app.commands.proof import prove
+from app.commands.device_check import prove
 from app.commands.weights import configured, sources_of
-from app.deployments import Deployment, Deployments
-from app.settings import Settings
+from app.config.deployments import Deployment, Deployments
+from app.config.settings import Settings
 from backends.devices import DeviceManager
 from backends.weights import model_folder
 

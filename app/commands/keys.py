@@ -19,7 +19,7 @@ from app.commands.connection import Config
 from app.commands.console import WRONG_USE, fail, messages, output, print_table
 
 if TYPE_CHECKING:
-    from app.settings import KeyLimits, ServerSettings
+    from app.config.settings import KeyLimits, ServerSettings
 
 _KEY_BYTES = 32
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -68,7 +68,7 @@ def _lines(name: str, key: str, requests_per_minute: int, concurrent: int) -> It
 
 
 def _server(config: Config) -> ServerSettings:
-    from app.settings import ConfigError, load_settings
+    from app.config.settings import ConfigError, load_settings
 
     try:
         return load_settings(config).server

@@ -10,7 +10,7 @@ from app.commands.connection import Config
 from app.commands.console import WRONG_USE, fail
 
 if TYPE_CHECKING:
-    from app.settings import Settings
+    from app.config.settings import Settings
 
 
 def serve(
@@ -24,8 +24,8 @@ def serve(
     bf16: Annotated[bool, typer.Option("--bf16", help="bfloat16 for the deployments that need torch.")] = False,
 ) -> None:
     """Start the server. An option beats the environment (SPEECH_GATEWAY_*), which beats the configuration file."""
+    from app.config.settings import ConfigError, load_settings
     from app.main import run_server
-    from app.settings import ConfigError, load_settings
 
     given = {"server__host": host, "server__port": port, "offline": offline or None}
     try:
@@ -40,7 +40,7 @@ def serve(
 
 def _faster(settings: Settings, compiled: bool, bf16: bool) -> dict[str, dict[str, object]]:
     """What --compile and --bf16 set in each deployment's table."""
-    from app.deployments import Deployments
+    from app.config.deployments import Deployments
 
     tables: dict[str, dict[str, object]] = {}
     for name, deployment in Deployments.from_settings(settings).items():

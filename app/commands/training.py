@@ -14,9 +14,9 @@ import typer
 from app.commands.connection import Config
 from app.commands.console import fail, output
 from app.commands.weights import configured
-from app.deployments import Deployment
+from app.config.deployments import Deployment
+from app.config.settings import Settings
 from app.serving.detector import detector_child, marking
-from app.settings import Settings
 from backends import children, weights
 
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
@@ -31,7 +31,7 @@ def create(context: typer.Context, config: Config = None) -> None:
     settings, llasa = _llasa(config)
     codec = weights.model_folder(settings.models_dir, str(llasa.options["codec_model"]))
     _check_there(context.args, "--codec", codec, llasa.name)
-    _pass_on("backends.llasa.dataset", [*context.args, *_unless_given(context.args, "--codec", codec)])
+    _pass_on("backends.llasa.training.dataset", [*context.args, *_unless_given(context.args, "--codec", codec)])
 
 
 def finetune(context: typer.Context, config: Config = None) -> None:
@@ -39,7 +39,7 @@ def finetune(context: typer.Context, config: Config = None) -> None:
     settings, llasa = _llasa(config)
     model = weights.model_folder(settings.models_dir, llasa.model)
     _check_there(context.args, "--model", model, llasa.name)
-    _pass_on("backends.llasa.finetune", [*context.args, *_unless_given(context.args, "--model", model)])
+    _pass_on("backends.llasa.training.finetune", [*context.args, *_unless_given(context.args, "--model", model)])
 
 
 @watermark.command("detect")

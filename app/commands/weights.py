@@ -14,9 +14,9 @@ from rich.progress import Progress as ProgressBar
 
 from app.commands.connection import Config
 from app.commands.console import WRONG_USE, fail, messages, output, print_table, size_text
-from app.deployments import Deployment, Deployments
-from app.serving.sources import ModelSources, install_command
-from app.settings import ConfigError, Settings, load_settings
+from app.config.deployments import Deployment, Deployments
+from app.config.settings import ConfigError, Settings, load_settings
+from app.serving.requirements import ModelSources, install_command
 from backends import weights
 from backends.interface import ModelUnavailable
 from backends.weights import Wanted

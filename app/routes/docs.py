@@ -12,8 +12,8 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from app.routes.common import Call
-from app.routes.doc import text
+from app.routes.context import Call
+from app.routes.openapi_schema import text
 from app.routes.operations import JSON, Operation, Scheme
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
@@ -29,7 +29,7 @@ async def page(call: Call) -> ASGIApp:
 
 @functools.cache
 def _document() -> bytes:
-    from app.openapi import document  # the table that it describes holds this module's operations
+    from app.routes.openapi import document  # the table that it describes holds this module's operations
 
     return msgspec.json.encode(document())
 

@@ -17,12 +17,12 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from app import VERSION
-from app.deployments import Deployment
+from app.config.deployments import Deployment
 from app.errors import ApiError, NotFound, UnsupportedValue
-from app.routes.common import Call, Gateway, find_deployment
-from app.routes.doc import answers, array, integer, number, obj, stated, text
+from app.routes.context import Call, Gateway, find_deployment
+from app.routes.openapi_schema import answers, array, integer, number, obj, stated, text
 from app.routes.operations import JSON, WORK_QUERY, Operation, Scheme, is_set
-from app.serving.protocol import DeploymentStatus
+from app.serving.interfaces import DeploymentStatus
 
 DEEP_SECONDS = 30.0  # a canary that takes longer has failed
 _STARTING = ("pulling", "loading")

@@ -9,9 +9,9 @@ from typing import Any
 
 from starlette.types import ASGIApp
 
-from app.deployments import Deployment
-from app.routes.common import Call, find_deployment
-from app.routes.doc import answers, array, boolean, integer, obj, ref, stated, text
+from app.config.deployments import Deployment
+from app.routes.context import Call, find_deployment
+from app.routes.openapi_schema import answers, array, boolean, integer, obj, ref, stated, text
 from app.routes.operations import LISTING_SCHEMES, Operation, Scheme
 
 CREATED = 1_730_000_000  # Unix time; fixed, so that a listing is the same after every start

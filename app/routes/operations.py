@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 from backends.interface import Task
 
 if TYPE_CHECKING:
-    from app.routes.common import Call
+    from app.routes.context import Call
 
 # listing: what Open WebUI asks for without a key; open only where the configuration says so
 Access = Literal["key", "public", "admin", "listing"]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from app.routes import chat, chat_questions, docs, health, models, speech, transcriptions, voices, watermark
+from app.routes import docs, health, models, voices, watermark
+from app.routes.chat import questions as chat_questions
+from app.routes.chat import route as chat
 from app.routes.operations import Operation, Table
+from app.routes.speech import route as speech
+from app.routes.transcriptions import route as transcriptions
 
 OPERATIONS: tuple[Operation, ...] = (
     *transcriptions.OPERATIONS,

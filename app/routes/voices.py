@@ -10,9 +10,9 @@ from typing import Any
 
 from starlette.types import ASGIApp
 
-from app.deployments import Deployment
-from app.routes.common import Call, Gateway, find_deployment
-from app.routes.doc import answers, array, obj, text
+from app.config.deployments import Deployment
+from app.routes.context import Call, Gateway, find_deployment
+from app.routes.openapi_schema import answers, array, obj, text
 from app.routes.operations import LISTING_SCHEMES, MODEL_SCHEMES, Operation
 
 OPENAI_VOICES = (

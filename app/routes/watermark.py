@@ -14,11 +14,11 @@ import msgspec
 import numpy as np
 from starlette.types import ASGIApp
 
-from app.deployments import Deployment
+from app.config.deployments import Deployment
 from app.errors import ApiError, InvalidRequest, ModelUnavailable, OperationNotSupported, ServiceUnavailable, from_failure
-from app.routes.common import Call, find_deployment
-from app.routes.doc import answers, array, form, integer, number, obj, stated, text
-from app.routes.forms import parse_form
+from app.routes.context import Call, find_deployment
+from app.routes.multipart import parse_form
+from app.routes.openapi_schema import answers, array, form, integer, number, obj, stated, text
 from app.routes.operations import FORM, Operation
 from app.serving.detector import DetectorChild, detector_child, marking
 from app.temp_folders import TempFolder

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 
-from app.deployments import Deployment
-from app.serving.protocol import Pool
+from app.config.deployments import Deployment
+from app.serving.interfaces import Pool
 
 REMEMBERED_SECONDS = 5.0
 

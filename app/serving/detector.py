@@ -11,11 +11,11 @@ from pathlib import Path
 
 import platformdirs
 
-from app.deployments import Deployment
+from app.config.deployments import Deployment
 from backends import children
 from backends.weights import model_folder
 
-_MODULE = "backends.csm.detect"
+_MODULE = "backends.csm.watermark_model.detect"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,15 +12,15 @@ from collections.abc import Callable
 
 import structlog
 
+from app.config.settings import LimitSettings
 from app.errors import ApiError, InvalidRequest, Overloaded, WorkerLost, internal_error
 from app.metrics import Metrics
 from app.serving.admission import Entry, FairQueue
-from app.serving.bell import Bell
+from app.serving.notifier import Bell
 from app.serving.pricing import Pricer
-from app.serving.resident import Resident
 from app.serving.shares import FairShares
+from app.serving.supervisor import Resident
 from app.serving.worker import Worker, WorkerJob
-from app.settings import LimitSettings
 from backends.frames import FrameError
 from backends.interface import Done, Failed, Request
 

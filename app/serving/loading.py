@@ -13,11 +13,11 @@ from typing import Any, Protocol
 
 import structlog
 
-from app.deployments import Deployment
+from app.config.deployments import Deployment
 from app.metrics import Metrics
-from app.serving.arbiter import Arbiter, Holder, Lease
+from app.serving.interfaces import State
+from app.serving.memory import Arbiter, Holder, Lease
 from app.serving.policy import Policy
-from app.serving.protocol import State
 from app.serving.worker import LoadError, Spawn, Worker, WorkerSpec
 from backends import frames
 from backends.devices import DeviceManager

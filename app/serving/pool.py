@@ -14,22 +14,22 @@ from typing import Any
 
 import structlog
 
-from app.deployments import Deployment
+from app.config.deployments import Deployment
+from app.config.settings import Settings
 from app.errors import ApiError, Draining, ModelUnavailable, OutOfMemory, ServiceUnavailable, WorkerLost
 from app.metrics import Metrics
-from app.serving.arbiter import Arbiter
-from app.serving.bell import Bell
 from app.serving.dispatch import Dispatcher
+from app.serving.downloads import Puller
+from app.serving.interfaces import DeploymentStatus, DeviceStatus, Ticket
 from app.serving.loading import SINGLE_THREADED, Machinery
+from app.serving.memory import Arbiter
+from app.serving.notifier import Bell
 from app.serving.policy import Policy
 from app.serving.probing import probe_devices
-from app.serving.protocol import DeploymentStatus, DeviceStatus, Ticket
-from app.serving.pulls import Puller
-from app.serving.resident import Resident
-from app.serving.sources import ModelSources
-from app.serving.tickets import PoolTicket
+from app.serving.requirements import ModelSources
+from app.serving.reservation import PoolTicket
+from app.serving.supervisor import Resident
 from app.serving.worker import ProcessWorker, Spawn
-from app.settings import Settings
 from backends.devices import UNLIMITED, DeviceManager, ledger_path
 from backends.interface import Capabilities
 
@@ -37,7 +37,7 @@ _log = structlog.get_logger("pool")
 
 
 class WorkerPool:
-    """Implements `app.serving.protocol.Pool` with worker processes on this machine."""
+    """Implements `app.serving.interfaces.Pool` with worker processes on this machine."""
 
     def __init__(
         self,

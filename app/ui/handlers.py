@@ -17,12 +17,12 @@ from typing import Any
 
 import structlog
 
-from app.deployments import Deployment
-from app.serving.media import MediaPool
-from app.ui import fragments
+from app.config.deployments import Deployment
+from app.media.pool import MediaPool
+from app.ui import html as fragments
 from app.ui.client import Answer, Api, CallFailed
 from app.ui.pictures import waveform_and_mel
-from app.ui.shelf import NotOwnFile, PageFull, Shelf
+from app.ui.temp_files import NotOwnFile, PageFull, Shelf
 from backends.interface import LISTENING_RATE
 
 TRANSCRIPT_FORMATS = ("text", "json", "verbose_json", "srt", "vtt")

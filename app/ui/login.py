@@ -17,8 +17,8 @@ from starlette.requests import Request, cookie_parser
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app.config.settings import ServerSettings
 from app.errors import InvalidRequest, Unauthorized
-from app.settings import ServerSettings
 
 COOKIE = "speech-gateway-page"
 _LONGEST_FORM = 16 << 10  # bytes; a key and its name

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app.deployments import Deployment
+from app.config.deployments import Deployment
 from app.languages import NAME_OF
-from app.serving.media import MediaPool
+from app.media.pool import MediaPool
 from app.ui.client import Api
 from app.ui.handlers import SPEECH_FORMATS, TASKS, TRANSCRIBE, TRANSCRIPT_FORMATS, TRANSLATE, WITH_WORDS, Handlers
 from app.ui.mount import PATH
-from app.ui.shelf import Shelf
+from app.ui.temp_files import Shelf
 from app.ui.uploads import UploadRoom, keep_to_own_files
 
 if TYPE_CHECKING:

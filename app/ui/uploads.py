@@ -10,7 +10,7 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.ui.shelf import PageFull, Shelf
+from app.ui.temp_files import PageFull, Shelf
 
 
 class UploadRoom:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from backends.interface import AudioChunk
 
 if TYPE_CHECKING:
-    from app.writers.audio_encoders import Encoder
+    from app.writers.encoders import Encoder
 
 OUTPUT_RATE = 24_000  # Hz, every format
 MEDIA_TYPES = {
@@ -56,7 +56,7 @@ async def encode(
 
 
 def _make_encoder(format: str, streaming: bool, speed: float) -> Encoder:  # noqa: A002
-    from app.writers.audio_encoders import Encoder
+    from app.writers.encoders import Encoder
 
     return Encoder(format, streaming=streaming, speed=speed)
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from backends.csm.audio_output import Sound
 from backends.csm.frames import Draw
 from backends.csm.model import NoiseSource
 from backends.csm.settings import Settings
-from backends.csm.sound import Sound
 from backends.csm.voices import Segment
 from backends.interface import Done, SpeechRequest, Usage
 

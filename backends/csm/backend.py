@@ -16,17 +16,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from backends.csm.answer import Answer, Utterance, fitting, sentence_cap
+from backends.csm.audio_output import Sound
 from backends.csm.conversation import Answers, context_segments
 from backends.csm.frames import frame_batch
 from backends.csm.info import CsmOptions
 from backends.csm.loading import Parts, load_parts
 from backends.csm.model import NoiseSource
-from backends.csm.rows import prompt_rows
+from backends.csm.prompt_frames import prompt_rows
 from backends.csm.settings import request_settings
-from backends.csm.sound import Sound
 from backends.csm.text import sentences, speakable
 from backends.csm.voices import Segment, SpeakingVoice, Voices, trimmed
-from backends.csm.watermark_stream import WatermarkStream
+from backends.csm.watermark_model.stream import WatermarkStream
 from backends.interface import (
     AudioChunk,
     Capabilities,

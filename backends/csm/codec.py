@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from backends.csm.codec_layouts import codec_state, open_codec, read_codec_config
-from backends.csm.codec_stream import StreamDecoder, StreamState
+from backends.csm.mimi.layouts import codec_state, open_codec, read_codec_config
+from backends.csm.mimi.stream import StreamDecoder, StreamState
 from backends.interface import InvalidInput, ModelUnavailable
 
 _SPOKEN_CODEBOOKS = 32  # moshi's own default of 8 would lose quality silently

@@ -16,7 +16,7 @@ from backends.csm.info import CsmOptions
 from backends.csm.model import CsmModel, load_csm
 from backends.csm.text import SpeechTokenizer, load_tokenizer
 from backends.csm.watermark import Watermark, load_watermark
-from backends.csm.watermark_key import installation_key, parse_key
+from backends.csm.watermark_model.key import installation_key, parse_key
 from backends.interface import ModelFiles, ModelUnavailable, Placement
 from backends.transformer.kernel_checks import fallbacks, int8_kernel
 from backends.transformer.model import TransformerConfig

@@ -17,11 +17,11 @@ from torch.nn import functional as F
 
 from backends.csm.config import CsmConfig, read_config
 from backends.csm.layouts import Layout, open_language_model
-from backends.csm.rows import prompt_rows
+from backends.csm.prompt_frames import prompt_rows
 from backends.interface import InvalidInput
 from backends.transformer.attention import KVCache, Span, Step, Whole
 from backends.transformer.checkpoint import Checkpoint
-from backends.transformer.kernels import Picker, kernels
+from backends.transformer.cpu_int8.kernels import Picker, kernels
 from backends.transformer.linear import Linear, Precision, make_linear, precision
 from backends.transformer.model import Transformer, tensor_shapes
 from backends.transformer.sampling import pick, request_generator, request_noise

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from backends.csm.resample import resample
+from backends.csm.watermark_model.resample import resample
 from backends.interface import InvalidInput, ModelUnavailable, Voice
 
 Samples = NDArray[np.float32]

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from backends.csm.resample import resample
-from backends.csm.watermark_nets import Nets, load_nets
+from backends.csm.watermark_model.nets import Nets, load_nets
+from backends.csm.watermark_model.resample import resample
 from backends.interface import InvalidInput
 
 Samples = NDArray[np.float32]

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 
 from backends.diffa.answer_text import AnswerText
+from backends.diffa.audio_encoder import SHORTEST_SAMPLES, load_listener
 from backends.diffa.checkpoint import read_config
 from backends.diffa.conversation import AudioLengths, audio_of, turns
 from backends.diffa.decoding import DecodingOptions, Resolved, deployment_defaults, resolve_request
 from backends.diffa.info import DiffaOptions
-from backends.diffa.listening import SHORTEST_SAMPLES, load_listener
 from backends.diffa.llada import LladaConfig, llada_config, load_llada
 from backends.diffa.model import Answer, DiffaModel
 from backends.diffa.offload import Offload

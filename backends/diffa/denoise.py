@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from backends.diffa import commit
+from backends.diffa import remasking as commit
 from backends.diffa.decoding import DecodingOptions
 
 

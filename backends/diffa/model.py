@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from backends.diffa.audio_encoder import Heard, Listener, load_listener
 from backends.diffa.checkpoint import read_config
 from backends.diffa.decoding import Cache, DecodingOptions
 from backends.diffa.denoise import Denoising
-from backends.diffa.listening import Heard, Listener, load_listener
 from backends.diffa.llada import Conversation, Llada, Pass, load_llada
 from backends.diffa.offload import Offload
 from backends.diffa.prompt import Prompt, build_prompt, question_messages

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from backends.audio.sentences import sentences
 from backends.embedded.espeak_info import EspeakOptions
 from backends.embedded.espeak_library import FASTEST_WPM, SLOWEST_WPM, EspeakLibrary
 from backends.embedded.espeak_scripts import legible
 from backends.embedded.espeak_voices import Choice, VoiceBook
-from backends.embedded.sentences import sentences
 from backends.embedded.stretch import stretch
 from backends.interface import (
     AudioChunk,

@@ -21,14 +21,14 @@ from backends.llasa.cloning import Cloning
 from backends.llasa.codec import Codec, load_codec
 from backends.llasa.compiling import try_compile, try_graphs
 from backends.llasa.decoding import TokenLoop
+from backends.llasa.dtypes import codec_dtype, language_dtype
 from backends.llasa.info import LlasaOptions
 from backends.llasa.jobs import SpeechJob
 from backends.llasa.model import Llasa, load_llasa, new_seed
-from backends.llasa.placing import codec_dtype, language_dtype
+from backends.llasa.options import Wish, default_wish, read_wish
 from backends.llasa.prompts import caption
 from backends.llasa.text import is_japanese, neutralised, normalised_japanese, sentences
 from backends.llasa.voices import BASE, Voices
-from backends.llasa.wishes import Wish, default_wish, read_wish
 from backends.transformer.kernel_checks import fallbacks
 from backends.weights import model_folder
 

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 
 from backends.interface import BackendError, Failed, ModelUnavailable
 from backends.llasa.codec import Codec
-from backends.llasa.codec_encoder import import_semantic_model
 from backends.llasa.jobs import SpeechJob
 from backends.llasa.model import Llasa
 from backends.llasa.voices import Voices
+from backends.llasa.xcodec2.encoder import import_semantic_model
 
 _PATIENCE = 0.05  # seconds a step waits for the thread if there is nothing else to do: new jobs and cancels are seen between
 

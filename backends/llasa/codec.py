@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from backends.interface import InvalidInput, ModelUnavailable
-from backends.llasa.codec_config import SAMPLE_RATE, CodecDims, read_dims
-from backends.llasa.codec_decoder import Decoder
-from backends.llasa.codec_encoder import Encoder, encoder_shapes
-from backends.llasa.codec_layouts import CodecTensors, decoder_shapes
+from backends.llasa.xcodec2.config import SAMPLE_RATE, CodecDims, read_dims
+from backends.llasa.xcodec2.decoder import Decoder
+from backends.llasa.xcodec2.encoder import Encoder, encoder_shapes
+from backends.llasa.xcodec2.layouts import CodecTensors, decoder_shapes
 from backends.transformer.checkpoint import Checkpoint
 
 Wave = Tensor | NDArray[np.float32]

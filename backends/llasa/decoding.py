@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from backends.interface import InvalidInput
-from backends.llasa.choosing import draw
-from backends.llasa.reports import Utterance, Watch
-from backends.llasa.static_steps import StaticSteps
-from backends.llasa.transfers import upload
-from backends.llasa.wishes import Sampling
+from backends.llasa.async_copy import upload
+from backends.llasa.cuda_graphs import StaticSteps
+from backends.llasa.generation_state import Utterance, Watch
+from backends.llasa.options import Sampling
+from backends.llasa.sampling import draw
 from backends.transformer.attention import KVCache, Span, Step
 from backends.transformer.sampling import request_generator
 

@@ -1,7 +1,7 @@
 """What the gateway may know of LLASA without loading it: files, device wishes and the options of a deployment.
 
 Imports no engine code; `backends.registry` finds `INFO` by name. The sampling keys are also what a request may set for
-itself (`SpeechRequest.options`); `backends.llasa.wishes` checks them there.
+itself (`SpeechRequest.options`); `backends.llasa.options` checks them there.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ INFO = BackendInfo(
     tasks=("speech",),
     engines=("torch",),
     wishes=("cuda", "xpu", "mps", "cpu"),
-    check="backends.llasa.wishes:check_request",
+    check="backends.llasa.options:check_request",
     libraries={"": ("torch", "transformers", "peft", "safetensors", "tokenizers")},
     extra="torch",
     options=LlasaOptions,

@@ -10,14 +10,14 @@ import time
 from collections.abc import Callable, Iterator
 
 from backends.interface import AudioChunk, Done, Event, InvalidInput, SpeechRequest, Usage
+from backends.llasa.chunking import Piece, Prompted, piece_seed, token_cap
 from backends.llasa.codec import Codec
+from backends.llasa.generation_state import Utterance
 from backends.llasa.model import Llasa
-from backends.llasa.pieces import Piece, Prompted, piece_seed, token_cap
+from backends.llasa.options import Wish
 from backends.llasa.prompts import prompt_ids
-from backends.llasa.reports import Utterance
 from backends.llasa.streaming import StreamDecoder, decoded_whole
 from backends.llasa.voices import Clip, Reference, SpeakingVoice
-from backends.llasa.wishes import Wish
 
 _LEAST_ROOM = 32  # tokens an answer must have room for
 

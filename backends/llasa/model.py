@@ -16,16 +16,16 @@ from torch import Tensor
 
 from backends.interface import ModelUnavailable
 from backends.llasa.adapters import CONFIG, Adapter, Take, adapter_base, read_adapter
-from backends.llasa.choosing import probabilities
+from backends.llasa.async_copy import upload
 from backends.llasa.decoding import TokenLoop
+from backends.llasa.generation_state import Utterance
 from backends.llasa.info import DEFAULT_DATE
 from backends.llasa.lm_config import LanguageConfig, read_language_config
+from backends.llasa.lora import Variant, adapted_stack, weights_of
+from backends.llasa.options import Sampling
 from backends.llasa.prompts import prompt_ids
-from backends.llasa.reports import Utterance
-from backends.llasa.transfers import upload
-from backends.llasa.variants import Variant, adapted_stack, weights_of
+from backends.llasa.sampling import probabilities
 from backends.llasa.vocabulary import Vocabulary
-from backends.llasa.wishes import Sampling
 from backends.transformer.checkpoint import Checkpoint, llama_names
 from backends.transformer.linear import Linear, Precision, make_linear, precision
 from backends.transformer.model import Transformer

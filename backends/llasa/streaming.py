@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from backends.llasa.async_copy import upload
 from backends.llasa.codec import Codec
-from backends.llasa.transfers import upload
 from backends.llasa.voices import Reference
 
 Samples = NDArray[np.float32]

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.interface import InvalidInput, Voice, VoiceSample
-from backends.llasa.clips import read_clip, usable_reference
+from backends.llasa.reference_audio import read_clip, usable_reference
 from backends.llasa.text import neutralised
 
 log = logging.getLogger(__name__)

@@ -21,9 +21,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from backends.interface import InvalidInput
+from backends.transformer.cpu_int8.kernels import kernels
 from backends.transformer.cpu_kernels import FIXED_COLUMNS, FbgemmWeight, OneDnnWeight, fbgemm_input, pack_dense, packed_product
 from backends.transformer.kernel_checks import FULL_LEVELS, NARROW_LEVELS, int8_kernel, multiplies_int8_weights, packs
-from backends.transformer.kernels import kernels
 
 _STEP_ROWS = 8  # rows of a decode step, at most
 _PART_ROWS = 2048  # quantised at once

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from backends.transformer.attention import View
-from backends.transformer.fused import fused_steps
+from backends.transformer.cpu_int8.fused import fused_steps
 from backends.transformer.linear import Linear, Precision, make_linear
 from backends.transformer.rope import Rope, interleave, rotate, rotations
 

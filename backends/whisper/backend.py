@@ -28,9 +28,9 @@ from backends.interface import (
     Usage,
 )
 from backends.whisper.engine import WindowInWork, Wish, load_whisper
+from backends.whisper.fallback import Thresholds
 from backends.whisper.info import WhisperOptions
-from backends.whisper.ladder import Thresholds
-from backends.whisper.stretches import Gate
+from backends.whisper.speech_segments import Gate
 from backends.whisper.tokenizer import checked_language
 from backends.whisper.transcription import Transcription, Window
 
@@ -215,7 +215,7 @@ def _choices(placement: Placement) -> tuple[str, str, str]:
     if placement.dtype != "auto":
         return engine, placement.dtype, ""
     if engine == "onnx" and kind == "cpu":
-        from backends.whisper.products import int8_choice  # imports onnxruntime, which the torch engine can do without
+        from backends.whisper.onnx.int8_probe import int8_choice  # imports onnxruntime, which the torch engine can do without
 
         return engine, *int8_choice().auto()
     return engine, "float16" if kind == "cuda" else "float32", ""

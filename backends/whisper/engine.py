@@ -16,20 +16,20 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from backends.audio.vad import SpeechDetector
 from backends.interface import Chunking, InvalidInput, ModelUnavailable, Segment, Word
 from backends.whisper.audio import HOP, SAMPLE_RATE, log_mel
 from backends.whisper.checkpoint import Checkpoint, check
 from backends.whisper.config import Dims, GenerationRules, read_dims, read_rules
-from backends.whisper.decode import WindowResult, WindowTask, decode_windows, log_softmax
-from backends.whisper.ladder import Thresholds, climb
+from backends.whisper.decoding import WindowResult, WindowTask, decode_windows, log_softmax
+from backends.whisper.fallback import Thresholds, climb
+from backends.whisper.logit_filters import Rule, Suppress, SuppressFirst, Timestamps
 from backends.whisper.network import Floats, Memory, Network
-from backends.whisper.rules import Rule, Suppress, SuppressFirst, Timestamps
 from backends.whisper.segments import Piece
-from backends.whisper.stretches import Gate, Stretch, speech_stretches, whole
+from backends.whisper.speech_segments import Gate, Stretch, speech_stretches, whole
+from backends.whisper.timing import alignment, alignment_heads, split_words, token_starts, word_times
 from backends.whisper.tokenizer import SpecialTokens, WhisperTokenizer, checked_language, special_tokens
 from backends.whisper.transcription import Transcription, Window
-from backends.whisper.vad import SpeechDetector
-from backends.whisper.words import alignment, alignment_heads, split_words, token_starts, word_times
 
 Task = Literal["transcribe", "translate"]
 _LOUDEST = 1e9  # full scale is 1; the squares of more would overflow
@@ -330,13 +330,13 @@ def load_whisper(
     check(Checkpoint(folder), dims)
     network: Network
     if engine == "onnx":
-        from backends.whisper.onnx_engine import OnnxNetwork
+        from backends.whisper.onnx.engine import OnnxNetwork
 
         network = OnnxNetwork(
             folder, dims, device=device, dtype=dtype, threads=threads, max_batch=max_batch, cache_folder=cache_folder
         )
     elif engine == "torch":
-        from backends.whisper.torch_engine import TorchNetwork
+        from backends.whisper.torch.engine import TorchNetwork
 
         network = TorchNetwork(folder, dims, device=device, dtype=dtype, threads=threads, max_batch=max_batch)
     else:

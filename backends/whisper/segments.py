@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from backends.whisper.audio import SECONDS_PER_TIMESTAMP
-from backends.whisper.decode import WindowResult
+from backends.whisper.decoding import WindowResult
 
 
 @dataclass(frozen=True, slots=True)

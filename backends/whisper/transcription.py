@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from backends.interface import Segment, TokenLogprob, Word
 from backends.whisper.audio import FRAMES_PER_SECOND, SAMPLE_RATE, read_samples
-from backends.whisper.decode import WindowResult
+from backends.whisper.decoding import WindowResult
 from backends.whisper.repetition import compression_ratio
 from backends.whisper.segments import Piece, read_window
-from backends.whisper.stretches import Stretch
+from backends.whisper.speech_segments import Stretch
 from backends.whisper.tokenizer import SpecialTokens, WhisperTokenizer
 
 _SAFE_TEMPERATURE = 0.5  # hotter text is no prompt for what follows

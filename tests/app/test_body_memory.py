@@ -10,11 +10,11 @@ from typing import Any
 import httpx
 import pytest
 
+from app.config.settings import ConfigError, load_settings
 from app.errors import Overloaded
-from app.middleware import Guard
+from app.http.middleware import Guard
+from app.http.request_body import Share
 from app.serving.shares import FairShares
-from app.settings import ConfigError, load_settings
-from app.upload import Share
 from backends.interface import Event, Request
 from tests.support.running import Running, fake_settings, running
 from tests.support.waiting import LIMIT, wait_until

@@ -14,8 +14,8 @@ import httpx
 import pytest
 
 from app.errors import TooLarge
-from app.protocol import GatewayProtocol
-from app.upload import capped
+from app.http.http1 import GatewayProtocol
+from app.http.request_body import capped
 from tests.support.running import Running, fake_settings, running
 from tests.support.waiting import wait_until
 
@@ -155,7 +155,7 @@ def test_a_welcome_client_that_asks_first_is_told_to_go_on(server: Running, wav:
 
 
 def test_an_endless_refused_body_is_cut_off(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.upload.DRAIN_SECONDS", 0.3)
+    monkeypatch.setattr("app.http.request_body.DRAIN_SECONDS", 0.3)
     with server.connect() as connection:
         connection.sendall(_head(None, key="") + b"5\r\nhello\r\n")
         status, headers, _ = _answer(connection)
@@ -182,7 +182,7 @@ def test_what_is_not_http_gets_the_usual_error(server: Running) -> None:
 
 
 def test_a_slow_head_is_cut_off(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.protocol.HEAD_SECONDS", 0.2)
+    monkeypatch.setattr("app.http.http1.HEAD_SECONDS", 0.2)
     with server.connect() as connection:
         connection.sendall(b"GET /health/live HTTP/1.1\r\n")
         assert connection.recv(1) == b""
@@ -190,7 +190,7 @@ def test_a_slow_head_is_cut_off(server: Running, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("half_closed", [False, True])
 def test_a_client_that_never_reads_is_given_up(monkeypatch: pytest.MonkeyPatch, half_closed: bool) -> None:
-    monkeypatch.setattr("app.protocol.STALLED_SECONDS", 0.3)
+    monkeypatch.setattr("app.http.http1.STALLED_SECONDS", 0.3)
     body = json.dumps({"model": "fake-tts", "input": "x" * 4096, "voice": "alloy", "response_format": "pcm"}).encode()
     head = _head(len(body), path="/v1/audio/speech").replace(b"multipart/form-data; boundary=b", b"application/json")
     with running() as server, server.connect() as connection:

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from scripts.disconnects import MOST_STEPS_AFTER, UNANSWERED, configuration, steps_after, storm
-from scripts.fuzzing.ordinary import ordinary
-from scripts.watched_gateway import WatchedGateway, watched_gateway
+from scripts.stress.fuzzing.ordinary import ordinary
+from scripts.stress.gateway_process import WatchedGateway, watched_gateway
 
 CLIENTS = 64
 MODELS = ("hear", "slow", "narrow", "speak", "ask", "steps")

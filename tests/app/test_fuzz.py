@@ -8,10 +8,10 @@ from random import Random
 
 import pytest
 
-from app.settings import Settings
+from app.config.settings import Settings
 from scripts.fuzz import DOUBLES, Tally, send, sources
-from scripts.fuzzing import greedy
-from scripts.fuzzing.exchange import Case, Outcome, ask, judge
+from scripts.stress.fuzzing import greedy
+from scripts.stress.fuzzing.exchange import Case, Outcome, ask, judge
 from tests.support.running import Running, running
 
 REQUESTS = {
@@ -75,7 +75,7 @@ def test_what_counts_as_broken(status: int, kind: str, body: bytes, finding: str
 
 
 def test_a_request_without_an_answer_is_told(fuzzed: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scripts.fuzzing.exchange.PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr("scripts.stress.fuzzing.exchange.PATIENCE_SECONDS", 0.3)
     assert "hangs" in ask(fuzzed.port, Case("half a head", b"GET / HTTP/1.1\r\n")).finding
     assert ask(fuzzed.port, Case("half a head", b"GET / HTTP/1.1\r\n", complete=False)).finding == ""
 

@@ -10,7 +10,7 @@ import pytest
 import structlog
 
 from app import logs
-from app.settings import LogSettings
+from app.config.settings import LogSettings
 
 
 @pytest.fixture(autouse=True)

@@ -91,7 +91,7 @@ async def test_what_an_asynchronous_child_prints_and_how_it_ends() -> None:
     assert (done.returncode, done.stdout.strip()) == (3, b"in")
 
 
-@pytest.mark.parametrize("module", ["backends.whisper.config", "app.main", "app.serving.media_worker"])
+@pytest.mark.parametrize("module", ["backends.whisper.config", "app.main", "app.media.worker"])
 def test_whatever_is_imported_first_telemetry_is_off(module: str) -> None:
     program = f"import {module}, json, os; print(json.dumps(dict(os.environ)))"
     on = {name: value for name, value in os.environ.items() if name not in NO_TELEMETRY} | {"ORT_DISABLE_TELEMETRY": "0"}

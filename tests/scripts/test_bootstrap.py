@@ -92,8 +92,8 @@ def test_server_options_reach_the_server_in_order() -> None:
 def test_the_directml_worker_is_written_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from app.deployments import Deployments
-    from app.settings import load_settings
+    from app.config.deployments import Deployments
+    from app.config.settings import load_settings
 
     monkeypatch.setattr(bootstrap, "ROOT", tmp_path)
     bootstrap._set_directml_worker()

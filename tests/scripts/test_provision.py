@@ -60,7 +60,7 @@ def test_a_builtin_deployment_may_leave_its_backend_out() -> None:
 
 
 def test_the_list_of_torch_backends_is_what_the_registry_says() -> None:
-    from app.deployments import BUILTIN
+    from app.config.deployments import BUILTIN
 
     needing, engines = set(), set()
     for name in backend_names():

@@ -13,9 +13,9 @@ import pytest
 from app.errors import LONGEST_MESSAGE, ApiError, BrokenBody, InvalidRequest, TooLarge
 from app.logs import _shortened
 from app.routes import json_text
-from app.routes.chat_parts import MOST_CHARACTERS, read_messages
-from app.routes.forms import ALL_TEXT_BYTES, TEXT_BYTES, parse_form
+from app.routes.chat.messages import MOST_CHARACTERS, read_messages
 from app.routes.json_text import MOST_VALUES, decode_object, named
+from app.routes.multipart import ALL_TEXT_BYTES, TEXT_BYTES, parse_form
 from tests.support.recordings import wav_of
 from tests.support.running import Running, running
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from app.deployments import Deployment
+from app.config.deployments import Deployment
 from app.serving import canaries
 from app.serving.canaries import Canaries
 from tests.support.fake_pool import FakePool

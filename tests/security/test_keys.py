@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
+from app.config.settings import ConfigError, KeyLimits, load_settings
 from app.errors import Overloaded
-from app.key_limits import KeyUsage
-from app.settings import ConfigError, KeyLimits, load_settings
+from app.http.key_limits import KeyUsage
 from tests.support.running import Running, fake_settings, running
 
 DIGEST = hashlib.sha256(b"secret of the kitchen").hexdigest()

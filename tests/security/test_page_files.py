@@ -17,9 +17,9 @@ import httpx
 import pytest
 from starlette.responses import PlainTextResponse
 
-from app.ui import shelf as shelves
+from app.ui import temp_files as shelves
 from app.ui.handlers import Handlers
-from app.ui.shelf import PageFull, Shelf
+from app.ui.temp_files import PageFull, Shelf
 from app.ui.uploads import UploadRoom
 from backends import children
 from tests.support.recordings import wav_of

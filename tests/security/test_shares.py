@@ -12,11 +12,11 @@ import httpx
 import numpy as np
 import pytest
 
-from app import upload
+from app.config.settings import LimitSettings, ServerSettings, Settings
 from app.errors import InvalidRequest, Overloaded, ServiceUnavailable, StorageFull
-from app.serving.fair_media import FairMediaPool, current_owner
-from app.serving.media import Decoded, MediaPool
-from app.settings import LimitSettings, ServerSettings, Settings
+from app.http import request_body as upload
+from app.media.fair import FairMediaPool, current_owner
+from app.media.pool import Decoded, MediaPool
 from backends.interface import Event
 from tests.support.audio_files import by_soundfile, patched_flac, tone
 from tests.support.pools import ask, audio, fake, pool_of, until
@@ -152,7 +152,7 @@ async def test_a_flac_whose_head_says_nothing_is_decoded(media: FairMediaPool) -
 
 def _free(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     usage = shutil.disk_usage(".")._replace(free=size)
-    monkeypatch.setattr("app.serving.fair_media.shutil.disk_usage", lambda _: usage)
+    monkeypatch.setattr("app.media.fair.shutil.disk_usage", lambda _: usage)
 
 
 async def test_one_key_gets_its_share_of_a_small_temp_disk(media: FairMediaPool, monkeypatch: pytest.MonkeyPatch) -> None:

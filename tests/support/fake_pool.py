@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from app.deployments import Deployment
+from app.config.deployments import Deployment
 from app.errors import ApiError, Draining, from_failure
-from app.serving.protocol import DeploymentStatus, DeviceStatus
+from app.serving.interfaces import DeploymentStatus, DeviceStatus
 from backends.interface import (
     AudioChunk,
     Capabilities,

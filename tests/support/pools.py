@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import psutil
 
-from app.deployments import Deployment
+from app.config.deployments import Deployment
+from app.config.settings import Settings
 from app.metrics import Metrics
 from app.serving.policy import Policy
 from app.serving.pool import WorkerPool
-from app.settings import Settings
 from backends.devices import DeviceManager
 from backends.interface import ChatRequest, Done, Event, Message, SpeechRequest, TextPart, TranscriptionRequest
 from backends.inventory import Device, Inventory

@@ -14,11 +14,11 @@ from typing import Any
 import httpx
 import uvicorn
 
-from app.deployments import Deployments
+from app.config.deployments import Deployments
+from app.config.settings import Settings
+from app.http.server import _config
 from app.main import create_app
-from app.routes.common import Gateway
-from app.server import _config
-from app.settings import Settings
+from app.routes.context import Gateway
 from tests.support.fake_pool import FakePool
 from tests.support.waiting import LIMIT, wait_until
 

@@ -16,7 +16,7 @@ import pytest
 from app.commands import connection
 from app.commands.client import CallFailed, Client, deployment_path, multipart
 from app.commands.console import size_text
-from app.settings import ServerSettings
+from app.config.settings import ServerSettings
 from tests.support.running import Running
 
 

@@ -12,10 +12,10 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli import cli
-from app.commands import examination
-from app.commands.examination import DeviceTiming, SelfTest
-from app.deployments import Deployments
-from app.settings import Settings
+from app.commands import diagnostics as examination
+from app.commands.diagnostics import DeviceTiming, SelfTest
+from app.config.deployments import Deployments
+from app.config.settings import Settings
 from backends.devices import DeviceManager
 from backends.inventory import Device, Inventory
 from tests.support.running import Running
@@ -131,7 +131,7 @@ def test_a_failed_probe_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_missing_libraries_name_the_command_that_adds_them(quick_probe: Inventory, monkeypatch: pytest.MonkeyPatch) -> None:
-    import app.serving.sources as sources
+    import app.serving.requirements as sources
 
     monkeypatch.setattr(sources, "_importable", lambda module: module != "torch")
     told = doctor().stdout

@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 
 import app.main
 from app.cli import cli
-from app.deployments import Deployments
-from app.settings import Settings
+from app.config.deployments import Deployments
+from app.config.settings import Settings
 
 
 @pytest.fixture

@@ -49,7 +49,7 @@ def test_dataset_gets_the_configured_codec(programs: Programs) -> None:
     assert invoke("dataset", "create", "clips", "texts.csv", "-o", "d.jsonl", "--trim-db", "40").exit_code == 0
     codec = str(Path("models") / "HKUSTAudio--xcodec2")
     expected = ["clips", "texts.csv", "-o", "d.jsonl", "--trim-db", "40", "--codec", codec]
-    assert programs.calls == [["-m", "backends.llasa.dataset", *expected]]
+    assert programs.calls == [["-m", "backends.llasa.training.dataset", *expected]]
 
 
 @pytest.mark.parametrize(("command", "option"), [(["finetune", "d.jsonl"], "--model"), (["dataset", "create", "c"], "--codec")])
@@ -63,7 +63,7 @@ def test_a_named_configuration_is_read(programs: Programs, tmp_path: Path, comma
 @pytest.mark.parametrize("given", [["--model", "mine"], ["--model=mine"]])
 def test_what_is_given_is_left_alone(programs: Programs, given: list[str]) -> None:
     invoke("finetune", "d.jsonl", *given)
-    assert programs.calls == [["-m", "backends.llasa.finetune", "d.jsonl", *given]]
+    assert programs.calls == [["-m", "backends.llasa.training.finetune", "d.jsonl", *given]]
 
 
 def test_the_programs_status_is_the_commands_status(programs: Programs) -> None:
@@ -84,7 +84,7 @@ def test_a_detection_in_words_and_as_json(programs: Programs, recording: str, fo
     programs.answer = subprocess.CompletedProcess([], 0, json.dumps(found).encode(), b"")
     assert says in invoke("watermark", "detect", recording).stdout
     assert json.loads(invoke("watermark", "detect", recording, "--json").stdout) == found
-    assert programs.calls[0][:3] == ["-m", "backends.csm.detect", recording]
+    assert programs.calls[0][:3] == ["-m", "backends.csm.watermark_model.detect", recording]
     assert "sony/silentcipher" in programs.calls[0]
 
 

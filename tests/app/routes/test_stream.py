@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from app.routes.common import Stream
+from app.routes.context import Stream
 from app.writers import sse
 from tests.support.waiting import LIMIT
 

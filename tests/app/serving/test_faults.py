@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from app.deployments import Deployment
+from app.config.deployments import Deployment
 from app.errors import ApiError, ModelUnavailable, OutOfMemory, WorkerLost
 from app.serving.pool import WorkerPool
 from backends.hub import PARTS

@@ -17,12 +17,12 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from app.config.settings import Settings
 from app.errors import ApiError
 from app.metrics import Metrics
 from app.serving.policy import Policy
 from app.serving.pool import WorkerPool
 from app.serving.worker import LoadError, Worker, WorkerJob, WorkerSpec
-from app.settings import Settings
 from backends import frames
 from backends.interface import Capabilities, Done, Failed, OutOfMemory, Request
 from tests.support.pools import MIB, ask, audio, fake, machine

@@ -7,10 +7,10 @@ import asyncio
 import psutil
 import pytest
 
+from app.config.settings import load_settings
 from app.errors import ModelUnavailable, WorkerLost
 from app.serving.policy import Policy
 from app.serving.worker import ProcessWorker
-from app.settings import load_settings
 from backends import frames
 from tests.support.pools import QUICK, audio, fake, pool_of, text_of, until
 

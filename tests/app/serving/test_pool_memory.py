@@ -8,10 +8,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from app.deployments import Deployment
+from app.config.deployments import Deployment
 from app.errors import Draining, ModelUnavailable, OutOfMemory
 from app.serving.pool import WorkerPool
-from app.serving.tickets import PoolTicket
+from app.serving.reservation import PoolTicket
 from app.serving.worker import WorkerJob
 from backends.registry import backend_info, check_options
 from tests.support.pools import MIB, QUICK, ask, audio, chat, fake, machine, pool_of, text_of

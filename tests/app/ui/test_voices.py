@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from app.deployments import Deployments
-from app.settings import Settings
+from app.config.deployments import Deployments
+from app.config.settings import Settings
 from app.ui.client import CallFailed
 from app.ui.handlers import Handlers
 

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from app.writers import audio_encoders
+from app.writers import encoders as audio_encoders
 from app.writers.audio import MEDIA_TYPES, OUTPUT_RATE, encode
-from app.writers.audio_encoders import Encoder, quantise, tempo_chain, wav_header
+from app.writers.encoders import Encoder, quantise, tempo_chain, wav_header
 from backends.interface import AudioChunk
 from tests.support.waiting import LIMIT
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from backends.csm.model import CsmModel, load_csm
-from scripts.make_tiny_csm import make_tiny_csm
+from scripts.fixtures.tiny_csm import make_tiny_csm
 from tests.backends.csm.places import copy_tiny8
 
 

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from backends.csm.backend import CsmBackend
-from backends.csm.codec_layouts import moshi_config
+from backends.csm.mimi.layouts import moshi_config
 from backends.interface import (
     AudioChunk,
     BackendError,
@@ -31,7 +31,7 @@ from backends.interface import (
     VoiceSample,
 )
 from backends.registry import backend_info, check_options
-from scripts.make_tiny_csm import CODEC
+from scripts.fixtures.tiny_csm import CODEC
 from tests.backends.csm.places import KEY, MARK
 
 SHORT = {"max_seconds": 1.0}

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from backends.csm.codec import Codec, load_mimi
-from backends.csm.codec_layouts import moshi_config, read_codec_config
+from backends.csm.mimi.layouts import moshi_config, read_codec_config
 from backends.interface import InvalidInput, ModelUnavailable
-from scripts.make_tiny_csm import transformers_codec
+from scripts.fixtures.tiny_csm import transformers_codec
 from tests.backends.csm.places import MIMI
 
 EXPECTED = np.load(MIMI / "expected.npz")

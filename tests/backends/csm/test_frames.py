@@ -8,7 +8,7 @@ from torch import Tensor
 
 from backends.csm.frames import Draw, FrameBatch, GraphedFrames, frame_batch
 from backends.csm.model import CsmModel, NoiseSource, load_csm
-from backends.csm.rows import text_rows
+from backends.csm.prompt_frames import text_rows
 from backends.interface import InvalidInput
 from tests.backends.csm.places import copy_tiny8
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from backends.csm.layouts import ORIGINAL
 from backends.csm.model import load_csm
-from scripts.make_tiny_csm import language_tensors
+from scripts.fixtures.tiny_csm import language_tensors
 from tests.backends.csm.places import TINY8
 
 SEGMENTS = [
@@ -102,7 +102,7 @@ def test_equals_torchtune(tmp_path: Path) -> None:
     pytest.importorskip("torchtune", exc_type=ImportError)
     from torchtune.models.llama3_2 import llama3_2
 
-    from scripts.make_tiny_csm import ORIGINAL_CONFIG
+    from scripts.fixtures.tiny_csm import ORIGINAL_CONFIG
 
     tensors = language_tensors(ORIGINAL, seed=4)
     save_file(tensors, tmp_path / "model.safetensors")

@@ -16,7 +16,7 @@ import psutil
 import pytest
 import soundfile
 
-from app.settings import Settings
+from app.config.settings import Settings
 from tests.backends.csm.places import KEY, MARK
 from tests.support.running import Running, running
 from tests.support.waiting import LIMIT

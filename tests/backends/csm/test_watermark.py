@@ -18,10 +18,10 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from backends.csm.resample import StreamResampler, resample
 from backends.csm.watermark import Watermark, load_watermark
-from backends.csm.watermark_key import installation_key, parse_key
-from backends.csm.watermark_stream import WatermarkStream
+from backends.csm.watermark_model.key import installation_key, parse_key
+from backends.csm.watermark_model.resample import StreamResampler, resample
+from backends.csm.watermark_model.stream import WatermarkStream
 from backends.interface import InvalidInput, ModelUnavailable
 from tests.backends.csm.places import KEY, MARK
 from tests.support.waiting import LIMIT
@@ -35,7 +35,7 @@ def pickled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("silentcipher")
     hparams = yaml.safe_load((MARK / "hparams.yaml").read_text(encoding="utf-8")) | {"model_type": "44.1k"}
     (folder / "hparams.yaml").write_text(yaml.safe_dump(hparams), encoding="utf-8")
-    from backends.csm.watermark_nets import _package
+    from backends.csm.watermark_model.nets import _package
 
     torch.manual_seed(0)
     package = _package()
@@ -203,7 +203,7 @@ def test_a_second_worker_waits_for_the_key_that_the_first_is_writing(tmp_path: P
 def test_the_detector_process(tmp_path: Path, mark: Watermark) -> None:
     key = installation_key(tmp_path)
     soundfile.write(tmp_path / "a.wav", mark.encode(speech(0.8), 44_100, key, SDR), 44_100)
-    command = [sys.executable, "-m", "backends.csm.detect", "--model", str(MARK), "--user-dir", str(tmp_path)]
+    command = [sys.executable, "-m", "backends.csm.watermark_model.detect", "--model", str(MARK), "--user-dir", str(tmp_path)]
     run = subprocess.run([*command, str(tmp_path / "a.wav")], capture_output=True, text=True, timeout=LIMIT, check=True)
     found = json.loads(run.stdout)
     assert (found["status"], tuple(found["message"]), found["ours"]) == ("found", key, True)

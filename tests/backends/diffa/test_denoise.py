@@ -7,9 +7,9 @@ import json
 import pytest
 import torch
 
-from backends.diffa.commit import candidates, transfer_counts
 from backends.diffa.decoding import DecodingOptions
 from backends.diffa.denoise import Denoising
+from backends.diffa.remasking import candidates, transfer_counts
 from tests.backends.diffa.folders import DATA
 
 VOCABULARY, MASK, END, FILL = 20, 19, 18, 17

@@ -17,7 +17,7 @@ from backends import frames
 from backends.interface import AudioChunk, Done, Failed, InvalidInput, SpeechRequest, VoiceSample
 from backends.llasa import cloning
 from backends.llasa.backend import LlasaBackend
-from backends.llasa.codec_encoder import import_semantic_model
+from backends.llasa.xcodec2.encoder import import_semantic_model
 from backends.worker import Pulse, StepLoop
 from tests.backends.llasa.folders import write_codec
 from tests.backends.llasa.speaking import audio, clip, finish, loaded, run, spoken

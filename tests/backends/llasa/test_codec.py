@@ -15,9 +15,9 @@ from transformers import SeamlessM4TFeatureExtractor, Xcodec2Config, Xcodec2Mode
 from backends.interface import InvalidInput, ModelUnavailable
 from backends.llasa import codec as codec_module
 from backends.llasa.codec import Codec, load_codec
-from backends.llasa.codec_config import read_dims
-from backends.llasa.codec_features import semantic_features
-from backends.llasa.codec_layouts import native_name
+from backends.llasa.xcodec2.config import read_dims
+from backends.llasa.xcodec2.features import semantic_features
+from backends.llasa.xcodec2.layouts import native_name
 from tests.backends.llasa.folders import DATA, write_codec
 
 Tensors = dict[str, torch.Tensor]

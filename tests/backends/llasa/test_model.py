@@ -25,10 +25,10 @@ from transformers.generation import (
 from backends.interface import InvalidInput, ModelUnavailable
 from backends.llasa.adapters import adapter_folders, read_adapter
 from backends.llasa.decoding import TokenLoop
+from backends.llasa.generation_state import Utterance
 from backends.llasa.lm_config import read_language_config
 from backends.llasa.model import Llasa, load_llasa
-from backends.llasa.reports import Utterance
-from backends.llasa.wishes import Sampling
+from backends.llasa.options import Sampling
 from tests.backends.llasa.folders import quiet, write_adapter, write_lm
 
 

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from app.settings import Settings
-from backends.llasa import dataset, finetune
+from app.config.settings import Settings
+from backends.llasa.training import dataset, finetune
 from tests.backends.llasa.folders import quiet, write_adapter
 from tests.support.running import Running, running
 from tests.support.waiting import LIMIT

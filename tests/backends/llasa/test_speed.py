@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from backends.llasa import placing
+from backends.llasa import dtypes as placing
 from backends.llasa.compiling import obstacle, try_compile
+from backends.llasa.cuda_graphs import StaticSteps
 from backends.llasa.decoding import TokenLoop
+from backends.llasa.generation_state import Utterance
 from backends.llasa.model import Llasa, load_llasa
-from backends.llasa.reports import Utterance
-from backends.llasa.static_steps import StaticSteps
-from backends.llasa.wishes import Sampling
+from backends.llasa.options import Sampling
 
 
 @pytest.fixture(scope="module")

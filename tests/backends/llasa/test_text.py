@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.interface import InvalidInput
-from backends.llasa.pieces import piece_seed, token_cap
+from backends.llasa.chunking import piece_seed, token_cap
+from backends.llasa.options import Wish, read_wish
 from backends.llasa.prompts import caption, prompt_ids, rendered, today
 from backends.llasa.text import is_japanese, joined, neutralised, normalised_japanese, sentences
 from backends.llasa.vocabulary import Vocabulary
-from backends.llasa.wishes import Wish, read_wish
 from tests.backends.llasa.folders import DATA
 
 

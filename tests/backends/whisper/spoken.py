@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scripts.tiny_speech import VOICES, comfort_noise, draw_sentence, speaker
+from scripts.fixtures.tiny_speech import VOICES, comfort_noise, draw_sentence, speaker
 
 RATE = 16_000
 

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-import backends.whisper.graph_cache as graph_cache
+import backends.whisper.onnx.cache as graph_cache
 from backends.interface import ModelUnavailable
 from backends.whisper.checkpoint import Checkpoint
 from backends.whisper.config import read_dims
 from backends.whisper.engine import load_whisper
-from backends.whisper.graph_cache import built_graphs
-from backends.whisper.layers import Form
+from backends.whisper.onnx.cache import built_graphs
+from backends.whisper.onnx.layers import Form
 from tests.backends.whisper.checkpoints import Reference
 
 ENGINES = ["onnx", "torch"]

@@ -15,9 +15,9 @@ from onnx import TensorProto, shape_inference
 
 from backends.whisper.checkpoint import Checkpoint
 from backends.whisper.config import read_dims
-from backends.whisper.graph import OPSET
-from backends.whisper.graphs import write_decoder, write_encoder
-from backends.whisper.layers import Form
+from backends.whisper.onnx.graph import OPSET
+from backends.whisper.onnx.graphs import write_decoder, write_encoder
+from backends.whisper.onnx.layers import Form
 from tests.backends.whisper.checkpoints import Reference
 
 FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16}

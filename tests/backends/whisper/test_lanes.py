@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from backends.whisper.config import read_dims
-from backends.whisper.decode import WindowResult
+from backends.whisper.decoding import WindowResult
 from backends.whisper.engine import Whisper, WindowInWork, Wish
-from backends.whisper.onnx_engine import OnnxNetwork
+from backends.whisper.onnx.engine import OnnxNetwork
 from tests.backends.whisper.checkpoints import Reference
 from tests.support.waiting import LIMIT
 

@@ -15,7 +15,7 @@ from backends.interface import InvalidInput
 from backends.whisper.config import read_dims
 from backends.whisper.engine import load_whisper
 from backends.whisper.network import Network
-from backends.whisper.onnx_engine import OnnxNetwork
+from backends.whisper.onnx.engine import OnnxNetwork
 from tests.backends.whisper.checkpoints import Reference, make_checkpoint
 
 ENGINES = ["onnx", "torch"]
@@ -141,7 +141,7 @@ def network(reference: Reference, engine: str, **wish: object) -> Network:
     dims = read_dims(reference.folder)
     if engine == "onnx":
         return OnnxNetwork(reference.folder, dims, **wish)  # type: ignore[arg-type]
-    from backends.whisper.torch_engine import TorchNetwork
+    from backends.whisper.torch.engine import TorchNetwork
 
     return TorchNetwork(reference.folder, dims, **wish)  # type: ignore[arg-type]
 
@@ -197,7 +197,7 @@ def test_the_way_of_torch_directml_equals_the_reference(
     multilingual: Reference, noise: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Eager attention, float32, fixed shapes; the processor stands in for the device."""
-    monkeypatch.setattr("backends.whisper.torch_engine.torch_device", lambda name: torch.device("cpu"))
+    monkeypatch.setattr("backends.whisper.torch.engine.torch_device", lambda name: torch.device("cpu"))
     model = load_whisper(multilingual.folder, engine="torch", device="directml:0")
     assert model.network.detail()["attention"] == "eager"
     model.network.fixed_shapes = True  # type: ignore[attr-defined]

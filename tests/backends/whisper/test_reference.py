@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from backends.whisper.engine import Whisper, WindowInWork, Wish, load_whisper
-from backends.whisper.words import split_words
+from backends.whisper.timing import split_words
 from tests.backends.whisper.spoken import Recording, record
 
 pytest.importorskip("whisper", reason="openai-whisper is installed for benchmarks only")

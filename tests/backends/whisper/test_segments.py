@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from backends.interface import Chunking
-from backends.whisper.decode import WindowResult
+from backends.whisper.decoding import WindowResult
 from backends.whisper.segments import read_window
-from backends.whisper.stretches import Gate, Stretch, speech_stretches, whole
+from backends.whisper.speech_segments import Gate, Stretch, speech_stretches, whole
+from backends.whisper.timing import alignment, best_path, token_starts
 from backends.whisper.tokenizer import SpecialTokens, WhisperTokenizer
 from backends.whisper.transcription import Transcription
-from backends.whisper.words import alignment, best_path, token_starts
 from tests.backends.whisper.checkpoints import make_checkpoint
 
 T = 100  # the first timestamp token

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from backends.interface import InvalidInput
 from backends.whisper.config import read_dims, read_rules
 from backends.whisper.languages import language_code
+from backends.whisper.timing import split_words
 from backends.whisper.tokenizer import WhisperTokenizer, checked_language, special_tokens
-from backends.whisper.words import split_words
 from tests.backends.whisper.checkpoints import LANGUAGES, Reference
 
 

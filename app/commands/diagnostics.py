@@ -1,0 +1,218 @@
+"""What `speech-gateway doctor` finds out about this machine and installation.
+
+Owns the questions and their answers as values; printing is `doctor.py`'s. Probes run in processes of their own, so this one
+imports no tensor library.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from app.commands.client import CallFailed, Client
+from app.config.deployments import Deployment
+from app.config.settings import Settings
+from app.serving.requirements import ModelSources, install_command
+from backends import children
+from backends.devices import DeviceManager, Inventory, run_probe
+from backends.interface import ModelUnavailable, Placement
+
+# Distribution that users know -> what it is for.
+LIBRARIES: Mapping[str, str] = {
+    "onnxruntime": "Whisper",
+    "onnxruntime-directml": "Whisper on any DirectX 12 GPU (Windows)",
+    "soundfile": "reading and writing audio",
+    "av": "reading and writing compressed audio",
+    "espeakng-loader": "embedded-tts (extra: embedded)",
+    "pocketsphinx": "embedded-asr (extra: embedded)",
+    "torch": "CSM, LLASA, DIFFA, Whisper on CUDA (extra: torch)",
+    "transformers": "CSM, LLASA, DIFFA (extra: torch)",
+    "torch-directml": "torch on DirectML (extra: directml, an environment of its own)",
+    "gradio": "the page at /ui (extra: ui)",
+}
+_SELF_TEST_SECONDS = 180
+_TIMING_SECONDS = 900  # of one device; a first load writes its graphs, and DirectML compiles them
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What will happen to one deployment. ready: libraries and weights are there; where: engine on device; reason: why there;
+    lacking: what keeps it from running; cure: a command."""
+
+    name: str
+    ready: bool
+    where: str
+    reason: str
+    lacking: str = ""
+    cure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SelfTest:
+    """error: why it could not run at all; failed: (said, heard) of the sentences that did not come back."""
+
+    passed: int
+    failed: tuple[tuple[str, str], ...]
+    error: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return not self.error and not self.failed and self.passed > 0
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceTiming:
+    """seconds: of one window of speech on the device; error: why there are none."""
+
+    device: str
+    dtype: str
+    seconds: float = 0.0
+    error: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.device} {self.dtype} " + (f"cannot be timed: {self.error}" if self.error else f"{self.seconds:.2f} s")
+
+
+def system_lines(settings: Settings) -> list[tuple[str, str]]:
+    """Name and value of what support would ask first."""
+    folder = settings.models_dir.absolute()
+    return [
+        ("system", f"{platform.system()} {platform.release()} ({platform.machine()})"),
+        ("python", f"{platform.python_version()} at {sys.executable}"),
+        ("weights lie in", str(folder)),
+        ("disk free there", f"{free_bytes(folder) / 2**30:.1f} GiB"),
+        ("hub", "offline: never asked" if settings.offline else "asked for missing weights"),
+    ]
+
+
+def free_bytes(folder: Path) -> int:
+    """Free space where `folder` is or will be."""
+    existing = next(place for place in (folder, *folder.parents) if place.exists())
+    return shutil.disk_usage(existing).free
+
+
+def library_lines() -> list[tuple[str, str, str]]:
+    """(distribution, version or "missing", purpose)."""
+    return [(name, _version(name), purpose) for name, purpose in LIBRARIES.items()]
+
+
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "-"
+
+
+def port_line(settings: Settings) -> str:
+    """Whether the configured port can be used."""
+    host, port = settings.server.host, settings.server.port
+    if port == 0:
+        return "0: a free port is taken at start"
+    try:
+        with socket.create_server((host, port)):
+            return f"{host}:{port} is free"
+    except OSError as error:
+        try:
+            Client(f"http://{host}:{port}", "local").get("/health/live")
+        except CallFailed:
+            return f"{host}:{port} cannot be used ({error.strerror or error}); choose another: speech-gateway serve --port 8123"
+    return f"{host}:{port} is in use by a running speech gateway"
+
+
+def probe_devices(python: str = "") -> tuple[Inventory | None, str]:
+    """What the libraries of an interpreter ("" = ours) can use, or why that is not known."""
+    try:
+        return run_probe(python), ""
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        return None, f"the device probe of {python or 'this interpreter'} failed: {error}"
+
+
+def outlook(deployment: Deployment, sources: ModelSources, manager: DeviceManager) -> Outlook:
+    """Where the deployment will run, or what keeps it from running."""
+    missing = sources.lacks()
+    if missing:
+        lacking = f"modules are missing: {', '.join(missing)}"
+        return Outlook(deployment.name, False, "", "", lacking, install_command(deployment.info.extra))
+    wishes = {"engine": deployment.engine, "device": deployment.device, "dtype": deployment.dtype, "python": deployment.python}
+    try:
+        placement = manager.place(deployment.info, **wishes, has_libraries=sources.has_libraries).placement
+    except ModelUnavailable as error:
+        return Outlook(deployment.name, False, "", "", error.message)
+    where = f"{placement.engine} on {placement.device}"
+    reason = "; ".join([placement.reason, *_passed_over(deployment, placement, manager)])
+    if wrong := sources.wrong(fresh=True):
+        return Outlook(deployment.name, False, where, reason, "; ".join(wrong), f"speech-gateway pull {deployment.name}")
+    return Outlook(deployment.name, True, where, reason)
+
+
+def _passed_over(deployment: Deployment, placement: Placement, manager: DeviceManager) -> Iterator[str]:
+    """What the person may wonder about: a GPU that is there, for a backend that wants one but cannot use that."""
+    info = deployment.info
+    wishes = info.engine_wishes.get(placement.engine, info.wishes)
+    if placement.device == "cpu" and deployment.device == "auto" and wishes != ("cpu",):
+        for device in manager.inventory.devices:
+            if device.kind != "cpu" and device.kind not in wishes:
+                yield f"{info.name} cannot use {device.id} ({device.name})"
+
+
+def run_self_test() -> SelfTest:
+    """Every self-test sentence spoken and recognised, in a process of its own: the engines are native libraries."""
+    command = children.command("backends.embedded.selftest")
+    try:
+        done = children.run(command, children.environment(), seconds=_SELF_TEST_SECONDS)
+        report = json.loads(done.stdout.decode("utf-8").strip().splitlines()[-1])
+    except (OSError, ValueError, IndexError, subprocess.TimeoutExpired) as error:
+        return SelfTest(0, (), f"the self-test did not run: {error}")
+    failed = tuple((row["said"], row["heard"]) for row in report["results"] if not row["passed"])
+    return SelfTest(len(report["results"]) - len(failed), failed, report["error"] or "")
+
+
+# --- Which device is best is measured -----------------------------------------------------------------------------------
+
+
+def timing_candidates(deployment: Deployment, manager: DeviceManager) -> list[tuple[str, str]]:
+    """Device and dtype of each way that Whisper could run here on onnxruntime, if it is free to choose and there is a choice."""
+    free = deployment.device == "auto" and deployment.engine in ("auto", "onnx") and not deployment.python
+    gpus = [device.id for device in manager.inventory.devices if device.kind == "directml"]
+    if deployment.info.name != "whisper" or not free or not gpus:
+        return []
+    asked = deployment.dtype
+    return [("cpu", "int8" if asked == "auto" else asked), *((gpu, "float32" if asked == "auto" else asked) for gpu in gpus)]
+
+
+def time_devices(folder: Path, candidates: Sequence[tuple[str, str]], threads: int) -> list[DeviceTiming]:
+    """One real window on each, in a process each, quickest first; those that cannot run come last."""
+    timings = [_time_device(folder, device, dtype, threads) for device, dtype in candidates]
+    return sorted(timings, key=lambda timing: (bool(timing.error), timing.seconds))
+
+
+def _time_device(folder: Path, device: str, dtype: str, threads: int) -> DeviceTiming:
+    command = children.command("backends.whisper.window_timing", str(folder), str(threads), device, dtype)
+    try:
+        done = children.run(command, children.environment(threads=1), seconds=_TIMING_SECONDS)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return DeviceTiming(device, dtype, error=str(error))
+    try:
+        answer = json.loads(done.stdout.decode("utf-8").strip().splitlines()[-1])
+        return DeviceTiming(device, dtype, float(answer["window"]), str(answer["error"]))
+    except (ValueError, IndexError, KeyError, TypeError):
+        last = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
+        return DeviceTiming(device, dtype, error=f"its process ended with status {done.returncode}: {' '.join(last)}")
+
+
+def measured(one: Outlook, timings: Sequence[DeviceTiming]) -> Outlook:
+    """The outlook with figures in place of an opinion, and with advice where another device is quicker than the chosen one."""
+    told = f"one window measured: {'; '.join(map(str, timings))}"
+    best = timings[0]
+    if best.error or one.where.endswith(f" on {best.device}"):
+        return replace(one, reason=told)
+    advice = f'set device = "{best.device}" and dtype = "{best.dtype}" in [deployments."{one.name}"]'
+    return replace(one, reason=f"{told}; {best.device} is quicker: {advice}")

@@ -1,0 +1,256 @@
+"""What the user can set: names, defaults and descriptions of the whole configuration.
+
+Knows nothing of what the values do, nor of where they come from: `app/config/loading.py` reads file and environment. Every
+field's description is what docs/configuration.md prints, so it is written for users.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, field_validator, model_validator
+
+from backends.devices import parse_bytes
+
+_DEVICE = re.compile(r"cpu|mps|(cuda|directml|xpu)(:\d+)?")
+_DTYPES = ("auto", "float32", "bfloat16", "float16", "int8")
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the text names the file or variable, the table and the key.
+
+    path: the key, for those who know where it was set (`Settings.explained`).
+    """
+
+    def __init__(self, text: str, path: tuple[str, ...] = ()) -> None:
+        super().__init__(text)
+        self.path = path
+
+
+@dataclass(frozen=True, slots=True)
+class Origins:
+    """find: words for where a key was set, "" if nobody set it. Settings are equal wherever they come from."""
+
+    find: Callable[[tuple[str, ...]], str] = field(default=lambda path: "", compare=False)
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class KeyLimits(_Table):
+    """What one key may ask for."""
+
+    requests_per_minute: int = Field(default=0, ge=0, description="Most requests of this key in a minute (429); 0 = any number.")
+    concurrent: int = Field(default=0, ge=0, description="Most requests of this key at the same time (429); 0 = any number.")
+
+
+class ApiKey(KeyLimits):
+    """One accepted key and the name under which logs mention it."""
+
+    name: str
+    key: SecretStr = Field(min_length=1)
+
+
+class HashedKey(KeyLimits):
+    """One accepted key of which only the digest is kept; its name is the table's."""
+
+    sha256: str = Field(pattern="^[0-9a-fA-F]{64}$", description="SHA-256 of the key in hexadecimal digits.")
+
+
+class ServerSettings(_Table):
+    host: str = Field(
+        default="127.0.0.1", description="Address to listen on; beyond loopback it needs api_keys, keys or open_to_network."
+    )
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    api_keys: list[ApiKey] = Field(
+        default_factory=list[ApiKey], description="Accepted keys; empty: any non-empty key is accepted."
+    )
+    keys: dict[str, HashedKey] = Field(
+        default_factory=dict[str, HashedKey],
+        description="Further accepted keys by name, as digests; `speech-gateway key new NAME` makes one.",
+    )
+    open_to_network: bool = Field(default=False, description="Listen beyond loopback although any key is accepted.")
+    admin_key: SecretStr | None = Field(
+        default=None, description="Key for control routes; unset: they accept any valid key, from loopback clients only."
+    )
+    drain_seconds: float = Field(default=30.0, ge=0, description="Seconds that running requests get at shutdown.")
+    api_versions: list[str] = Field(default_factory=list[str], description="Further api-version values to accept.")
+    allowed_hosts: list[str] = Field(
+        default_factory=list[str],
+        description="Further Host names to answer to where no key is needed or only this machine is listened to (DNS rebinding).",
+    )
+    cors_origins: list[str] = Field(
+        default_factory=list[str], description='Web pages that may call the API, such as "https://chat.example"; "*" = all.'
+    )
+    open_listings: bool = Field(
+        default=False, description="Answer /audio/models and /audio/voices without a key, as Open WebUI asks for them."
+    )
+
+    @property
+    def several_owners(self) -> bool:
+        """Whether more than one client can be told apart: by keys, or by addresses where any key is accepted."""
+        return len(self.api_keys) + len(self.keys) > 1 if self.needs_key else not is_loopback(self.host)
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether only certain keys are accepted."""
+        return bool(self.api_keys or self.keys)
+
+    @model_validator(mode="after")
+    def _keys_beyond_loopback(self) -> Self:
+        if not (is_loopback(self.host) or self.needs_key or self.open_to_network):
+            raise ValueError(
+                f"host {self.host!r} can be reached from other machines, but any key would be accepted; "
+                "set api_keys, or open_to_network = true if that is meant"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _names_once(self) -> Self:
+        names = [*(key.name for key in self.api_keys), *self.keys]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"there is more than one key named {', '.join(twice)}")
+        return self
+
+
+class LimitSettings(_Table):
+    body_bytes: int = Field(default=26_214_400, gt=0, description="Largest request body, bytes (413).")
+    total_body_bytes: int = Field(
+        default=0, ge=0, description="Most that the bodies of all requests hold together, bytes (429); 0 = ten times body_bytes."
+    )
+    audio_seconds: float = Field(default=7200.0, gt=0, description="Longest audio of one request, seconds (400).")
+    decoded_bytes: int = Field(
+        default=4_294_967_296, gt=0, description="Most that one upload may decode to, bytes: frames x channels x 4 (400)."
+    )
+    upload_seconds: float = Field(default=120.0, gt=0, description="Longest time an upload may take, seconds (408).")
+    form_fields: int = Field(default=1000, gt=0, description="Most fields of one form (400).")
+    load_timeout: float = Field(
+        default=600.0, gt=0, description="Longest time that the load of a model may take without progress, seconds (503)."
+    )
+    queue_seconds: float = Field(default=120.0, gt=0, description="Longest predicted wait that is accepted, seconds (429).")
+    queue_jobs: int = Field(default=64, gt=0, description="Most requests waiting for one deployment (429).")
+
+    @property
+    def body_memory(self) -> int:
+        """total_body_bytes with its default worked out."""
+        return self.total_body_bytes or 10 * self.body_bytes
+
+    @model_validator(mode="after")
+    def _room_for_one(self) -> Self:
+        if self.body_memory < self.body_bytes:
+            raise ValueError(f"total_body_bytes {self.total_body_bytes} is less than body_bytes, {self.body_bytes}")
+        return self
+
+
+class DeviceSettings(_Table):
+    memory_budget: Literal["auto"] | dict[str, str | int] = Field(
+        default="auto",
+        description='Memory for models: "auto", or per device such as { "cuda:0" = "14GiB", cpu = "8GiB" }.',
+    )
+
+    @field_validator("memory_budget", mode="before")
+    @classmethod
+    def _sizes_of_devices(cls, budget: object) -> object:
+        if budget != "auto" and not isinstance(budget, dict):
+            raise ValueError('must be "auto", or a table of devices and sizes such as { "cuda:0" = "14GiB", cpu = "8GiB" }')
+        for device, size in budget.items() if isinstance(budget, dict) else ():
+            if not _DEVICE.fullmatch(str(device)):
+                raise ValueError(f"there is no device {device!r}; known: cpu, cuda:0, directml:0, mps, xpu:0")
+            parse_bytes(size)
+        return budget
+
+
+class LogSettings(_Table):
+    format: Literal["auto", "console", "json"] = Field(
+        default="auto", description="console for people, json for machines; auto: console on a terminal."
+    )
+    level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level that is written.")
+
+
+class DeploymentSettings(BaseModel):
+    """One [deployments.NAME] table. Keys that are not named here belong to the backend, which checks them."""
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+    backend: str = Field(
+        default="",
+        description="whisper | diffa | llasa | csm | espeak | pocketsphinx | fake; built-in deployments have theirs.",
+    )
+    model: str = Field(default="", description="Hub id, or a folder; empty: the backend's default.")
+    engine: str = Field(default="auto", description="One of the backend's engines.")
+    device: str = Field(default="auto", description="cuda:0, directml:0, mps, xpu, cpu, or auto.")
+    dtype: str = Field(default="auto", description="float32, bfloat16, float16, int8, or auto.")
+    keep_alive: float = Field(
+        default=600, ge=-1, description="Seconds a loaded model stays without work; 0 = unload at once, -1 = never."
+    )
+    preload: bool = Field(default=False, description="Load at start.")
+    auto_pull: bool = Field(default=True, description="Fetch missing weights in the background at start, unless offline.")
+    fallback: str = Field(
+        default="", description="Another deployment that answers while this one cannot; named in every answer it gives."
+    )
+    python: str = Field(default="", description="Another interpreter for this worker.")
+    voices: dict[str, str] = Field(default_factory=dict, description="Voice name in requests -> voice of the backend.")
+    audio_deployment: str = Field(default="", description="Chat deployments: the speech deployment that speaks their answers.")
+    revision: str = Field(default="", description="Hub revision (commit or tag) of the weights; empty: the newest.")
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, device: str) -> str:
+        if device != "auto" and not _DEVICE.fullmatch(device):
+            raise ValueError(f"there is no device {device!r}; known: auto, cpu, cuda:0, directml:0, mps, xpu:0")
+        return device
+
+    @field_validator("dtype")
+    @classmethod
+    def _known_dtype(cls, dtype: str) -> str:
+        if dtype not in _DTYPES:
+            raise ValueError(f"{dtype!r} is not one of {', '.join(_DTYPES)}")
+        return dtype
+
+
+class Settings(_Table):
+    """The whole configuration."""
+
+    server: ServerSettings = Field(default_factory=ServerSettings)
+    limits: LimitSettings = Field(default_factory=LimitSettings)
+    devices: DeviceSettings = Field(default_factory=DeviceSettings)
+    log: LogSettings = Field(default_factory=LogSettings)
+    deployments: dict[str, DeploymentSettings] = Field(default_factory=dict[str, DeploymentSettings])
+    aliases: dict[str, str] = Field(default_factory=dict[str, str])
+    models_dir: Path = Field(default=Path("models"), description="Folder that holds weights and voices.")
+    offline: bool = Field(default=False, description="Never reach for a model hub.")
+    _origins: Origins = PrivateAttr(default_factory=Origins)
+
+    def come_from(self, origins: Origins) -> Self:
+        """Remember where each key was set, for errors that are found later."""
+        self._origins = origins
+        return self
+
+    def explained(self, error: ConfigError) -> ConfigError:
+        """The error with the file and line, the variable or the option that is wrong in front."""
+        where = self._origins.find(error.path) if error.path else ""
+        return ConfigError(f"{where}: {error}" if where else str(error))
+
+
+def is_loopback(host: str) -> bool:
+    """Only programs on this machine can reach the address."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
+    """Settings from `config` (default: ./gateway.toml if present), the environment over it, and `overrides` on top.
+
+    overrides: tables as dicts (server={"port": 8123}) or with "__" (server__port=8123); None = not set. Raises ConfigError.
+    """
+    from app.config.loading import read
+
+    return read(config, overrides)

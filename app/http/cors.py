@@ -1,0 +1,171 @@
+"""Which web pages and which Host names may talk to the server.
+
+Owns the guard against DNS rebinding (a page whose name suddenly points at this machine), the refusal of foreign pages'
+requests, and CORS for those that are allowed. Programs that are not browsers send no Origin and are not concerned.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, QueryParams
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.config.settings import ServerSettings, is_loopback
+from app.errors import Forbidden
+from app.routes.operations import WORK_QUERY
+
+# Names that no public DNS server can point here, or that only the vendor can.
+_SAFE_SUFFIXES = (
+    ".localhost",
+    ".local",  # multicast DNS, RFC 6762
+    ".home.arpa",  # home networks, RFC 8375
+    ".internal",
+    ".openai.azure.com",
+    ".services.ai.azure.com",
+    ".cognitiveservices.azure.com",
+)
+_EXPOSED = ", ".join(
+    [
+        *("x-request-id", "apim-request-id", "x-ms-client-request-id", "retry-after", "retry-after-ms", "x-should-retry"),
+        *("openai-processing-ms", "x-ms-deployment-name", "x-ms-region", "x-gateway-fallback", "x-gateway-note"),
+        *("x-gateway-engine", "x-gateway-device", "x-gateway-dtype"),
+        *("x-gateway-ignored", "x-gateway-answer-id", "x-gateway-seed"),
+        *("x-gateway-queue-ms", "x-gateway-decode-ms", "x-gateway-model-ms", "x-gateway-speech-ms", "x-gateway-encode-ms"),
+    ]
+)
+# The second is for browsers that do not know the first.
+_FRAME_HEADERS = [(b"content-security-policy", b"frame-ancestors 'self'"), (b"x-frame-options", b"SAMEORIGIN")]
+_SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+
+
+class OriginGuard:
+    """ASGI middleware: refuses strange Host names and foreign pages, answers preflights, adds CORS headers."""
+
+    def __init__(self, app: ASGIApp, server: ServerSettings) -> None:
+        self.app = app
+        self._check_host = is_loopback(server.host) or not server.needs_key  # a key is what a rebinding page lacks
+        self._hosts = {host.lower() for host in server.allowed_hosts} | {socket.gethostname().lower()}
+        self._origins = {origin.rstrip("/").lower() for origin in server.cors_origins}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        send = _unframed(send)
+        headers = Headers(scope=scope)
+        host = headers.get("host", "")
+        if self._check_host and not self._host_allowed(host):
+            raise Forbidden(
+                f"The Host name {_hostname(host)!r} is not this server's; add it to server.allowed_hosts if it should be.",
+                code="host_not_allowed",
+            )
+        origin = headers.get("origin")
+        if origin is None:
+            self._check_site(scope, headers)
+        if origin is None or scope["type"] == "websocket":
+            await self.app(scope, receive, send)
+        else:
+            await self._from_page(origin, host, headers, scope, receive, send)
+
+    async def _from_page(self, origin: str, host: str, headers: Headers, scope: Scope, receive: Receive, send: Send) -> None:
+        allowed = self._origin_allowed(origin, host)
+        if not allowed and _does_work(scope):
+            raise _foreign(origin)
+        if scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
+            if not allowed:
+                raise _foreign(origin)
+            scope["gateway.cors"] = _cors_headers(origin)
+            await _preflight(headers)(scope, receive, send)
+            return
+        if allowed:
+            scope["gateway.cors"] = _cors_headers(origin)  # added by whoever writes the answer's headers, errors included
+        await self.app(scope, receive, send)
+
+    def _check_site(self, scope: Scope, headers: Headers) -> None:
+        """A foreign page's request without an Origin: an image, a script, fetch in the mode no-cors. Raises Forbidden.
+
+        Whoever follows a link from another site to a page of ours may see it.
+        """
+        if headers.get("sec-fetch-site") != "cross-site" or "*" in self._origins:
+            return
+        if headers.get("sec-fetch-mode") != "navigate" or _does_work(scope):
+            raise _foreign("other sites")
+
+    def _host_allowed(self, host: str) -> bool:
+        """IP addresses, single-label names and the safe suffixes: a rebinding page has none of them."""
+        name = _hostname(host)
+        return "." not in name or _is_address(name) or name.endswith(_SAFE_SUFFIXES) or name in self._hosts
+
+    def _origin_allowed(self, origin: str, host: str) -> bool:
+        parts = urlsplit(origin)
+        if "*" in self._origins or origin.lower() in self._origins:
+            return True
+        own = parts.netloc.lower() == host.lower() and parts.scheme in ("http", "https")
+        return own or is_loopback(parts.hostname or "")
+
+
+def _unframed(send: Send) -> Send:
+    """Forbid pages of other sites to show ours in a frame, where a visitor's clicks could be caught."""
+
+    async def unframed(message: Message) -> None:
+        if message["type"] == "http.response.start" and _is_page(message):
+            message = {**message, "headers": [*message.get("headers", ()), *_FRAME_HEADERS]}
+        await send(message)
+
+    return unframed
+
+
+def _is_page(message: Message) -> bool:
+    return any(name.lower() == b"content-type" and value.startswith(b"text/html") for name, value in message.get("headers", ()))
+
+
+def _does_work(scope: Scope) -> bool:
+    """More than telling what is known."""
+    if scope["type"] == "http" and scope["method"] not in _SAFE_METHODS:
+        return True
+    return WORK_QUERY in QueryParams(scope["query_string"])
+
+
+def _foreign(origin: str) -> Forbidden:
+    return Forbidden(
+        f"Pages of {origin} may not use this server; add it to server.cors_origins if they should.",
+        code="origin_not_allowed",
+    )
+
+
+def _hostname(host: str) -> str:
+    """Host header without its port."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0].lower()
+    return host.partition(":")[0].rstrip(".").lower()
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _preflight(headers: Headers) -> Response:
+    answer = {
+        "access-control-allow-methods": "GET, POST, DELETE, OPTIONS",
+        "access-control-allow-headers": headers.get("access-control-request-headers", "*"),
+        "access-control-max-age": "600",
+    }
+    if headers.get("access-control-request-private-network") == "true":
+        answer["access-control-allow-private-network"] = "true"
+    return Response(status_code=204, headers=answer)
+
+
+def _cors_headers(origin: str) -> list[tuple[bytes, bytes]]:
+    return [
+        (b"access-control-allow-origin", origin.encode("latin-1")),
+        (b"access-control-expose-headers", _EXPOSED.encode("ascii")),
+        (b"vary", b"Origin"),
+    ]

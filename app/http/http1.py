@@ -1,0 +1,127 @@
+"""HTTP/1.1 connections that send at once, with bounds on request heads and on clients that do not read, which uvicorn lacks.
+
+Owns how many bytes and seconds a request line and its headers may take, how long an answer may lie unread, the answer to
+what is not HTTP, how an answer of unknown length ends for a client of HTTP/1.0, and that HTTP/2 is not spoken. Bodies are
+the guard's matter (`app/http/request_body.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from app.errors import BrokenBody
+
+HEAD_BYTES = 64 * 1024  # request line and headers; browsers and SDKs stay below 8 KiB. One read may go beyond it.
+HEAD_SECONDS = 30.0  # from the connection, or the first byte of a further request, to the end of its headers
+STALLED_SECONDS = 300.0  # that a full buffer of an answer may wait for room: longer than a player pauses that has read ahead
+_UPGRADE = re.compile(rb"\nupgrade(?=[ \t]*:)", re.IGNORECASE)
+
+
+class GatewayProtocol(HttpToolsProtocol):
+    """uvicorn's protocol; closes connections whose request head is too long or too slow, or whose client does not read."""
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self._head_bytes = 0
+        self._expects_head = True
+        self._deadline: asyncio.TimerHandle | None = None
+        self._stalled: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        # asyncio does this only for listeners that name their protocol; without it, small answers wait 40 ms for an ACK.
+        if (connection := transport.get_extra_info("socket")) is not None:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._start_clock()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_clock()
+        self._stop_stalled()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        # Not close(): that waits for the client to read what is buffered.
+        self._stalled = asyncio.get_running_loop().call_later(STALLED_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._stop_stalled()
+        super().resume_writing()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._head_bytes = 0
+        self._start_clock()
+
+    def data_received(self, data: bytes) -> None:
+        if self._expects_head:
+            data = _without_offer(data)
+        super().data_received(data)
+        if self._deadline is not None and not self.transport.is_closing():  # the head goes on
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES:
+                self.send_400_response("The head of the request is too long.")
+
+    def on_headers_complete(self) -> None:
+        self._stop_clock()
+        self._expects_head = False
+        super().on_headers_complete()
+        if self.scope["http_version"] == "1.0":
+            _end_with_connection(self.cycle)
+
+    def on_message_complete(self) -> None:
+        self._expects_head = True
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """The same error shape as everywhere else, for what never became a request."""
+        body = BrokenBody(msg).encoded()
+        head = ("HTTP/1.1 400 Bad Request", "content-type: application/json", f"content-length: {len(body)}", "connection: close")
+        self.transport.write("\r\n".join((*head, "", "")).encode("ascii") + body)
+        self.transport.close()
+
+    def _start_clock(self) -> None:
+        self._stop_clock()
+        self._deadline = asyncio.get_running_loop().call_later(HEAD_SECONDS, self._too_slow)
+
+    def _stop_clock(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _stop_stalled(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
+
+    def _too_slow(self) -> None:
+        self.transport.close()
+
+
+def _without_offer(data: bytes) -> bytes:
+    """The start of a request without its offer to change the protocol: none is taken up, and the parser drops the body of one."""
+    end = data.find(b"\r\n\r\n")
+    head = data if end < 0 else data[:end]
+    return _UPGRADE.sub(rb"\nx-offer", head) + data[len(head) :] if _UPGRADE.search(head) else data
+
+
+def _end_with_connection(cycle: RequestResponseCycle) -> None:
+    """An answer without a length goes out as it is and ends where the connection does: HTTP/1.0 knows no chunks."""
+    send, unknown = cycle.send, False
+
+    async def send_plain(message: Any) -> None:
+        nonlocal unknown
+        if message["type"] == "http.response.start":
+            unknown = all(name.lower() != b"content-length" for name, _ in message.get("headers", ()))
+            if unknown:
+                cycle.chunked_encoding = False
+        elif unknown and message["type"] == "http.response.body":
+            cycle.expected_content_length = len(message.get("body", b""))  # what uvicorn checks a body without chunks against
+        await send(message)
+
+    cycle.send = send_plain  # type: ignore[method-assign]

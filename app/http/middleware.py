@@ -1,0 +1,323 @@
+"""What happens around every request: ids, logs, metrics, error bodies, then the checks in the contract's order.
+
+Plain ASGI classes. `Observe` is the outermost; `Guard` is the innermost and runs the operation. Neither knows what an
+operation does. Order of checks: route, key, api-version, deployment, content type, size; the rest is the route's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from typing import cast
+
+import structlog
+from starlette.datastructures import Headers, QueryParams
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.config.settings import Settings
+from app.errors import (
+    ApiError,
+    Draining,
+    MethodNotAllowed,
+    NotFound,
+    Overloaded,
+    RequestTimeout,
+    UnsupportedContentType,
+    from_http_exception,
+    internal_error,
+)
+from app.http.auth import Keyring
+from app.http.key_limits import KeyUsage
+from app.http.request_body import ClientGone, Share, Upload, capped, never
+from app.http.versions import check_api_version
+from app.media.fair import current_owner
+from app.routes.context import Call, Gateway, find_deployment, header_text
+from app.routes.operations import WORK_QUERY, Match, Operation, Table, is_set
+from app.serving.shares import FairShares
+
+log = structlog.get_logger("gateway")
+
+CLIENT_GONE = 499  # the status logs and metrics use for a client that left
+_CONSTANT_HEADERS = [(b"x-ms-region", b"local"), (b"x-content-type-options", b"nosniff")]
+
+
+class Visit:
+    """What the log and the headers say of one request."""
+
+    __slots__ = ("deployment", "owner", "quiet", "request_id", "route", "started", "status")
+
+    def __init__(self) -> None:
+        self.request_id = str(uuid.uuid4())
+        self.started = time.perf_counter()
+        self.route, self.owner, self.deployment, self.status = "unknown", "", "", 0
+        self.quiet = False  # probes and scrapes come every few seconds and would drown the rest of the log
+
+    @property
+    def milliseconds(self) -> float:
+        return (time.perf_counter() - self.started) * 1000
+
+
+class Observe:
+    """Gives every answer its headers, every error its body, every request a log line and a count."""
+
+    def __init__(self, app: ASGIApp, gateway: Gateway) -> None:
+        self.app, self.gateway = app, gateway
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        visit = scope["gateway.visit"] = Visit()
+        send = self._with_headers(scope, send, visit)
+        try:
+            await self.app(scope, receive, send)
+        except ClientGone:
+            visit.status = CLIENT_GONE
+            self.gateway.metrics.cancelled_total.inc()
+        except Exception as error:
+            await self._refuse(error, visit, scope, receive, send)
+        finally:
+            self._record(scope, visit)
+
+    async def _refuse(self, error: Exception, visit: Visit, scope: Scope, receive: Receive, send: Send) -> None:
+        answer = _api_error(error)
+        if answer.status >= 500 and not isinstance(error, ApiError):
+            log.error("internal_error", request_id=visit.request_id, route=visit.route, exc_info=error)
+        if answer.reason:
+            self.gateway.metrics.refused_total.labels(answer.reason).inc()
+        if visit.status:  # the answer has begun: only cutting the connection can tell the client
+            log.warning("answer_cut", request_id=visit.request_id, route=visit.route, code=answer.code)
+            return
+        await answer.response()(scope, receive, send)
+
+    def _with_headers(self, scope: Scope, send: Send, visit: Visit) -> Send:
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                visit.status = message["status"]
+                message = {**message, "headers": [*message.get("headers", ()), *self._headers(scope, visit)]}
+            await send(message)
+
+        return with_headers
+
+    def _headers(self, scope: Scope, visit: Visit) -> Iterator[tuple[bytes, bytes]]:
+        request_id = visit.request_id.encode("ascii")
+        yield b"x-request-id", request_id
+        yield b"apim-request-id", request_id
+        yield b"x-ms-client-request-id", _client_request_id(scope) or request_id
+        yield b"openai-processing-ms", b"%d" % round(visit.milliseconds)
+        yield from _CONSTANT_HEADERS
+        yield from scope.get("gateway.cors", ())
+        if self.gateway.draining:
+            yield b"connection", b"close"
+
+    def _record(self, scope: Scope, visit: Visit) -> None:
+        self.gateway.metrics.requests_total.labels(visit.route, str(visit.status)).inc()
+        (log.debug if visit.quiet else log.info)(
+            "request",
+            request_id=visit.request_id,
+            method=scope["method"],
+            route=visit.route,
+            status=visit.status,
+            ms=round(visit.milliseconds, 1),
+            owner=visit.owner,
+            deployment=visit.deployment,
+        )
+
+
+class Guard:
+    """Runs an operation once key, api-version, deployment, content type and size are right; stops it if the client leaves.
+
+    pages: apps by path prefix that serve themselves, such as a web page, which calls the API with its visitor's key.
+    """
+
+    def __init__(self, app: ASGIApp, gateway: Gateway, table: Table, pages: Mapping[str, ASGIApp]) -> None:
+        self.app, self.gateway, self.table, self.pages = app, gateway, table, pages
+        self._keyring = Keyring(gateway.settings.server)
+        self._usage = KeyUsage.of(gateway.settings.server)
+        self._bodies = _bodies(gateway.settings)
+        server = gateway.settings.server
+        self._told_by_address = server.several_owners and not server.needs_key  # any key is accepted: they tell nobody apart
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+        elif page := self._page(scope["path"]):
+            if scope["type"] == "http":
+                scope["gateway.visit"].route, scope["gateway.visit"].quiet = "page", True
+            await page(scope, capped(receive, self.gateway.settings.limits.body_bytes), send)
+        elif scope["type"] == "http":
+            await self._operation(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1008, "reason": "nothing is served here"})
+
+    def _page(self, path: str) -> ASGIApp | None:
+        return next((page for at, page in self.pages.items() if path == at or path.startswith(f"{at}/")), None)
+
+    async def _operation(self, scope: Scope, receive: Receive, send: Send) -> None:
+        visit: Visit = scope["gateway.visit"]
+        headers = Headers(scope=scope)
+        upload = Upload(receive, headers.get("content-length"), headers.get("expect"))
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                match, operation = self._route(scope)
+                visit.route, visit.quiet = operation.path, operation.access == "public"
+                if not self._is_open(operation, QueryParams(scope["query_string"])):
+                    stack.enter_context(self.gateway.request())
+                call = self._call(scope, headers, match, operation, stack)
+                visit.owner, visit.deployment = call.owner, call.target or ""
+                current_owner.set(call.client)
+                share = Share(self._bodies, call.client)
+                call.body, call.body_dropped = await self._read(upload, share), share.give_back
+                stack.callback(share.give_back)
+            except ApiError as error:
+                if isinstance(error, RequestTimeout) or not await upload.drain():
+                    error.headers["connection"] = "close"
+                raise
+            await self._run(call, upload, scope, send)
+            visit.deployment = call.deployment.name if call.deployment else visit.deployment
+
+    def _route(self, scope: Scope) -> tuple[Match, Operation]:
+        match = self.table.match((scope.get("raw_path") or scope["path"].encode()).decode("latin-1"))
+        if match is None:
+            raise NotFound("Resource not found.")
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        operation = match.operations.get(method)
+        if operation is None:
+            allowed = ", ".join(sorted(match.operations))
+            raise MethodNotAllowed(f"{method} is not allowed here; allowed: {allowed}.", headers={"allow": allowed})
+        return match, operation
+
+    def _call(self, scope: Scope, headers: Headers, match: Match, operation: Operation, stack: contextlib.AsyncExitStack) -> Call:
+        query = QueryParams(scope["query_string"])
+        owner, client = "", (scope.get("client") or ("", 0))[0]
+        if not self._is_open(operation, query):
+            owner = scope["gateway.visit"].owner = self._admit(operation, match, headers, query, client)
+            stack.enter_context(self._within_limits(owner))
+        check_api_version(match.scheme, query.get("api-version"), self.gateway.settings.server.api_versions)
+        if match.deployment is not None:
+            find_deployment(self.gateway.deployments, match.deployment, match.scheme)
+        _check_content_type(operation, headers)
+        return Call(
+            gateway=self.gateway,
+            operation=operation,
+            scheme=match.scheme,
+            request_id=scope["gateway.visit"].request_id,
+            owner=owner,
+            client=client if self._told_by_address else owner,
+            headers=headers,
+            query=query,
+            stack=stack,
+            target=match.deployment,
+            parameter=match.parameter,
+        )
+
+    def _is_open(self, operation: Operation, query: QueryParams) -> bool:
+        """No key is needed. What is public stays so with any key accepted, even where it does work: nobody is kept out."""
+        server = self.gateway.settings.server
+        if operation.access == "public":
+            return not (server.needs_key and operation.path == "health" and is_set(query.get(WORK_QUERY)))
+        return operation.access == "listing" and server.open_listings
+
+    @contextlib.contextmanager
+    def _within_limits(self, owner: str) -> Iterator[None]:
+        """Count the request among those of its key. Raises Overloaded."""
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(self._usage.request(owner))
+            except Overloaded:
+                self.gateway.metrics.refused_total.labels("key_limit").inc()
+                raise
+            yield
+
+    def _admit(self, operation: Operation, match: Match, headers: Headers, query: QueryParams, client: str) -> str:
+        owner = self._keyring.owner(headers, query, match.scheme)
+        if operation.access == "admin":
+            self._keyring.admit_admin(headers, query, client)
+        if self.gateway.draining and operation.task is not None:
+            self.gateway.metrics.refused_total.labels("draining").inc()
+            raise Draining("The server is shutting down and takes no new work.")
+        return owner
+
+    async def _read(self, upload: Upload, share: Share) -> bytes:
+        limits = self.gateway.settings.limits
+        try:
+            return await upload.read(limits.body_bytes, limits.upload_seconds, share)
+        except Overloaded:
+            self.gateway.metrics.refused_total.labels("body_memory").inc()
+            raise
+
+    async def _run(self, call: Call, upload: Upload, scope: Scope, send: Send) -> None:
+        """The operation and its answer; ClientGone if the client leaves before the end of it."""
+        task = cast("asyncio.Task[object]", asyncio.current_task())
+        watch = _Watch(upload, task)
+        try:
+            answer = await call.operation.handler(call)
+            await answer(scope, never, watch.sending(send))
+        except asyncio.CancelledError:
+            if watch.client_gone and task.uncancel() == 0:
+                raise ClientGone from None
+            raise
+        finally:
+            watch.end()
+
+
+def _bodies(settings: Settings) -> FairShares:
+    """The memory for bodies. Where several owners share it, half of it is kept for those that hold less than one body."""
+    limits = settings.limits
+    reserve = limits.body_memory // 2 if settings.server.several_owners else 0
+    return FairShares(limits.body_memory, reserve=reserve, floor=limits.body_bytes)
+
+
+class _Watch:
+    """Cancels a task when the client leaves before the whole answer was sent."""
+
+    __slots__ = ("_over", "_task", "_watcher", "client_gone")
+
+    def __init__(self, upload: Upload, task: asyncio.Task[object]) -> None:
+        self._over = self.client_gone = False
+        self._task = task
+        self._watcher = asyncio.ensure_future(self._wait(upload))
+
+    async def _wait(self, upload: Upload) -> None:
+        await upload.left()
+        if not self._over:
+            self.client_gone = True
+            self._task.cancel("the client has gone")
+
+    def sending(self, send: Send) -> Send:
+        async def sending(message: Message) -> None:
+            # Set before the server learns that the answer is complete: it reports that as a disconnect too.
+            self._over = message["type"] == "http.response.body" and not message.get("more_body", False)
+            await send(message)
+
+        return sending
+
+    def end(self) -> None:
+        self._over = True
+        self._watcher.cancel()
+
+
+def _check_content_type(operation: Operation, headers: Headers) -> None:
+    given = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if operation.consumes and given not in operation.consumes:
+        wanted = " or ".join(operation.consumes)
+        raise UnsupportedContentType(f"The content type must be {wanted}, not {given or 'missing'!r}.")
+
+
+def _client_request_id(scope: Scope) -> bytes:
+    for name, value in scope["headers"]:
+        if name == b"x-ms-client-request-id":
+            return header_text(value.decode("latin-1"))[:256].encode("ascii")
+    return b""
+
+
+def _api_error(error: Exception) -> ApiError:
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, HTTPException):
+        return from_http_exception(error)
+    return internal_error()

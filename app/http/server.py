@@ -1,0 +1,144 @@
+"""Runs the app under uvicorn with our signals: the first drains while still answering, the second ends at once.
+A closed terminal or console drains as well.
+
+Owns the listening socket, the timeouts and the exit code. Knows no route.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import socket
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import structlog
+import uvicorn
+
+from app.banner import banner
+from app.console_events import shutdown_on_close
+from app.http.http1 import GatewayProtocol
+from app.main import drain
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from types import FrameType
+
+    from fastapi import FastAPI
+
+    from app.config.settings import Settings
+    from app.routes.context import Gateway
+
+log = structlog.get_logger("gateway")
+
+EXIT_CLEAN, EXIT_NOT_STARTED, EXIT_CUT = 0, 1, 4
+_KEEP_ALIVE_SECONDS = 75  # longer than clients keep idle connections in their pools, so that they, not we, close them
+_LAST_SECONDS = 2  # for answers that are being cut, and for workers after a second signal
+_BACKLOG = 2048
+
+
+def serve(app: FastAPI, settings: Settings) -> int:
+    """Serve until a signal comes and return the exit code."""
+    try:
+        listener = _listen(settings.server.host, settings.server.port)
+    except OSError as error:
+        where = f"{settings.server.host}:{settings.server.port}"
+        log.error("cannot_listen", address=where, error=str(error), cure="another program may use the port; try --port")
+        return EXIT_NOT_STARTED
+    gc.freeze()  # what start-up made stays; walking it in each full collection stopped the loop for over 50 ms
+    server = GatewayServer(_config(app), app)
+    try:
+        server.run([listener])
+    except SystemExit as error:
+        return EXIT_CLEAN if error.code == 0 else EXIT_NOT_STARTED
+    if not server.started:
+        return EXIT_NOT_STARTED
+    return EXIT_CUT if server.cut else EXIT_CLEAN
+
+
+class GatewayServer(uvicorn.Server):
+    """uvicorn's server with a drain before its shutdown. cut: requests or jobs were ended before their answer was complete."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+        super().__init__(config)
+        self.cut = False
+        self._app = app
+        self._gateway: Gateway = app.state.gateway
+        self._asked = False
+        self._draining: asyncio.Task[None] | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Signal handler: only flags are set here; the loop sees them at its next tick."""
+        if self._asked:
+            self._cut()
+        self._ask()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        with super().capture_signals(), shutdown_on_close(self._ask, self._cut):
+            yield
+
+    def _ask(self) -> None:
+        self._asked = True
+
+    def _cut(self) -> None:
+        self.force_exit = self.should_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started and sockets:
+            _say(banner(self._app, sockets[0].getsockname()[1]))
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._asked and self._draining is None:
+            self._draining = asyncio.create_task(self._drain())
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._draining is not None and not self._draining.done():
+            self._draining.cancel()
+        self.cut = self.cut or self._gateway.in_flight > 0
+        await super().shutdown(sockets)
+        if self.force_exit:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._gateway.pool.drain(0), _LAST_SECONDS)
+
+    async def _drain(self) -> None:
+        seconds = self._gateway.settings.server.drain_seconds
+        log.info("draining", seconds=seconds, in_flight=self._gateway.in_flight)
+        ends = time.monotonic() + seconds
+        clean = await drain(self._gateway)
+        with contextlib.suppress(TimeoutError):  # answers that are still being written
+            await asyncio.wait_for(self._gateway.idle.wait(), max(0.0, ends - time.monotonic()))
+        self.cut = not clean or self._gateway.in_flight > 0
+        self.should_exit = True
+        log.info("drained", cut=self.cut)
+
+
+def _config(app: FastAPI) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http=GatewayProtocol,
+        ws="none",
+        loop="asyncio",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        backlog=_BACKLOG,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=_LAST_SECONDS,
+    )
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
+
+
+def _say(text: str) -> None:
+    """Print for a person; a console that lacks a character of a name shows a question mark instead of failing."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "replace").decode(encoding), flush=True)

@@ -1,0 +1,184 @@
+"""The body of a chat request, read and checked: what is asked for, what is refused, what is ignored.
+
+A parameter that would silently change the answer is refused; one that would not is ignored and named in a header. The
+messages are read in `messages`. Runs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from app.config.deployments import Deployment
+from app.errors import InvalidRequest, MissingParameter, UnsupportedParameter, UnsupportedValue
+from app.routes.chat.history import SpokenAnswers
+from app.routes.chat.messages import SentMessage, read_messages
+from app.routes.multipart import as_mapping, checked_number
+from app.routes.speech.request import read_options, read_seed, voice_name
+from backends.interface import ChatRequest, Message
+
+SPOKEN_FORMATS = ("wav", "mp3", "aac", "flac", "opus", "pcm16")
+MOST_STOPS = 4
+MOST_TOKENS = 1_000_000
+# Decoding options that a request may set at its top level, besides those that the deployment's backend names.
+DECODING = frozenset({"steps", "block_length", "cfg_scale", "cache", "threshold", "factor", "early_stop", "preset"})
+_READ = frozenset(
+    {
+        "model", "messages", "modalities", "audio", "stream", "stream_options", "max_tokens", "max_completion_tokens",
+        "temperature", "top_p", "stop", "seed", "options", "n",
+    }
+)  # fmt: skip
+# Refused unless they hold the value that changes nothing.
+_NEUTRAL: Mapping[str, tuple[object, ...]] = {
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "logit_bias": ({},),
+    "presence_penalty": (0,),
+    "frequency_penalty": (0,),
+    "response_format": ({"type": "text"},),
+    "web_search_options": (),
+    "data_sources": ([],),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SpokenWish:
+    """How the answer is to be spoken. format: a key of writers.audio.MEDIA_TYPES."""
+
+    voice: str
+    format: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChatWish:
+    """One request. spoken: None for text answers; ignored: keys that mean nothing here."""
+
+    messages: tuple[SentMessage, ...]
+    spoken: SpokenWish | None = None
+    stream: bool = False
+    include_usage: bool = False
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
+
+    def request(self, messages: tuple[Message, ...]) -> ChatRequest:
+        """The backend's request, once the audio is decoded."""
+        return ChatRequest(
+            messages=messages,
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            stop=self.stop,
+            seed=self.seed,
+            options=self.options,
+        )
+
+
+def read_chat(body: Mapping[str, Any], deployment: Deployment, memory: SpokenAnswers) -> ChatWish:
+    """Raises InvalidRequest and its kin, naming the parameter."""
+    _refuse_unsupported(body)
+    stream = flag(body.get("stream"), "stream")
+    decoding = _decoding_names(deployment)
+    return ChatWish(
+        messages=read_messages(body.get("messages"), memory.transcript),
+        spoken=_spoken(body, deployment, stream=stream),
+        stream=stream,
+        include_usage=_include_usage(body),
+        max_tokens=max_tokens(body),
+        temperature=_number(body, "temperature", 2.0),
+        top_p=_number(body, "top_p", 1.0),
+        stop=_stops(body.get("stop")),
+        seed=read_seed(body),
+        options={key: body[key] for key in body if key in decoding and body[key] is not None} | read_options(body),
+        ignored=tuple(key for key in body if key not in _READ | _NEUTRAL.keys() | decoding),
+    )
+
+
+def _decoding_names(deployment: Deployment) -> frozenset[str]:
+    return DECODING | {f.name for f in fields(deployment.info.options)} - _READ - _NEUTRAL.keys()
+
+
+def _refuse_unsupported(body: Mapping[str, Any]) -> None:
+    count = body.get("n")
+    if count is not None and (isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= 128):
+        raise InvalidRequest("n must be a whole number from 1 to 128.", param="n")
+    if count not in (None, 1):
+        raise UnsupportedParameter("n above 1 is not supported: there is one answer per request.", param="n")
+    for name, neutral in _NEUTRAL.items():
+        if body.get(name) is not None and body[name] not in neutral:
+            raise UnsupportedParameter(f"The parameter {name} is not supported here.", param=name)
+
+
+def _spoken(body: Mapping[str, Any], deployment: Deployment, *, stream: bool) -> SpokenWish | None:
+    modalities = body.get("modalities")
+    if modalities is None:
+        return None
+    if not isinstance(modalities, list) or not modalities or not all(kind in ("text", "audio") for kind in modalities):
+        raise InvalidRequest('modalities must be ["text"] or ["text", "audio"].', param="modalities")
+    if "audio" not in modalities:
+        return None
+    if body.get("audio") is None:
+        raise MissingParameter("The modality audio needs the parameter audio with voice and format.", param="audio")
+    audio = as_mapping(body["audio"], "audio")
+    kind = audio.get("format")
+    if kind is None:
+        raise MissingParameter("You must provide the format of the audio.", param="audio.format")
+    if kind not in SPOKEN_FORMATS:
+        raise InvalidRequest(f"audio.format must be one of {', '.join(SPOKEN_FORMATS)}.", param="audio.format")
+    if stream and kind != "pcm16":
+        raise UnsupportedValue("audio.format must be pcm16 when the answer is streamed.", param="audio.format")
+    voice = voice_name(audio.get("voice"), "audio.voice")
+    if not deployment.audio_deployment:
+        raise UnsupportedValue(
+            f"The deployment {deployment.name!r} answers in text only: it has no audio_deployment configured.",
+            param="modalities",
+        )
+    return SpokenWish(voice, "pcm" if kind == "pcm16" else kind)
+
+
+def max_tokens(body: Mapping[str, Any]) -> int | None:
+    """max_completion_tokens, or its older name. Raises InvalidRequest."""
+    for name in ("max_completion_tokens", "max_tokens"):
+        value = body.get(name)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_TOKENS:
+            raise InvalidRequest(f"{name} must be a whole number from 1 to {MOST_TOKENS}.", param=name)
+        return value
+    return None
+
+
+def flag(value: object, name: str) -> bool:
+    """A JSON boolean; unset is false. Raises InvalidRequest."""
+    if value is not None and not isinstance(value, bool):
+        raise InvalidRequest(f"{name} must be true or false.", param=name)
+    return value is True
+
+
+def _include_usage(body: Mapping[str, Any]) -> bool:
+    options = body.get("stream_options")
+    if options is None:
+        return False
+    return flag(as_mapping(options, "stream_options").get("include_usage"), "stream_options.include_usage")
+
+
+def _number(body: Mapping[str, Any], name: str, high: float) -> float | None:
+    return None if body.get(name) is None else checked_number(body[name], name, 0.0, high)
+
+
+def _stops(value: object) -> tuple[str, ...]:
+    stops = [value] if isinstance(value, str) else value
+    if stops is None:
+        return ()
+    if not isinstance(stops, list) or len(stops) > MOST_STOPS or not all(isinstance(stop, str) and stop for stop in stops):
+        raise InvalidRequest(f"stop must be a string or a list of at most {MOST_STOPS} strings, none empty.", param="stop")
+    return tuple(stops)

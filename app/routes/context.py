@@ -1,0 +1,241 @@
+"""What every route works with: the gateway's shared parts and one call.
+
+Owns the way from a request to a running job (choose a deployment, take a ticket, run) and the x-gateway-* headers that tell
+about it. Knows nothing of a particular operation and nothing of sockets: `app/http/middleware.py` builds the calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import AsyncExitStack, aclosing, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from starlette.datastructures import Headers, QueryParams
+from starlette.responses import Response
+from starlette.types import Receive, Send
+from starlette.types import Scope as AsgiScope
+
+from app.config.deployments import Deployment, Deployments
+from app.config.settings import Settings
+from app.errors import DeploymentNotFound, InvalidRequest, MissingParameter, ModelNotFound, OperationNotSupported
+from app.metrics import Metrics
+from app.routes.chat.history import SpokenAnswers
+from app.routes.json_text import NAME_CHARACTERS, decode_object, named
+from app.routes.operations import JSON, Operation, Scheme
+from app.serving.canaries import Canaries
+from app.serving.interfaces import Pool, Run, Ticket
+from backends.interface import Done, Request, Task
+
+if TYPE_CHECKING:
+    from app.media.pool import MediaPool
+
+
+_LONGEST_HEADER = 1000  # characters of a value that clients choose: many give up on an answer whose head is long
+
+
+@dataclass(slots=True)
+class Gateway:
+    """The parts that live as long as the app."""
+
+    settings: Settings
+    deployments: Deployments
+    pool: Pool
+    media: MediaPool
+    metrics: Metrics
+    canaries: Canaries = field(init=False)
+    spoken: SpokenAnswers = field(default_factory=SpokenAnswers)
+    started: float = field(default_factory=time.monotonic)
+    in_flight: int = 0
+    idle: asyncio.Event = field(default_factory=asyncio.Event)  # set while nothing is in flight
+    draining: bool = False
+
+    def __post_init__(self) -> None:
+        self.idle.set()
+        self.canaries = Canaries(self.pool)
+
+    @contextmanager
+    def request(self) -> Iterator[None]:
+        """Count one request as in flight."""
+        self._count(1)
+        try:
+            yield
+        finally:
+            self._count(-1)
+
+    def _count(self, step: int) -> None:
+        self.in_flight += step
+        self.metrics.requests_in_flight.inc(step)
+        (self.idle.clear if self.in_flight else self.idle.set)()
+
+
+@dataclass(slots=True)
+class Call:
+    """One request after the guards let it in.
+
+    request_id: GUID, the same in headers and logs; owner: name of the key, for logs; client: who shares fairly with others,
+    the owner or, where any key is accepted from the network, the client's address; target: deployment that the path names;
+    parameter: rest of the path for listings; body: the whole body; body_dropped: called when it is let go; timings: seconds
+    by stage; notes: remarks for the client; ignored: parameters that mean nothing here. What is entered on `stack` is left
+    when the answer is sent, or when the client has gone.
+    """
+
+    gateway: Gateway
+    operation: Operation
+    scheme: Scheme
+    request_id: str
+    owner: str
+    headers: Headers
+    query: QueryParams
+    stack: AsyncExitStack
+    client: str = ""
+    target: str | None = None
+    parameter: str = ""
+    body: bytes = b""
+    body_dropped: Callable[[], None] = lambda: None
+    arrived: float = field(default_factory=time.perf_counter)
+    timings: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    ignored: tuple[str, ...] = ()
+    deployment: Deployment | None = None
+    running: Run | None = None
+    fallback_from: str | None = None
+
+    def drop_body(self) -> None:
+        """What was in it has been taken out: a request that waits should not hold it, nor count as holding it."""
+        self.body = b""
+        self.body_dropped()
+
+    @property
+    def content_type(self) -> str:
+        return self.headers.get("content-type", "")
+
+    def json_body(self) -> dict[str, Any]:
+        """The body as a JSON object. Raises BrokenBody or TooLarge."""
+        return decode_object(self.body)
+
+    def choose(self, model: object, task: Task) -> Deployment:
+        """The deployment for this call: the path's where it names one, else `model` of the body.
+
+        Raises MissingParameter, DeploymentNotFound or ModelNotFound, OperationNotSupported.
+        """
+        name = self.target if self.target is not None else model
+        if name is None or name == "":
+            raise MissingParameter("You must provide a model: the name of a deployment.", param="model")
+        if not isinstance(name, str):
+            raise InvalidRequest("model must be a string.", param="model")
+        if len(name) > NAME_CHARACTERS:
+            raise InvalidRequest(
+                f"model has {len(name)} characters; at most {NAME_CHARACTERS} are allowed.",
+                param="model",
+                code="string_above_max_length",
+            )
+        deployment = find_deployment(self.gateway.deployments, name, self.scheme)
+        if task not in deployment.tasks:
+            raise OperationNotSupported(
+                f"The {self.operation.path} operation does not work with the deployment {name!r}, "
+                f"which does {' and '.join(deployment.tasks)}.",
+                param="model",
+            )
+        self.deployment = deployment
+        return deployment
+
+    async def admit(self, deployment: Deployment) -> Ticket:
+        """A place in the deployment's queue until the answer is sent. Raises Overloaded, Draining, ModelUnavailable."""
+        ticket = await self.stack.enter_async_context(
+            self.gateway.pool.admit(deployment, owner=self.client, request_id=self.request_id)
+        )
+        self.deployment, self.fallback_from = ticket.deployment, ticket.fallback_from
+        return ticket
+
+    async def run(self, ticket: Ticket, request: Request) -> Run:
+        """The job, accepted by a worker."""
+        running = await ticket.run(request)
+        self.running = running
+        self.record("queue", running.queue_seconds)
+        return running
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage: "decode", "model", "encode". Repeated stages add up."""
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.record(name, time.perf_counter() - begun)
+
+    def record(self, name: str, seconds: float) -> None:
+        """Add to a stage's time, for the answer's headers and the metrics."""
+        self.timings[name] = self.timings.get(name, 0.0) + seconds
+        self.gateway.metrics.stage_seconds.labels(name).observe(seconds)
+
+    def finish(self, done: Done) -> None:
+        """Keep what the last event says to the client."""
+        self.notes += done.notes
+
+    def gateway_headers(self) -> dict[str, str]:
+        """x-gateway-*: who answered, where, and how long each stage took so far (milliseconds)."""
+        headers = {f"x-gateway-{name}-ms": f"{seconds * 1000:.1f}" for name, seconds in self.timings.items()}
+        if self.deployment is not None:
+            headers["x-ms-deployment-name"] = header_text(self.deployment.name)
+        if self.running is not None:
+            told = self.running.capabilities
+            headers |= {"x-gateway-engine": told.engine, "x-gateway-device": told.device, "x-gateway-dtype": told.dtype}
+        if self.fallback_from is not None and self.deployment is not None:
+            headers["x-gateway-fallback"] = header_text(self.deployment.name)
+        if self.notes:
+            headers["x-gateway-note"] = header_text("; ".join(self.notes))
+        if self.ignored:
+            headers["x-gateway-ignored"] = header_text(named(self.ignored))[:_LONGEST_HEADER]
+        return headers
+
+    def answer(self, content: bytes, media_type: str) -> Response:
+        """A complete answer with the call's headers."""
+        return Response(content, headers=self.gateway_headers() | {"content-type": media_type})
+
+    def json(self, document: object) -> Response:
+        """A complete JSON answer with the call's headers."""
+        return self.answer(msgspec.json.encode(document), JSON)
+
+    def stream(self, chunks: AsyncGenerator[bytes, None], media_type: str) -> Stream:
+        """An answer sent as it is made; take the first chunk before, so that an early error keeps its own status."""
+        headers = self.gateway_headers() | {
+            "content-type": media_type,
+            "cache-control": "no-cache, must-revalidate",
+            "x-accel-buffering": "no",
+        }
+        return Stream(chunks, headers)
+
+
+@dataclass(slots=True)
+class Stream:
+    """ASGI app that sends chunks as they come. The guard watches for the client's leaving, not this."""
+
+    chunks: AsyncGenerator[bytes, None]
+    headers: dict[str, str]
+
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in self.headers.items()]
+        await send({"type": "http.response.start", "status": 200, "headers": raw})
+        async with aclosing(self.chunks):  # before the call's stack is left: nothing may be running in what that closes
+            async for chunk in self.chunks:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def find_deployment(deployments: Deployments, name: str, scheme: Scheme) -> Deployment:
+    """Raises DeploymentNotFound (Azure's schemes) or ModelNotFound (OpenAI's)."""
+    deployment = deployments.resolve(name)
+    if deployment is not None:
+        return deployment
+    if scheme is Scheme.OPENAI:
+        raise ModelNotFound(f"The model {name!r} does not exist here; GET /v1/models lists those that do.", param="model")
+    raise DeploymentNotFound(f"The deployment {name!r} does not exist here; GET /openai/v1/models lists those that do.")
+
+
+def header_text(text: str) -> str:
+    """Text as a header value: one line, anything outside printable ASCII replaced."""
+    return "".join(character if " " <= character <= "~" else "?" for character in text)

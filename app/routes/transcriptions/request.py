@@ -1,0 +1,207 @@
+"""The form of a transcription or translation, read and checked: what is asked for, and whether a deployment can do it.
+
+Knows the fields and their rules; decodes no audio and runs nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
+
+from app.config.deployments import Deployment
+from app.errors import InvalidRequest, OperationNotSupported, UnsupportedParameter, UnsupportedValue
+from app.languages import language_code
+from app.routes.multipart import Form, UploadedFile, as_mapping, checked_number
+from app.writers.transcripts import FORMATS, STREAMED_FORMATS, Format
+from backends.interface import Chunking, Samples, TranscriptionRequest
+
+TranscriptionTask = Literal["transcribe", "translate"]
+_TRANSLATION_FORMATS = tuple(name for name in FORMATS if name != "diarized_json")
+_TRANSLATION_FIELDS = frozenset({"file", "filename", "model", "prompt", "response_format", "temperature"})
+_FIELDS = _TRANSLATION_FIELDS | {
+    "language", "languages", "keywords", "timestamp_granularities", "include", "stream", "chunking_strategy",
+    "known_speaker_names", "known_speaker_references",
+}  # fmt: skip
+_GRANULARITIES = ("word", "segment")
+_MOST_SPEAKERS = 4
+_LONGEST_MS = 60_000  # of padding or silence in a chunking strategy
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """One request. granularities: () unless the client named some; notes: remarks for the client; ignored: unused fields."""
+
+    file: UploadedFile
+    task: TranscriptionTask
+    format: Format
+    stream: bool = False
+    language: str | None = None
+    prompt: str = ""
+    temperature: float = 0.0
+    granularities: tuple[str, ...] = ()
+    logprobs: bool = False
+    chunking: Chunking | None = None
+    speakers: bool = False
+    notes: tuple[str, ...] = field(default=())
+    ignored: tuple[str, ...] = ()
+
+    @property
+    def words(self) -> bool:
+        return "word" in self.granularities
+
+    @property
+    def segments(self) -> bool:
+        """verbose_json shows segments unless only words were asked for."""
+        return self.granularities != ("word",)
+
+    @property
+    def diarized(self) -> bool:
+        return self.format == "diarized_json"
+
+    def request(self, samples: Samples) -> TranscriptionRequest:
+        """The backend's request; samples: float32 [time] at 16 kHz."""
+        return TranscriptionRequest(
+            samples=samples,
+            language=self.language,
+            task=self.task,
+            prompt=self.prompt,
+            temperature=self.temperature,
+            words=self.words,
+            logprobs=self.logprobs,
+            diarize=self.diarized,
+            chunking=self.chunking,
+        )
+
+
+def read_wish(form: Form, task: TranscriptionTask) -> Wish:
+    """The checked fields. Raises InvalidRequest and its kin, naming the field."""
+    file = form.file("file")
+    prompt = form.text("prompt") or ""
+    temperature = form.number("temperature", 0.0, 1.0) or 0.0
+    if task == "translate":
+        kind = form.choice("response_format", _TRANSLATION_FORMATS, "json")
+        unused = _unused(form, _TRANSLATION_FIELDS)
+        return Wish(file, task, cast(Format, kind), prompt=prompt, temperature=temperature, ignored=unused)
+    kind = form.choice("response_format", FORMATS, "json")
+    language, notes = _language(form)
+    wish = Wish(
+        file,
+        task,
+        cast(Format, kind),
+        stream=form.flag("stream"),
+        language=language,
+        prompt=_with_keywords(prompt, form.texts_of("keywords")),
+        temperature=temperature,
+        granularities=_granularities(form, kind),
+        logprobs=_logprobs(form, kind),
+        chunking=_chunking(form),
+        speakers=_speakers(form),
+        notes=notes,
+        ignored=_unused(form, _FIELDS),
+    )
+    if wish.stream and wish.format not in STREAMED_FORMATS:
+        raise InvalidRequest(
+            f"response_format {kind} cannot be streamed; use {' or '.join(STREAMED_FORMATS)}.", param="response_format"
+        )
+    return wish
+
+
+def check_capabilities(wish: Wish, deployment: Deployment) -> None:
+    """Raises UnsupportedValue, UnsupportedParameter or OperationNotSupported for what the deployment cannot do."""
+    info, name = deployment.info, deployment.name
+    if wish.task == "translate" and not info.translation:
+        raise OperationNotSupported(f"The audio/translations operation does not work with the deployment {name!r}.")
+    if wish.diarized and not info.diarization:
+        raise UnsupportedValue(
+            f"response_format diarized_json is not supported by {name!r}; it offers {', '.join(_TRANSLATION_FORMATS)}.",
+            param="response_format",
+        )
+    if wish.words and not info.words:
+        raise UnsupportedValue(f"{name!r} does not give word times.", param="timestamp_granularities")
+    if wish.logprobs and not info.logprobs:
+        raise UnsupportedValue(f"{name!r} does not give log probabilities.", param="include")
+    if wish.speakers and not info.diarization:
+        raise UnsupportedParameter(f"{name!r} does not tell speakers apart.", param="known_speaker_names")
+
+
+def _unused(form: Form, known: frozenset[str]) -> tuple[str, ...]:
+    return tuple(name for name in form.names() if name not in known)
+
+
+def _language(form: Form) -> tuple[str | None, tuple[str, ...]]:
+    named = form.text("language")
+    hints = form.texts_of("languages")
+    codes = [_code(text, "language" if named else "languages") for text in ([named] if named else hints)]
+    if len(codes) > 1:
+        return None, ("the language is detected among all; several languages are not used as a restriction",)
+    return (codes[0] if codes else None), ()
+
+
+def _code(text: str, param: str) -> str:
+    code = language_code(text)
+    if code is None:
+        raise InvalidRequest(f"{param} must be an ISO 639-1 code such as en, not {text[:40]!r}.", param=param)
+    return code
+
+
+def _with_keywords(prompt: str, keywords: list[str]) -> str:
+    """Words to expect work as a glossary in the prompt, which is how recognisers take them."""
+    return " ".join(part for part in (prompt, ", ".join(keywords)) if part)
+
+
+def _granularities(form: Form, kind: str) -> tuple[str, ...]:
+    given = form.texts_of("timestamp_granularities")
+    for name in given:
+        if name not in _GRANULARITIES:
+            raise InvalidRequest(
+                f"timestamp_granularities may hold word and segment, not {name[:40]!r}.", param="timestamp_granularities"
+            )
+    if given and kind != "verbose_json":
+        raise InvalidRequest("timestamp_granularities needs response_format verbose_json.", param="timestamp_granularities")
+    return tuple(dict.fromkeys(given))
+
+
+def _logprobs(form: Form, kind: str) -> bool:
+    given = form.texts_of("include")
+    for name in given:
+        if name != "logprobs":
+            raise InvalidRequest(f"include may hold logprobs, not {name[:40]!r}.", param="include")
+    if given and kind != "json":
+        raise InvalidRequest("include[]=logprobs needs response_format json.", param="include")
+    return bool(given)
+
+
+def _chunking(form: Form) -> Chunking | None:
+    given = form.mapping("chunking_strategy")
+    if given is None:
+        return None
+    if isinstance(given, str):
+        if given != "auto":
+            raise InvalidRequest("chunking_strategy must be auto or an object of type server_vad.", param="chunking_strategy")
+        return Chunking()
+    return _server_vad(dict(as_mapping(given, "chunking_strategy")))
+
+
+def _server_vad(given: dict[str, Any]) -> Chunking:
+    name = "chunking_strategy"
+    if given.get("type") != "server_vad":
+        raise InvalidRequest(f"{name}.type must be server_vad.", param=name)
+    usual = Chunking()
+
+    def milliseconds(key: str, default: int) -> int:
+        return int(checked_number(given.get(key, default), f"{name}.{key}", 0, _LONGEST_MS))
+
+    return Chunking(
+        checked_number(given.get("threshold", usual.threshold), f"{name}.threshold", 0, 1),
+        milliseconds("prefix_padding_ms", usual.prefix_padding_ms),
+        milliseconds("silence_duration_ms", usual.silence_duration_ms),
+    )
+
+
+def _speakers(form: Form) -> bool:
+    names, references = form.texts_of("known_speaker_names"), form.texts_of("known_speaker_references")
+    if len(names) > _MOST_SPEAKERS:
+        raise InvalidRequest(f"At most {_MOST_SPEAKERS} speakers can be known.", param="known_speaker_names")
+    if len(names) != len(references):
+        raise InvalidRequest("Every known speaker needs a name and a reference.", param="known_speaker_references")
+    return bool(names)

@@ -1,0 +1,111 @@
+"""What the OpenAPI document says of transcriptions and translations: fields, bodies, events."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from app.routes.openapi_schema import Schema, array, form, integer, number, obj, stated, text
+from app.writers.transcripts import FORMATS
+
+_FILE: Schema = {
+    "type": "string",
+    "format": "binary",
+    "description": "flac, mp3, mp4, mpeg, mpga, m4a, oga, ogg, wav or webm; recognised by content.",
+}
+_MODEL = text("Name of a deployment; needed unless the path names one, which wins.")
+_TEMPERATURE = stated(number("0 lets the model raise it where it repeats itself."), minimum=0, maximum=1, default=0)
+_LANGUAGE = text("ISO 639-1 code such as en; detected if unset.")
+
+_FIELDS: dict[str, Schema] = {
+    "file": _FILE,
+    "model": _MODEL,
+    "language": _LANGUAGE,
+    "languages[]": array(_LANGUAGE),
+    "keywords[]": array(text("A word to expect.")),
+    "prompt": text("Text that might have come before; steers spelling."),
+    "response_format": stated(text(""), enum=list(FORMATS), default="json"),
+    "temperature": _TEMPERATURE,
+    "timestamp_granularities[]": array(stated(text(""), enum=["word", "segment"])),
+    "include[]": array(stated(text(""), enum=["logprobs"])),
+    "stream": {"type": "boolean", "default": False},
+    "chunking_strategy": text('"auto", or a JSON object {"type": "server_vad", ...}.'),
+    "known_speaker_names[]": stated(array(text("")), maxItems=4),
+    "known_speaker_references[]": stated(array(text("data: URL of a clip of 2 to 10 s.")), maxItems=4),
+}
+_TRANSLATION_FIELDS = {
+    "file": _FILE,
+    "model": _MODEL,
+    "prompt": text("English text that might have come before."),
+    "response_format": stated(text(""), enum=[name for name in FORMATS if name != "diarized_json"], default="json"),
+    "temperature": _TEMPERATURE,
+}
+
+_USAGE = obj({"type": stated(text(""), enum=["duration"]), "seconds": integer("Rounded up.")}, ("type", "seconds"))
+_LOGPROB = obj({"token": text(""), "bytes": array(integer("")), "logprob": number("")}, ("token", "bytes", "logprob"))
+_SEGMENT_FIELDS = {
+    "id": integer(""),
+    "seek": integer("10 ms frames."),
+    "start": number("Seconds."),
+    "end": number("Seconds."),
+    "text": text(""),
+    "tokens": array(integer("")),
+    "temperature": number(""),
+    "avg_logprob": number(""),
+    "compression_ratio": number(""),
+    "no_speech_prob": number(""),
+}
+_WORD = obj({"word": text(""), "start": number("Seconds."), "end": number("Seconds.")}, ("word", "start", "end"))
+_SPOKEN = obj(
+    {
+        "type": stated(text(""), enum=["transcript.text.segment"]),
+        "id": text(""),
+        "start": number("Seconds."),
+        "end": number("Seconds."),
+        "text": text(""),
+        "speaker": text(""),
+    },
+    ("type", "id", "start", "end", "text", "speaker"),
+)
+SCHEMAS: dict[str, Schema] = {
+    "Transcription": obj({"text": text(""), "usage": _USAGE, "logprobs": array(_LOGPROB)}, ("text",)),
+    "VerboseTranscription": obj(
+        {
+            "task": stated(text(""), enum=["transcribe", "translate"]),
+            "language": text("Lower-case English name."),
+            "duration": number("Seconds."),
+            "text": text(""),
+            "segments": array(obj(_SEGMENT_FIELDS, tuple(_SEGMENT_FIELDS))),
+            "words": array(_WORD),
+            "usage": _USAGE,
+        },
+        ("task", "language", "duration", "text"),
+    ),
+    "DiarizedTranscription": obj(
+        {"task": text(""), "duration": number("Seconds."), "text": text(""), "segments": array(_SPOKEN), "usage": _USAGE},
+        ("task", "duration", "text", "segments"),
+    ),
+}
+
+
+def _answers(names: tuple[str, ...], streamed: bool) -> dict[str, Any]:
+    shapes = {"anyOf": [{"$ref": f"#/components/schemas/{name}"} for name in names]}
+    content: dict[str, Any] = {
+        "application/json": {"schema": shapes},
+        "text/plain": {"schema": text("response_format text, srt or vtt.")},
+    }
+    if streamed:
+        events = "transcript.text.delta, transcript.text.segment and transcript.text.done events, then [DONE]."
+        content["text/event-stream"] = {"schema": text(events)}
+    return {"200": {"description": "The transcript.", "content": content}}
+
+
+TRANSCRIBE: dict[str, Any] = {
+    "summary": "Transcribe an audio file",
+    "requestBody": form(_FIELDS, ("file",)),
+    "responses": _answers(("Transcription", "VerboseTranscription", "DiarizedTranscription"), True),
+}
+TRANSLATE: dict[str, Any] = {
+    "summary": "Translate an audio file into English text",
+    "requestBody": form(_TRANSLATION_FIELDS, ("file",)),
+    "responses": _answers(("Transcription", "VerboseTranscription"), False),
+}

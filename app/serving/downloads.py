@@ -1,0 +1,98 @@
+"""Fetches missing weights in the background, one model at a time, each in a process of its own.
+
+Owns the processes, their progress and the pauses between failed tries. Knows neither the hub nor the folders:
+`backends.weights` does, in the child.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+
+import structlog
+
+from app.serving.requirements import ModelSources
+from backends import children
+from backends.weights import Wanted
+
+FIRST_PAUSE = 30.0  # seconds after a failed try; doubles
+LONGEST_PAUSE = 1800.0
+
+_log = structlog.get_logger("pull")
+
+
+class PullError(Exception):
+    """The child's own words."""
+
+
+class Puller:
+    """The pulls of one pool."""
+
+    def __init__(self, models_dir: Path, *, first_pause: float = FIRST_PAUSE) -> None:
+        self._models_dir, self._first_pause = models_dir, first_pause
+        self._turn = asyncio.Lock()
+
+    async def keep_pulling(self, name: str, sources: ModelSources, arrived: Callable[[], Awaitable[None]]) -> None:
+        """Until the weights of a deployment are there; then call `arrived`."""
+        pause = self._first_pause
+        while sources.wrong(fresh=True):
+            try:
+                await self.pull(name, sources)
+            except PullError as error:
+                sources.pull_error = str(error)
+                _log.warning("pull.failed", deployment=name, error=str(error), next_try_seconds=pause)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+        await arrived()
+
+    async def pull(self, name: str, sources: ModelSources) -> None:
+        """Fetch everything a deployment needs. Raises PullError."""
+        sources.pulling = True
+        try:
+            async with self._turn:
+                for wanted in sources.wanted:
+                    _log.info("pull.started", deployment=name, model=wanted.model)
+                    await self._run(wanted, sources)
+        finally:
+            sources.pulling = False
+            sources.wrong(fresh=True)
+        sources.pull_error = ""
+        _log.info("pull.done", deployment=name)
+
+    async def _run(self, wanted: Wanted, sources: ModelSources) -> None:
+        order = {
+            "model": wanted.model,
+            "required": wanted.required,
+            "patterns": wanted.patterns,
+            "revision": wanted.revision,
+            "models_dir": str(self._models_dir),
+        }
+        process = await children.start(
+            children.command("backends.weights", json.dumps(order)),
+            children.environment(threads=1),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        try:
+            last = await self._follow(process, sources)
+            await process.wait()
+        finally:
+            await children.end(process)
+        if "folder" not in last:
+            raise PullError(str(last.get("error", f"the pull ended with status {process.returncode}")))
+
+    @staticmethod
+    async def _follow(process: asyncio.subprocess.Process, sources: ModelSources) -> dict[str, object]:
+        """Read progress lines; returns the last line."""
+        assert process.stdout is not None  # noqa: S101 # opened with a pipe
+        last: dict[str, object] = {}
+        async for line in process.stdout:
+            with suppress(ValueError):
+                last = json.loads(line)
+                if "total" in last:
+                    sources.done, sources.total = int(str(last["done"])), int(str(last["total"]))
+        return last

@@ -1,0 +1,98 @@
+"""What the routes know of the machinery behind them: admission, a running job, and the state of deployments.
+
+The pool implements it with worker processes; another scheduler (a Ray Serve handle, say) can implement it without a
+change in the routes. Knows no HTTP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from app.config.deployments import Deployment
+from backends.interface import Capabilities, Event, Request
+
+State = Literal["absent", "pulling", "loading", "ready", "busy", "failed", "unloaded"]
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentStatus:
+    """One row of /health's `deployments`; the fields are the documented keys."""
+
+    backend: str
+    model: str
+    engine: str
+    device: str
+    dtype: str
+    reason: str
+    state: State
+    error: str | None
+    fallback: str
+    footprint_bytes: int
+    jobs_active: int
+    queue_depth: int
+    real_time_factor: float | None
+    last_used: float | None
+    detail: dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceStatus:
+    """One row of /health's `devices`."""
+
+    id: str
+    kind: str
+    name: str
+    memory_total_bytes: int
+    memory_used_bytes: int
+    budget_bytes: int
+
+
+class Run(Protocol):
+    """A job that a worker has accepted. Iterating gives its events; a Failed event is raised as an ApiError instead.
+
+    queue_seconds: from admission to the worker's acceptance, loading included.
+    """
+
+    deployment: Deployment
+    capabilities: Capabilities
+    queue_seconds: float
+
+    def __aiter__(self) -> AsyncIterator[Event]: ...
+
+
+class Ticket(Protocol):
+    """A place in the queue of a deployment. deployment: the one that will answer (the fallback, if it came to that)."""
+
+    deployment: Deployment
+    fallback_from: str | None
+
+    async def run(self, request: Request) -> Run:
+        """Price the request, wait for a lease and a worker slot. Raises ApiError (Overloaded, ModelUnavailable ...)."""
+
+
+class Pool(Protocol):
+    """The life of all workers."""
+
+    async def start(self) -> None: ...
+
+    async def drain(self, seconds: float) -> bool:
+        """Refuse new work, let running work end within `seconds`, stop all workers. True if nothing was cut."""
+
+    def admit(self, deployment: Deployment, *, owner: str, request_id: str) -> AbstractAsyncContextManager[Ticket]:
+        """Take a place at once or raise Overloaded, Draining or ModelUnavailable. Leaving the context cancels its job."""
+
+    async def canary(self, deployment: Deployment, timeout_seconds: float) -> None:
+        """Run the backend's canary request; raises ApiError if it fails or takes too long."""
+
+    def capabilities(self, deployment: Deployment) -> Capabilities | None:
+        """What the model told when it was last loaded, also if it is unloaded now; None before its first load."""
+
+    def status(self) -> dict[str, DeploymentStatus]: ...
+
+    def devices(self) -> list[DeviceStatus]: ...
+
+    @property
+    def draining(self) -> bool: ...

@@ -1,0 +1,158 @@
+"""A request's place in the queue and its running job, as the routes see them (`Ticket` and `Run` of the protocol).
+
+Owns what happens to one request: pricing, waiting, the retries after running out of memory, and the cancel when its
+client leaves.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+
+import structlog
+
+from app.config.deployments import Deployment
+from app.errors import ApiError, Draining, from_failure
+from app.serving.dispatch import Dispatcher, Waiting
+from app.serving.worker import WorkerJob
+from backends.interface import Capabilities, Done, Event, Failed, InvalidInput, Request
+from backends.registry import check_request
+
+_log = structlog.get_logger("pool")
+
+
+class PoolTicket:
+    """A place with one dispatcher. Leave it with `leave`."""
+
+    def __init__(self, dispatcher: Dispatcher, *, owner: str, request_id: str, fallback_from: str | None) -> None:
+        self.deployment: Deployment = dispatcher.resident.deployment
+        self.fallback_from = fallback_from
+        self.request_id = request_id
+        self._dispatcher, self._owner = dispatcher, owner
+        self._admitted_at = time.monotonic()
+        self._entry: Waiting | None = None
+        self._request: Request | None = None
+        self._holds_place = True
+        self._is_coming = False
+        self._retries = 0
+        self._sent_again = False  # after the worker was lost
+        dispatcher.places.take(owner)
+
+    async def prepare(self) -> None:
+        """Load the model before the request is read, while another deployment could still answer. Raises ApiError."""
+        self._is_coming = True
+        await self._dispatcher.prepare()
+
+    async def run(self, request: Request) -> PoolRun:
+        """Price it, wait for its turn and a worker. Raises ApiError, at once where the settings alone are wrong."""
+        self._check(request)
+        price = self._dispatcher.pricer.price(request)
+        self._dispatcher.check(self._owner, price)
+        self._request = request
+        return await self._started()
+
+    def _check(self, request: Request) -> None:
+        try:
+            check_request(self.deployment.info, self.deployment.options, request)
+        except InvalidInput as error:
+            raise self.error(error.to_event()) from error
+
+    async def run_canary(self) -> PoolRun:
+        """The backend's own small request instead."""
+        return await self._started()
+
+    async def _started(self) -> PoolRun:
+        job = await self.accepted()
+        # Of the last worker that loaded: a quick job may be over, and its worker evicted, before anyone looks here.
+        capabilities = self._dispatcher.resident.told
+        if capabilities is None:
+            raise self.error(Failed("worker_lost", "the worker has ended"))
+        return PoolRun(self, job, capabilities, time.monotonic() - self._admitted_at)
+
+    async def accepted(self) -> WorkerJob:
+        """A job that its worker took up. One that ran out of memory at its start climbs the ladder."""
+        while True:
+            self._entry = self._dispatcher.enqueue(self._owner, self._request)
+            self._arrive()
+            job = await self._entry.granted
+            self.give_place_back()
+            await job.started.wait()
+            if not isinstance(job.last, Failed):
+                return job
+            if not await self.may_retry(job):
+                raise self.error(job.last)
+
+    async def may_retry(self, job: WorkerJob) -> bool:
+        """Whether to try again, which is for running out of memory and for a worker that was gone when the job came.
+
+        Only while the client has seen nothing of the answer.
+        """
+        last = job.last
+        if self._never_begun(job):
+            self._sent_again = True
+            return True
+        if not isinstance(last, Failed) or last.kind != "out_of_memory" or job.has_output:
+            return False
+        self._retries += 1
+        return await self._dispatcher.relieve(self._retries)
+
+    def _never_begun(self, job: WorkerJob) -> bool:
+        """The worker had ended before it took the job up: the job is not to blame, but it is sent again only once.
+
+        A worker that hung over the job and was killed for that is another matter.
+        """
+        if self._dispatcher.resident.quarantined:
+            return False
+        lost = isinstance(job.last, Failed) and job.last.kind == "worker_lost"
+        return lost and not job.taken_up and not job.has_output and not self._sent_again
+
+    def error(self, failure: Failed) -> ApiError:
+        _log.warning(
+            "pool.job_failed",
+            deployment=self.deployment.name,
+            request_id=self.request_id,
+            kind=failure.kind,
+            error=failure.message,
+        )
+        if failure.kind == "draining":
+            return Draining(failure.message, retry_after=5.0)
+        return from_failure(failure)
+
+    def give_place_back(self) -> None:
+        if self._holds_place:
+            self._holds_place = False
+            self._dispatcher.places.give_back(self._owner)
+
+    def _arrive(self) -> None:
+        if self._is_coming:
+            self._is_coming = False
+            self._dispatcher.arrived()
+
+    def leave(self) -> None:
+        """Give everything back; a job that is not over is cancelled."""
+        self.give_place_back()
+        self._arrive()
+        if self._entry is not None:
+            self._dispatcher.withdraw(self._entry)
+
+
+class PoolRun:
+    """A job that a worker has accepted; iterate once."""
+
+    def __init__(self, ticket: PoolTicket, job: WorkerJob, capabilities: Capabilities, queue_seconds: float) -> None:
+        self.deployment = ticket.deployment
+        self.capabilities = capabilities
+        self.queue_seconds = queue_seconds
+        self._ticket, self._job = ticket, job
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        while True:
+            event = await self._job.events.get()
+            if isinstance(event, Failed):
+                if not await self._ticket.may_retry(self._job):
+                    raise self._ticket.error(event)
+                self._job = await self._ticket.accepted()
+                continue
+            yield event
+            if isinstance(event, Done):
+                return

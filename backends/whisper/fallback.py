@@ -1,0 +1,82 @@
+"""The fallback ladder: decode cold, judge, and decode what failed again at the next temperature.
+
+Owns the thresholds. Knows no audio and no segments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from backends.whisper.decoding import WindowResult, WindowTask
+from backends.whisper.repetition import compression_ratio, without_loop
+
+DecodeBatch = Callable[[Sequence[WindowTask]], list[WindowResult]]
+Decode = Callable[[Sequence[int]], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """See WhisperOptions."""
+
+    no_speech: float = 0.6
+    logprob: float = -1.0
+    compression_ratio: float = 2.4
+
+    def is_silence(self, result: WindowResult) -> bool:
+        """The model itself sees no speech and does not believe in its text."""
+        return result.no_speech_prob > self.no_speech and result.avg_logprob < self.logprob
+
+    def repeats(self, result: WindowResult, text: str) -> bool:
+        return result.looped or compression_ratio(text) > self.compression_ratio
+
+    def failed(self, result: WindowResult, text: str) -> bool:
+        if self.repeats(result, text):
+            return True
+        return result.avg_logprob < self.logprob and not self.is_silence(result)
+
+
+def climb(
+    tasks: Sequence[WindowTask],
+    temperatures: Sequence[Sequence[float]],
+    thresholds: Thresholds,
+    decode_batch: DecodeBatch,
+    text_of: Decode,
+) -> list[WindowResult]:
+    """Results of all tasks; temperatures[i] is the ladder of task i, and a ladder of one rung has no way up.
+
+    Where every rung failed, the best attempt is the answer: the hottest is often the worst.
+    """
+    attempts: list[list[WindowResult]] = [[] for _ in tasks]
+    open_rows = list(range(len(tasks)))
+    rung = 0
+    while open_rows:
+        batch = [replace(tasks[row], temperature=temperatures[row][rung], seed=tasks[row].seed + rung) for row in open_rows]
+        for row, result in zip(open_rows, decode_batch(batch), strict=True):
+            attempts[row].append(result)
+        rung += 1
+        open_rows = [row for row in open_rows if _failed(attempts[row][-1], thresholds, text_of)]
+        open_rows = [row for row in open_rows if rung < len(temperatures[row])]
+    return [_without_loop(_answer(row, thresholds, text_of)) for row in attempts]
+
+
+def _failed(result: WindowResult, thresholds: Thresholds, text_of: Decode) -> bool:
+    return thresholds.failed(result, text_of(result.tokens))
+
+
+def _answer(attempts: Sequence[WindowResult], thresholds: Thresholds, text_of: Decode) -> WindowResult:
+    """The attempt that was good; else the likeliest that does not repeat itself, if there is one."""
+    if len(attempts) == 1 or not _failed(attempts[-1], thresholds, text_of):
+        return attempts[-1]
+    fluent = [one for one in attempts if not thresholds.repeats(one, text_of(one.tokens))]
+    best = max(fluent or attempts, key=lambda one: one.avg_logprob)
+    best.doubtful = True
+    return best
+
+
+def _without_loop(result: WindowResult) -> WindowResult:
+    """What loops even at the hottest temperature is said once."""
+    if result.looped:
+        result.tokens = without_loop(result.tokens)
+        result.logprobs = result.logprobs[: len(result.tokens)]
+    return result

@@ -1,0 +1,128 @@
+"""Cut a recording into stretches of speech that are decoded independently of each other.
+
+A stretch is at most one window long where pauses allow it, so that stretches can share a batch. Works through the recording
+piece by piece and as late as possible: hours of audio need one piece of memory. Knows no model but the speech detector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backends.audio.vad import FRAME, FRAME_SECONDS, SpeechDetector
+from backends.interface import Chunking
+from backends.whisper.audio import SAMPLE_RATE, read_samples
+
+_PIECE = 625 * FRAME  # samples listened to at once, 20 s
+_RELEASE = 0.15  # speech goes on until its probability is this far below the threshold
+_LONGEST_PAUSE = 2.0  # seconds of silence inside a stretch; longer ones invite invented text
+_SHORTEST = 0.1  # seconds; less is a click, unless the whole recording is that short
+_QUIET, _RAISED = 0.02, 0.05  # level of a piece that is raised for the detector, and to what
+_LARGEST_GAIN = 100.0  # 40 dB
+_CLICKS = 0.01  # share of frames that may be louder than the level
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Samples `start` to `end` (exclusive) of the recording."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """threshold: speech probability; padding, pause: seconds kept around speech, and of silence that end it."""
+
+    threshold: float = 0.5
+    padding: float = 0.3
+    pause: float = 0.4
+
+    @classmethod
+    def of(cls, chunking: Chunking | None, threshold: float) -> Gate:
+        """The request's own wishes over the deployment's threshold."""
+        if chunking is None:
+            return cls(threshold=threshold)
+        return cls(chunking.threshold, chunking.prefix_padding_ms / 1000, chunking.silence_duration_ms / 1000)
+
+
+def whole(samples: NDArray[np.float32]) -> Iterator[Stretch]:
+    """Without a gate the recording is one stretch."""
+    if len(samples):
+        yield Stretch(0, len(samples))
+
+
+def speech_stretches(
+    samples: NDArray[np.float32], detector: SpeechDetector, gate: Gate, window_seconds: float
+) -> Iterator[Stretch]:
+    """Regions of speech with their padding, packed into stretches no longer than the window where pauses allow it."""
+    window = int(window_seconds * SAMPLE_RATE)
+    current: Stretch | None = None
+    for region in _padded(_regions(samples, detector, gate), gate, len(samples)):
+        if current is None:
+            current = region
+        elif region.end - current.start <= window and region.start - current.end <= _LONGEST_PAUSE * SAMPLE_RATE:
+            current = Stretch(current.start, region.end)
+        else:
+            yield current
+            current = Stretch(max(region.start, current.end), region.end)
+    if current is not None:
+        yield current
+
+
+def _regions(samples: NDArray[np.float32], detector: SpeechDetector, gate: Gate) -> Iterator[Stretch]:
+    """Frames above the threshold, joined over short pauses."""
+    listening, loudness = detector.listen(), _Loudness()
+    begin, last = -1, -1  # first and last speech frame of the open region
+    pause = max(1, round(gate.pause / FRAME_SECONDS))
+    shortest = max(1, int(_SHORTEST / FRAME_SECONDS))
+    for first in range(0, len(samples), _PIECE):
+        heard = listening.probabilities(loudness.raised(read_samples(samples, first, first + _PIECE)))
+        for frame, probability in enumerate(heard.tolist(), first // FRAME):
+            if probability >= gate.threshold or (begin >= 0 and probability >= gate.threshold - _RELEASE):
+                begin, last = (frame if begin < 0 else begin), frame
+            elif begin >= 0 and frame - last >= pause:
+                if last - begin + 1 >= shortest:
+                    yield Stretch(begin * FRAME, (last + 1) * FRAME)
+                begin = -1
+    if begin >= 0 and last - begin + 1 >= shortest:
+        yield Stretch(begin * FRAME, min(len(samples), (last + 1) * FRAME))
+
+
+class _Loudness:
+    """How loud the recording is, so that the detector, which misses speech below a peak of about 0.005, hears quiet ones too.
+
+    The level is the peak of all frames but the loudest hundredth, and falls by half a piece at most: a click leaves quiet
+    speech raised, and the pauses of a recording at an ordinary level are heard as they are.
+    """
+
+    def __init__(self) -> None:
+        self._level = 0.0
+
+    def raised(self, piece: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The next piece as the detector is to hear it: the very same unless it is quiet."""
+        peaks = np.maximum.reduceat(np.abs(piece), np.arange(0, len(piece), FRAME))
+        self._level = max(float(np.sort(peaks)[-1 - int(_CLICKS * len(peaks))]), self._level / 2)
+        if self._level >= _QUIET or self._level == 0.0:
+            return piece
+        gain = np.float32(min(_LARGEST_GAIN, _RAISED / self._level))
+        louder: NDArray[np.float32] = np.clip(piece * gain, -1.0, 1.0)
+        return louder
+
+
+def _padded(regions: Iterator[Stretch], gate: Gate, length: int) -> Iterator[Stretch]:
+    """Give every region its padding; neighbours share what lies between them."""
+    padding = int(gate.padding * SAMPLE_RATE)
+    waiting: Stretch | None = None
+    for region in regions:
+        start = max(0, region.start - padding)
+        if waiting is not None:
+            meeting = (waiting.end + region.start) // 2
+            yield Stretch(waiting.start, min(waiting.end + padding, max(meeting, waiting.end)))
+            start = max(start, meeting)
+        waiting = Stretch(start, region.end)
+    if waiting is not None:
+        yield Stretch(waiting.start, min(length, waiting.end + padding))

@@ -1,0 +1,144 @@
+"""Pictures of the web page for README and docs: `python scripts/docs/screenshots.py [--address http://127.0.0.1:8000]`.
+
+Starts a server with examples/all-tiny.toml (or uses a running one), works with its page in a headless Chromium as a person
+would, and writes docs/images/*.png. Needs Playwright and a Chromium; takes about a minute.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from socket import create_server
+
+import httpx
+from PIL import Image
+from playwright.sync_api import Page, sync_playwright
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from backends import children  # noqa: E402
+from scripts.bootstrap import wait_until_ready  # noqa: E402
+
+IMAGES = ROOT / "docs" / "images"
+SENTENCE = "Please open the front door before you leave."
+WIDTH, PHONE = 1160, 390  # pixels
+_ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
+
+
+@contextlib.contextmanager
+def server() -> Iterator[str]:
+    """The address of a server with all four families from the tests' checkpoints."""
+    with create_server(("127.0.0.1", 0)) as probe:
+        port = str(probe.getsockname()[1])
+    command = children.command("app", "serve", "--port", port, "--config", "examples/all-tiny.toml")
+    with subprocess.Popen(
+        command, env=children.environment(), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        try:
+            address = f"http://127.0.0.1:{port}"
+            if not wait_until_ready(process, address):
+                raise SystemExit("the server did not start")
+            yield address
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def spoken(address: str, folder: Path) -> Path:
+    """A recording of SENTENCE."""
+    body = {"model": "embedded-tts", "input": SENTENCE, "voice": "alloy", "response_format": "wav"}
+    answer = httpx.post(f"{address}/v1/audio/speech", json=body, headers={"api-key": "local"}, timeout=60)
+    file = folder / "sentence.wav"
+    file.write_bytes(answer.raise_for_status().content)
+    return file
+
+
+def transcribe(page: Page, recording: Path) -> None:
+    """The tab after a transcription with the times of words, by the recogniser that comes with the server."""
+    page.get_by_role("tab", name="Transcribe").click()
+    _choose(page, "embedded-asr")
+    page.locator("input[type=file]").first.set_input_files(recording)
+    page.get_by_label("Show when each word is said").check()
+    _press(page, "Transcribe")
+
+
+def speak(page: Page) -> None:
+    """The tab after the built-in voice has spoken."""
+    page.get_by_role("tab", name="Speak").click()
+    _choose(page, "embedded-tts")
+    page.get_by_role("textbox", name="Text", exact=True).fill(SENTENCE)
+    _press(page, "Speak")
+
+
+def health(page: Page) -> None:
+    page.get_by_role("tab", name="Health").click()
+    page.get_by_role("button", name="Refresh").click()
+    page.wait_for_timeout(1000)
+
+
+def _choose(page: Page, deployment: str) -> None:
+    page.get_by_role("tabpanel").filter(visible=True).get_by_label("Deployment").first.click()
+    page.get_by_role("option", name=deployment).filter(visible=True).click()
+
+
+def _press(page: Page, button: str) -> None:
+    """Press it and wait for the note and the picture of the answer."""
+    page.get_by_role("button", name=button, exact=True).filter(visible=True).click()
+    panel = page.get_by_role("tabpanel").filter(visible=True)
+    panel.locator(".sg-note").first.wait_for()
+    panel.locator("img").first.wait_for()
+    page.wait_for_timeout(1500)  # the player draws its waveform, and the strip learns what is loaded
+
+
+def save(page: Page, name: str, folder: Path) -> None:
+    """The whole page as a PNG without transparency."""
+    file = folder / f"{name}.png"
+    page.mouse.move(0, 0)
+    page.screenshot(path=file, full_page=True)
+    Image.open(file).convert("RGB").save(file, optimize=True)
+    print(f"{file}: {file.stat().st_size / 1000:.0f} kB")
+
+
+def shoot(address: str, folder: Path) -> None:
+    """All pictures: three tabs on a desk, and transcription on a phone."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        sync_playwright() as playwright,
+        playwright.chromium.launch(executable_path=chromium, args=list(_ARGUMENTS)) as browser,
+    ):
+        recording = spoken(address, Path(temporary))
+        for width, suffix in ((WIDTH, ""), (PHONE, "-phone")):
+            page = browser.new_page(viewport={"width": width, "height": 800}, locale="en-US")
+            page.set_default_timeout(180_000)
+            page.goto(f"{address}/ui/")
+            page.get_by_text("models loaded").or_(page.get_by_text("model loaded")).wait_for()
+            transcribe(page, recording)
+            save(page, f"transcribe{suffix}", folder)
+            if suffix:
+                continue
+            speak(page)
+            save(page, "speak", folder)
+            health(page)
+            save(page, "health", folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--address", default="", help="of a running server; one is started without it")
+    parser.add_argument("--folder", type=Path, default=IMAGES)
+    given = parser.parse_args()
+    given.folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.nullcontext(given.address) if given.address else server() as address:
+        shoot(address, given.folder)
+
+
+if __name__ == "__main__":
+    main()

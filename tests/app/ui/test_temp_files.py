@@ -1,0 +1,42 @@
+"""What visitors of the page leave behind is gone: after a while, and with the server."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from app.ui import temp_files as shelves
+from app.ui.temp_files import Shelf
+
+
+def _put(shelf: Shelf, name: str, age: float) -> Path:
+    path = shelf.folder / "of-a-visitor" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"speech")
+    os.utime(path, (time.time() - age,) * 2)
+    return path
+
+
+async def test_old_files_go_and_the_folder_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shelves, "_LOOK_SECONDS", 0.01)
+    shelf = Shelf()
+    assert os.environ["GRADIO_TEMP_DIR"] == str(shelf.folder)
+    async with shelf.tended():
+        old, new = _put(shelf, "old.wav", 2 * shelves.KEPT_SECONDS), _put(shelf, "new.wav", 0)
+        while old.exists():  # noqa: ASYNC110 (a file, not a task, is waited for)
+            await asyncio.sleep(0.01)
+        assert new.exists()
+    assert not shelf.folder.exists()
+    assert "GRADIO_TEMP_DIR" not in os.environ
+
+
+def test_two_servers_of_one_machine_have_a_folder_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")
+    first, second = Shelf(), Shelf()
+    assert first.folder != second.folder
+    for shelf in (first, second):
+        shelf.folder.rmdir()
