@@ -59,7 +59,7 @@ def _state(deployment: Deployment, status: DeploymentStatus) -> str:
         return f"ready{_where(status)}, loads when it is first asked for"
     if status.state in ("pulling", "loading"):
         return f"{status.state} {deployment.model or deployment.info.name}" + _reason(status)
-    return f"{status.state}: {(status.error or 'cannot run now').rstrip('.')}{_cure(deployment, status)}."
+    return f"{status.state}: {(status.error or 'cannot run now').rstrip('.')}{_hint(deployment, status)}."
 
 
 def _where(status: DeploymentStatus) -> str:
@@ -68,13 +68,13 @@ def _where(status: DeploymentStatus) -> str:
     return "".join(mark + value for mark, value in parts if value not in ("", "auto"))
 
 
-def _cure(deployment: Deployment, status: DeploymentStatus) -> str:
+def _hint(deployment: Deployment, status: DeploymentStatus) -> str:
     """The command that fetches what is missing, unless the error names it already, and who answers meanwhile."""
     told = status.error or ""
     command = f"speech-gateway pull {deployment.name}"
-    cure = "" if status.state != "absent" or command in told else f"; fetch it with: {command}"
+    hint = "" if status.state != "absent" or command in told else f"; fetch it with: {command}"
     meanwhile = deployment.fallback and f"{deployment.fallback} works already" not in told
-    return cure + (f"; {deployment.fallback} answers meanwhile" if meanwhile else "")
+    return hint + (f"; {deployment.fallback} answers meanwhile" if meanwhile else "")
 
 
 def _reason(status: DeploymentStatus) -> str:

@@ -26,8 +26,8 @@ if sys.platform == "win32":
     def shutdown_on_close(shut_down: Callable[[], None], cut: Callable[[], None]) -> Iterator[None]:
         """While this lasts, a closed console calls `shut_down`, and `cut` when little of the time is left.
 
-        Windows ends the process when its handler returns, so the handler, which has a thread of its own, waits until this
-        context is left.
+        Windows ends the process when its handler returns, so the handler, which has a thread of its own, waits until
+        this context is left.
         """
         left = threading.Event()
 
@@ -55,10 +55,14 @@ else:
     def shutdown_on_close(shut_down: Callable[[], None], cut: Callable[[], None]) -> Iterator[None]:
         """While this lasts, SIGHUP calls `shut_down`, except where it was ignored before, as `nohup` asks for.
 
-        A closed terminal sends it more than once (its shell and the system do), so `cut` is never called. Output that went to
-        the terminal goes nowhere afterwards: writing to one that is gone is an error, and logging it would stop the shutdown.
+        A closed terminal sends it more than once (its shell and the system do), so `cut` is never called. Output that
+        went to the terminal goes nowhere afterwards: writing to one that is gone is an error, and logging it would stop
+        the shutdown.
         """
-        if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        if (
+            threading.current_thread() is not threading.main_thread()
+            or signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        ):
             yield
             return
         terminals = [descriptor for descriptor in (1, 2) if _is_terminal(descriptor)]

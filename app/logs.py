@@ -1,6 +1,7 @@
 """Structured logs on stderr: JSON lines for machines, readable lines for people.
 
-Knows no event's meaning. What is logged never holds audio, texts or keys; callers pass ids, names, sizes and times only.
+Knows no event's meaning. What is logged never holds audio, texts or keys; callers pass ids, names, sizes and times
+only.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Builds the gateway: one function makes the app, one runs it.
 
-Owns the order in which the parts start and stop. Nothing happens at import; `uvicorn app.main:create_app --factory` works.
+Owns the order in which the parts start and stop. Nothing happens at import; `uvicorn app.main:create_app --factory`
+works.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ __all__ = ["banner", "create_app", "run_server"]
 
 
 def create_app(settings: Settings | None = None, *, pool: Pool | None = None) -> FastAPI:
-    """The gateway as an ASGI app. settings: None loads them from file and environment; pool: None starts worker processes.
+    """The gateway as an ASGI app. settings: None loads them from file and environment; pool: None starts worker
+    processes.
 
     Raises ConfigError.
     """

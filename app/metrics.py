@@ -15,13 +15,17 @@ class Metrics:
         self.registry = CollectorRegistry()
         counter, gauge, histogram = self._counter, self._gauge, self._histogram
         self.requests_total = counter("gateway_requests_total", "Requests answered", "route", "status")
-        self.requests_in_flight = gauge("gateway_requests_in_flight", "Requests being queued, decoded, computed or streamed")
+        self.requests_in_flight = gauge(
+            "gateway_requests_in_flight", "Requests being queued, decoded, computed or streamed"
+        )
         self.jobs_active = gauge("gateway_jobs_active", "Jobs a worker is computing", "deployment")
         self.queue_depth = gauge("gateway_queue_depth", "Jobs waiting for a worker", "deployment")
         self.refused_total = counter("gateway_refused_total", "Requests refused before work began", "reason")
         self.cancelled_total = counter("gateway_cancelled_total", "Requests whose client left before the answer")
         self.worker_memory_bytes = gauge("gateway_worker_memory_bytes", "Memory of a deployment's worker", "deployment")
-        self.worker_restarts_total = counter("gateway_worker_restarts_total", "Workers replaced after a crash", "deployment")
+        self.worker_restarts_total = counter(
+            "gateway_worker_restarts_total", "Workers replaced after a crash", "deployment"
+        )
         self.real_time_factor = gauge("gateway_real_time_factor", "Seconds of work per second of audio", "deployment")
         self.first_audio_seconds = histogram("gateway_first_audio_seconds", "Request to first audio byte")
         self.stage_seconds = histogram("gateway_stage_seconds", "Time by stage", "stage")

@@ -1,9 +1,10 @@
 """Temporary folders of this program, which do not outlive it for long.
 
 Owns their names, the lock by which a living owner is known, and the sweep of what dead owners left. A folder is
-`<temp>/speech-gateway-<kind>-<random>` with two entries: `owner.lock`, locked as long as its process lives, and `files`,
-which belongs to the caller. The system drops a lock with its process, however that ends, so neither a reused process id
-nor another container that shares the temp folder can be taken for the owner. Knows nothing of what is kept in the files.
+`<temp>/speech-gateway-<kind>-<random>` with two entries: `owner.lock`, locked as long as its process lives, and
+`files`, which belongs to the caller. The system drops a lock with its process, however that ends, so neither a reused
+process id nor another container that shares the temp folder can be taken for the owner. Knows nothing of what is kept
+in the files.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ PREFIX = "speech-gateway-"
 KINDS = ("media", "page", "mark")  # the words that may follow; only such folders are swept
 _NAMES = tuple(f"{PREFIX}{kind}-" for kind in KINDS)
 _LOCK, _FILES = "owner.lock", "files"
-# A folder without a lock is being made right now, or its owner died while making it or comes from a version without locks.
+# A folder without a lock is being made right now, or its owner died while making it or comes from a version without
+# locks.
 _UNLOCKED_SECONDS = 24 * 3600.0
 _REMOVE_SECONDS = 2.0  # how long `close` waits for what Windows still holds open
 _RETRY_SECONDS = 0.1
@@ -41,7 +43,8 @@ class TempFolder:
         self.path.mkdir()
 
     def close(self, seconds: float = _REMOVE_SECONDS) -> None:
-        """Delete everything. Files that are open elsewhere are tried for `seconds`; what remains is for the next sweep."""
+        """Delete everything. Files that are open elsewhere are tried for `seconds`; what remains is for the next
+        sweep."""
         ends = time.monotonic() + seconds
         while not _removed(self.path) and time.monotonic() < ends:
             time.sleep(_RETRY_SECONDS)
@@ -54,7 +57,9 @@ class TempFolder:
     def __enter__(self) -> TempFolder:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 

@@ -1,8 +1,8 @@
 """The one way to start a Python process of ours, safe in any working folder.
 
-Owns the command line, the environment, the process group, and a run with a time limit that leaves no process behind. Python
-puts the working folder and PYTHONPATH before its own library, so files that lie there would be run as ours: children get `-P`
-and a PYTHONPATH of this project alone. Knows no module that it starts.
+Owns the command line, the environment, the process group, and a run with a time limit that leaves no process behind.
+Python puts the working folder and PYTHONPATH before its own library, so files that lie there would be run as ours:
+children get `-P` and a PYTHONPATH of this project alone. Knows no module that it starts.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ THREAD_VARIABLES = (
     "NUMEXPR_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS",
 )
-# Of Python's own variables only these are passed on. The others change what is imported or run (PYTHONPATH, PYTHONSTARTUP,
-# PYTHONWARNINGS, PYTHONBREAKPOINT), or are right for the parent's interpreter only (PYTHONHOME).
+# Of Python's own variables only these are passed on. The others change what is imported or run (PYTHONPATH,
+# PYTHONSTARTUP, PYTHONWARNINGS, PYTHONBREAKPOINT), or are right for the parent's interpreter only (PYTHONHOME).
 _HARMLESS = frozenset(
     {
         "PYTHONDONTWRITEBYTECODE",
@@ -40,13 +40,15 @@ _HARMLESS = frozenset(
     }
 )
 _SECRET_PARTS = ("TOKEN", "KEY", "SECRET", "PASSWORD", "CREDENTIAL")
-# On Windows a child that is to get Ctrl+Break alone needs a group of its own; elsewhere signals are sent to one process anyway.
+# On Windows a child that is to get Ctrl+Break alone needs a group of its own; elsewhere signals are sent to one process
+# anyway.
 NEW_GROUP: int = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """How a child ended. returncode: negative for a signal; stdout and stderr: what it wrote, b"" where that was discarded."""
+    """How a child ended. returncode: negative for a signal; stdout and stderr: what it wrote, b"" where that was
+    discarded."""
 
     returncode: int
     stdout: bytes
@@ -68,8 +70,9 @@ def environment(
 ) -> dict[str, str]:
     """Ours without Python's own variables, with our packages to be found and every telemetry off.
 
-    threads: CPU threads of numeric libraries, which read them at import; None leaves them alone. offline: the hub must not be
-    asked. secrets: whether our configuration and variables that are named like secrets are passed on. extra: more variables.
+    threads: CPU threads of numeric libraries, which read them at import; None leaves them alone. offline: the hub must
+    not be asked. secrets: whether our configuration and variables that are named like secrets are passed on. extra:
+    more variables.
     """
     kept = {name: value for name, value in os.environ.items() if _passed_on(name.upper(), secrets)}
     numeric = {} if threads is None else dict.fromkeys(THREAD_VARIABLES, str(threads))
@@ -126,7 +129,9 @@ async def run_async(
     return Finished(process.returncode or 0, printed)
 
 
-def run(arguments: Sequence[str], variables: Mapping[str, str], *, seconds: float | None = None, stdin: bytes = b"") -> Finished:
+def run(
+    arguments: Sequence[str], variables: Mapping[str, str], *, seconds: float | None = None, stdin: bytes = b""
+) -> Finished:
     """What the child printed. Blocks. Raises OSError and subprocess.TimeoutExpired; leaves no process behind."""
     done = subprocess.run(  # noqa: S603 # made by `command`
         arguments, env=variables, input=stdin, capture_output=True, timeout=seconds, check=False

@@ -1,7 +1,7 @@
 """A GPU that was removed, hung or was reset: what says so in an error, and why the process cannot go on with it.
 
-After any of these every call of the process to the device fails, whatever is asked of it, so the worker has to be replaced. The
-text is all that the libraries pass on. Imports no numeric library.
+After any of these every call of the process to the device fails, whatever is asked of it, so the worker has to be
+replaced. The text is all that the libraries pass on. Imports no numeric library.
 """
 
 from __future__ import annotations

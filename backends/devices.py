@@ -32,8 +32,8 @@ CPU_SHARE = 0.8  # of the memory that is free at start, when the budget is "auto
 GPU_SHARE = 0.9
 WEIGHTS_FACTOR = 1.2  # memory per byte of weights, before the first measurement
 WORKER_BYTES = 64 << 20  # a worker without weights: interpreter, numpy and what its first requests allocate
-# What importing a library adds to a worker's resident memory, before the first measurement: Linux, builds for the CPU, torch
-# 2.13, transformers 5.23, onnxruntime with one session; measured 2026-11-21 on 2 cores of an AMD EPYC.
+# What importing a library adds to a worker's resident memory, before the first measurement: Linux, builds for the CPU,
+# torch 2.13, transformers 5.23, onnxruntime with one session; measured 2026-11-21 on 2 cores of an AMD EPYC.
 LIBRARY_BYTES = {
     "torch": 480 << 20,
     "transformers": 24 << 20,
@@ -55,7 +55,9 @@ def parse_bytes(size: str | int) -> int:
     match = _SIZE.fullmatch(str(size))
     if match is None or match[2].lower() not in _UNITS:
         raise ValueError(f"{size!r} is not a size such as 14GiB, 800MB or a number of bytes")
-    return int(float(match[1]) * _UNITS[match[2].lower()]) if "." in match[1] else int(match[1]) * _UNITS[match[2].lower()]
+    return (
+        int(float(match[1]) * _UNITS[match[2].lower()]) if "." in match[1] else int(match[1]) * _UNITS[match[2].lower()]
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ class Decision:
     fell_back: str = ""
 
 
-class Ledger:
+class FootprintCache:
     """Measured footprints, kept in a file over restarts. A ledger that cannot be written is only less precise."""
 
     def __init__(self, path: Path | None) -> None:
@@ -101,7 +103,7 @@ class Ledger:
             return
 
 
-def ledger_path() -> Path:
+def footprint_cache_path() -> Path:
     """Where the footprints of this user's machine are kept."""
     return Path(platformdirs.user_cache_dir("speech-gateway", appauthor=False)) / "footprints.json"
 
@@ -109,11 +111,13 @@ def ledger_path() -> Path:
 class DeviceManager:
     """Decides; holds no process and no lock. Used from one thread."""
 
-    def __init__(self, budget: Budget = "auto", *, ledger: Path | None = None, inventory: Inventory | None = None) -> None:
+    def __init__(
+        self, budget: Budget = "auto", *, footprint_cache: Path | None = None, inventory: Inventory | None = None
+    ) -> None:
         self._own = inventory or cpu_inventory()
         self._others: dict[str, Inventory] = {}
         self._budgets = {} if budget == "auto" else {device: parse_bytes(size) for device, size in budget.items()}
-        self._ledger = Ledger(ledger)
+        self._footprint_cache = FootprintCache(footprint_cache)
         self._threads: dict[str, int] = {}
 
     def learn(self, inventory: Inventory, python: str = "") -> None:
@@ -130,7 +134,7 @@ class DeviceManager:
         cpu = found.pop("cpu")
         return dataclasses.replace(self._own, devices=(*found.values(), cpu))
 
-    # --- Where ------------------------------------------------------------------------------------------------------------
+    # --- Where --------------------------------------------------------------------------------------------------------
 
     def place(
         self,
@@ -149,26 +153,34 @@ class DeviceManager:
             raise ModelUnavailable(f"backend {info.name} has no engine {engine!r} (it has: {', '.join(info.engines)})")
         for kind, found in _candidates(info, inventory, device):
             for name in engines or info.engines:
-                if kind in info.engine_wishes.get(name, info.wishes) and _can_use(name, found):
+                if kind in info.engine_device_preference.get(name, info.device_preference) and _can_use(name, found):
                     return self._decide(info, inventory, name, found, dtype, asked=device)
         there = ", ".join(f"{d.id} ({d.name})" for d in inventory.devices)
         raise ModelUnavailable(f"backend {info.name} cannot run on {device!r} here; this machine has {there}")
 
-    def _decide(self, info: BackendInfo, inventory: Inventory, engine: str, device: Device, dtype: str, asked: str) -> Decision:
-        wishes = info.engine_wishes.get(engine, info.wishes)
+    def _decide(
+        self, info: BackendInfo, inventory: Inventory, engine: str, device: Device, dtype: str, asked: str
+    ) -> Decision:
+        device_preference = info.engine_device_preference.get(engine, info.device_preference)
         cause = ""
         if asked != "auto":
             reason = f"{device.id} ({device.name}): as configured"
         elif device.kind != "cpu":
             reason = f"{device.id} ({device.name}): the best device here for {info.name}"
-        elif (missed := [kind for kind in info.wishes if kind != "cpu"]) and info.wishes[0] != "cpu":
+        elif (missed := [kind for kind in info.device_preference if kind != "cpu"]) and info.device_preference[
+            0
+        ] != "cpu":
             cause = "; ".join(_why_not(inventory, kind) for kind in missed)
             reason = f"cpu, because there is no better device: {cause}"
         else:
-            reason = f"cpu: {info.name} wants no other device" if wishes == ("cpu",) else f"cpu: the best device for {info.name}"
+            reason = (
+                f"cpu: {info.name} wants no other device"
+                if device_preference == ("cpu",)
+                else f"cpu: the best device for {info.name}"
+            )
         return Decision(Placement(device.id, resolve_dtype(dtype, device), engine, reason=reason), cause)
 
-    # --- How much ---------------------------------------------------------------------------------------------------------
+    # --- How much -----------------------------------------------------------------------------------------------------
 
     def device(self, device_id: str) -> Device | None:
         return next((device for device in self.inventory.devices if device.id == device_id), None)
@@ -193,25 +205,27 @@ class DeviceManager:
 
     def expect(self, key: str, weights_bytes: int, libraries: Sequence[str] = ()) -> int:
         """What a load will hold: the most it held if it ever ran, else estimated from its weights and libraries."""
-        known = self._ledger.get(key)
+        known = self._footprint_cache.get(key)
         if known is not None:
             return known
-        return WORKER_BYTES + sum(LIBRARY_BYTES.get(name, 0) for name in libraries) + int(WEIGHTS_FACTOR * weights_bytes)
+        return (
+            WORKER_BYTES + sum(LIBRARY_BYTES.get(name, 0) for name in libraries) + int(WEIGHTS_FACTOR * weights_bytes)
+        )
 
     def known(self, key: str) -> int:
         """The most it held in its last life, 0 if it never ran."""
-        return self._ledger.get(key) or 0
+        return self._footprint_cache.get(key) or 0
 
     def record(self, key: str, size: int) -> None:
         """A living worker holds this: less than what is known already is no news."""
         if size > self.known(key):
-            self._ledger.record(key, size)
+            self._footprint_cache.record(key, size)
 
     def record_life(self, key: str, most: int) -> None:
         """A worker has ended that held so much at most: one unusual job is not remembered for ever."""
-        self._ledger.record(key, max(most, int(FADING * self.known(key))))
+        self._footprint_cache.record(key, max(most, int(FADING * self.known(key))))
 
-    # --- Threads ----------------------------------------------------------------------------------------------------------
+    # --- Threads ------------------------------------------------------------------------------------------------------
 
     def claim_threads(self, name: str, *, alone: bool, single: bool) -> int:
         """CPU threads for a worker: never more in all than there are cores, and never fewer than one each.
@@ -230,10 +244,18 @@ class DeviceManager:
 
 
 def _candidates(info: BackendInfo, inventory: Inventory, asked: str) -> list[tuple[str, Device]]:
-    """Devices in the order of the backend's wishes, or the one that is asked for ("cuda" means the first of its kind)."""
+    """Devices in the order of the backend's wishes, or the one that is asked for ("cuda" means the first of its
+    kind)."""
     if asked != "auto":
         return [(d.kind, d) for d in inventory.devices if asked in (d.id, d.kind)][:1]
-    kinds = list(dict.fromkeys([*info.wishes, *(kind for wishes in info.engine_wishes.values() for kind in wishes)]))
+    kinds = list(
+        dict.fromkeys(
+            [
+                *info.device_preference,
+                *(kind for device_preference in info.engine_device_preference.values() for kind in device_preference),
+            ]
+        )
+    )
     return [(kind, d) for kind in kinds for d in inventory.devices if d.kind == kind]
 
 
@@ -262,7 +284,8 @@ def resolve_dtype(wish: str, device: Device) -> str:
 
 
 def run_probe(python: str = "", timeout_seconds: float = 120.0) -> Inventory:
-    """Ask a short-lived process with this interpreter ("" = ours). Blocks. Raises OSError, ValueError, TimeoutExpired."""
+    """Ask a short-lived process with this interpreter ("" = ours). Blocks. Raises OSError, ValueError,
+    TimeoutExpired."""
     done = children.run(probe_command(python), probe_environment(), seconds=timeout_seconds)
     return parse_inventory(done.stdout)
 
@@ -299,7 +322,9 @@ def main(arguments: Sequence[str]) -> int:
         print(json.dumps(dataclasses.asdict(inventory)))
         return 0
     for device in inventory.devices:
-        print(f"{device.id:12} {device.name}, {device.memory_total / 2**30:.1f} GiB, {', '.join(device.dtypes)} {device.driver}")
+        print(
+            f"{device.id:12} {device.name}, {device.memory_total / 2**30:.1f} GiB, {', '.join(device.dtypes)} {device.driver}"
+        )
     for kind, note in inventory.notes:
         print(f"no {kind}: {note}")
     return 0

@@ -1,7 +1,8 @@
 """The graphics adapters of Windows that DirectX 12 can compute on, as DXGI lists them.
 
-Owns the few calls into dxgi.dll and d3d12.dll; `backends.inventory` makes them in a process of its own, so that a driver
-that crashes takes nothing else down. ONNX Runtime's DirectML provider counts adapters in this order, software ones included.
+Owns the few calls into dxgi.dll and d3d12.dll; `backends.inventory` makes them in a process of its own, so that a
+driver that crashes takes nothing else down. ONNX Runtime's DirectML provider counts adapters in this order, software
+ones included.
 The positions of the methods, the structures and the constants are those of dxgi.h and d3d12.h in the Windows SDK.
 """
 
@@ -25,7 +26,10 @@ _CHECK_INTERFACE_SUPPORT, _GET_DESC1 = 9, 10  # of IDXGIAdapter1
 _CHECK_FEATURE_SUPPORT = 13  # of ID3D12Device
 _FEATURE_ARCHITECTURE = 1
 _FLAG_SOFTWARE = 2
-_BASIC_RENDER_DRIVER = (0x1414, 0x8C)  # vendor and device of Microsoft's software adapter, which not always has the flag
+_BASIC_RENDER_DRIVER = (
+    0x1414,
+    0x8C,
+)  # vendor and device of Microsoft's software adapter, which not always has the flag
 _MOST_ADAPTERS = 16
 
 _Function: Any = getattr(ctypes, "WINFUNCTYPE", ctypes.CFUNCTYPE)
@@ -33,8 +37,9 @@ _Function: Any = getattr(ctypes, "WINFUNCTYPE", ctypes.CFUNCTYPE)
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """number: by which DirectML knows it; dedicated, shared: bytes of its own memory and of the system's that it may use;
-    unified: it has no memory apart from the system's, as integrated GPUs; driver: version, "" where it is not told."""
+    """number: by which DirectML knows it; dedicated, shared: bytes of its own memory and of the system's that it may
+    use; unified: it has no memory apart from the system's, as integrated GPUs; driver: version, "" where it is not
+    told."""
 
     number: int
     name: str
@@ -113,7 +118,10 @@ def _is_software(description: _Description) -> bool:
 def _is_unified(adapter: ctypes.c_void_p, d3d12: Any) -> bool | None:
     """Whether its memory is the system's; None where DirectX 12 makes no device of it."""
     device, architecture = ctypes.c_void_p(), _Architecture()
-    if d3d12.D3D12CreateDevice(adapter, _FEATURE_LEVEL_11_0, _guid(_IID_DEVICE), ctypes.byref(device)) < 0 or not device:
+    if (
+        d3d12.D3D12CreateDevice(adapter, _FEATURE_LEVEL_11_0, _guid(_IID_DEVICE), ctypes.byref(device)) < 0
+        or not device
+    ):
         return None
     with _released(device):
         size = ctypes.c_uint(ctypes.sizeof(architecture))

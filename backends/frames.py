@@ -39,7 +39,7 @@ class JobBroken(FrameError):
         self.job = job
 
 
-# --- Messages: gateway -> worker -----------------------------------------------------------------------------------------
+# --- Messages: gateway -> worker --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class Stop:
     """End the process. Closing the pipe says the same."""
 
 
-# --- Messages: worker -> gateway -----------------------------------------------------------------------------------------
+# --- Messages: worker -> gateway --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +166,7 @@ def _dataclasses(values: Iterable[Any]) -> dict[str, type]:
 _CLASSES: dict[str, type] = _dataclasses([*vars(interface).values(), *_COMMANDS, *_REPORTS])
 _FIELDS: dict[type, tuple[str, ...]] = {c: tuple(f.name for f in dataclasses.fields(c)) for c in _CLASSES.values()}
 
-# --- Values -> msgpack -----------------------------------------------------------------------------------------------------
+# --- Values -> msgpack ------------------------------------------------------------------------------------------------
 
 _TAG = "\0"  # the key that names a class; no mapping of ours has it
 
@@ -219,7 +219,7 @@ def _pack_other(value: Any) -> Any:
     raise FrameError(f"a {type(value).__name__} cannot cross the pipe")
 
 
-# --- msgpack -> values -----------------------------------------------------------------------------------------------------
+# --- msgpack -> values ------------------------------------------------------------------------------------------------
 
 
 def _unpack_array(wire: dict[str, Any]) -> NDArray[Any]:
@@ -253,7 +253,7 @@ def _unpack(wire: Any) -> Any:
     return _CLASSES[tag](**{key: _unpack(item) for key, item in wire.items()})
 
 
-# --- Frames ----------------------------------------------------------------------------------------------------------------
+# --- Frames -----------------------------------------------------------------------------------------------------------
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder()
@@ -281,7 +281,8 @@ def body_length(head: bytes) -> int:
 
 
 def decode(body: bytes) -> Message:
-    """The message in a frame's body. Raises FrameError for anything else, JobBroken where a job's audio file is gone."""
+    """The message in a frame's body. Raises FrameError for anything else, JobBroken where a job's audio file is
+    gone."""
     wire: Any = None
     try:
         wire = _decoder.decode(body)

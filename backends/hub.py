@@ -23,7 +23,7 @@ from backends import children
 from backends.interface import ModelUnavailable
 
 if TYPE_CHECKING:
-    from backends.weights import Progress, Wanted
+    from backends.weights import ModelSpec, Progress
 
 PARTS = ".parts"  # folder of files that have not arrived in full
 REPORT_SECONDS = 0.25  # between two reports of progress
@@ -72,7 +72,7 @@ class Meter:
             self._next = time.monotonic() + REPORT_SECONDS
 
 
-def download(wanted: Wanted, folder: Path, progress: Progress | None, endpoint: str | None) -> str:
+def download(wanted: ModelSpec, folder: Path, progress: Progress | None, endpoint: str | None) -> str:
     """Fetch the wanted files into a folder; returns the commit. Raises ModelUnavailable, OSError of the disk."""
     from huggingface_hub import HfApi, constants
 
@@ -82,7 +82,7 @@ def download(wanted: Wanted, folder: Path, progress: Progress | None, endpoint: 
     with hub_errors(wanted, hub):
         api = HfApi(endpoint=hub)
         info = api.model_info(wanted.model, revision=wanted.revision or None, files_metadata=True)
-        files = _wanted_files(wanted, info)
+        files = _listed_files(wanted, info)
         commit = str(info.sha or wanted.revision or "main")
         _check_room(folder, sum(file.size for file in files))
         mark(folder, wanted.model)
@@ -94,7 +94,7 @@ def download(wanted: Wanted, folder: Path, progress: Progress | None, endpoint: 
     return commit
 
 
-def _wanted_files(wanted: Wanted, info: Any) -> list[RemoteFile]:
+def _listed_files(wanted: ModelSpec, info: Any) -> list[RemoteFile]:
     """Small files first, so that what is wrong with a repository shows early. Raises ModelUnavailable."""
     from backends.weights import PICKLES, matches
 
@@ -178,7 +178,7 @@ def _append(url: str, part: Path, have: int, meter: Meter) -> None:
 
 
 @contextmanager
-def hub_errors(wanted: Wanted, hub: str) -> Iterator[None]:
+def hub_errors(wanted: ModelSpec, hub: str) -> Iterator[None]:
     """What went wrong with the hub, in words that help; nothing half complete is lost, the next pull goes on."""
     from huggingface_hub import errors
 

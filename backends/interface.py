@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 Samples = NDArray[np.float32]
 Task = Literal["transcription", "speech", "chat"]
 
-LISTENING_RATE = 16_000  # Hz, what every speech recogniser here is trained on
+ASR_SAMPLE_RATE = 16_000  # Hz, what every speech recogniser here is trained on
 
 
 # --- Where a model runs and what it is -------------------------------------------------------------------------------
@@ -72,10 +72,10 @@ class Voice:
 class Capabilities:
     """What a loaded model can do, told by `Backend.load`.
 
-    engine, device, dtype: what really runs (shown in response headers); sample_rate: of the audio it produces (0: none);
-    max_batch: jobs that one step may hold; languages: ISO 639-1 codes it accepts (() = not restricted);
-    native_speed: the backend honours SpeechRequest.speed itself; detail: facts for /health (JSON values only), which the
-    backend may change in place later: the worker tells.
+    engine, device, dtype: what really runs (shown in response headers); sample_rate: of the audio it produces (0:
+    none); max_batch: jobs that one step may hold; languages: ISO 639-1 codes it accepts (() = not restricted);
+    native_speed: the backend honours SpeechRequest.speed itself; detail: facts for /health (JSON values only), which
+    the backend may change in place later: the worker tells.
     """
 
     engine: str
@@ -127,7 +127,8 @@ class TranscriptionRequest:
 
 @dataclass(frozen=True, slots=True)
 class ContextTurn:
-    """An earlier utterance of a conversation: its audio (samples at the backend's input_rate) or the id of an answer."""
+    """An earlier utterance of a conversation: its audio (samples at the backend's input_rate) or the id of an
+    answer."""
 
     speaker: str
     text: str
@@ -280,7 +281,8 @@ class Usage:
 class Done:
     """The last event of a job that succeeded. text: whole transcript or answer (speech: ""); language: ISO 639-1.
 
-    timings: seconds by stage name; notes: remarks the client should see (a warning header each), e.g. "audio cut at 30 s".
+    timings: seconds by stage name; notes: remarks the client should see (a warning header each), e.g. "audio cut at 30
+    s".
     """
 
     text: str = ""
@@ -305,7 +307,7 @@ class Failed:
 Event = TextDelta | Segment | AudioChunk | Progress | Done | Failed
 
 
-# --- Errors a backend raises; the gateway's translator gives each its HTTP status --------------------------------------
+# --- Errors a backend raises; the gateway's translator gives each its HTTP status -------------------------------------
 
 
 class BackendError(Exception):
@@ -340,12 +342,13 @@ class OutOfMemory(BackendError):
 
 
 class DeviceLost(BackendError):
-    """The device is gone for this process for good, not for others: the worker ends and the gateway starts another (503)."""
+    """The device is gone for this process for good, not for others: the worker ends and the gateway starts another
+    (503)."""
 
     kind = "worker_lost"
 
 
-# --- The protocol ------------------------------------------------------------------------------------------------------
+# --- The protocol -----------------------------------------------------------------------------------------------------
 
 
 class Job(Protocol):

@@ -27,9 +27,9 @@ _NO_LIMIT = 1 << 60  # cgroup files hold huge numbers for "no limit"
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """id: "cpu", "cuda:0", "directml:0", "mps", "xpu:0"; kind: the id without its number (ROCm cards are "cuda", as torch
-    calls them); memory_total 0: unknown; memory_free: at the time of the probe; dtypes: what it computes natively;
-    libraries: which of "torch" and "onnxruntime" can use it."""
+    """id: "cpu", "cuda:0", "directml:0", "mps", "xpu:0"; kind: the id without its number (ROCm cards are "cuda", as
+    torch calls them); memory_total 0: unknown; memory_free: at the time of the probe; dtypes: what it computes
+    natively; libraries: which of "torch" and "onnxruntime" can use it."""
 
     id: str
     kind: str
@@ -62,7 +62,7 @@ def probe() -> Inventory:
     return Inventory((*found, cpu_device()), physical_cores(), tuple(sorted(notes.items())))
 
 
-# --- The processor -----------------------------------------------------------------------------------------------------
+# --- The processor ----------------------------------------------------------------------------------------------------
 
 
 def cpu_device() -> Device:
@@ -113,7 +113,10 @@ if sys.platform == "win32":
         _fields_ = (
             ("length", ctypes.c_ulong),
             ("load", ctypes.c_ulong),
-            *((name, ctypes.c_ulonglong) for name in ("total", "free", "page", "page_free", "virtual", "virtual_free", "rest")),
+            *(
+                (name, ctypes.c_ulonglong)
+                for name in ("total", "free", "page", "page_free", "virtual", "virtual_free", "rest")
+            ),
         )
 
     def _memory() -> tuple[int, int]:
@@ -161,7 +164,7 @@ def _output(command: list[str]) -> str:
     return done.stdout.decode("utf-8", "replace").strip()
 
 
-# --- Tensor libraries ----------------------------------------------------------------------------------------------------
+# --- Tensor libraries -------------------------------------------------------------------------------------------------
 
 
 def _torch_devices(notes: dict[str, str]) -> list[Device]:

@@ -24,8 +24,8 @@ _TYPES = {"OutOfMemoryError", "OutOfMemory"}  # torch.OutOfMemoryError, and the 
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception, or one that it was raised from, says that host or device memory is exhausted; a device that is lost
-    has no memory to run out of."""
+    """Whether an exception, or one that it was raised from, says that host or device memory is exhausted; a device that
+    is lost has no memory to run out of."""
     if device_lost(error):
         return False
     seen: BaseException | None = error
@@ -60,7 +60,10 @@ if sys.platform == "win32":
         _fields_ = (
             ("cb", wintypes.DWORD),
             ("faults", wintypes.DWORD),
-            *((name, ctypes.c_size_t) for name in ("peak", "working_set", "pool_a", "pool_b", "pool_c", "pool_d", "file", "top")),
+            *(
+                (name, ctypes.c_size_t)
+                for name in ("peak", "working_set", "pool_a", "pool_b", "pool_c", "pool_d", "file", "top")
+            ),
         )
 
     def resident_bytes() -> int:

@@ -1,7 +1,7 @@
 """Switches off what libraries would report to their vendors.
 
-Importing `backends` applies it, so it stands before the first import of such a library in every process of ours: server,
-workers, commands, scripts. Knows no library's code, only its switches.
+Importing `backends` applies it, so it stands before the first import of such a library in every process of ours:
+server, workers, commands, scripts. Knows no library's code, only its switches.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-# Set whatever the user's environment says: README promises that nothing leaves the machine. Sources: the documentation of each
-# library, and where it reads the variable.
+# Set whatever the user's environment says: README promises that nothing leaves the machine. Requirements: the
+# documentation of each library, and where it reads the variable.
 NO_TELEMETRY: Mapping[str, str] = {
     "DO_NOT_TRACK": "1",  # read by many, huggingface_hub among them
     "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime, on in its builds for Linux since 1.29; read when the module is imported

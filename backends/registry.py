@@ -51,9 +51,9 @@ class BackendInfo:
     entry: str
     tasks: tuple[Task, ...]
     engines: tuple[str, ...]
-    wishes: tuple[str, ...] = ("cpu",)
+    device_preference: tuple[str, ...] = ("cpu",)
     check: str = ""
-    engine_wishes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    engine_device_preference: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     libraries: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     extra: str = ""
     options: type = NoOptions

@@ -1,9 +1,9 @@
 """Where models lie on the disk, whether they are complete, and how they get there.
 
-Owns the folder layout (models_dir/ORG--NAME, or a folder that the configuration names), the completeness check, the pull
-from a hub and the import from a folder. A folder that is being filled carries a mark, so that nothing half complete ever
-looks complete. Safetensors only: pickles are taken only where they are named here, and then under weights_only. The hub
-itself is the business of `backends.hub`. Sizes are bytes.
+Owns the folder layout (models_dir/ORG--NAME, or a folder that the configuration names), the completeness check, the
+pull from a hub and the import from a folder. A folder that is being filled carries a mark, so that nothing half
+complete ever looks complete. Safetensors only: pickles are taken only where they are named here, and then under
+weights_only. The hub itself is the business of `backends.hub`. Sizes are bytes.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _COPY_CHUNK = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ModelSpec:
     """One model that a deployment needs. required: globs of which each must match; patterns: globs of what is fetched;
     switch: the option that, when false, does without it, "" if it cannot be done without."""
 
@@ -53,11 +53,11 @@ class Wanted:
     switch: str = ""
 
 
-def wanted_models(info: BackendInfo, model: str, revision: str, options: Mapping[str, Any]) -> list[Wanted]:
+def required_models(info: BackendInfo, model: str, revision: str, options: Mapping[str, Any]) -> list[ModelSpec]:
     """The deployment's own model, then the companions its options name (codec, watermark ...), without repeats."""
     if not info.required_files:
         return []
-    found = [Wanted(model or info.default_model, info.required_files, info.pull_patterns, revision)]
+    found = [ModelSpec(model or info.default_model, info.required_files, info.pull_patterns, revision)]
     for option, default in info.extra_models.items():
         switch = option.removesuffix("_model")
         if options.get(switch) is False:
@@ -65,15 +65,16 @@ def wanted_models(info: BackendInfo, model: str, revision: str, options: Mapping
         name = str(options.get(option, default))
         if name and name not in (w.model for w in found):
             pickles = NAMED_PICKLES.get(name, ())
-            # A folder of the user's own may hold either format where the published model is a pickle: its backend looks.
+            # A folder of the user's own may hold either format where the published model is a pickle: its backend
+            # looks.
             own = default in NAMED_PICKLES and not is_hub_id(name)
             required = () if own else pickles or ("*.safetensors",)
             switch = switch if hasattr(info.options, switch) else ""
-            found.append(Wanted(name, required, (*COMPANION_PATTERNS, *pickles), switch=switch))
+            found.append(ModelSpec(name, required, (*COMPANION_PATTERNS, *pickles), switch=switch))
     return found
 
 
-# --- Where a model lies ----------------------------------------------------------------------------------------------------
+# --- Where a model lies -----------------------------------------------------------------------------------------------
 
 
 def is_hub_id(model: str) -> bool:
@@ -88,7 +89,7 @@ def model_folder(models_dir: Path, model: str) -> Path:
     return models_dir / model.replace("/", "--") if is_hub_id(model) else Path(model).expanduser()
 
 
-def problems(folder: Path, wanted: Wanted) -> list[str]:
+def problems(folder: Path, wanted: ModelSpec) -> list[str]:
     """What is wrong with the files in a folder, for people; [] = complete."""
     if not folder.is_dir():
         return [f"there is no folder {folder}"]
@@ -97,7 +98,7 @@ def problems(folder: Path, wanted: Wanted) -> list[str]:
     return _wrong_files(folder, wanted)
 
 
-def _wrong_files(folder: Path, wanted: Wanted) -> list[str]:
+def _wrong_files(folder: Path, wanted: ModelSpec) -> list[str]:
     found = [f"{pattern} is missing in {folder}" for pattern in wanted.required if not any(folder.glob(pattern))]
     found += [text for index in folder.glob("*.safetensors.index.json") for text in _missing_shards(index)]
     found += [text for file in folder.glob("*.safetensors") if (text := _truncated(file))]
@@ -151,11 +152,11 @@ def read_record(folder: Path) -> dict[str, str]:
     return {str(key): str(value) for key, value in stored.items()} if isinstance(stored, dict) else {}
 
 
-# --- How it gets there -----------------------------------------------------------------------------------------------------
+# --- How it gets there ------------------------------------------------------------------------------------------------
 
 
 def pull(
-    wanted: Wanted,
+    wanted: ModelSpec,
     models_dir: Path,
     *,
     progress: Progress | None = None,
@@ -170,7 +171,9 @@ def pull(
     folder = model_folder(models_dir, wanted.model)
     if not is_hub_id(wanted.model):
         if wrong := problems(folder, wanted):
-            raise ModelUnavailable(f"{wanted.model} is a folder and not a hub id, so nothing can be fetched: {'; '.join(wrong)}")
+            raise ModelUnavailable(
+                f"{wanted.model} is a folder and not a hub id, so nothing can be fetched: {'; '.join(wrong)}"
+            )
         return folder
     with locked(models_dir, wanted.model):
         if not problems(folder, wanted):
@@ -186,7 +189,7 @@ def pull(
     return folder
 
 
-def import_folder(source: Path, wanted: Wanted, models_dir: Path, *, progress: Progress | None = None) -> Path:
+def import_folder(source: Path, wanted: ModelSpec, models_dir: Path, *, progress: Progress | None = None) -> Path:
     """Copy a model from a folder (a stick, a share) and check every byte; for machines without a network."""
     if wrong := problems(source, wanted):
         raise ModelUnavailable(f"{source} does not hold {wanted.model}: {'; '.join(wrong)}")
@@ -219,7 +222,7 @@ def _copy_checked(file: Path, target: Path, done: int, total: int, progress: Pro
     return done
 
 
-def finish(folder: Path, wanted: Wanted, commit: str) -> None:
+def finish(folder: Path, wanted: ModelSpec, commit: str) -> None:
     """Check what has arrived, and only then take the mark away."""
     check_pickles(folder, wanted)
     if wrong := _wrong_files(folder, wanted):
@@ -229,14 +232,14 @@ def finish(folder: Path, wanted: Wanted, commit: str) -> None:
     (folder / UNFINISHED).unlink(missing_ok=True)
 
 
-def matches(path: str, wanted: Wanted) -> bool:
+def matches(path: str, wanted: ModelSpec) -> bool:
     """Whether a file of a repository is wanted: by pattern, and no pickle unless that very file is named."""
     if Path(path).suffix in PICKLES:
         return any(fnmatch(path, pattern) for pattern in NAMED_PICKLES.get(wanted.model, ()))
     return any(fnmatch(path, pattern) for pattern in wanted.patterns)
 
 
-def check_pickles(folder: Path, wanted: Wanted) -> None:
+def check_pickles(folder: Path, wanted: ModelSpec) -> None:
     """Every pickle must load under weights_only, tried in a process of its own. Raises ModelUnavailable."""
     for pattern in NAMED_PICKLES.get(wanted.model, ()):
         for file in folder.glob(pattern):
@@ -260,7 +263,9 @@ def disk_errors(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             free = shutil.disk_usage(existing(folder)).free
-            raise ModelUnavailable(f"the disk of {folder} is full ({free} bytes free): make room and pull again") from error
+            raise ModelUnavailable(
+                f"the disk of {folder} is full ({free} bytes free): make room and pull again"
+            ) from error
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise ModelUnavailable(f"{folder} cannot be written: {error}") from error
         raise
@@ -283,13 +288,14 @@ def locked(models_dir: Path, model: str) -> Iterator[None]:
         yield
 
 
-# --- As a process (`python -m backends.weights`), so that the gateway never imports the hub's client -----------------------
+# --- As a process (`python -m backends.weights`), so that the gateway never imports the hub's client ------------------
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Pull one model: JSON of it on the command line, JSON lines of progress on stdout, the last one with the outcome."""
+    """Pull one model: JSON of it on the command line, JSON lines of progress on stdout, the last one with the
+    outcome."""
     order = json.loads(arguments[0])
-    wanted = Wanted(order["model"], tuple(order["required"]), tuple(order["patterns"]), order.get("revision", ""))
+    wanted = ModelSpec(order["model"], tuple(order["required"]), tuple(order["patterns"]), order.get("revision", ""))
     last = -1
 
     def tell(done: int, total: int) -> None:

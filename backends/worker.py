@@ -6,7 +6,8 @@ thread says that the process lives and whether the main thread makes progress. K
 `backends.interface` and no particular model.
 
 A step that raises must leave its jobs as they were: it is repeated for each of them alone, so that a job that cannot be
-served fails without the others. Only a lost device fails them all and ends the process, for the gateway to start another.
+served fails without the others. Only a lost device fails them all and ends the process, for the gateway to start
+another.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def failure(error: BaseException) -> Failed:
     return Failed("internal", f"{type(error).__name__}: {error}")
 
 
-class Pulse:
+class WorkerProgress:
     """What the heartbeat tells, written by the main thread and read by the heartbeat thread."""
 
     def __init__(self) -> None:
@@ -69,16 +70,21 @@ class StepLoop:
     """The jobs of one loaded backend. Every job ends with JobEnded, which says that its slot is free."""
 
     def __init__(
-        self, backend: Backend, outbox: Outbox, pulse: Pulse, max_batch: int, detail: Mapping[str, Any] | None = None
+        self,
+        backend: Backend,
+        outbox: Outbox,
+        progress: WorkerProgress,
+        max_batch: int,
+        detail: Mapping[str, Any] | None = None,
     ) -> None:
         """detail: of the backend's capabilities, which it may change while it works."""
-        self._backend, self._outbox, self._pulse = backend, outbox, pulse
+        self._backend, self._outbox, self._progress = backend, outbox, progress
         self._max_batch = self._limit = max(1, max_batch)
         self._detail = {} if detail is None else detail
-        self._told = dict(self._detail)
+        self._reported = dict(self._detail)
         self._waiting: deque[tuple[int, Request]] = deque()
         self._active: dict[int, Job] = {}
-        self._next_look = 0.0
+        self._next_poll = 0.0
 
     @property
     def idle(self) -> bool:
@@ -89,7 +95,7 @@ class StepLoop:
 
     def add(self, number: int, request: Request) -> None:
         self._waiting.append((number, request))
-        self._tell()
+        self._send()
 
     def cancel(self, number: int) -> None:
         """Free the slot of a job; one that has ended already is no error, the messages crossed."""
@@ -97,7 +103,7 @@ class StepLoop:
             self._close(number)
         elif any(n == number for n, _ in self._waiting):
             self._waiting = deque(item for item in self._waiting if item[0] != number)
-            self._tell()
+            self._send()
             self._outbox.send(frames.JobEnded(number))
 
     def turn(self) -> None:
@@ -106,23 +112,23 @@ class StepLoop:
             self._admit(*self._waiting.popleft())
         if self._active:
             self._step()
-        if self._detail != self._told:
-            self._told = dict(self._detail)
-            self._outbox.send(frames.DetailChanged(self._told))
-        self._look()
+        if self._detail != self._reported:
+            self._reported = dict(self._detail)
+            self._outbox.send(frames.DetailChanged(self._reported))
+        self._poll()
 
-    def look_now(self) -> None:
+    def poll_now(self) -> None:
         """Ask the backend what it holds."""
-        self._next_look = 0.0
-        self._look()
+        self._next_poll = 0.0
+        self._poll()
 
-    def _tell(self) -> None:
-        self._pulse.active, self._pulse.waiting = len(self._active), len(self._waiting)
+    def _send(self) -> None:
+        self._progress.active, self._progress.waiting = len(self._active), len(self._waiting)
 
-    def _look(self) -> None:
-        if time.monotonic() >= self._next_look:
-            self._pulse.footprint = self._backend.footprint()
-            self._next_look = time.monotonic() + FOOTPRINT_SECONDS
+    def _poll(self) -> None:
+        if time.monotonic() >= self._next_poll:
+            self._progress.footprint = self._backend.footprint()
+            self._next_poll = time.monotonic() + FOOTPRINT_SECONDS
 
     def _admit(self, number: int, request: Request) -> None:
         try:
@@ -133,18 +139,18 @@ class StepLoop:
             self._end_if_lost(error)
             return
         self._active[number] = job
-        self._tell()
+        self._send()
         self._outbox.send(frames.JobStarted(number))
 
     def _start(self, request: Request) -> Job:
         try:
-            with self._pulse.work():
+            with self._progress.work():
                 return self._backend.start(request)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
         free_caches()
-        with self._pulse.work():
+        with self._progress.work():
             return self._backend.start(request)
 
     def _step(self) -> None:
@@ -159,7 +165,7 @@ class StepLoop:
         names = {id(job): number for job, number in zip(jobs, numbers, strict=True)}
         over: list[tuple[int, Done | Failed]] = []
         try:
-            with self._pulse.work():
+            with self._progress.work():
                 for job, event in self._backend.step(jobs):
                     if isinstance(event, Done | Failed):
                         over.append((names[id(job)], event))
@@ -188,7 +194,8 @@ class StepLoop:
                 free_caches()
 
     def _end_if_lost(self, error: Exception) -> None:
-        """A lost device fails every job under way, and the loop: raises DeviceLost. Waiting jobs fail with the process."""
+        """A lost device fails every job under way, and the loop: raises DeviceLost. Waiting jobs fail with the
+        process."""
         lost = device_lost(error)
         if lost is None:
             return
@@ -199,9 +206,9 @@ class StepLoop:
     def _close(self, number: int, last: Done | Failed | None = None) -> None:
         """Free the slot before its last event goes out: whoever reads that event may delete the job's files."""
         job = self._active.pop(number)
-        self._tell()
+        self._send()
         try:
-            with self._pulse.work():
+            with self._progress.work():
                 self._backend.close(job)
         except Exception as error:
             traceback.print_exception(error)
@@ -211,13 +218,13 @@ class StepLoop:
         self._outbox.send(frames.JobEnded(number))
 
 
-def warm_up(backend: Backend, pulse: Pulse) -> None:
+def warm_up(backend: Backend, progress: WorkerProgress) -> None:
     """Run the canary through the whole path. Raises what it raises, a BackendError for a Failed event."""
-    with pulse.work():
+    with progress.work():
         job = backend.start(backend.canary())
     try:
         while True:
-            with pulse.work():
+            with progress.work():
                 events = [event for _, event in backend.step([job])]
             for event in events:
                 if isinstance(event, Done):
@@ -234,14 +241,14 @@ def _as_error(event: Failed) -> BackendError:
     return error
 
 
-def load(command: frames.LoadModel, pulse: Pulse) -> tuple[Backend, Capabilities, float, float]:
+def load(command: frames.LoadModel, progress: WorkerProgress) -> tuple[Backend, Capabilities, float, float]:
     """Build the backend, load its weights, warm it up. Returns also the seconds that loading and warming took."""
     began = time.perf_counter()
-    with pulse.work():
+    with progress.work():
         backend = make_backend(command.backend)
         capabilities = backend.load(command.model, command.placement)
     loaded = time.perf_counter()
-    warm_up(backend, pulse)
+    warm_up(backend, progress)
     return backend, capabilities, loaded - began, time.perf_counter() - loaded
 
 
@@ -271,9 +278,9 @@ def _obey(command: frames.Message, loop: StepLoop, backend: Backend) -> None:
             print(f"unexpected command {type(command).__name__}", file=sys.stderr)
 
 
-def _beat(pulse: Pulse, outbox: Outbox) -> None:
+def _beat(progress: WorkerProgress, outbox: Outbox) -> None:
     while True:
-        outbox.send(pulse.report())
+        outbox.send(progress.report())
         time.sleep(HEARTBEAT_SECONDS)
 
 
@@ -281,22 +288,22 @@ def main() -> int:
     """The life of the process; exit status 1 if the model could not be loaded, or its device was lost."""
     commands, reports = take_pipes()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is for the gateway, which drains its workers
-    outbox, pulse = Outbox(reports), Pulse()
+    outbox, progress = Outbox(reports), WorkerProgress()
     inbox = Inbox(commands, outbox)
     inbox.start()
     first = inbox.queue.get()
     if not isinstance(first, frames.LoadModel):
         return 0
-    threading.Thread(target=_beat, args=(pulse, outbox), name="heartbeat", daemon=True).start()
+    threading.Thread(target=_beat, args=(progress, outbox), name="heartbeat", daemon=True).start()
     try:
-        backend, capabilities, load_seconds, warm_seconds = load(first, pulse)
+        backend, capabilities, load_seconds, warm_seconds = load(first, progress)
     except Exception as error:
         outbox.send(frames.LoadFailed(failure(error)))
         return 1
-    loop = StepLoop(backend, outbox, pulse, capabilities.max_batch, capabilities.detail)
+    loop = StepLoop(backend, outbox, progress, capabilities.max_batch, capabilities.detail)
     loop.limit(first.batch_limit)
-    loop.look_now()
-    outbox.send(pulse.report())
+    loop.poll_now()
+    outbox.send(progress.report())
     outbox.send(frames.Loaded(capabilities, load_seconds, warm_seconds))
     try:
         serve(loop, backend, inbox, outbox)

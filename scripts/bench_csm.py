@@ -1,12 +1,13 @@
 """Measure CSM at the real CSM-1B shapes with random weights; every ratio comes from one run on one machine.
 
-    OMP_NUM_THREADS=1 python scripts/bench_csm.py [--rounds N] [--threads N] [--only int8,bfloat16,torchtune,...] [--json FILE]
+    OMP_NUM_THREADS=1 python scripts/bench_csm.py [--rounds N] [--threads N] [--only int8,bfloat16,torchtune,...]
+    [--json FILE]
 
-Seconds per 80 ms frame, sampling included: ours in int8 and bfloat16 at batch 1 and 4, torchtune's and transformers' builds
-of the same model (groups `oracle` and `torch`), the bfloat16 matrix-vector products of a frame alone, and one read of the
-frame's int8 weights. All of them take turns, round by round. Then how far the logits of int8 and bfloat16 lie from those
-of float32, and the codec. With one thread seconds are CPU seconds, which other processes disturb least; with more they
-are wall time. Needs about 16 GB for everything at once, and 3 minutes at 5 rounds on two quiet cores.
+Seconds per 80 ms frame, sampling included: ours in int8 and bfloat16 at batch 1 and 4, torchtune's and transformers'
+builds of the same model (groups `oracle` and `torch`), the bfloat16 matrix-vector products of a frame alone, and one
+read of the frame's int8 weights. All of them take turns, round by round. Then how far the logits of int8 and bfloat16
+lie from those of float32, and the codec. With one thread seconds are CPU seconds, which other processes disturb least;
+with more they are wall time. Needs about 16 GB for everything at once, and 3 minutes at 5 rounds on two quiet cores.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from backends.csm.codec import Codec
 from backends.csm.config import CsmConfig, parse_config
-from backends.csm.frames import Draw, FrameBatch, frame_batch
+from backends.csm.frames import FrameBatch, SamplingParams, frame_batch
 from backends.csm.layouts import ORIGINAL
 from backends.csm.mimi.layouts import moshi_config
 from backends.csm.model import CsmModel
@@ -96,8 +97,8 @@ class Speaking:
         tokens, mask = text_rows(torch.arange(1, PROMPT + 1).tolist(), batch.model.config.codebooks)
         self._hidden = torch.stack([batch.prefill(slot, tokens[slot:], mask[slot:]) for slot in range(count)])
         self._positions = [PROMPT - slot for slot in range(count)]
-        noise = torch.empty(batch.model.config.codebooks, batch.speakable, device=batch.model.device)
-        self._draws = [Draw(noise, 0.9, 50) for _ in range(count)]
+        noise = torch.empty(batch.model.config.codebooks, batch.can_generate, device=batch.model.device)
+        self._draws = [SamplingParams(noise, 0.9, 50) for _ in range(count)]
         self._generator = torch.Generator(batch.model.device).manual_seed(0)
 
     def frame(self) -> None:
@@ -199,7 +200,10 @@ class Torchtune:
             self._backbone.setup_caches(1, torch.bfloat16)
             self._decoder.setup_caches(1, torch.bfloat16, decoder_max_seq_len=32)
             self._projection = torch.empty(1024, 2048).uniform_(-0.02, 0.02)
-            self._head0, self._heads = torch.empty(2051, 2048).uniform_(-1, 1), torch.empty(31, 1024, 2051).uniform_(-1, 1)
+            self._head0, self._heads = (
+                torch.empty(2051, 2048).uniform_(-1, 1),
+                torch.empty(31, 1024, 2051).uniform_(-1, 1),
+            )
             self._table = torch.empty(32 * 2051, 2048).uniform_(-1, 1)
         self._mask, self._inner = torch.ones(2048, 2048).tril().bool(), torch.ones(32, 32).tril().bool()
         self._position = PROMPT
@@ -262,7 +266,9 @@ def transformers() -> dict[str, Callable[[], float]]:
     def speak(frames: int) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model.generate(input_ids=ids, max_new_tokens=frames, min_new_tokens=frames, do_sample=True, output_audio=False)
+            model.generate(
+                input_ids=ids, max_new_tokens=frames, min_new_tokens=frames, do_sample=True, output_audio=False
+            )
 
     def frame() -> float:
         short = timed(partial(speak, 1))
@@ -332,9 +338,15 @@ def interleaved(parts: list[str], rounds: int) -> dict[str, list[float]]:
 def ratios(middle: dict[str, float]) -> dict[str, float]:
     """What the goals are about."""
     pairs = [("int8 frame", "read of the int8 weights"), ("int8 frame of 4", "int8 frame")]
-    pairs += [("torchtune frame", "int8 frame"), ("transformers frame", "int8 frame"), ("torchtune frame", "bfloat16 frame")]
+    pairs += [
+        ("torchtune frame", "int8 frame"),
+        ("transformers frame", "int8 frame"),
+        ("torchtune frame", "bfloat16 frame"),
+    ]
     pairs += [("bfloat16 frame", "bfloat16 products alone"), ("bfloat16 frame of 4", "bfloat16 frame")]
-    return {f"{over} / {under}": middle[over] / middle[under] for over, under in pairs if {over, under} <= middle.keys()}
+    return {
+        f"{over} / {under}": middle[over] / middle[under] for over, under in pairs if {over, under} <= middle.keys()
+    }
 
 
 if __name__ == "__main__":

@@ -1,17 +1,19 @@
 """Measure DIFFA's decoding with random weights; every ratio comes from one run on one machine.
 
-    python scripts/bench_diffa.py                                  # width 512, 8 layers: all modes against the reference
-    python scripts/bench_diffa.py --size large                     # width 1024, 16 layers
+    python scripts/bench_diffa.py                                  # width 512, 8 layers: all modes against the
+    reference python scripts/bench_diffa.py --size large                     # width 1024, 16 layers
     python scripts/bench_diffa.py --size 8b --device cuda --dtype bfloat16 --no-reference
 
 An answer of 128 tokens in blocks of 32 to a prompt of 320 positions. The reference is the published loop over
-transformers' Llama blocks with an all-zero mask: every step computes all positions, the head and a float64 softmax on all
-rows. A whole reference answer takes minutes, so single steps are timed, the kinds of steps taking turns in every round, and
-an answer is the sum of its steps: all reference steps are alike, ours are a full pass per block and one window per further
-step (prefix windows shrink block by block; each length is timed). One whole answer is run as a check of that sum.
+transformers' Llama blocks with an all-zero mask: every step computes all positions, the head and a float64 softmax on
+all rows. A whole reference answer takes minutes, so single steps are timed, the kinds of steps taking turns in every
+round, and an answer is the sum of its steps: all reference steps are alike, ours are a full pass per block and one
+window per further step (prefix windows shrink block by block; each length is timed). One whole answer is run as a check
+of that sum.
 
-Random weights never reach a confidence of 0.9, so a threshold that commits three tokens per step is imitated by a schedule
-of ceil(32 / 3) = 11 steps per block; it feeds the same windows, and the rule itself costs what the schedule's does.
+Random weights never reach a confidence of 0.9, so a threshold that commits three tokens per step is imitated by a
+schedule of ceil(32 / 3) = 11 steps per block; it feeds the same windows, and the rule itself costs what the schedule's
+does.
 """
 
 from __future__ import annotations
@@ -39,9 +41,15 @@ PROMPT, NEW, BLOCK = 320, 128, 32
 SPLICE, HEARD = 60, 189  # ten seconds of audio after the sixtieth text token
 TOKENS_PER_STEP = 3
 SIZES = {
-    "small": LladaConfig(TransformerConfig(8, 512, 8, 8, 64, 1536, max_positions=4096, rope=Rope(500_000.0)), 32_768, False),
-    "large": LladaConfig(TransformerConfig(16, 1024, 16, 16, 64, 3072, max_positions=4096, rope=Rope(500_000.0)), 65_536, False),
-    "8b": LladaConfig(TransformerConfig(32, 4096, 32, 32, 128, 12_288, max_positions=4096, rope=Rope(500_000.0)), 126_464, False),
+    "small": LladaConfig(
+        TransformerConfig(8, 512, 8, 8, 64, 1536, max_positions=4096, rope=Rope(500_000.0)), 32_768, False
+    ),
+    "large": LladaConfig(
+        TransformerConfig(16, 1024, 16, 16, 64, 3072, max_positions=4096, rope=Rope(500_000.0)), 65_536, False
+    ),
+    "8b": LladaConfig(
+        TransformerConfig(32, 4096, 32, 32, 128, 12_288, max_positions=4096, rope=Rope(500_000.0)), 126_464, False
+    ),
 }
 MODES = ("none", "prefix", "dual")
 BLOCKS = NEW // BLOCK
@@ -166,11 +174,14 @@ Clock = Callable[[], float]
 
 
 def clock_of(device: torch.device, threads: int) -> Clock:
-    """On one processor thread its own time, which neighbours on a shared machine do not lengthen; else the wall clock."""
+    """On one processor thread its own time, which neighbours on a shared machine do not lengthen; else the wall
+    clock."""
     return time.process_time if device.type == "cpu" and threads == 1 else time.perf_counter
 
 
-def interleaved(kinds: dict[str, Callable[[], None]], rounds: int, clock: Clock, wait: Callable[[], None]) -> dict[str, float]:
+def interleaved(
+    kinds: dict[str, Callable[[], None]], rounds: int, clock: Clock, wait: Callable[[], None]
+) -> dict[str, float]:
     """Median seconds of each kind; every round runs each once, after one round that is not counted."""
     times: dict[str, list[float]] = {kind: [] for kind in kinds}
     for turn in range(rounds + 1):
@@ -240,14 +251,17 @@ def measure(config: LladaConfig, args: argparse.Namespace) -> dict[str, object]:
         "exact_mode_equals_reference": same,
         "step_ms": {kind: round(1000 * value, 2) for kind, value in seconds.items()},
         "answers": _answers(seconds),
-        "batch_of_4_over_1": {name: round(seconds[f"four x {name}"] / seconds[name], 2) for name in ("refresh", "dual")},
+        "batch_of_4_over_1": {
+            name: round(seconds[f"four x {name}"] / seconds[name], 2) for name in ("refresh", "dual")
+        },
         "whole_answer_seconds": round(whole_answer(llada, prompt, mask_id, clock), 2),
         "its_sum_of_steps": round(answer_seconds(seconds, "dual", SCHEDULES["three tokens per step"]), 2),
     }
 
 
 def _answers(seconds: dict[str, float]) -> dict[str, dict[str, float]]:
-    """Per mode and schedule: seconds, tokens per second, and how many times faster than the reference's fixed schedule."""
+    """Per mode and schedule: seconds, tokens per second, and how many times faster than the reference's fixed
+    schedule."""
     whole = NEW * seconds["reference"] if "reference" in seconds else None
     table = {"reference fixed": _row(whole, whole)} if whole else {}
     for mode in MODES:

@@ -1,8 +1,8 @@
 """Measure the embedded engines: `python scripts/bench_embedded.py [--json FILE] [--rounds 3]`.
 
-Real-time factors in process CPU seconds of one thread (robust on a shared machine), the share of the time until the first
-audio of a 4,096 character text, at the backend and over HTTP, and the word error rate of espeak-ng's speech with and without
-the noise floor. Compared figures come from interleaved runs of one process.
+Real-time factors in process CPU seconds of one thread (robust on a shared machine), the share of the time until the
+first audio of a 4,096 character text, at the backend and over HTTP, and the word error rate of espeak-ng's speech with
+and without the noise floor. Compared figures come from interleaved runs of one process.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from backends.embedded.pocketsphinx import PocketsphinxBackend  # noqa: E402
 from backends.embedded.selftest import SENTENCES, self_test  # noqa: E402
 from backends.embedded.sphinx_decoder import spoken_form  # noqa: E402
 from backends.interface import (  # noqa: E402
-    LISTENING_RATE,
+    ASR_SAMPLE_RATE,
     AudioChunk,
     Backend,
     Done,
@@ -68,7 +68,7 @@ def loaded(backend: Backend) -> Backend:
 def spoken(backend: Backend, text: str) -> Samples:
     """At the listening rate."""
     chunks = [event for event in events(backend, SpeechRequest(text, "en-us")) if isinstance(event, AudioChunk)]
-    samples: Samples = soxr.resample(np.concatenate([c.samples for c in chunks]), chunks[0].rate, LISTENING_RATE)
+    samples: Samples = soxr.resample(np.concatenate([c.samples for c in chunks]), chunks[0].rate, ASR_SAMPLE_RATE)
     return samples.astype(np.float32)
 
 
@@ -122,7 +122,10 @@ def bench_http(rounds: int) -> dict[str, float]:
 def bench_recognition(mouth: Backend, ear: Backend) -> dict[str, Any]:
     """Word error rates and real-time factor with and without the noise floor, sentence by sentence in turn."""
     with_floor = sphinx_module.with_noise_floor
-    ways: dict[str, Callable[[Samples], tuple[Samples, bool]]] = {"noise floor": with_floor, "as it is": lambda s: (s, False)}
+    ways: dict[str, Callable[[Samples], tuple[Samples, bool]]] = {
+        "noise floor": with_floor,
+        "as it is": lambda s: (s, False),
+    }
     counts = {way: [0, 0, 0.0, 0.0] for way in ways}
     for sentence in SENTENCES:
         samples = spoken(mouth, sentence)
@@ -132,7 +135,9 @@ def bench_recognition(mouth: Backend, ear: Backend) -> dict[str, Any]:
             heard = next(e.text for e in events(ear, TranscriptionRequest(samples)) if isinstance(e, Done))
             wrong, words = word_errors(sentence, heard)
             spent = time.process_time() - begun
-            counts[way] = [a + b for a, b in zip(counts[way], (wrong, words, spent, len(samples) / LISTENING_RATE), strict=True)]
+            counts[way] = [
+                a + b for a, b in zip(counts[way], (wrong, words, spent, len(samples) / ASR_SAMPLE_RATE), strict=True)
+            ]
     sphinx_module.with_noise_floor = with_floor
     return {way: {"wer": c[0] / c[1], "words": int(c[1]), "rtf": c[2] / c[3]} for way, c in counts.items()}
 

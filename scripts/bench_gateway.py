@@ -1,11 +1,12 @@
-"""What the gateway itself costs, measured in one run: CPU per request against bare FastAPI, health while a worker is busy,
-start, and 50 clients above capacity.
+"""What the gateway itself costs, measured in one run: CPU per request against bare FastAPI, health while a worker is
+busy, start, and 50 clients above capacity.
 
     python scripts/bench_gateway.py                    all of it
     python scripts/bench_gateway.py cost live start    some of it
     python scripts/bench_gateway.py overload --seconds 30
 
-Prints a table and a line of JSON. The client runs on the same machine; only the CPU clock of the server's process counts.
+Prints a table and a line of JSON. The client runs on the same machine; only the CPU clock of the server's process
+counts.
 """
 
 from __future__ import annotations
@@ -36,10 +37,17 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 UPLOAD_BYTES = 1_000_000
-GOALS = {"no-op / bare": 1.5, "worker / bare": 2.0, "live p99 ms": 20.0, "start s": 1.0, "rss MB": 120.0, "refusal p99 ms": 50.0}
+GOALS = {
+    "no-op / bare": 1.5,
+    "worker / bare": 2.0,
+    "live p99 ms": 20.0,
+    "start s": 1.0,
+    "rss MB": 120.0,
+    "refusal p99 ms": 50.0,
+}
 
 
-# --- The servers that are measured ---------------------------------------------------------------------------------------
+# --- The servers that are measured ------------------------------------------------------------------------------------
 
 
 def bare_app() -> Any:
@@ -140,7 +148,9 @@ def serve(kind: str, port: int, tables: dict[str, Any]) -> None:
     if kind == "bare":
         import uvicorn
 
-        uvicorn.run(bare_app(), port=port, http="httptools", loop="asyncio", ws="none", access_log=False, log_level="warning")
+        uvicorn.run(
+            bare_app(), port=port, http="httptools", loop="asyncio", ws="none", access_log=False, log_level="warning"
+        )
     else:
         serve_gateway(kind == "noop", port, tables)
 
@@ -178,7 +188,7 @@ def _until_it_answers(port: int, path: str, seconds: float = 60.0) -> None:
     raise TimeoutError("the server does not answer")
 
 
-# --- The client ----------------------------------------------------------------------------------------------------------
+# --- The client -------------------------------------------------------------------------------------------------------
 
 
 def upload(size: int) -> bytes:
@@ -190,7 +200,11 @@ def upload(size: int) -> bytes:
         file.setframerate(16_000)
         file.writeframes(bytes(size - 44))
     model = b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nfake\r\n'
-    audio = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n' + buffer.getvalue() + b"\r\n--b--\r\n"
+    audio = (
+        b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
+        + buffer.getvalue()
+        + b"\r\n--b--\r\n"
+    )
     return model + audio
 
 
@@ -232,11 +246,12 @@ async def _repeat(port: int, message: bytes, count: int) -> None:
             assert status == 200, status
 
 
-# --- The measurements ----------------------------------------------------------------------------------------------------
+# --- The measurements -------------------------------------------------------------------------------------------------
 
 
 def _cpu_ms(process: psutil.Process) -> float:
-    """CPU time of all threads so far; from the scheduler's clock where there is one, because cpu_times ticks in 10 ms."""
+    """CPU time of all threads so far; from the scheduler's clock where there is one, because cpu_times ticks in 10
+    ms."""
     tasks = Path(f"/proc/{process.pid}/task")
     if not tasks.is_dir():
         return 1000 * float(sum(process.cpu_times()[:2]))
@@ -286,7 +301,11 @@ def live(seconds: float) -> dict[str, float]:
 
     with server("worker", deployments={"fake": burning}) as (port, _):
         waits = sorted(asyncio.run(measure(port)))
-    return {"live p50 ms": statistics.median(waits), "live p99 ms": waits[int(len(waits) * 0.99)], "live requests": len(waits)}
+    return {
+        "live p50 ms": statistics.median(waits),
+        "live p99 ms": waits[int(len(waits) * 0.99)],
+        "live requests": len(waits),
+    }
 
 
 def start(repeats: int) -> dict[str, float]:
@@ -367,7 +386,9 @@ def _table(results: dict[str, dict[str, float]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", choices=["cost", "live", "start", "overload", "serve", []], help="default: all")
+    parser.add_argument(
+        "what", nargs="*", choices=["cost", "live", "start", "overload", "serve", []], help="default: all"
+    )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--requests", type=int, default=40, help="per round")
     parser.add_argument("--clients", type=int, default=50)

@@ -1,6 +1,7 @@
 """LLASA against transformers on this machine: tokens per second, the codec, memory. Random weights, published shapes.
 
-    python scripts/bench_llasa.py [--threads 1,2] [--only lm,codec,memory] [--steps N] [--rounds N] [--json FILE] [--folder DIR]
+    python scripts/bench_llasa.py [--threads 1,2] [--only lm,codec,memory] [--steps N] [--rounds N] [--json FILE]
+    [--folder DIR]
 
 Every comparison is interleaved in one process, so that a noisy machine slows both sides alike; medians and bests are
 printed. The language models of one number format are held together and freed before the next. Peak memory is that of a
@@ -31,7 +32,7 @@ import torch
 from backends.llasa.codec import load_codec
 from backends.llasa.decoding import TokenLoop
 from backends.llasa.generation_state import Utterance
-from backends.llasa.lora import Variant
+from backends.llasa.lora import LoraVariant
 from backends.llasa.model import Llasa, load_llasa
 from backends.llasa.options import Sampling
 from backends.transformer.linear import make_linear
@@ -115,7 +116,7 @@ def run_parts(folder: Path, options: argparse.Namespace) -> Found:
     return found
 
 
-# --- language model ------------------------------------------------------------------------------------------------------
+# --- language model ---------------------------------------------------------------------------------------------------
 
 
 def bench_group(folder: Path, dtype: str, options: argparse.Namespace) -> Found:
@@ -142,14 +143,16 @@ def bench_group(folder: Path, dtype: str, options: argparse.Namespace) -> Found:
         print(f"\n## {title}, ms per decode step")
         found |= report(title, results, {name: batch_of(name, options.batch) for name in results})
         found[f"{title}, ratios"] = ratios(results, dtype, options.batch)
-    print(f"int8: {decode_bytes(quantised) / 1e9:.2f} GB of weights read per step, {quantised.bytes() / 1e9:.2f} GB held")
+    print(
+        f"int8: {decode_bytes(quantised) / 1e9:.2f} GB of weights read per step, {quantised.bytes() / 1e9:.2f} GB held"
+    )
     return found
 
 
 def with_full_head(model: Llasa) -> Llasa:
     """The same model with every token of the vocabulary in its head; stack and table are shared."""
     other, base = copy.copy(model), model.variants[""]
-    other.variants = {"": Variant(base.stack, base.table, make_linear(base.table, model.kind, rows=2), None)}
+    other.variants = {"": LoraVariant(base.stack, base.table, make_linear(base.table, model.kind, rows=2), None)}
     return other
 
 
@@ -182,7 +185,16 @@ def bench_memory(folder: Path, options: argparse.Namespace) -> Found:
     print("\n## peak memory of a process, GB\n| case | peak |\n| --- | --- |")
     found = {}
     for case in cases:
-        command = [sys.executable, str(Path(__file__).resolve()), "--one-case", case, "--folder", str(folder), "--threads", "1"]
+        command = [
+            sys.executable,
+            str(Path(__file__).resolve()),
+            "--one-case",
+            case,
+            "--folder",
+            str(folder),
+            "--threads",
+            "1",
+        ]
         command += ["--batch", str(options.batch)]
         output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         found[case] = int(output.split()[-1]) / 1e9
@@ -211,7 +223,14 @@ def peak_of(folder: Path, case: str, batch: int) -> int:
 def generate_step(model: Any, batch: int, steps: int) -> float:
     """Seconds per decode step of transformers' generate, the prompt's step not counted."""
     ids = torch.arange(PROMPT)[None].repeat(batch, 1) + 200
-    settings = {"do_sample": True, "temperature": 0.8, "top_k": 50, "top_p": 1.0, "eos_token_id": None, "pad_token_id": 0}
+    settings = {
+        "do_sample": True,
+        "temperature": 0.8,
+        "top_k": 50,
+        "top_p": 1.0,
+        "eos_token_id": None,
+        "pad_token_id": 0,
+    }
     times: list[float] = []
 
     def note(tokens: torch.Tensor, scores: object, **_: object) -> torch.Tensor:
@@ -279,11 +298,13 @@ def write_tokenizer(folder: Path) -> None:
     from backends.llasa.vocabulary import MARKERS
 
     tokenizer = Tokenizer(models.BPE(vocab={chr(65 + i): i for i in range(26)}, merges=[]))
-    tokenizer.add_tokens([AddedToken(name, special=False) for name in (*MARKERS, *(f"<|s_{i}|>" for i in range(CODES)))])
+    tokenizer.add_tokens(
+        [AddedToken(name, special=False) for name in (*MARKERS, *(f"<|s_{i}|>" for i in range(CODES)))]
+    )
     tokenizer.save(str(folder / "tokenizer.json"))
 
 
-# --- codec ---------------------------------------------------------------------------------------------------------------
+# --- codec ------------------------------------------------------------------------------------------------------------
 
 
 def bench_codec(folder: Path, options: argparse.Namespace, seconds: int = 10) -> Found:
@@ -298,7 +319,9 @@ def bench_codec(folder: Path, options: argparse.Namespace, seconds: int = 10) ->
     del native.semantic_encoder, native.acoustic_encoder
     gc.collect()
     codes = torch.randint(0, CODES, (1, 1, 50 * seconds))
-    own = {str(dtype).removeprefix("torch."): load_codec(folder, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)}
+    own = {
+        str(dtype).removeprefix("torch."): load_codec(folder, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)
+    }
 
     def by_native() -> float:
         began = time.perf_counter()
@@ -328,7 +351,7 @@ def bench_codec(folder: Path, options: argparse.Namespace, seconds: int = 10) ->
     return found | {"codec weights, GB": weights}
 
 
-# --- measuring -------------------------------------------------------------------------------------------------------------
+# --- measuring --------------------------------------------------------------------------------------------------------
 
 
 def interleaved(ways: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
@@ -344,7 +367,12 @@ def interleaved(ways: dict[str, Callable[[], float]], rounds: int) -> dict[str, 
 
 def report(title: str, results: dict[str, list[float]], rows: dict[str, int] | None = None) -> Found:
     """Print a table of ms; rows: utterances of each way, for a column of tokens per second. Gives the medians."""
-    print("| way | median | best |" + (" tokens/s |" if rows else "") + "\n| --- | --- | --- |" + (" --- |" if rows else ""))
+    print(
+        "| way | median | best |"
+        + (" tokens/s |" if rows else "")
+        + "\n| --- | --- | --- |"
+        + (" --- |" if rows else "")
+    )
     for name, times in results.items():
         middle = statistics.median(times)
         speed = f" {rows[name] / middle:.1f} |" if rows else ""

@@ -4,8 +4,9 @@
     python scripts/bench_media.py --server URL     # also the first audio byte of 4,096 characters from a running server
 
 Decode: 60 s of 44.1 kHz stereo (opus: 48 kHz) to 16 kHz mono. `library` is the fastest plain way in this process:
-soundfile and soxr in one piece, or PyAV and soxr frame by frame. `decoder` is our block-wise decoder in this process (CPU
-time of both); `pool` is the way of a request, through the worker process (wall time, with its ratio to the library's wall).
+soundfile and soxr in one piece, or PyAV and soxr frame by frame. `decoder` is our block-wise decoder in this process
+(CPU time of both); `pool` is the way of a request, through the worker process (wall time, with its ratio to the
+library's wall).
 Encode: 60 s of 24 kHz mono. `library` is one PyAV or soundfile call; `ours` is the streamed encoder in 80 ms chunks.
 Prints a table and, with --json FILE, writes the same numbers.
 """
@@ -150,7 +151,9 @@ def first_byte_rows(server: str, rounds: int) -> list[Row]:
         body = {"model": "embedded-tts", "input": text, "voice": "alloy", "response_format": name}
         for number in range(rounds + 1):
             begun = time.perf_counter()
-            with httpx.stream("POST", f"{server}/v1/audio/speech", json=body, headers={"api-key": "k"}, timeout=300) as answer:
+            with httpx.stream(
+                "POST", f"{server}/v1/audio/speech", json=body, headers={"api-key": "k"}, timeout=300
+            ) as answer:
                 answer.raise_for_status()
                 pieces = answer.iter_raw()
                 next(pieces)

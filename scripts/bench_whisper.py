@@ -5,8 +5,9 @@
     python scripts/bench_whisper.py --cases --served                only 8 clients over HTTP against the peer in process
     python scripts/bench_whisper.py --device cuda                   RTFx of the torch engine, only where CUDA is
 
-Each engine runs in a process of its own per round, so that none warms or slows another. One thread is judged by processor
-seconds, which other work on the machine hardly disturbs (medians of the rounds); two threads by wall seconds (the best round).
+Each engine runs in a process of its own per round, so that none warms or slows another. One thread is judged by
+processor seconds, which other work on the machine hardly disturbs (medians of the rounds); two threads by wall seconds
+(the best round).
 Peers: group `bench` of pyproject.toml.
 """
 
@@ -30,7 +31,15 @@ from backends import children  # noqa: E402
 from scripts.bench.whisper_shapes import SHAPES  # noqa: E402 - found by the line above
 
 TOKENS = 100
-ENGINES = ("ours-int8", "ours-float32", "torch-float32", "ct2-int8", "ct2-float32", "transformers-float32", "openai-float32")
+ENGINES = (
+    "ours-int8",
+    "ours-float32",
+    "torch-float32",
+    "ct2-int8",
+    "ct2-float32",
+    "transformers-float32",
+    "openai-float32",
+)
 CASES = ("tiny:1:1", "base:1:1", "small:1:1", "base:8:1", "base:1:2", "base:8:2")
 AGAINST = ("ct2-int8", "transformers-float32")
 
@@ -51,7 +60,9 @@ class Case:
         except ValueError as error:
             raise argparse.ArgumentTypeError(f"{text!r} is not SHAPE:BATCH:THREADS") from error
         if case.shape not in SHAPES or min(case.batch, case.threads) < 1:
-            raise argparse.ArgumentTypeError(f"{text!r}: the shapes are {', '.join(SHAPES)}; batch and threads are 1 or more")
+            raise argparse.ArgumentTypeError(
+                f"{text!r}: the shapes are {', '.join(SHAPES)}; batch and threads are 1 or more"
+            )
         return case
 
 
@@ -62,7 +73,9 @@ def weights(cache: Path, shape: str) -> Path:
     folder = _scripted(cache, shape)
     converted = Path(f"{folder}-ct2")
     if not converted.is_dir():
-        TransformersConverter(str(folder), copy_files=["tokenizer.json", "preprocessor_config.json"]).convert(str(converted))
+        TransformersConverter(str(folder), copy_files=["tokenizer.json", "preprocessor_config.json"]).convert(
+            str(converted)
+        )
     return folder
 
 
@@ -75,7 +88,7 @@ def _scripted(cache: Path, shape: str) -> Path:
     return folder
 
 
-# --- Engines, interleaved ------------------------------------------------------------------------------------------------
+# --- Engines, interleaved ---------------------------------------------------------------------------------------------
 
 Found = dict[str, list[dict[str, float]]]
 
@@ -104,17 +117,27 @@ def _print_table(case: Case, found: Found, rounds: int) -> None:
     clock, middle = ("cpu", statistics.median) if case.threads == 1 else ("wall", min)
     rows = {name: {key: middle([row[key] for row in values]) for key in values[0]} for name, values in found.items()}
     judged = "processor seconds, medians" if clock == "cpu" else "wall seconds, best round"
-    print(f"\n{case.shape}, batch {case.batch}, {case.threads} thread(s), {rounds} round(s); per 30 s window, {judged}\n")
+    print(
+        f"\n{case.shape}, batch {case.batch}, {case.threads} thread(s), {rounds} round(s); per 30 s window, {judged}\n"
+    )
     print("| engine | encoder s | ms per token | window s | CPU s | peak MiB | x ct2-int8 | x transformers |")
     print("|---|---|---|---|---|---|---|---|")
     for name, row in rows.items():
         total = row[f"{clock}_total"]
         ratios = [f"{rows[peer][f'{clock}_total'] / total:.2f}" if peer in rows else "-" for peer in AGAINST]
-        cells = [f"{row[f'{clock}_encoder']:.2f}", f"{row[f'{clock}_token_ms']:.2f}", f"{total:.2f}", f"{row['cpu_total']:.2f}"]
-        print("| " + " | ".join([name, *cells, f"{max(v['peak_mib'] for v in found[name]):.0f}", *ratios]) + " |", flush=True)
+        cells = [
+            f"{row[f'{clock}_encoder']:.2f}",
+            f"{row[f'{clock}_token_ms']:.2f}",
+            f"{total:.2f}",
+            f"{row['cpu_total']:.2f}",
+        ]
+        print(
+            "| " + " | ".join([name, *cells, f"{max(v['peak_mib'] for v in found[name]):.0f}", *ratios]) + " |",
+            flush=True,
+        )
 
 
-# --- CUDA --------------------------------------------------------------------------------------------------------------
+# --- CUDA -------------------------------------------------------------------------------------------------------------
 
 
 def cuda(shapes: Sequence[str], batches: Sequence[int], cache: Path) -> None:
@@ -123,7 +146,9 @@ def cuda(shapes: Sequence[str], batches: Sequence[int], cache: Path) -> None:
 
     if not torch.cuda.is_available():
         sys.exit(f"torch {torch.__version__} finds no CUDA device here: nothing was measured")
-    print(f"\n{torch.cuda.get_device_name()}, float16\n\n| shape | batch | seconds per batch | RTFx |\n|---|---|---|---|")
+    print(
+        f"\n{torch.cuda.get_device_name()}, float16\n\n| shape | batch | seconds per batch | RTFx |\n|---|---|---|---|"
+    )
     for shape in shapes:
         folder = _scripted(cache, shape)
         for batch in batches:
@@ -132,16 +157,17 @@ def cuda(shapes: Sequence[str], batches: Sequence[int], cache: Path) -> None:
 
 
 def _torch_seconds(folder: Path, batch: int, device: str, dtype: str, repeats: int = 4) -> float:
-    """Least wall seconds for one batch of windows. Tokens come back to the processor, so nothing is left on the device."""
-    from backends.whisper.engine import WindowInWork, Wish, load_whisper
+    """Least wall seconds for one batch of windows. Tokens come back to the processor, so nothing is left on the
+    device."""
+    from backends.whisper.engine import ActiveWindow, DecodingOptions, load_whisper
     from scripts.bench.whisper_served import noise
 
     model = load_whisper(folder, engine="torch", device=device, dtype=dtype, max_batch=batch)
     times = []
     for _ in range(repeats):
-        recordings = [model.recording(noise(), gate=None) for _ in range(batch)]
+        recordings = [model.recording(noise(), vad_options=None) for _ in range(batch)]
         began = time.perf_counter()
-        model.work([WindowInWork(one, one.next_windows(1)[0], Wish(language="en")) for one in recordings])
+        model.work([ActiveWindow(one, one.next_windows(1)[0], DecodingOptions(language="en")) for one in recordings])
         times.append(time.perf_counter() - began)
     return min(times)
 

@@ -70,7 +70,8 @@ def serve(arguments: argparse.Namespace) -> int:
 
 
 def test(arguments: argparse.Namespace) -> int:
-    """Install everything the tests use, then lint, types, tests with branch coverage; or the tests alone, on busy cores."""
+    """Install everything the tests use, then lint, types, tests with branch coverage; or the tests alone, on busy
+    cores."""
     install(Plan(TEST_EXTRAS, TEST_GROUPS))
     if arguments.busy:
         with busy_cores(os.cpu_count() or 1):
@@ -144,7 +145,8 @@ def _install_all(steps: Steps) -> None:
 
 
 def _set_directml_worker() -> None:
-    """Give Whisper, the one backend that torch-directml can run, that interpreter: in gateway.toml, where there is none yet."""
+    """Give Whisper, the one backend that torch-directml can run, that interpreter: in gateway.toml, where there is none
+    yet."""
     python = environment_python(ROOT / DIRECTML_ENVIRONMENT).as_posix()
     table = f'[deployments."whisper-1"]\nengine = "torch"\ndevice = "directml:0"\npython = "{python}"\n'
     file = ROOT / "gateway.toml"
@@ -160,7 +162,9 @@ def server_address(options: Sequence[str], settings: Mapping[str, object], envir
     """Where the server will listen: options over environment over file over the default."""
     table = settings.get("server", {})
     server = table if isinstance(table, Mapping) else {}
-    host = _option(options, "--host") or environ.get("SPEECH_GATEWAY_SERVER__HOST") or str(server.get("host", "127.0.0.1"))
+    host = (
+        _option(options, "--host") or environ.get("SPEECH_GATEWAY_SERVER__HOST") or str(server.get("host", "127.0.0.1"))
+    )
     port = _option(options, "--port") or environ.get("SPEECH_GATEWAY_SERVER__PORT") or str(server.get("port", 8000))
     reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104 (names the wildcard, binds nothing)
     return f"http://{reachable}:{port}"

@@ -1,12 +1,14 @@
-"""The model families on another processor than this one: kernels, loading and one answer each, from the tiny checkpoints.
+"""The model families on another processor than this one: kernels, loading and one answer each, from the tiny
+checkpoints.
 
     python scripts/cpu_lane.py avx2      a processor with AVX2 and neither AVX-512 nor VNNI (Haswell)
     python scripts/cpu_lane.py sse42     one without AVX (Nehalem)
     python scripts/cpu_lane.py arm64     a 64-bit ARM one; CPU_LANE_PYTHON names an interpreter for it that has torch
     python scripts/cpu_lane.py here      this machine as it is
 
-The real interpreter runs under qemu-user, which gives a program the processor that is asked for: what the libraries choose
-there, and what they cannot do, is as on such a machine. Where this machine is already of the kind, nothing is emulated.
+The real interpreter runs under qemu-user, which gives a program the processor that is asked for: what the libraries
+choose there, and what they cannot do, is as on such a machine. Where this machine is already of the kind, nothing is
+emulated.
 Each part is a process of its own, so that one which ends by an illegal instruction is named.
 """
 
@@ -35,7 +37,8 @@ INTERPRETER = "CPU_LANE_PYTHON"
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """emulator, processor: of qemu-user; has, lacks: features, as Linux names them, of a machine that is of the kind itself."""
+    """emulator, processor: of qemu-user; has, lacks: features, as Linux names them, of a machine that is of the kind
+    itself."""
 
     emulator: str
     processor: str
@@ -98,7 +101,8 @@ def whisper() -> str:
 
     folder = DATA / "whisper_tiny"
     return "\n".join(
-        _answered("whisper", folder, dtype, {"vad": False}, TranscriptionRequest(_sound())) for dtype in ("float32", "int8")
+        _answered("whisper", folder, dtype, {"vad": False}, TranscriptionRequest(_sound()))
+        for dtype in ("float32", "int8")
     )
 
 
@@ -107,7 +111,9 @@ def diffa() -> str:
     from backends.interface import AudioPart, ChatRequest, Message, TextPart
 
     options = {"whisper_model": str(DATA / "diffa" / "whisper"), "adapter_model": str(DATA / "diffa" / "adapter")}
-    question = ChatRequest((Message("user", (AudioPart(_sound()), TextPart("Who speaks?"))),), options={"preset": "mmsu"})
+    question = ChatRequest(
+        (Message("user", (AudioPart(_sound()), TextPart("Who speaks?"))),), options={"preset": "mmsu"}
+    )
     return "\n".join(
         _answered("diffa", DATA / "diffa" / "llm", dtype, options, question) for dtype in ("auto", "int8", "bfloat16")
     )
@@ -148,7 +154,9 @@ def _answered(name: str, folder: Path, dtype: str, options: dict[str, Any], requ
 
     backend = make_backend(name)
     with tempfile.TemporaryDirectory() as place:
-        files = ModelFiles("lane", str(folder), folder, Path(place), Path(place), check_options(backend_info(name), options))
+        files = ModelFiles(
+            "lane", str(folder), folder, Path(place), Path(place), check_options(backend_info(name), options)
+        )
         capabilities = backend.load(files, Placement(dtype=dtype))
         events = _run(backend, request)
     kinds = {type(event).__name__: sum(type(other) is type(event) for other in events) for event in events}
@@ -190,7 +198,7 @@ PARTS: dict[str, Callable[[], str]] = {
 }
 
 
-# --- the lane ------------------------------------------------------------------------------------------------------------
+# --- the lane ---------------------------------------------------------------------------------------------------------
 
 
 def emulation(profile: Profile, features: frozenset[str]) -> list[str]:
@@ -232,7 +240,13 @@ def cpu_features() -> frozenset[str]:
 def run_lane(name: str, parts: Sequence[str]) -> int:
     """Run the parts one after the other; the number of those that failed. Raises LaneUnavailable."""
     command = [*emulation(PROFILES[name], cpu_features()), interpreter(name), str(Path(__file__).resolve()), "--part"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "NO_TORCH_COMPILE": "1", "HF_HUB_OFFLINE": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "NO_TORCH_COMPILE": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
     print(f"{name}: {' '.join(command[:-2])}", flush=True)
     return sum(not _run_part([*command, part], part, environment) for part in parts)
 

@@ -4,10 +4,11 @@
     python scripts/disconnects.py --count 60 --doubles   test doubles alone
     python scripts/disconnects.py --seed 2 --output FILE
 
-Raw sockets against a real gateway process with real worker processes. A client leaves in the middle of its head or body,
-while it is queued, while its audio is decoded, while the model loads or works, between events, or in the middle of its
-audio; it closes in order (FIN) or at once (RST). Afterwards the gateway must hold what it held before: no task, open file,
-slot, place, temporary file or process more. Prints a table and a line of JSON; the exit status is 1 if anything was left.
+Raw sockets against a real gateway process with real worker processes. A client leaves in the middle of its head or
+body, while it is queued, while its audio is decoded, while the model loads or works, between events, or in the middle
+of its audio; it closes in order (FIN) or at once (RST). Afterwards the gateway must hold what it held before: no task,
+open file, slot, place, temporary file or process more. Prints a table and a line of JSON; the exit status is 1 if
+anything was left.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def configuration(*, tiny: bool) -> str:
     return DOUBLES % STEP_SECONDS + (tiny_models() if tiny else "")
 
 
-# --- Where clients leave ----------------------------------------------------------------------------------------------------
+# --- Where clients leave ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,9 @@ class Point:
     tiny: bool = False
 
 
-def _cut(of: Callable[[random.Random], bytes], low: Callable[[bytes], int], high: Callable[[bytes], int]) -> Callable[..., bytes]:
+def _cut(
+    of: Callable[[random.Random], bytes], low: Callable[[bytes], int], high: Callable[[bytes], int]
+) -> Callable[..., bytes]:
     def send(chance: random.Random) -> bytes:
         message = of(chance)
         return message[: chance.randint(low(message), high(message))]
@@ -135,12 +138,16 @@ POINTS = (
     Point(
         "chat audio",
         lambda _: whole(
-            chat("ask", LONG_TEXT, stream=True, modalities=["text", "audio"], audio={"voice": "alloy", "format": "pcm16"})
+            chat(
+                "ask", LONG_TEXT, stream=True, modalities=["text", "audio"], audio={"voice": "alloy", "format": "pcm16"}
+            )
         ),
         _bytes(1, 60_000),
     ),
     Point(
-        "audio", lambda c: whole(speech("speak", LONG_TEXT, response_format=c.choice(("pcm", "mp3", "opus")))), _bytes(1, 30_000)
+        "audio",
+        lambda c: whole(speech("speak", LONG_TEXT, response_format=c.choice(("pcm", "mp3", "opus")))),
+        _bytes(1, 30_000),
     ),
     Point("audio whole", lambda _: whole(speech("speak", LONG_TEXT, response_format="flac", stream=False)), moment=0.3),
     Point("audio events", lambda _: whole(speech("speak", LONG_TEXT, stream_format="sse")), _bytes(1, 40_000)),
@@ -149,7 +156,9 @@ POINTS = (
     Point("two at once", lambda c: _any_request(c) + _any_request(c), moment=0.1),
     Point("whisper", lambda c: whole(upload("whisper", c.choice((2, 40)), stream="true")), moment=0.3, tiny=True),
     Point("diffa", lambda _: whole(chat("diffa", "What is said?", 2, stream=True)), moment=0.3, tiny=True),
-    Point("llasa", lambda _: whole(speech("llasa", LONG_TEXT[:160], response_format="pcm")), _bytes(1, 9000), tiny=True),
+    Point(
+        "llasa", lambda _: whole(speech("llasa", LONG_TEXT[:160], response_format="pcm")), _bytes(1, 9000), tiny=True
+    ),
     Point("csm", lambda _: whole(speech("csm", LONG_TEXT[:160], response_format="pcm")), _bytes(1, 9000), tiny=True),
 )
 
@@ -195,11 +204,12 @@ def _leave(connection: socket.socket, *, at_once: bool) -> bool:
     return True
 
 
-# --- What is measured --------------------------------------------------------------------------------------------------------
+# --- What is measured -------------------------------------------------------------------------------------------------
 
 
 def steps_after(gateway: WatchedGateway, seed: int, before: int) -> tuple[int, int]:
-    """Steps that a model computes for a client that has left, and its counter now. Its stream tells the client the steps."""
+    """Steps that a model computes for a client that has left, and its counter now. Its stream tells the client the
+    steps."""
     chance = random.Random(seed)
     leaves_at = chance.randint(1, 4)
     request = whole(chat("steps", "word " * 100, stream=True), b"x-gateway-progress: 1")
@@ -270,7 +280,9 @@ def broken(
     wrong += [f"{point}: {way}" for point, way in tally if way.endswith(UNANSWERED)]
     wrong += [f"left behind: {what}" for what in remains]
     wrong += [f"the worker of {name} was replaced" for name in replaced]
-    return wrong + [f"{extra} steps were computed for a client that had left" for extra in counted if extra > MOST_STEPS_AFTER]
+    return wrong + [
+        f"{extra} steps were computed for a client that had left" for extra in counted if extra > MOST_STEPS_AFTER
+    ]
 
 
 def print_table(figures: dict[str, Any]) -> None:

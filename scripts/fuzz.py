@@ -4,11 +4,12 @@
     python scripts/fuzz.py --minutes 10 --seed 7 --tiny    with the four tiny models too
     python scripts/fuzz.py --groups containers forms --keep FOLDER
 
-A gateway process of its own with real worker processes; groups: described (schemathesis over the OpenAPI document), forms
-(multipart), containers (damaged audio files), json, base64, versions, names, heads, page (the web page, only where named). After
-every hundred requests an ordinary one must be answered. At last two keys ask at once, and one of them takes all it can get:
-every request of the other must be answered. In the end the gateway must hold what it held before. Prints a table and a line
-of JSON; the exit status is 1 if a promise was broken. --keep writes each request that broke one to a file.
+A gateway process of its own with real worker processes; groups: described (schemathesis over the OpenAPI document),
+forms (multipart), containers (damaged audio files), json, base64, versions, names, heads, page (the web page, only
+where named). After every hundred requests an ordinary one must be answered. At last two keys ask at once, and one of
+them takes all it can get:
+every request of the other must be answered. In the end the gateway must hold what it held before. Prints a table and a
+line of JSON; the exit status is 1 if a promise was broken. --keep writes each request that broke one to a file.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ class Tally:
 
 def sources(*, tiny: bool) -> dict[str, Source]:
     """Makers of raw requests by group; `described` makes its own."""
-    made = bodies.Bodies(("speak", "csm", "llasa"), ("ask", "diffa")) if tiny else bodies.Bodies()
+    made = bodies.BodyBudget(("speak", "csm", "llasa"), ("ask", "diffa")) if tiny else bodies.BodyBudget()
     return {
         "forms": forms.cases,
         "containers": containers.cases,
@@ -185,7 +186,9 @@ def beside_a_greedy_client(port: int, seed: int) -> Tally:
     tally, began = Tally(), time.monotonic()
     count = greedy.run(port, Random(seed), POLITE_REQUESTS)
     tally.statuses, tally.findings = count.greedy, count.findings
-    tally.findings += [f"the other key's request was answered with {status}" for status in count.honest if status != 200]
+    tally.findings += [
+        f"the other key's request was answered with {status}" for status in count.honest if status != 200
+    ]
     tally.seconds = time.monotonic() - began
     return tally
 
@@ -213,7 +216,9 @@ def report(
     }
     wrong = [f"{group}: {text}" for group, tally in tallies.items() for text in tally.findings[:MOST_TOLD]]
     wrong += [f"left behind: {what}" for what in remains]
-    wrong += [f"{name}: an ordinary request was answered with {status}" for name, status in answers.items() if status != 200]
+    wrong += [
+        f"{name}: an ordinary request was answered with {status}" for name, status in answers.items() if status != 200
+    ]
     return {
         "seed": options.seed,
         "tiny": options.tiny,

@@ -1,7 +1,7 @@
 """Which packages an environment of this project gets on this machine, and how uv puts them there.
 
-Owns the rules (GPU found, configuration, wishes), the interpreter and the uv commands. Standard library only: it runs before
-anything is installed. Starts no server and no tests; `bootstrap.py` does.
+Owns the rules (GPU found, configuration, wishes), the interpreter and the uv commands. Standard library only: it runs
+before anything is installed. Starts no server and no tests; `bootstrap.py` does.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ DIRECTML_ENVIRONMENT = ".venv-directml"
 ACCELERATORS = ("auto", "directml", "torch-directml", "cuda", "rocm", "mps", "cpu")
 BEST_PYTHON, OTHER_PYTHON = "3.11", "3.12"  # 3.11 has the newer pocketsphinx
 
-# Deployments that need the extra `torch`; Whisper does with this engine only. A test holds it against backends.registry.
+# Deployments that need the extra `torch`; Whisper does with this engine only. A test holds it against
+# backends.registry.
 TORCH_BACKENDS = frozenset({"csm", "diffa", "llasa"})
 TORCH_ENGINES = frozenset({("whisper", "torch")})
 TORCH_BUILTINS = frozenset({"csm-1b", "diffa", "llasa-1b"})
@@ -114,7 +115,9 @@ def read_configuration(file: Path | None) -> dict[str, object]:
         return {}
 
 
-def extras_for_serving(machine: Machine, settings: Mapping[str, object], wanted: Iterable[str]) -> tuple[tuple[str, ...], str]:
+def extras_for_serving(
+    machine: Machine, settings: Mapping[str, object], wanted: Iterable[str]
+) -> tuple[tuple[str, ...], str]:
     """The extras and one sentence that says why."""
     chosen = {"embedded", *wanted}
     needing = torch_deployments(settings)
@@ -131,7 +134,9 @@ def extras_for_serving(machine: Machine, settings: Mapping[str, object], wanted:
 
 def plan_serving(machine: Machine, settings: Mapping[str, object], wanted: Iterable[str]) -> Steps:
     extras, reason = extras_for_serving(machine, settings, wanted)
-    special_build = "torch" in extras and (machine.gpu == "rocm" or (machine.gpu == "cuda" and machine.system == "Windows"))
+    special_build = "torch" in extras and (
+        machine.gpu == "rocm" or (machine.gpu == "cuda" and machine.system == "Windows")
+    )
     return Steps([Plan(extras, torch_backend=special_build)], [f"Installing {', '.join(extras)} ({reason})."])
 
 
@@ -149,7 +154,9 @@ def plan_setup(machine: Machine, accelerator: str, settings: Mapping[str, object
         told = f"Installing {', '.join(extras)}, and torch-directml in {DIRECTML_ENVIRONMENT} (it needs an old torch)."
         return Steps([Plan(extras), own], [told])
     extras = tuple(sorted({*extras, "torch"}))
-    return Steps([Plan(extras, torch_backend=accelerator != "mps")], [f"Installing {', '.join(extras)} for {accelerator}."])
+    return Steps(
+        [Plan(extras, torch_backend=accelerator != "mps")], [f"Installing {', '.join(extras)} for {accelerator}."]
+    )
 
 
 _WITHOUT_TORCH = {
@@ -195,7 +202,8 @@ def environment_python(environment: Path) -> Path:
 
 
 def choose_python(environment: Path, running: tuple[int, int], find: Mapping[str, str]) -> str:
-    """What to pass to uv's --python: the environment's own version, else 3.11 found here, else 3.12, else one that uv fetches.
+    """What to pass to uv's --python: the environment's own version, else 3.11 found here, else 3.12, else one that uv
+    fetches.
 
     find: version -> interpreter on this machine. uv would rebuild an environment made with another version.
     """

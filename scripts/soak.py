@@ -4,11 +4,11 @@
     python scripts/soak.py --minutes 2 --output FILE   less of it, and the figures in a file
     python scripts/soak.py --config FILE --clients 30
 
-Starts a server of its own with a cache and a folder for temporary files of its own. First several requests for each cold
-model are sent at once, which must load it once. Then real clients transcribe, speak and ask in random order; some hang up
-half-way. At the end everything is unloaded, and memory, processes, open files and temporary files are compared with the
-start. Prints tables and a line of JSON; the exit status is 1 if a promise was broken: an unplanned error, a job that lost its
-worker, a model loaded twice, a device over its budget, something left behind.
+Starts a server of its own with a cache and a folder for temporary files of its own. First several requests for each
+cold model are sent at once, which must load it once. Then real clients transcribe, speak and ask in random order; some
+hang up half-way. At the end everything is unloaded, and memory, processes, open files and temporary files are compared
+with the start. Prints tables and a line of JSON; the exit status is 1 if a promise was broken: an unplanned error, a
+job that lost its worker, a model loaded twice, a device over its budget, something left behind.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ AT_ONCE = 4  # requests for a cold model
 LOADED = ("ready", "busy")
 
 
-# --- The server ---------------------------------------------------------------------------------------------------------------
+# --- The server -------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -144,12 +144,13 @@ async def unload_all(http: httpx.AsyncClient) -> None:
         await asyncio.sleep(0.5)
 
 
-# --- What is watched ----------------------------------------------------------------------------------------------------------
+# --- What is watched --------------------------------------------------------------------------------------------------
 
 
 @dataclass
 class Watch:
-    """Once a second: memory against budget, as the server books it and as the system tells; the gateway's own memory."""
+    """Once a second: memory against budget, as the server books it and as the system tells; the gateway's own
+    memory."""
 
     server: Server
     most_used: Counter[str] = field(default_factory=Counter)
@@ -219,7 +220,7 @@ def count_files(folder: Path) -> int:
     return sum(1 for file in folder.rglob("*") if file.is_file())
 
 
-# --- All of it ----------------------------------------------------------------------------------------------------------------
+# --- All of it --------------------------------------------------------------------------------------------------------
 
 
 async def load_once(server: Server, http: httpx.AsyncClient, tasks: dict[str, str]) -> list[str]:
@@ -263,7 +264,7 @@ async def soak(server: Server, options: argparse.Namespace) -> dict[str, Any]:
     return figures | {"broken": wrong + broken(server, tallies, watch, before, after)}
 
 
-# --- The report ---------------------------------------------------------------------------------------------------------------
+# --- The report -------------------------------------------------------------------------------------------------------
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float]:

@@ -2,9 +2,9 @@
 
     python scripts/train_tiny_whisper.py tests/data/whisper_tiny --minutes 30
 
-Three phases: short crops at random positions of the 30 s window (the encoder's positions are sinusoids, so they may be cut),
-longer crops, and full windows with several sentences, silence and noise. A CTC head, thrown away afterwards, teaches the
-encoder.
+Three phases: short crops at random positions of the 30 s window (the encoder's positions are sinusoids, so they may be
+cut), longer crops, and full windows with several sentences, silence and noise. A CTC head, thrown away afterwards,
+teaches the encoder.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ Row = tuple[list[int], list[int]]  # tokens and targets of the decoder, of one l
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """mel: [80, 2 * positions]; rows: what the decoder may be asked about it; ctc: labels of the encoder; first: its position."""
+    """mel: [80, 2 * positions]; rows: what the decoder may be asked about it; ctc: labels of the encoder; first: its
+    position."""
 
     mel: np.ndarray
     rows: list[Row]
@@ -95,14 +96,19 @@ class Material:
         elif kind == 2:
             samples[:active] = np.sin(2 * np.pi * self.random.uniform(80, 4000) * time_axis)
         elif kind == 3:
-            samples[:active] = np.cumsum(np.random.default_rng(self.random.randrange(1 << 30)).standard_normal(active)) / 100
+            samples[:active] = (
+                np.cumsum(np.random.default_rng(self.random.randrange(1 << 30)).standard_normal(active)) / 100
+            )
         return samples * np.float32(10 ** self.random.uniform(-3.5, -0.3))
 
     def _gap(self) -> int:
-        """Positions between two sentences, 0.16 to 4 s: were they all alike, times could be guessed without listening."""
+        """Positions between two sentences, 0.16 to 4 s: were they all alike, times could be guessed without
+        listening."""
         return round(8 * 25 ** self.random.random())
 
-    def _lay_out(self, language: str, positions: int, fill: float) -> tuple[Samples, list[tuple[int, int, Clip]], int | None]:
+    def _lay_out(
+        self, language: str, positions: int, fill: float
+    ) -> tuple[Samples, list[tuple[int, int, Clip]], int | None]:
         """Samples, the clips that lie wholly inside with their positions, and the start of one that is cut off."""
         line = np.zeros(positions * STEP, dtype=np.float32)
         at = self.random.choice((0, self.random.randint(0, 60)))
@@ -137,7 +143,8 @@ class Material:
         return Example(_mel(self._colour(line), positions), asked, ctc, first)
 
     def _row(self, language: str, inside: list[tuple[int, int, Clip]], first: int, cut: int | None) -> Row:
-        """One way to ask: transcript or translation, with times or (if no sentence is cut off) without, with context or not."""
+        """One way to ask: transcript or translation, with times or (if no sentence is cut off) without, with context or
+        not."""
         task = "translate" if self.random.random() < 0.3 else "transcribe"
         timed = cut is not None or self.random.random() < 0.7
         written = "en" if task == "translate" else language
@@ -152,7 +159,8 @@ class Material:
         return tokens, targets
 
     def _earlier(self, language: str) -> list[int]:
-        """What stood before the window: one sentence, as in a prompt, or up to four windows before it with their times."""
+        """What stood before the window: one sentence, as in a prompt, or up to four windows before it with their
+        times."""
         if self.random.random() < 0.3:
             return self.text_ids(self.random.choice(self.clips[language]).sentence, language)
         said = list[int]()
@@ -166,7 +174,9 @@ class Material:
                 at = end + self._gap()
         return said[-MOST_CONTEXT:]
 
-    def _body(self, inside: list[tuple[int, int, Clip]], first: int, cut: int | None, language: str, timed: bool) -> list[int]:
+    def _body(
+        self, inside: list[tuple[int, int, Clip]], first: int, cut: int | None, language: str, timed: bool
+    ) -> list[int]:
         body = [] if timed else [self.ids["<|notimestamps|>"]]
         for start, end, clip in inside:
             text = self.text_ids(clip.sentence, language)
@@ -210,7 +220,8 @@ def build_model(tokenizer: Tokenizer) -> WhisperForConditionalGeneration:
 
 
 def shape_timestamps(model: WhisperForConditionalGeneration, tokenizer: Tokenizer) -> None:
-    """Give timestamp tokens the sinusoid of their encoder position: 1501 unrelated vectors would take hours to learn."""
+    """Give timestamp tokens the sinusoid of their encoder position: 1501 unrelated vectors would take hours to
+    learn."""
     first = tokenizer.token_to_id("<|0.00|>")
     table = model.model.decoder.embed_tokens.weight.data
     waves = model.model.encoder.embed_positions.weight.data
@@ -230,7 +241,9 @@ def encode(model: WhisperForConditionalGeneration, mel: torch.Tensor, first: tor
     return encoder.layer_norm(hidden)
 
 
-def loss_of(model: WhisperForConditionalGeneration, ctc_head: torch.nn.Linear, batch: list[Example]) -> tuple[torch.Tensor, ...]:
+def loss_of(
+    model: WhisperForConditionalGeneration, ctc_head: torch.nn.Linear, batch: list[Example]
+) -> tuple[torch.Tensor, ...]:
     hidden = encode(
         model,
         torch.from_numpy(np.stack([example.mel for example in batch])),
@@ -256,8 +269,8 @@ def loss_of(model: WhisperForConditionalGeneration, ctc_head: torch.nn.Linear, b
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """share: of the training time; positions: encoder positions of a crop; batch: crops; rows: ways to ask about each (the
-    decoder costs a tenth of the encoder); rate: peak learning rate."""
+    """share: of the training time; positions: encoder positions of a crop; batch: crops; rows: ways to ask about each
+    (the decoder costs a tenth of the encoder); rate: peak learning rate."""
 
     share: float
     positions: int
@@ -291,7 +304,9 @@ def train(
     is trained already, whose encoder a fresh CTC head would only spoil."""
     ctc_head = torch.nn.Linear(model.config.d_model, eot + 1)
     parameters = [*model.parameters(), *ctc_head.parameters()]
-    optimizer = torch.optim.AdamW([p for p in parameters if p.requires_grad], lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(
+        [p for p in parameters if p.requires_grad], lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01
+    )
     shares = sum(phase.share for phase in phases)
     for number, phase in enumerate(phases):
         began, budget, step = time.monotonic(), phase.share / shares * minutes * 60, 0
@@ -308,7 +323,10 @@ def train(
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             if step % 25 == 0:
-                print(f"phase {number} step {step} {spent:.0f}s ce {cross_entropy.item():.3f} ctc {ctc.item():.3f}", flush=True)
+                print(
+                    f"phase {number} step {step} {spent:.0f}s ce {cross_entropy.item():.3f} ctc {ctc.item():.3f}",
+                    flush=True,
+                )
             step += 1
             if step % 200 == 0:
                 keep()
@@ -342,12 +360,16 @@ def choose_alignment_heads(model: WhisperForConditionalGeneration, material: Mat
         text = [index for index, token in enumerate(tokens) if token < material.ids["<|endoftext|>"]]
         with torch.no_grad():
             hidden = encode(model, torch.from_numpy(example.mel[None]), torch.tensor([0]))
-            output = model.model.decoder(input_ids=torch.tensor([tokens]), encoder_hidden_states=hidden, output_attentions=True)
+            output = model.model.decoder(
+                input_ids=torch.tensor([tokens]), encoder_hidden_states=hidden, output_attentions=True
+            )
         for layer, weights in enumerate(output.cross_attentions):
             peaks = weights[0, :, text].argmax(-1).float()
             forward = (peaks.diff(dim=-1) >= 0).float().mean(-1)
             scores[layer] += forward + weights[0, :, text].max(-1).values.mean(-1)
-    ranked = sorted(((scores[layer, head].item(), [layer, head]) for layer, head in np.ndindex(*scores.shape)), reverse=True)
+    ranked = sorted(
+        ((scores[layer, head].item(), [layer, head]) for layer, head in np.ndindex(*scores.shape)), reverse=True
+    )
     print("alignment", [(round(score / 12, 2), head) for score, head in ranked])
     best = ranked[0][0]
     return [head for score, head in ranked if score > 0.9 * best][:3]

@@ -1,8 +1,8 @@
 """The Whisper tests on the onnxruntime that Windows gets: `make test-windows-runtime`.
 
-On Windows the project resolves to onnxruntime-directml, whose releases end earlier than those of onnxruntime; what its CPU side
-does is tried here with the onnxruntime of the same version. Owns that environment: everything of .venv, with one package in
-front of it. Standard library only.
+On Windows the project resolves to onnxruntime-directml, whose releases end earlier than those of onnxruntime; what its
+CPU side does is tried here with the onnxruntime of the same version. Owns that environment: everything of .venv, with
+one package in front of it. Standard library only.
 """
 
 from __future__ import annotations
@@ -32,7 +32,16 @@ def windows_version(requirements: str) -> str:
 
 def resolve(uv: str) -> str:
     """The project's resolution for all platforms, as `uv sync` on Windows reads it."""
-    command = [uv, "export", "--quiet", "--no-default-groups", "--no-emit-project", "--no-hashes", "--no-annotate", "--no-header"]
+    command = [
+        uv,
+        "export",
+        "--quiet",
+        "--no-default-groups",
+        "--no-emit-project",
+        "--no-hashes",
+        "--no-annotate",
+        "--no-header",
+    ]
     done = subprocess.run(command, cwd=ROOT, env=_variables(), capture_output=True, check=False)
     if done.returncode != 0:
         raise SetupError(f"the project cannot be resolved: {done.stderr.decode('utf-8', 'replace').strip()}")
@@ -44,7 +53,8 @@ def _variables() -> dict[str, str]:
 
 
 def prepare(version: str, uv: str) -> str:
-    """Bring the environment to onnxruntime `version`; its interpreter. Raises SetupError if another one would be imported."""
+    """Bring the environment to onnxruntime `version`; its interpreter. Raises SetupError if another one would be
+    imported."""
     own, shared = environment_python(ROOT / ENVIRONMENT), environment_python(ROOT / ".venv")
     if not own.exists():
         run_command([uv, "venv", "--quiet", "--python", str(shared), ENVIRONMENT], _variables())
@@ -53,7 +63,9 @@ def prepare(version: str, uv: str) -> str:
     link = Path(_answer(str(own), _PATHS)) / "everything_else.pth"
     link.write_text(f"import site; site.addsitedir({_answer(str(shared), _PATHS)!r})\n", encoding="utf-8")
     if (imported := _answer(str(own), _VERSION)) != version:
-        raise SetupError(f"{ENVIRONMENT} imports onnxruntime {imported}, not {version}; delete the folder and try again")
+        raise SetupError(
+            f"{ENVIRONMENT} imports onnxruntime {imported}, not {version}; delete the folder and try again"
+        )
     return str(own)
 
 

@@ -67,7 +67,9 @@ def test_engine_packages_do_not_import_each_other() -> None:
 def test_the_gateway_process_stays_light() -> None:
     """Importing the whole app must load no tensor library and no decoder, or start-up and memory are lost."""
     code = f"import sys, app.main; print([m for m in {HEAVY!r} if m in sys.modules])"
-    answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=LIMIT)
+    answer = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=LIMIT
+    )
     assert answer.stdout.strip() == "[]"
 
 
@@ -98,7 +100,9 @@ def _guarded(tree: ast.AST) -> set[int]:
 
 
 def _asks_for_platform(test: ast.expr) -> bool:
-    return any(ast.unparse(node) in ("sys.platform", "os.name") for node in ast.walk(test) if isinstance(node, ast.Attribute))
+    return any(
+        ast.unparse(node) in ("sys.platform", "os.name") for node in ast.walk(test) if isinstance(node, ast.Attribute)
+    )
 
 
 def _posix_only(tree: ast.AST) -> Iterator[str]:
@@ -145,7 +149,13 @@ def _implicit_encoding(tree: ast.AST) -> Iterator[str]:
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call):
             continue
-        name = node.func.id if isinstance(node.func, ast.Name) else node.func.attr if isinstance(node.func, ast.Attribute) else ""
+        name = (
+            node.func.id
+            if isinstance(node.func, ast.Name)
+            else node.func.attr
+            if isinstance(node.func, ast.Attribute)
+            else ""
+        )
         keywords = {keyword.arg for keyword in node.keywords}
         if (
             name in {"read_text", "write_text"}
@@ -154,7 +164,9 @@ def _implicit_encoding(tree: ast.AST) -> Iterator[str]:
         ):
             yield f"{node.lineno}: {name} without encoding"
         if name == "open" and isinstance(node.func, ast.Name):
-            mode = node.args[1] if len(node.args) > 1 else next((k.value for k in node.keywords if k.arg == "mode"), None)
+            mode = (
+                node.args[1] if len(node.args) > 1 else next((k.value for k in node.keywords if k.arg == "mode"), None)
+            )
             binary = isinstance(mode, ast.Constant) and "b" in str(mode.value)
             if not binary and "encoding" not in keywords:
                 yield f"{node.lineno}: open without encoding"

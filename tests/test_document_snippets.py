@@ -72,7 +72,9 @@ def _commands(block: str) -> list[list[str]]:
 
 def test_every_block_says_or_shows_what_it_is() -> None:
     kinds = {
-        tag or _guess(block) for page in PAGES for tag, block in re.findall(r"^```(\w*)\n(.*?)^```", _text(page), re.M | re.S)
+        tag or _guess(block)
+        for page in PAGES
+        for tag, block in re.findall(r"^```(\w*)\n(.*?)^```", _text(page), re.M | re.S)
     }
     assert kinds <= {"sh", "python", "toml", "powershell", "text"}
 
@@ -125,7 +127,9 @@ def _engine_help(command: str) -> str:
     from backends.llasa.training import dataset, finetune
 
     source = inspect.getsource({"dataset": dataset, "finetune": finetune}[command])
-    return "usage " + " ".join(re.findall(r'add_argument\(\s*((?:"[^"]+"(?:, )?)+)', source)).replace('"', " ").replace(",", " ")
+    return "usage " + " ".join(re.findall(r'add_argument\(\s*((?:"[^"]+"(?:, )?)+)', source)).replace('"', " ").replace(
+        ",", " "
+    )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=_id)
@@ -176,7 +180,9 @@ def test_variables_that_are_named_are_accepted(page: Path, monkeypatch: pytest.M
 
 def test_the_operations_of_the_api_page_are_served_and_complete() -> None:
     page = _text(ROOT / "docs" / "api.md")
-    named = set(re.findall(r"`(GET|POST) /?([\w/{}]+)`", page)) | set(re.findall(r"(?<=, )`(GET|POST) /?([\w/{}]+)`", page))
+    named = set(re.findall(r"`(GET|POST) /?([\w/{}]+)`", page)) | set(
+        re.findall(r"(?<=, )`(GET|POST) /?([\w/{}]+)`", page)
+    )
     assert len(named) > 10
     for method, path in named:
         filled = path.replace("{id}", "whisper-1").replace("{name}", "whisper-1")
@@ -188,7 +194,10 @@ def test_the_headers_of_the_api_page_are_sent() -> None:
     source = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "app").rglob("*.py"))
     page = _text(ROOT / "docs" / "api.md")
     table = page[page.index("## Headers of our own") :]
-    names = {name.removeprefix("x-gateway").removeprefix("-") for name in re.findall(r"`(x-gateway-\w+|-\w+-ms|-\w+)`", table)}
+    names = {
+        name.removeprefix("x-gateway").removeprefix("-")
+        for name in re.findall(r"`(x-gateway-\w+|-\w+-ms|-\w+)`", table)
+    }
     assert len(names) >= 8
     for name in names:
         assert name in source or name.removesuffix("-ms") in source, name

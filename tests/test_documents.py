@@ -1,4 +1,5 @@
-"""The pages for people: links that lead somewhere, generated pages that are current, translations that keep the commands."""
+"""The pages for people: links that lead somewhere, generated pages that are current, translations that keep the
+commands."""
 
 from __future__ import annotations
 

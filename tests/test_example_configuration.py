@@ -83,7 +83,9 @@ def test_every_option_of_every_backend_appears_with_its_default(shown: dict[str,
 
 def test_every_key_is_explained_in_its_line() -> None:
     for line in FILE.read_text(encoding="utf-8").splitlines():
-        if re.match(r"# \w+ = ", line) and not re.match(r"# (backend|model|auto_pull|fallback|audio_deployment) = ", line):
+        if re.match(r"# \w+ = ", line) and not re.match(
+            r"# (backend|model|auto_pull|fallback|audio_deployment) = ", line
+        ):
             assert re.search(r"  # \S", line), line
 
 

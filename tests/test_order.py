@@ -18,6 +18,13 @@ class Item:
 
 
 def test_files_with_slow_tests_come_first() -> None:
-    items = [Item("a", "1"), Item("a", "2"), Item("b", "1"), Item("b", "2", slow=True), Item("c", "1"), Item("d", "1", slow=True)]
+    items = [
+        Item("a", "1"),
+        Item("a", "2"),
+        Item("b", "1"),
+        Item("b", "2", slow=True),
+        Item("c", "1"),
+        Item("d", "1", slow=True),
+    ]
     slow_files_first(items)
     assert [item.path + item.name for item in items] == ["b1", "b2", "d1", "a1", "a2", "c1"]

@@ -47,7 +47,11 @@ def words(command: tree_sitter.Node) -> list[str]:
 
 def faults(source: bytes) -> list[str]:
     """What Windows PowerShell 5.1 would stumble over."""
-    found = [f"line {n.start_point[0] + 1}: {n.text.decode()[:40]}" for n in nodes(source) if n.type == "ERROR" or n.is_missing]
+    found = [
+        f"line {n.start_point[0] + 1}: {n.text.decode()[:40]}"
+        for n in nodes(source)
+        if n.type == "ERROR" or n.is_missing
+    ]
     found += [f"pipeline chain: {n.text.decode()}" for n in nodes(source, "pipeline_chain_operator")]
     found += [f"chain: {n.text.decode()}" for n in nodes(source) if n.type in ("&&", "||", "??", "??=", "?.")]
     if not source.isascii():
@@ -90,7 +94,12 @@ def bootstrap_calls(script: str) -> Iterator[list[str]]:
 
 
 def with_values(arguments: list[str], accelerator: str) -> list[str]:
-    values = {"$Accelerator": [accelerator], '"--extras=$Extras"': ["--extras=ui"], "'--'": ["--"], "@args": ["--port", "8123"]}
+    values = {
+        "$Accelerator": [accelerator],
+        '"--extras=$Extras"': ["--extras=ui"],
+        "'--'": ["--"],
+        "@args": ["--port", "8123"],
+    }
     return [value for part in arguments for value in values.get(part, [part])]
 
 

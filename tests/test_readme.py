@@ -80,7 +80,11 @@ def test_the_curl_lines_speak_and_transcribe(address: str, folder: Path) -> None
 def test_the_python_snippet_runs(address: str, folder: Path) -> None:
     (snippet,) = snippets("python")
     done = subprocess.run(
-        [sys.executable, "-c", snippet.replace(ADDRESS, address)], cwd=folder, capture_output=True, text=True, timeout=LIMIT
+        [sys.executable, "-c", snippet.replace(ADDRESS, address)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
     )
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.split()) >= 3

@@ -26,6 +26,17 @@ def test_a_run_ends_with_them(tmp_path: Path) -> None:
     """With the project's own conftest.py, in a process of its own, spread over workers as `make test` does."""
     file = tmp_path / "test_one.py"
     file.write_text("import pytest\n@pytest.mark.skip(reason='needs curl')\ndef test_it(): pass\n", encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", "-n", "1", "-p", "tests.conftest", "-c", str(ROOT / "pyproject.toml"), str(file)]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-n",
+        "1",
+        "-p",
+        "tests.conftest",
+        "-c",
+        str(ROOT / "pyproject.toml"),
+        str(file),
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT, check=True)
     assert "1 skipped: needs curl; to run them: apt-get install curl" in done.stdout

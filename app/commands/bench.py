@@ -26,7 +26,8 @@ _TEXT = "The quick brown fox jumps over the lazy dog, and then it sleeps under t
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request. seconds: until the last byte; stages: milliseconds as the server tells them; error: "" if it went well."""
+    """One request. seconds: until the last byte; stages: milliseconds as the server tells them; error: "" if it went
+    well."""
 
     seconds: float
     stages: dict[str, float]
@@ -51,7 +52,8 @@ class Result:
 def bench(
     model: Annotated[str, typer.Option("--model", "-m", help="Deployment or alias.")] = "embedded-tts",
     file: Annotated[
-        Path | None, typer.Option(help="Transcribe this file; without one, text is spoken.", exists=True, dir_okay=False)
+        Path | None,
+        typer.Option(help="Transcribe this file; without one, text is spoken.", exists=True, dir_okay=False),
     ] = None,
     text: Annotated[str, typer.Option(help="What is spoken.", show_default=False)] = _TEXT,
     requests: Annotated[int, typer.Option(min=1, help="How many in all.")] = 20,

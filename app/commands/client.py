@@ -23,7 +23,7 @@ _CONNECT_SECONDS = 3.0
 _PROGRESS = b": progress "
 _NONE: Mapping[str, str] = MappingProxyType({})
 # What a person at the command line can do about an error of the server, by its code.
-_CURES: Mapping[str, str] = MappingProxyType(
+_HINTS: Mapping[str, str] = MappingProxyType(
     {
         "DeploymentNotFound": "Names that this server knows: speech-gateway models",
         "401": "Give the server's key with --key, or in the variable SPEECH_GATEWAY_KEY.",
@@ -90,8 +90,8 @@ class Client:
 
         Raises CallFailed for an error event.
         """
-        wish = {"x-gateway-progress": "1"}
-        with self._exchange("POST", path, json.dumps(document).encode(), "application/json", wish) as answer:
+        progress_header = {"x-gateway-progress": "1"}
+        with self._exchange("POST", path, json.dumps(document).encode(), "application/json", progress_header) as answer:
             for line in answer:
                 if line.startswith(_PROGRESS):
                     done, _, total = line.removeprefix(_PROGRESS).partition(b"/")
@@ -121,8 +121,12 @@ class Client:
                 raise CallFailed(_error_text(answer.status, answer.read()))
             yield answer
         except (OSError, http.client.HTTPException) as error:
-            cure = " Is it running? Start it with: speech-gateway serve" if isinstance(error, ConnectionRefusedError) else ""
-            raise CallFailed(f"no answer from {self.url}: {error or type(error).__name__}.{cure}") from error
+            hint = (
+                " Is it running? Start it with: speech-gateway serve"
+                if isinstance(error, ConnectionRefusedError)
+                else ""
+            )
+            raise CallFailed(f"no answer from {self.url}: {error or type(error).__name__}.{hint}") from error
         finally:
             connection.close()
 
@@ -154,6 +158,6 @@ def _error_text(status: int, body: bytes) -> str:
         code, message = error.get("code"), error.get("message")
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"the server answered with status {status}"
-    cure = next((_CURES[key] for key in (str(code), str(status)) if key in _CURES), "")
+    hint = next((_HINTS[key] for key in (str(code), str(status)) if key in _HINTS), "")
     told = f"{message} ({status}{f' {code}' if code and str(code) != str(status) else ''})"
-    return f"{told}\n{cure}" if cure else told
+    return f"{told}\n{hint}" if hint else told

@@ -1,7 +1,7 @@
 """Proof that a deployment works where it says: it is loaded, runs its own check request, and tells what it ran on.
 
-Answers the question that users otherwise take to a task manager: did the GPU do the work? Knows no engine: it reads what the
-server reports (`/health`), above all the nodes of a graph that each provider holds.
+Answers the question that users otherwise take to a task manager: did the GPU do the work? Knows no engine: it reads
+what the server reports (`/health`), above all the nodes of a graph that each provider holds.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ _CPU_PROVIDERS = ("CPUExecutionProvider",)
 
 
 @dataclass(frozen=True, slots=True)
-class Proof:
-    """where: engine, device and number format that really ran; nodes: per graph and provider; seconds: of load and of the
-    check request; memory: bytes the worker holds on its device; trouble: "" if the device does its work; kernels: what is
-    computed in a slower or coarser way than usual on this processor, and why."""
+class DeviceCheck:
+    """where: engine, device and number format that really ran; nodes: per graph and provider; seconds: of load and of
+    the check request; memory: bytes the worker holds on its device; trouble: "" if the device does its work; kernels:
+    what is computed in a slower or coarser way than usual on this processor, and why."""
 
     where: str
     load_seconds: float
     check_seconds: float
     memory: int
     nodes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    trouble: str = ""
+    failure: str = ""
     kernels: Mapping[str, str] = field(default_factory=dict)
 
 
-def prove(client: Client, name: str) -> Proof:
+def check_device(client: Client, name: str) -> DeviceCheck:
     """Load the deployment, run its check request, and look. Raises CallFailed, also when the check request fails."""
     begun = time.perf_counter()
     client.post_json(f"/admin/load/{quote(name, safe='')}", {})
@@ -45,18 +45,18 @@ def prove(client: Client, name: str) -> Proof:
     if state["error"]:
         raise CallFailed(f"{name}: {state['error']}")
     nodes = state["detail"].get("nodes", {})
-    return Proof(
+    return DeviceCheck(
         where=f"{state['engine']} on {state['device']} in {state['dtype']}",
         load_seconds=loaded - begun,
         check_seconds=checked - loaded,
         memory=state["footprint_bytes"],
         nodes=nodes,
-        trouble=_trouble(str(state["device"]), nodes, str(state["reason"])),
+        failure=_failure(str(state["device"]), nodes, str(state["reason"])),
         kernels=state["detail"].get("kernels", {}),
     )
 
 
-def _trouble(device: str, nodes: Mapping[str, Mapping[str, int]], reason: str) -> str:
+def _failure(device: str, nodes: Mapping[str, Mapping[str, int]], reason: str) -> str:
     """A device that holds none of the graph does nothing, whatever its name says."""
     if device == "cpu":
         return "" if "no better device" not in reason else f"it runs on the processor: {reason}"

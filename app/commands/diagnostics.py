@@ -1,7 +1,7 @@
 """What `speech-gateway doctor` finds out about this machine and installation.
 
-Owns the questions and their answers as values; printing is `doctor.py`'s. Probes run in processes of their own, so this one
-imports no tensor library.
+Owns the questions and their answers as values; printing is `doctor.py`'s. Probes run in processes of their own, so this
+one imports no tensor library.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from app.commands.client import CallFailed, Client
 from app.config.deployments import Deployment
 from app.config.settings import Settings
-from app.serving.requirements import ModelSources, install_command
+from app.serving.requirements import ModelRequirements, install_command
 from backends import children
 from backends.devices import DeviceManager, Inventory, run_probe
 from backends.interface import ModelUnavailable, Placement
@@ -43,16 +43,16 @@ _TIMING_SECONDS = 900  # of one device; a first load writes its graphs, and Dire
 
 
 @dataclass(frozen=True, slots=True)
-class Outlook:
-    """What will happen to one deployment. ready: libraries and weights are there; where: engine on device; reason: why there;
-    lacking: what keeps it from running; cure: a command."""
+class DeploymentReport:
+    """What will happen to one deployment. ready: libraries and weights are there; where: engine on device; reason: why
+    there; lacking: what keeps it from running; cure: a command."""
 
     name: str
     ready: bool
     where: str
     reason: str
     lacking: str = ""
-    cure: str = ""
+    hint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,9 @@ class DeviceTiming:
     error: str = ""
 
     def __str__(self) -> str:
-        return f"{self.device} {self.dtype} " + (f"cannot be timed: {self.error}" if self.error else f"{self.seconds:.2f} s")
+        return f"{self.device} {self.dtype} " + (
+            f"cannot be timed: {self.error}" if self.error else f"{self.seconds:.2f} s"
+        )
 
 
 def system_lines(settings: Settings) -> list[tuple[str, str]]:
@@ -135,31 +137,42 @@ def probe_devices(python: str = "") -> tuple[Inventory | None, str]:
         return None, f"the device probe of {python or 'this interpreter'} failed: {error}"
 
 
-def outlook(deployment: Deployment, sources: ModelSources, manager: DeviceManager) -> Outlook:
+def deployment_report(
+    deployment: Deployment, requirements: ModelRequirements, manager: DeviceManager
+) -> DeploymentReport:
     """Where the deployment will run, or what keeps it from running."""
-    missing = sources.lacks()
+    missing = requirements.missing_libraries()
     if missing:
         lacking = f"modules are missing: {', '.join(missing)}"
-        return Outlook(deployment.name, False, "", "", lacking, install_command(deployment.info.extra))
-    wishes = {"engine": deployment.engine, "device": deployment.device, "dtype": deployment.dtype, "python": deployment.python}
+        return DeploymentReport(deployment.name, False, "", "", lacking, install_command(deployment.info.extra))
+    device_preference = {
+        "engine": deployment.engine,
+        "device": deployment.device,
+        "dtype": deployment.dtype,
+        "python": deployment.python,
+    }
     try:
-        placement = manager.place(deployment.info, **wishes, has_libraries=sources.has_libraries).placement
+        placement = manager.place(
+            deployment.info, **device_preference, has_libraries=requirements.has_libraries
+        ).placement
     except ModelUnavailable as error:
-        return Outlook(deployment.name, False, "", "", error.message)
+        return DeploymentReport(deployment.name, False, "", "", error.message)
     where = f"{placement.engine} on {placement.device}"
     reason = "; ".join([placement.reason, *_passed_over(deployment, placement, manager)])
-    if wrong := sources.wrong(fresh=True):
-        return Outlook(deployment.name, False, where, reason, "; ".join(wrong), f"speech-gateway pull {deployment.name}")
-    return Outlook(deployment.name, True, where, reason)
+    if weight_problems := requirements.weight_problems(fresh=True):
+        return DeploymentReport(
+            deployment.name, False, where, reason, "; ".join(weight_problems), f"speech-gateway pull {deployment.name}"
+        )
+    return DeploymentReport(deployment.name, True, where, reason)
 
 
 def _passed_over(deployment: Deployment, placement: Placement, manager: DeviceManager) -> Iterator[str]:
     """What the person may wonder about: a GPU that is there, for a backend that wants one but cannot use that."""
     info = deployment.info
-    wishes = info.engine_wishes.get(placement.engine, info.wishes)
-    if placement.device == "cpu" and deployment.device == "auto" and wishes != ("cpu",):
+    device_preference = info.engine_device_preference.get(placement.engine, info.device_preference)
+    if placement.device == "cpu" and deployment.device == "auto" and device_preference != ("cpu",):
         for device in manager.inventory.devices:
-            if device.kind != "cpu" and device.kind not in wishes:
+            if device.kind != "cpu" and device.kind not in device_preference:
                 yield f"{info.name} cannot use {device.id} ({device.name})"
 
 
@@ -175,17 +188,21 @@ def run_self_test() -> SelfTest:
     return SelfTest(len(report["results"]) - len(failed), failed, report["error"] or "")
 
 
-# --- Which device is best is measured -----------------------------------------------------------------------------------
+# --- Which device is best is measured ---------------------------------------------------------------------------------
 
 
 def timing_candidates(deployment: Deployment, manager: DeviceManager) -> list[tuple[str, str]]:
-    """Device and dtype of each way that Whisper could run here on onnxruntime, if it is free to choose and there is a choice."""
+    """Device and dtype of each way that Whisper could run here on onnxruntime, if it is free to choose and there is a
+    choice."""
     free = deployment.device == "auto" and deployment.engine in ("auto", "onnx") and not deployment.python
     gpus = [device.id for device in manager.inventory.devices if device.kind == "directml"]
     if deployment.info.name != "whisper" or not free or not gpus:
         return []
     asked = deployment.dtype
-    return [("cpu", "int8" if asked == "auto" else asked), *((gpu, "float32" if asked == "auto" else asked) for gpu in gpus)]
+    return [
+        ("cpu", "int8" if asked == "auto" else asked),
+        *((gpu, "float32" if asked == "auto" else asked) for gpu in gpus),
+    ]
 
 
 def time_devices(folder: Path, candidates: Sequence[tuple[str, str]], threads: int) -> list[DeviceTiming]:
@@ -208,8 +225,9 @@ def _time_device(folder: Path, device: str, dtype: str, threads: int) -> DeviceT
         return DeviceTiming(device, dtype, error=f"its process ended with status {done.returncode}: {' '.join(last)}")
 
 
-def measured(one: Outlook, timings: Sequence[DeviceTiming]) -> Outlook:
-    """The outlook with figures in place of an opinion, and with advice where another device is quicker than the chosen one."""
+def measured(one: DeploymentReport, timings: Sequence[DeviceTiming]) -> DeploymentReport:
+    """The outlook with figures in place of an opinion, and with advice where another device is quicker than the chosen
+    one."""
     told = f"one window measured: {'; '.join(map(str, timings))}"
     best = timings[0]
     if best.error or one.where.endswith(f" on {best.device}"):

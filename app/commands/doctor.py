@@ -11,8 +11,8 @@ import typer
 from app.commands import diagnostics as look
 from app.commands.connection import Config, Key, Server, session
 from app.commands.console import FAILED, messages, output, print_table, size_text
-from app.commands.device_check import prove
-from app.commands.weights import configured, sources_of
+from app.commands.device_check import check_device
+from app.commands.weights import configured, requirements_of
 from app.config.deployments import Deployment, Deployments
 from app.config.settings import Settings
 from backends.devices import DeviceManager
@@ -22,10 +22,16 @@ from backends.weights import model_folder
 def doctor(
     config: Config = None,
     self_test: Annotated[
-        bool, typer.Option("--self-test", help="Also speak a set of sentences and recognise them; each must come back exactly.")
+        bool,
+        typer.Option(
+            "--self-test", help="Also speak a set of sentences and recognise them; each must come back exactly."
+        ),
     ] = False,
     check: Annotated[
-        str, typer.Option(help="Also load this deployment, let it work, and say what really did the work.", show_default=False)
+        str,
+        typer.Option(
+            help="Also load this deployment, let it work, and say what really did the work.", show_default=False
+        ),
     ] = "",
     server: Server = "",
     key: Key = "",
@@ -37,30 +43,30 @@ def doctor(
     _pairs([*look.system_lines(settings), ("port", look.port_line(settings))])
     _title("Libraries")
     print_table(("library", "version", "for"), look.library_lines())
-    manager, troubles = _devices(settings, deployments)
-    problems += troubles
+    manager, failures = _devices(settings, deployments)
+    problems += failures
     _title("Deployments")
-    outlooks = [_outlook(deployment, settings, manager) for deployment in deployments.values()]
-    for one in outlooks:
-        _print_outlook(one)
+    deployment_reports = [_outlook(deployment, settings, manager) for deployment in deployments.values()]
+    for one in deployment_reports:
+        _print_report(one)
     if self_test:
         problems += _self_test()
     if check:
-        problems += _proof(check, server, key, config)
+        problems += _check_device(check, server, key, config)
     _title("Result")
     for problem in problems:
         output().print(problem)
     if problems:
         raise typer.Exit(FAILED)
-    output().print("Nothing is wrong." + _waiting(outlooks))
-    for hint in _hints(outlooks, self_test, check):
+    output().print("Nothing is wrong." + _waiting(deployment_reports))
+    for hint in _hints(deployment_reports, self_test, check):
         output().print(hint)
 
 
-def _outlook(deployment: Deployment, settings: Settings, manager: DeviceManager) -> look.Outlook:
+def _outlook(deployment: Deployment, settings: Settings, manager: DeviceManager) -> look.DeploymentReport:
     """Where it will run; where the processor and a GPU compete, only after both were timed."""
-    sources = sources_of(deployment, settings)
-    one = look.outlook(deployment, sources, manager)
+    requirements = requirements_of(deployment, settings)
+    one = look.deployment_report(deployment, requirements, manager)
     candidates = look.timing_candidates(deployment, manager) if one.ready else []
     if not candidates:
         return one
@@ -69,16 +75,20 @@ def _outlook(deployment: Deployment, settings: Settings, manager: DeviceManager)
     return look.measured(one, look.time_devices(folder, candidates, manager.inventory.cores))
 
 
-def _waiting(outlooks: list[look.Outlook]) -> str:
-    count = sum(not one.ready for one in outlooks)
-    return f" {count} of {len(outlooks)} deployments are not ready: see above what each lacks." if count else ""
+def _waiting(deployment_reports: list[look.DeploymentReport]) -> str:
+    count = sum(not one.ready for one in deployment_reports)
+    return (
+        f" {count} of {len(deployment_reports)} deployments are not ready: see above what each lacks." if count else ""
+    )
 
 
-def _hints(outlooks: list[look.Outlook], self_test: bool, check: str) -> Iterator[str]:
+def _hints(deployment_reports: list[look.DeploymentReport], self_test: bool, check: str) -> Iterator[str]:
     """What to try next."""
     if not self_test:
         yield "Hear and be heard: speech-gateway doctor --self-test"
-    on_gpu = next((one.name for one in outlooks if one.ready and one.where and not one.where.endswith(" on cpu")), "")
+    on_gpu = next(
+        (one.name for one in deployment_reports if one.ready and one.where and not one.where.endswith(" on cpu")), ""
+    )
     if on_gpu and not check:
         yield f"See whether the GPU does the work: speech-gateway doctor --check {on_gpu}"
 
@@ -94,14 +104,14 @@ def _pairs(pairs: Iterable[tuple[str, str]]) -> None:
 
 def _devices(settings: Settings, deployments: Deployments) -> tuple[DeviceManager, list[str]]:
     """Print what is there; the manager that decides with it, and what went wrong with the probes."""
-    inventory, trouble = look.probe_devices()
+    inventory, failure = look.probe_devices()
     manager = DeviceManager(settings.devices.memory_budget, inventory=inventory)
-    troubles = [trouble] if trouble else []
+    failures = [failure] if failure else []
     for python in sorted({deployment.python for deployment in deployments.values() if deployment.python}):
-        found, trouble = look.probe_devices(python)
+        found, failure = look.probe_devices(python)
         if found is not None:
             manager.learn(found, python)
-        troubles += [trouble] if trouble else []
+        failures += [failure] if failure else []
     _title(f"Devices ({manager.inventory.cores} physical cores)")
     rows = [
         (d.id, d.name, size_text(d.memory_total), ", ".join(d.dtypes), ", ".join(d.libraries), d.driver)
@@ -110,31 +120,35 @@ def _devices(settings: Settings, deployments: Deployments) -> tuple[DeviceManage
     print_table(("device", "name", "memory", "numbers", "used by", "driver"), rows)
     for kind, why in manager.inventory.notes:
         output().print(f"  no {kind}: {why}")
-    return manager, troubles
+    return manager, failures
 
 
-def _print_outlook(one: look.Outlook) -> None:
+def _print_report(one: look.DeploymentReport) -> None:
     where = f", {one.where}" if one.where else ""
     reason = f" ({one.reason})" if one.reason else ""
     output().print(f"  {one.name}: {'ready' if one.ready else 'not ready'}{where}{reason}")
     if one.lacking:
         output().print(f"      lacks: {one.lacking}")
-    if one.cure:
-        output().print(f"      to change that: {one.cure}")
+    if one.hint:
+        output().print(f"      to change that: {one.hint}")
 
 
-def _proof(name: str, server: str, key: str, config: Path | None) -> list[str]:
+def _check_device(name: str, server: str, key: str, config: Path | None) -> list[str]:
     """Prints what did the work; the problem, if there is one."""
     _title(f"Check of {name}")
     with session(server, key, config) as client:
-        proof = prove(client, name)
-    rows = [("ran", proof.where), ("loaded in", f"{proof.load_seconds:.1f} s"), ("check took", f"{proof.check_seconds:.2f} s")]
-    rows.append(("memory", size_text(proof.memory)))
-    for graph, providers in proof.nodes.items():
+        device_check = check_device(client, name)
+    rows = [
+        ("ran", device_check.where),
+        ("loaded in", f"{device_check.load_seconds:.1f} s"),
+        ("check took", f"{device_check.check_seconds:.2f} s"),
+    ]
+    rows.append(("memory", size_text(device_check.memory)))
+    for graph, providers in device_check.nodes.items():
         rows.append((f"nodes of {graph}", ", ".join(f"{provider} {count}" for provider, count in providers.items())))
-    rows += proof.kernels.items()
+    rows += device_check.kernels.items()
     _pairs(rows)
-    return [f"{name}: {proof.trouble}"] if proof.trouble else []
+    return [f"{name}: {device_check.failure}"] if device_check.failure else []
 
 
 def _self_test() -> list[str]:

@@ -36,7 +36,8 @@ def check_writable(file: Path) -> None:
 def write_whole(pieces: Iterable[bytes], file: Path) -> None:
     """Write to a draft that takes the file's place when all is there; what ends the pieces early leaves no file.
 
-    Devices and pipes get the pieces directly. Raises NotWritten where the disk is at fault, and leaves the errors of `pieces`.
+    Devices and pipes get the pieces directly. Raises NotWritten where the disk is at fault, and leaves the errors of
+    `pieces`.
     """
     if file == STANDARD_OUTPUT:
         _write(pieces, sys.stdout.buffer, file)

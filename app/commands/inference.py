@@ -24,7 +24,11 @@ Output = Annotated[Path | None, OUTPUT]
 _STEPS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeElapsedColumn())
 _ENDINGS = {"": "wav", ".wav": "wav", ".wave": "wav", ".mp3": "mp3", ".opus": "opus", ".ogg": "opus", ".oga": "opus"}
 _ENDINGS |= {".aac": "aac", ".flac": "flac", ".pcm": "pcm", ".raw": "pcm"}
-_REMARKS = {"fallback": "answered instead: ", "ignored": "ignored here: ", "note": ""}  # header -> what is put before its text
+_REMARKS = {
+    "fallback": "answered instead: ",
+    "ignored": "ignored here: ",
+    "note": "",
+}  # header -> what is put before its text
 Sound = Annotated[Path, typer.Argument(help="Audio file.", exists=True, dir_okay=False)]
 
 
@@ -63,9 +67,9 @@ def speak(
     format: Annotated[str, typer.Option(help="mp3, opus, aac, flac, wav or pcm; empty: as OUTPUT is named.")] = "",  # noqa: A002
     speed: Annotated[float, typer.Option(min=0.25, max=4.0)] = 1.0,
     instructions: Annotated[str, typer.Option(help="How to say it.", show_default=False)] = "",
-    out: Annotated[Path, typer.Option("--output", "-o", help='File to write to; "-": standard output.', dir_okay=False)] = Path(
-        "speech.wav"
-    ),
+    out: Annotated[
+        Path, typer.Option("--output", "-o", help='File to write to; "-": standard output.', dir_okay=False)
+    ] = Path("speech.wav"),
     server: Server = "",
     key: Key = "",
     config: Config = None,
@@ -100,8 +104,10 @@ def ask(
 ) -> None:
     """Ask QUESTION about what is heard in FILE."""
     check_result(out)
-    wishes = {"steps": steps, "block_length": block_length, "max_tokens": max_new_tokens, "temperature": temperature}
-    document = _chat_request(file, question, system) | {name: value for name, value in wishes.items() if value is not None}
+    options = {"steps": steps, "block_length": block_length, "max_tokens": max_new_tokens, "temperature": temperature}
+    document = _chat_request(file, question, system) | {
+        name: value for name, value in options.items() if value is not None
+    }
     with (
         session(server, key, config) as client,
         ProgressBar(*_STEPS, console=messages(), transient=messages().is_terminal) as bar,
@@ -118,7 +124,10 @@ def ask(
 def _chat_request(file: Path, question: str, system: str) -> dict[str, Any]:
     sound = base64.b64encode(file.read_bytes()).decode("ascii")
     kind = "mp3" if file.suffix.lower() == ".mp3" else "wav"  # the server decides by content
-    parts = [{"type": "input_audio", "input_audio": {"data": sound, "format": kind}}, {"type": "text", "text": question}]
+    parts = [
+        {"type": "input_audio", "input_audio": {"data": sound, "format": kind}},
+        {"type": "text", "text": question},
+    ]
     messages_sent: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
     return {"messages": [*messages_sent, {"role": "user", "content": parts}], "stream": True}
 
@@ -140,7 +149,8 @@ def _standard_input() -> str:
 
 
 def _format_of(file: Path) -> str:
-    """The format that the file's ending stands for, wav without one; ends the program where it stands for none of ours."""
+    """The format that the file's ending stands for, wav without one; ends the program where it stands for none of
+    ours."""
     ending = file.suffix.lower()
     if ending not in _ENDINGS:
         fail(f"no format is called {ending}; name the file {file.stem}.mp3, or choose with --format", WRONG_USE)

@@ -1,7 +1,7 @@
 """`speech-gateway key`: make keys for the people and programs of a home network, and list those that a server accepts.
 
-Only a key's digest goes into the configuration: the key is printed once and kept nowhere. Keys are 256 random bits, so a
-plain SHA-256 of one cannot be searched for.
+Only a key's digest goes into the configuration: the key is printed once and kept nowhere. Keys are 256 random bits, so
+a plain SHA-256 of one cannot be searched for.
 """
 
 from __future__ import annotations

@@ -20,7 +20,9 @@ def serve(
     ] = None,
     config: Config = None,
     offline: Annotated[bool, typer.Option("--offline", help="Never reach for a model hub.")] = False,
-    compiled: Annotated[bool, typer.Option("--compile", help="torch.compile for the deployments that offer it.")] = False,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="torch.compile for the deployments that offer it.")
+    ] = False,
     bf16: Annotated[bool, typer.Option("--bf16", help="bfloat16 for the deployments that need torch.")] = False,
 ) -> None:
     """Start the server. An option beats the environment (SPEECH_GATEWAY_*), which beats the configuration file."""

@@ -1,4 +1,5 @@
-"""`speech-gateway dataset create`, `finetune` and `watermark detect`: work of the engines, each in a process of its own.
+"""`speech-gateway dataset create`, `finetune` and `watermark detect`: work of the engines, each in a process of its
+own.
 
 The command line imports no engine; it fills in what the configuration knows and passes everything else on.
 """
@@ -90,7 +91,8 @@ def _of_backend(deployments: list[Deployment], backend: str) -> Deployment:
 
 
 def _check_there(arguments: list[str], option: str, folder: Path, deployment: str) -> None:
-    """End the program with the command that helps where the configured weights are missing, before the engine starts."""
+    """End the program with the command that helps where the configured weights are missing, before the engine
+    starts."""
     asked_for_help = {"-h", "--help"} & set(arguments)
     if not asked_for_help and _unless_given(arguments, option, folder) and not any(folder.glob("*")):
         fail(f"the weights in {folder} are missing; fetch them with: speech-gateway pull {deployment}")

@@ -16,19 +16,20 @@ from app.commands.connection import Config
 from app.commands.console import WRONG_USE, fail, messages, output, print_table, size_text
 from app.config.deployments import Deployment, Deployments
 from app.config.settings import ConfigError, Settings, load_settings
-from app.serving.requirements import ModelSources, install_command
+from app.serving.requirements import ModelRequirements, install_command
 from backends import weights
 from backends.interface import ModelUnavailable
-from backends.weights import Wanted
+from backends.weights import ModelSpec
 
-_OFFLINE_CURE = ". Set offline = false, or bring the files from another machine with --from FOLDER."
+_OFFLINE_HINT = ". Set offline = false, or bring the files from another machine with --from FOLDER."
 _SOURCES_VALID = 5.0  # seconds; a command looks only once anyway
 
 
 def pull(
     name: Annotated[str, typer.Argument(help="Deployment or alias; speech-gateway models lists them.")],
     source: Annotated[
-        Path | None, typer.Option("--from", help="Copy from this folder instead of a hub.", exists=True, file_okay=False)
+        Path | None,
+        typer.Option("--from", help="Copy from this folder instead of a hub.", exists=True, file_okay=False),
     ] = None,
     revision: Annotated[str, typer.Option(help="Commit, tag or branch of the hub.", show_default=False)] = "",
     config: Config = None,
@@ -41,7 +42,9 @@ def pull(
     deployment = deployments.resolve(name)
     if deployment is None:
         fail(f"there is no deployment {name!r}; known: {', '.join([*deployments, *deployments.aliases])}", WRONG_USE)
-    wanted = weights.wanted_models(deployment.info, deployment.model, revision or deployment.revision, deployment.options)
+    wanted = weights.required_models(
+        deployment.info, deployment.model, revision or deployment.revision, deployment.options
+    )
     if not wanted:
         output().print(f"{deployment.name} needs no weights.")
         return
@@ -52,17 +55,19 @@ def pull(
             folder = _fetch(one, settings, source, only=len(wanted) == 1)
             output().print(f"{one.model}: complete in {folder}")
     except ModelUnavailable as error:
-        fail(error.message + (_OFFLINE_CURE if settings.offline and source is None else ""))
+        fail(error.message + (_OFFLINE_HINT if settings.offline and source is None else ""))
 
 
 def models(config: Config = None) -> None:
     """List deployments, weights and licences."""
     settings, deployments = configured(config)
-    sources = {name: sources_of(deployment, settings) for name, deployment in deployments.items()}
-    rows = [_row(deployment, sources[name]) for name, deployment in deployments.items()]
+    requirements = {name: requirements_of(deployment, settings) for name, deployment in deployments.items()}
+    rows = [_row(deployment, requirements[name]) for name, deployment in deployments.items()]
     print_table(("deployment", "does", "state", "size", "licence of the weights"), rows)
     for name, deployment in deployments.items():
-        output().print(f"  {name}: {deployment.info.name}, {deployment.model or 'no weights'}{_cure(deployment, sources[name])}")
+        output().print(
+            f"  {name}: {deployment.info.name}, {deployment.model or 'no weights'}{_hint(deployment, requirements[name])}"
+        )
     output().print("")
     for alias, name in deployments.aliases.items():
         output().print(f"  {alias} = {name}")
@@ -77,33 +82,39 @@ def configured(config: Path | None) -> tuple[Settings, Deployments]:
         fail(str(error), WRONG_USE)
 
 
-def sources_of(deployment: Deployment, settings: Settings) -> ModelSources:
-    return ModelSources(deployment, settings.models_dir, time.monotonic, _SOURCES_VALID)
+def requirements_of(deployment: Deployment, settings: Settings) -> ModelRequirements:
+    return ModelRequirements(deployment, settings.models_dir, time.monotonic, _SOURCES_VALID)
 
 
-def _row(deployment: Deployment, sources: ModelSources) -> tuple[str, ...]:
+def _row(deployment: Deployment, requirements: ModelRequirements) -> tuple[str, ...]:
     info = deployment.info
     task = ", ".join(deployment.tasks) + (" (degraded)" if info.degraded else "")
-    on_disk = sources.weights_bytes()
+    on_disk = requirements.weights_bytes()
     size = size_text(on_disk) if on_disk else f"about {size_text(info.bytes_hint)}" if info.bytes_hint else "-"
-    return deployment.name, task, "absent" if sources.lacks() or sources.wrong() else "ready", size, info.licence
+    return (
+        deployment.name,
+        task,
+        "absent" if requirements.missing_libraries() or requirements.weight_problems() else "ready",
+        size,
+        info.licence,
+    )
 
 
-def _cure(deployment: Deployment, sources: ModelSources) -> str:
+def _hint(deployment: Deployment, requirements: ModelRequirements) -> str:
     """What helps, for a deployment that lacks something."""
-    if missing := sources.lacks():
+    if missing := requirements.missing_libraries():
         return f"; lacks {', '.join(missing)}: {install_command(deployment.info.extra)}"
-    return f"; fetch it with: speech-gateway pull {deployment.name}" if sources.wrong() else ""
+    return f"; fetch it with: speech-gateway pull {deployment.name}" if requirements.weight_problems() else ""
 
 
-def _fetch(wanted: Wanted, settings: Settings, source: Path | None, *, only: bool) -> Path:
+def _fetch(wanted: ModelSpec, settings: Settings, source: Path | None, *, only: bool) -> Path:
     with _progress(wanted.model) as tell:
         if source is not None:
             return weights.import_folder(_within(source, wanted, only), wanted, settings.models_dir, progress=tell)
         return weights.pull(wanted, settings.models_dir, progress=tell, offline=settings.offline)
 
 
-def _within(source: Path, wanted: Wanted, only: bool) -> Path:
+def _within(source: Path, wanted: ModelSpec, only: bool) -> Path:
     """A folder may hold several models, each in ORG--NAME or NAME, or be the one model itself."""
     for name in (wanted.model.replace("/", "--"), wanted.model.rpartition("/")[2]):
         if (source / name).is_dir():
@@ -115,7 +126,13 @@ def _within(source: Path, wanted: Wanted, only: bool) -> Path:
 
 @contextmanager
 def _progress(model: str) -> Iterator[weights.Progress]:
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
     with ProgressBar(*columns, console=messages(), transient=True) as bar:
         line = bar.add_task(model, total=None)
 

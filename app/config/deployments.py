@@ -99,9 +99,13 @@ class Deployments(Mapping[str, Deployment]):
     def _from_settings(cls, settings: Settings) -> Deployments:
         for kind, names in (("deployments", settings.deployments), ("aliases", settings.aliases)):
             _check_printable(kind, names)
-        builtin = [name for name in BUILTIN if name not in settings.deployments and _is_installed(BUILTIN[name]["backend"])]
+        builtin = [
+            name for name in BUILTIN if name not in settings.deployments and _is_installed(BUILTIN[name]["backend"])
+        ]
         by_name = {name: _build(name, BUILTIN[name], True) for name in builtin}
-        by_name |= {name: _build(name, _over_builtin(name, table), False) for name, table in settings.deployments.items()}
+        by_name |= {
+            name: _build(name, _over_builtin(name, table), False) for name, table in settings.deployments.items()
+        }
         aliases = _follow_aliases(by_name, settings)
         linked = {name: _link(deployment, by_name, aliases) for name, deployment in by_name.items()}
         for deployment in linked.values():

@@ -1,7 +1,7 @@
 """Where settings come from: options over environment over gateway.toml over the defaults.
 
-Owns the merge of these layers and errors that say which layer, table and key is wrong. Knows no setting's meaning: names and
-types are in `app/config/settings.py`.
+Owns the merge of these layers and errors that say which layer, table and key is wrong. Knows no setting's meaning:
+names and types are in `app/config/settings.py`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from app.config.deployments import BUILTIN
-from app.config.settings import ConfigError, DeploymentSettings, Origins, Settings
+from app.config.settings import ConfigError, DeploymentSettings, KeySources, Settings
 
 PREFIX = "SPEECH_GATEWAY_"
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"
@@ -88,7 +88,7 @@ def read(config: Path | None, overrides: Mapping[str, Any]) -> Settings:
         if value is not None:
             _put_path(layers, tuple(key.split("__")), value, lambda path: f"option {'.'.join(path)}")
     try:
-        return Settings.model_validate(layers.values).come_from(Origins(layers.source_of))
+        return Settings.model_validate(layers.values).come_from(KeySources(layers.source_of))
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(layers, detail) for detail in error.errors())) from None
 
@@ -109,8 +109,8 @@ def _parse(file: Path) -> tuple[str, dict[str, Any]]:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file}: cannot be read: it is not UTF-8; save it again with that encoding") from error
     except (tomllib.TOMLDecodeError, OSError) as error:
-        cure = r"; a Windows path goes in single quotes, 'C:\models'" if "Unescaped '\\'" in str(error) else ""
-        raise ConfigError(f"{file}: cannot be read: {error}{cure}") from error
+        hint = r"; a Windows path goes in single quotes, 'C:\models'" if "Unescaped '\\'" in str(error) else ""
+        raise ConfigError(f"{file}: cannot be read: {error}{hint}") from error
 
 
 def _put_environment(layers: _Layers) -> None:
@@ -130,7 +130,8 @@ def _known_names(layers: _Layers, path: Path_) -> Path_:
 
 
 def _value(path: Path_, text: str) -> Any:
-    """A variable's text; lists and tables are written as JSON, and so are a backend's own keys, whose types it checks."""
+    """A variable's text; lists and tables are written as JSON, and so are a backend's own keys, whose types it
+    checks."""
     own = len(path) == 3 and path[0] == "deployments" and path[2] not in DeploymentSettings.model_fields
     if own or text.lstrip()[:1] in ("{", "["):
         with contextlib.suppress(json.JSONDecodeError):
@@ -153,7 +154,9 @@ def _explain(layers: _Layers, detail: ErrorDetails) -> str:
     if path and isinstance(layers.values.get(path[0]), dict) and len(path) == 1:
         table, key = path, ""
     where = (
-        f"{layers.source_of(path) or 'configuration'}: " + (f"[{_dotted(table)}] " if table else "") + (f"{key}: " if key else "")
+        f"{layers.source_of(path) or 'configuration'}: "
+        + (f"[{_dotted(table)}] " if table else "")
+        + (f"{key}: " if key else "")
     )
     if detail["type"] == "extra_forbidden":
         what = "key" if key else "table"
@@ -185,7 +188,8 @@ def _in_file(file: Path, text: str, path: Path_) -> str:
 
 
 def _line_of(text: str, path: Path_) -> int | None:
-    """Line of `key =` under its [table] header; None where the file writes it some other way (inline tables, dotted keys)."""
+    """Line of `key =` under its [table] header; None where the file writes it some other way (inline tables, dotted
+    keys)."""
     table: Path_ = ()
     found: int | None = None
     for number, line in enumerate(text.splitlines(), 1):

@@ -1,7 +1,7 @@
 """What the user can set: names, defaults and descriptions of the whole configuration.
 
-Knows nothing of what the values do, nor of where they come from: `app/config/loading.py` reads file and environment. Every
-field's description is what docs/configuration.md prints, so it is written for users.
+Knows nothing of what the values do, nor of where they come from: `app/config/loading.py` reads file and environment.
+Every field's description is what docs/configuration.md prints, so it is written for users.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class ConfigError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Origins:
+class KeySources:
     """find: words for where a key was set, "" if nobody set it. Settings are equal wherever they come from."""
 
     find: Callable[[tuple[str, ...]], str] = field(default=lambda path: "", compare=False)
@@ -46,8 +46,12 @@ class _Table(BaseModel):
 class KeyLimits(_Table):
     """What one key may ask for."""
 
-    requests_per_minute: int = Field(default=0, ge=0, description="Most requests of this key in a minute (429); 0 = any number.")
-    concurrent: int = Field(default=0, ge=0, description="Most requests of this key at the same time (429); 0 = any number.")
+    requests_per_minute: int = Field(
+        default=0, ge=0, description="Most requests of this key in a minute (429); 0 = any number."
+    )
+    concurrent: int = Field(
+        default=0, ge=0, description="Most requests of this key at the same time (429); 0 = any number."
+    )
 
 
 class ApiKey(KeyLimits):
@@ -65,7 +69,8 @@ class HashedKey(KeyLimits):
 
 class ServerSettings(_Table):
     host: str = Field(
-        default="127.0.0.1", description="Address to listen on; beyond loopback it needs api_keys, keys or open_to_network."
+        default="127.0.0.1",
+        description="Address to listen on; beyond loopback it needs api_keys, keys or open_to_network.",
     )
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     api_keys: list[ApiKey] = Field(
@@ -77,7 +82,8 @@ class ServerSettings(_Table):
     )
     open_to_network: bool = Field(default=False, description="Listen beyond loopback although any key is accepted.")
     admin_key: SecretStr | None = Field(
-        default=None, description="Key for control routes; unset: they accept any valid key, from loopback clients only."
+        default=None,
+        description="Key for control routes; unset: they accept any valid key, from loopback clients only.",
     )
     drain_seconds: float = Field(default=30.0, ge=0, description="Seconds that running requests get at shutdown.")
     api_versions: list[str] = Field(default_factory=list[str], description="Further api-version values to accept.")
@@ -86,7 +92,8 @@ class ServerSettings(_Table):
         description="Further Host names to answer to where no key is needed or only this machine is listened to (DNS rebinding).",
     )
     cors_origins: list[str] = Field(
-        default_factory=list[str], description='Web pages that may call the API, such as "https://chat.example"; "*" = all.'
+        default_factory=list[str],
+        description='Web pages that may call the API, such as "https://chat.example"; "*" = all.',
     )
     open_listings: bool = Field(
         default=False, description="Answer /audio/models and /audio/voices without a key, as Open WebUI asks for them."
@@ -122,18 +129,26 @@ class ServerSettings(_Table):
 class LimitSettings(_Table):
     body_bytes: int = Field(default=26_214_400, gt=0, description="Largest request body, bytes (413).")
     total_body_bytes: int = Field(
-        default=0, ge=0, description="Most that the bodies of all requests hold together, bytes (429); 0 = ten times body_bytes."
+        default=0,
+        ge=0,
+        description="Most that the bodies of all requests hold together, bytes (429); 0 = ten times body_bytes.",
     )
     audio_seconds: float = Field(default=7200.0, gt=0, description="Longest audio of one request, seconds (400).")
     decoded_bytes: int = Field(
-        default=4_294_967_296, gt=0, description="Most that one upload may decode to, bytes: frames x channels x 4 (400)."
+        default=4_294_967_296,
+        gt=0,
+        description="Most that one upload may decode to, bytes: frames x channels x 4 (400).",
     )
     upload_seconds: float = Field(default=120.0, gt=0, description="Longest time an upload may take, seconds (408).")
     form_fields: int = Field(default=1000, gt=0, description="Most fields of one form (400).")
     load_timeout: float = Field(
-        default=600.0, gt=0, description="Longest time that the load of a model may take without progress, seconds (503)."
+        default=600.0,
+        gt=0,
+        description="Longest time that the load of a model may take without progress, seconds (503).",
     )
-    queue_seconds: float = Field(default=120.0, gt=0, description="Longest predicted wait that is accepted, seconds (429).")
+    queue_seconds: float = Field(
+        default=120.0, gt=0, description="Longest predicted wait that is accepted, seconds (429)."
+    )
     queue_jobs: int = Field(default=64, gt=0, description="Most requests waiting for one deployment (429).")
 
     @property
@@ -158,7 +173,9 @@ class DeviceSettings(_Table):
     @classmethod
     def _sizes_of_devices(cls, budget: object) -> object:
         if budget != "auto" and not isinstance(budget, dict):
-            raise ValueError('must be "auto", or a table of devices and sizes such as { "cuda:0" = "14GiB", cpu = "8GiB" }')
+            raise ValueError(
+                'must be "auto", or a table of devices and sizes such as { "cuda:0" = "14GiB", cpu = "8GiB" }'
+            )
         for device, size in budget.items() if isinstance(budget, dict) else ():
             if not _DEVICE.fullmatch(str(device)):
                 raise ValueError(f"there is no device {device!r}; known: cpu, cuda:0, directml:0, mps, xpu:0")
@@ -170,7 +187,9 @@ class LogSettings(_Table):
     format: Literal["auto", "console", "json"] = Field(
         default="auto", description="console for people, json for machines; auto: console on a terminal."
     )
-    level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level that is written.")
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least level that is written."
+    )
 
 
 class DeploymentSettings(BaseModel):
@@ -190,13 +209,17 @@ class DeploymentSettings(BaseModel):
         default=600, ge=-1, description="Seconds a loaded model stays without work; 0 = unload at once, -1 = never."
     )
     preload: bool = Field(default=False, description="Load at start.")
-    auto_pull: bool = Field(default=True, description="Fetch missing weights in the background at start, unless offline.")
+    auto_pull: bool = Field(
+        default=True, description="Fetch missing weights in the background at start, unless offline."
+    )
     fallback: str = Field(
         default="", description="Another deployment that answers while this one cannot; named in every answer it gives."
     )
     python: str = Field(default="", description="Another interpreter for this worker.")
     voices: dict[str, str] = Field(default_factory=dict, description="Voice name in requests -> voice of the backend.")
-    audio_deployment: str = Field(default="", description="Chat deployments: the speech deployment that speaks their answers.")
+    audio_deployment: str = Field(
+        default="", description="Chat deployments: the speech deployment that speaks their answers."
+    )
     revision: str = Field(default="", description="Hub revision (commit or tag) of the weights; empty: the newest.")
 
     @field_validator("device")
@@ -225,16 +248,16 @@ class Settings(_Table):
     aliases: dict[str, str] = Field(default_factory=dict[str, str])
     models_dir: Path = Field(default=Path("models"), description="Folder that holds weights and voices.")
     offline: bool = Field(default=False, description="Never reach for a model hub.")
-    _origins: Origins = PrivateAttr(default_factory=Origins)
+    _key_sources: KeySources = PrivateAttr(default_factory=KeySources)
 
-    def come_from(self, origins: Origins) -> Self:
+    def come_from(self, key_sources: KeySources) -> Self:
         """Remember where each key was set, for errors that are found later."""
-        self._origins = origins
+        self._key_sources = key_sources
         return self
 
     def explained(self, error: ConfigError) -> ConfigError:
         """The error with the file and line, the variable or the option that is wrong in front."""
-        where = self._origins.find(error.path) if error.path else ""
+        where = self._key_sources.find(error.path) if error.path else ""
         return ConfigError(f"{where}: {error}" if where else str(error))
 
 
@@ -249,7 +272,8 @@ def is_loopback(host: str) -> bool:
 def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
     """Settings from `config` (default: ./gateway.toml if present), the environment over it, and `overrides` on top.
 
-    overrides: tables as dicts (server={"port": 8123}) or with "__" (server__port=8123); None = not set. Raises ConfigError.
+    overrides: tables as dicts (server={"port": 8123}) or with "__" (server__port=8123); None = not set. Raises
+    ConfigError.
     """
     from app.config.loading import read
 

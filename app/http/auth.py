@@ -1,7 +1,7 @@
 """Who is asking: the keys a request may carry, in every form the clients use, and which of them are valid.
 
-Owns the comparison and the two shapes of a 401. Knows no route. Without configured keys any non-empty key is valid, because
-the SDKs refuse to start without one; a request with none is refused even then.
+Owns the comparison and the two shapes of a 401. Knows no route. Without configured keys any non-empty key is valid,
+because the SDKs refuse to start without one; a request with none is refused even then.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from app.errors import Forbidden, Unauthorized
 from app.routes.operations import Scheme
 
 _KEY_HEADERS = ("api-key", "ocp-apim-subscription-key")
-# Any of them shows that the connection's other end is not who asks. A proxy that sends none cannot be told from a client.
+# Any of them shows that the connection's other end is not who asks. A proxy that sends none cannot be told from a
+# client.
 _PROXY_HEADERS = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
 _CHALLENGE = {"www-authenticate": 'Bearer realm="speech-gateway"'}
 _HINT = "Send one in the api-key header or as Authorization: Bearer KEY."

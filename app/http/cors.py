@@ -30,11 +30,24 @@ _SAFE_SUFFIXES = (
 )
 _EXPOSED = ", ".join(
     [
-        *("x-request-id", "apim-request-id", "x-ms-client-request-id", "retry-after", "retry-after-ms", "x-should-retry"),
+        *(
+            "x-request-id",
+            "apim-request-id",
+            "x-ms-client-request-id",
+            "retry-after",
+            "retry-after-ms",
+            "x-should-retry",
+        ),
         *("openai-processing-ms", "x-ms-deployment-name", "x-ms-region", "x-gateway-fallback", "x-gateway-note"),
         *("x-gateway-engine", "x-gateway-device", "x-gateway-dtype"),
         *("x-gateway-ignored", "x-gateway-answer-id", "x-gateway-seed"),
-        *("x-gateway-queue-ms", "x-gateway-decode-ms", "x-gateway-model-ms", "x-gateway-speech-ms", "x-gateway-encode-ms"),
+        *(
+            "x-gateway-queue-ms",
+            "x-gateway-decode-ms",
+            "x-gateway-model-ms",
+            "x-gateway-speech-ms",
+            "x-gateway-encode-ms",
+        ),
     ]
 )
 # The second is for browsers that do not know the first.
@@ -71,7 +84,9 @@ class OriginGuard:
         else:
             await self._from_page(origin, host, headers, scope, receive, send)
 
-    async def _from_page(self, origin: str, host: str, headers: Headers, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _from_page(
+        self, origin: str, host: str, headers: Headers, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         allowed = self._origin_allowed(origin, host)
         if not allowed and _does_work(scope):
             raise _foreign(origin)
@@ -82,7 +97,9 @@ class OriginGuard:
             await _preflight(headers)(scope, receive, send)
             return
         if allowed:
-            scope["gateway.cors"] = _cors_headers(origin)  # added by whoever writes the answer's headers, errors included
+            scope["gateway.cors"] = _cors_headers(
+                origin
+            )  # added by whoever writes the answer's headers, errors included
         await self.app(scope, receive, send)
 
     def _check_site(self, scope: Scope, headers: Headers) -> None:
@@ -120,7 +137,9 @@ def _unframed(send: Send) -> Send:
 
 
 def _is_page(message: Message) -> bool:
-    return any(name.lower() == b"content-type" and value.startswith(b"text/html") for name, value in message.get("headers", ()))
+    return any(
+        name.lower() == b"content-type" and value.startswith(b"text/html") for name, value in message.get("headers", ())
+    )
 
 
 def _does_work(scope: Scope) -> bool:

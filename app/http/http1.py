@@ -1,8 +1,9 @@
-"""HTTP/1.1 connections that send at once, with bounds on request heads and on clients that do not read, which uvicorn lacks.
+"""HTTP/1.1 connections that send at once, with bounds on request heads and on clients that do not read, which uvicorn
+lacks.
 
-Owns how many bytes and seconds a request line and its headers may take, how long an answer may lie unread, the answer to
-what is not HTTP, how an answer of unknown length ends for a client of HTTP/1.0, and that HTTP/2 is not spoken. Bodies are
-the guard's matter (`app/http/request_body.py`).
+Owns how many bytes and seconds a request line and its headers may take, how long an answer may lie unread, the answer
+to what is not HTTP, how an answer of unknown length ends for a client of HTTP/1.0, and that HTTP/2 is not spoken.
+BodyBudget are the guard's matter (`app/http/request_body.py`).
 """
 
 from __future__ import annotations
@@ -18,12 +19,15 @@ from app.errors import BrokenBody
 
 HEAD_BYTES = 64 * 1024  # request line and headers; browsers and SDKs stay below 8 KiB. One read may go beyond it.
 HEAD_SECONDS = 30.0  # from the connection, or the first byte of a further request, to the end of its headers
-STALLED_SECONDS = 300.0  # that a full buffer of an answer may wait for room: longer than a player pauses that has read ahead
+STALLED_SECONDS = (
+    300.0  # that a full buffer of an answer may wait for room: longer than a player pauses that has read ahead
+)
 _UPGRADE = re.compile(rb"\nupgrade(?=[ \t]*:)", re.IGNORECASE)
 
 
 class GatewayProtocol(HttpToolsProtocol):
-    """uvicorn's protocol; closes connections whose request head is too long or too slow, or whose client does not read."""
+    """uvicorn's protocol; closes connections whose request head is too long or too slow, or whose client does not
+    read."""
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
@@ -34,7 +38,8 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        # asyncio does this only for listeners that name their protocol; without it, small answers wait 40 ms for an ACK.
+        # asyncio does this only for listeners that name their protocol; without it, small answers wait 40 ms for an
+        # ACK.
         if (connection := transport.get_extra_info("socket")) is not None:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._start_clock()
@@ -81,7 +86,12 @@ class GatewayProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """The same error shape as everywhere else, for what never became a request."""
         body = BrokenBody(msg).encoded()
-        head = ("HTTP/1.1 400 Bad Request", "content-type: application/json", f"content-length: {len(body)}", "connection: close")
+        head = (
+            "HTTP/1.1 400 Bad Request",
+            "content-type: application/json",
+            f"content-length: {len(body)}",
+            "connection: close",
+        )
         self.transport.write("\r\n".join((*head, "", "")).encode("ascii") + body)
         self.transport.close()
 
@@ -104,7 +114,8 @@ class GatewayProtocol(HttpToolsProtocol):
 
 
 def _without_offer(data: bytes) -> bytes:
-    """The start of a request without its offer to change the protocol: none is taken up, and the parser drops the body of one."""
+    """The start of a request without its offer to change the protocol: none is taken up, and the parser drops the body
+    of one."""
     end = data.find(b"\r\n\r\n")
     head = data if end < 0 else data[:end]
     return _UPGRADE.sub(rb"\nx-offer", head) + data[len(head) :] if _UPGRADE.search(head) else data
@@ -121,7 +132,9 @@ def _end_with_connection(cycle: RequestResponseCycle) -> None:
             if unknown:
                 cycle.chunked_encoding = False
         elif unknown and message["type"] == "http.response.body":
-            cycle.expected_content_length = len(message.get("body", b""))  # what uvicorn checks a body without chunks against
+            cycle.expected_content_length = len(
+                message.get("body", b"")
+            )  # what uvicorn checks a body without chunks against
         await send(message)
 
     cycle.send = send_plain  # type: ignore[method-assign]

@@ -38,7 +38,9 @@ class KeyUsage:
             return
         running = self._running.get(owner, 0)
         if limits.concurrent and running >= limits.concurrent:
-            raise Overloaded(f"This key may have {limits.concurrent} requests at the same time.", retry_after=_BUSY_RETRY)
+            raise Overloaded(
+                f"This key may have {limits.concurrent} requests at the same time.", retry_after=_BUSY_RETRY
+            )
         if limits.requests_per_minute:
             self._spend(owner, limits.requests_per_minute)
         self._running[owner] = running + 1

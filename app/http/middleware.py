@@ -32,10 +32,10 @@ from app.errors import (
 )
 from app.http.auth import Keyring
 from app.http.key_limits import KeyUsage
-from app.http.request_body import ClientGone, Share, Upload, capped, never
+from app.http.request_body import BodyReservation, ClientGone, RequestBody, capped, never
 from app.http.versions import check_api_version
 from app.media.fair import current_owner
-from app.routes.context import Call, Gateway, find_deployment, header_text
+from app.routes.context import Gateway, RequestContext, find_deployment, header_text
 from app.routes.operations import WORK_QUERY, Match, Operation, Table, is_set
 from app.serving.shares import FairShares
 
@@ -45,7 +45,7 @@ CLIENT_GONE = 499  # the status logs and metrics use for a client that left
 _CONSTANT_HEADERS = [(b"x-ms-region", b"local"), (b"x-content-type-options", b"nosniff")]
 
 
-class Visit:
+class AccessRecord:
     """What the log and the headers say of one request."""
 
     __slots__ = ("deployment", "owner", "quiet", "request_id", "route", "started", "status")
@@ -71,65 +71,66 @@ class Observe:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        visit = scope["gateway.visit"] = Visit()
-        send = self._with_headers(scope, send, visit)
+        record = scope["gateway.visit"] = AccessRecord()
+        send = self._with_headers(scope, send, record)
         try:
             await self.app(scope, receive, send)
         except ClientGone:
-            visit.status = CLIENT_GONE
+            record.status = CLIENT_GONE
             self.gateway.metrics.cancelled_total.inc()
         except Exception as error:
-            await self._refuse(error, visit, scope, receive, send)
+            await self._refuse(error, record, scope, receive, send)
         finally:
-            self._record(scope, visit)
+            self._record(scope, record)
 
-    async def _refuse(self, error: Exception, visit: Visit, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _refuse(self, error: Exception, record: AccessRecord, scope: Scope, receive: Receive, send: Send) -> None:
         answer = _api_error(error)
         if answer.status >= 500 and not isinstance(error, ApiError):
-            log.error("internal_error", request_id=visit.request_id, route=visit.route, exc_info=error)
+            log.error("internal_error", request_id=record.request_id, route=record.route, exc_info=error)
         if answer.reason:
             self.gateway.metrics.refused_total.labels(answer.reason).inc()
-        if visit.status:  # the answer has begun: only cutting the connection can tell the client
-            log.warning("answer_cut", request_id=visit.request_id, route=visit.route, code=answer.code)
+        if record.status:  # the answer has begun: only cutting the connection can tell the client
+            log.warning("answer_cut", request_id=record.request_id, route=record.route, code=answer.code)
             return
         await answer.response()(scope, receive, send)
 
-    def _with_headers(self, scope: Scope, send: Send, visit: Visit) -> Send:
+    def _with_headers(self, scope: Scope, send: Send, record: AccessRecord) -> Send:
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                visit.status = message["status"]
-                message = {**message, "headers": [*message.get("headers", ()), *self._headers(scope, visit)]}
+                record.status = message["status"]
+                message = {**message, "headers": [*message.get("headers", ()), *self._headers(scope, record)]}
             await send(message)
 
         return with_headers
 
-    def _headers(self, scope: Scope, visit: Visit) -> Iterator[tuple[bytes, bytes]]:
-        request_id = visit.request_id.encode("ascii")
+    def _headers(self, scope: Scope, record: AccessRecord) -> Iterator[tuple[bytes, bytes]]:
+        request_id = record.request_id.encode("ascii")
         yield b"x-request-id", request_id
         yield b"apim-request-id", request_id
         yield b"x-ms-client-request-id", _client_request_id(scope) or request_id
-        yield b"openai-processing-ms", b"%d" % round(visit.milliseconds)
+        yield b"openai-processing-ms", b"%d" % round(record.milliseconds)
         yield from _CONSTANT_HEADERS
         yield from scope.get("gateway.cors", ())
         if self.gateway.draining:
             yield b"connection", b"close"
 
-    def _record(self, scope: Scope, visit: Visit) -> None:
-        self.gateway.metrics.requests_total.labels(visit.route, str(visit.status)).inc()
-        (log.debug if visit.quiet else log.info)(
+    def _record(self, scope: Scope, record: AccessRecord) -> None:
+        self.gateway.metrics.requests_total.labels(record.route, str(record.status)).inc()
+        (log.debug if record.quiet else log.info)(
             "request",
-            request_id=visit.request_id,
+            request_id=record.request_id,
             method=scope["method"],
-            route=visit.route,
-            status=visit.status,
-            ms=round(visit.milliseconds, 1),
-            owner=visit.owner,
-            deployment=visit.deployment,
+            route=record.route,
+            status=record.status,
+            ms=round(record.milliseconds, 1),
+            owner=record.owner,
+            deployment=record.deployment,
         )
 
 
 class Guard:
-    """Runs an operation once key, api-version, deployment, content type and size are right; stops it if the client leaves.
+    """Runs an operation once key, api-version, deployment, content type and size are right; stops it if the client
+    leaves.
 
     pages: apps by path prefix that serve themselves, such as a web page, which calls the API with its visitor's key.
     """
@@ -138,9 +139,11 @@ class Guard:
         self.app, self.gateway, self.table, self.pages = app, gateway, table, pages
         self._keyring = Keyring(gateway.settings.server)
         self._usage = KeyUsage.of(gateway.settings.server)
-        self._bodies = _bodies(gateway.settings)
+        self._body_budget = _body_budget(gateway.settings)
         server = gateway.settings.server
-        self._told_by_address = server.several_owners and not server.needs_key  # any key is accepted: they tell nobody apart
+        self._told_by_address = (
+            server.several_owners and not server.needs_key
+        )  # any key is accepted: they tell nobody apart
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -158,27 +161,27 @@ class Guard:
         return next((page for at, page in self.pages.items() if path == at or path.startswith(f"{at}/")), None)
 
     async def _operation(self, scope: Scope, receive: Receive, send: Send) -> None:
-        visit: Visit = scope["gateway.visit"]
+        record: AccessRecord = scope["gateway.visit"]
         headers = Headers(scope=scope)
-        upload = Upload(receive, headers.get("content-length"), headers.get("expect"))
+        request_body = RequestBody(receive, headers.get("content-length"), headers.get("expect"))
         async with contextlib.AsyncExitStack() as stack:
             try:
                 match, operation = self._route(scope)
-                visit.route, visit.quiet = operation.path, operation.access == "public"
+                record.route, record.quiet = operation.path, operation.access == "public"
                 if not self._is_open(operation, QueryParams(scope["query_string"])):
                     stack.enter_context(self.gateway.request())
-                call = self._call(scope, headers, match, operation, stack)
-                visit.owner, visit.deployment = call.owner, call.target or ""
-                current_owner.set(call.client)
-                share = Share(self._bodies, call.client)
-                call.body, call.body_dropped = await self._read(upload, share), share.give_back
-                stack.callback(share.give_back)
+                context = self._call(scope, headers, match, operation, stack)
+                record.owner, record.deployment = context.owner, context.target or ""
+                current_owner.set(context.client)
+                reservation = BodyReservation(self._body_budget, context.client)
+                context.body, context.body_dropped = await self._read(request_body, reservation), reservation.give_back
+                stack.callback(reservation.give_back)
             except ApiError as error:
-                if isinstance(error, RequestTimeout) or not await upload.drain():
+                if isinstance(error, RequestTimeout) or not await request_body.drain():
                     error.headers["connection"] = "close"
                 raise
-            await self._run(call, upload, scope, send)
-            visit.deployment = call.deployment.name if call.deployment else visit.deployment
+            await self._run(context, request_body, scope, send)
+            record.deployment = context.deployment.name if context.deployment else record.deployment
 
     def _route(self, scope: Scope) -> tuple[Match, Operation]:
         match = self.table.match((scope.get("raw_path") or scope["path"].encode()).decode("latin-1"))
@@ -191,7 +194,9 @@ class Guard:
             raise MethodNotAllowed(f"{method} is not allowed here; allowed: {allowed}.", headers={"allow": allowed})
         return match, operation
 
-    def _call(self, scope: Scope, headers: Headers, match: Match, operation: Operation, stack: contextlib.AsyncExitStack) -> Call:
+    def _call(
+        self, scope: Scope, headers: Headers, match: Match, operation: Operation, stack: contextlib.AsyncExitStack
+    ) -> RequestContext:
         query = QueryParams(scope["query_string"])
         owner, client = "", (scope.get("client") or ("", 0))[0]
         if not self._is_open(operation, query):
@@ -201,7 +206,7 @@ class Guard:
         if match.deployment is not None:
             find_deployment(self.gateway.deployments, match.deployment, match.scheme)
         _check_content_type(operation, headers)
-        return Call(
+        return RequestContext(
             gateway=self.gateway,
             operation=operation,
             scheme=match.scheme,
@@ -216,7 +221,8 @@ class Guard:
         )
 
     def _is_open(self, operation: Operation, query: QueryParams) -> bool:
-        """No key is needed. What is public stays so with any key accepted, even where it does work: nobody is kept out."""
+        """No key is needed. What is public stays so with any key accepted, even where it does work: nobody is kept
+        out."""
         server = self.gateway.settings.server
         if operation.access == "public":
             return not (server.needs_key and operation.path == "health" and is_set(query.get(WORK_QUERY)))
@@ -242,20 +248,20 @@ class Guard:
             raise Draining("The server is shutting down and takes no new work.")
         return owner
 
-    async def _read(self, upload: Upload, share: Share) -> bytes:
+    async def _read(self, request_body: RequestBody, reservation: BodyReservation) -> bytes:
         limits = self.gateway.settings.limits
         try:
-            return await upload.read(limits.body_bytes, limits.upload_seconds, share)
+            return await request_body.read(limits.body_bytes, limits.upload_seconds, reservation)
         except Overloaded:
             self.gateway.metrics.refused_total.labels("body_memory").inc()
             raise
 
-    async def _run(self, call: Call, upload: Upload, scope: Scope, send: Send) -> None:
+    async def _run(self, context: RequestContext, request_body: RequestBody, scope: Scope, send: Send) -> None:
         """The operation and its answer; ClientGone if the client leaves before the end of it."""
         task = cast("asyncio.Task[object]", asyncio.current_task())
-        watch = _Watch(upload, task)
+        watch = _Watch(request_body, task)
         try:
-            answer = await call.operation.handler(call)
+            answer = await context.operation.handler(context)
             await answer(scope, never, watch.sending(send))
         except asyncio.CancelledError:
             if watch.client_gone and task.uncancel() == 0:
@@ -265,8 +271,9 @@ class Guard:
             watch.end()
 
 
-def _bodies(settings: Settings) -> FairShares:
-    """The memory for bodies. Where several owners share it, half of it is kept for those that hold less than one body."""
+def _body_budget(settings: Settings) -> FairShares:
+    """The memory for bodies. Where several owners share it, half of it is kept for those that hold less than one
+    body."""
     limits = settings.limits
     reserve = limits.body_memory // 2 if settings.server.several_owners else 0
     return FairShares(limits.body_memory, reserve=reserve, floor=limits.body_bytes)
@@ -277,13 +284,13 @@ class _Watch:
 
     __slots__ = ("_over", "_task", "_watcher", "client_gone")
 
-    def __init__(self, upload: Upload, task: asyncio.Task[object]) -> None:
+    def __init__(self, request_body: RequestBody, task: asyncio.Task[object]) -> None:
         self._over = self.client_gone = False
         self._task = task
-        self._watcher = asyncio.ensure_future(self._wait(upload))
+        self._watcher = asyncio.ensure_future(self._wait(request_body))
 
-    async def _wait(self, upload: Upload) -> None:
-        await upload.left()
+    async def _wait(self, request_body: RequestBody) -> None:
+        await request_body.left()
         if not self._over:
             self.client_gone = True
             self._task.cancel("the client has gone")

@@ -15,8 +15,8 @@ from app.serving.shares import FairShares
 
 DRAIN_BYTES = 32 * 1024 * 1024  # of a refused body that are still read, so that the client sees the answer
 DRAIN_SECONDS = 10.0
-# A body must come at this rate on average, bytes per second, once the first seconds are over: a phone at the edge of its
-# network sends several thousand. Whoever sends a byte now and then only keeps memory from others.
+# A body must come at this rate on average, bytes per second, once the first seconds are over: a phone at the edge of
+# its network sends several thousand. Whoever sends a byte now and then only keeps memory from others.
 LEAST_RATE = 1000
 FIRST_SECONDS = 20.0
 
@@ -25,28 +25,30 @@ class ClientGone(Exception):
     """The client closed its connection before the answer was complete."""
 
 
-class Share:
+class BodyReservation:
     """What one request's body holds of the memory for all bodies."""
 
-    __slots__ = ("_bodies", "_owner", "held")
+    __slots__ = ("_body_budget", "_owner", "held")
 
-    def __init__(self, bodies: FairShares, owner: str = "") -> None:
-        self._bodies, self._owner, self.held = bodies, owner, 0
+    def __init__(self, body_budget: FairShares, owner: str = "") -> None:
+        self._body_budget, self._owner, self.held = body_budget, owner, 0
 
     def take(self, size: int) -> None:
         """Raises Overloaded where the bodies of all requests, or of this owner's, would hold too much."""
-        if not self._bodies.has_room(self._owner, size):
-            raise Overloaded(f"The uploads in progress fill the {self._bodies.cap} bytes that they may. Please retry later.")
+        if not self._body_budget.has_room(self._owner, size):
+            raise Overloaded(
+                f"The uploads in progress fill the {self._body_budget.cap} bytes that they may. Please retry later."
+            )
         self.held += size
-        self._bodies.take(self._owner, size)
+        self._body_budget.take(self._owner, size)
 
     def give_back(self) -> None:
         if self.held:
-            self._bodies.give_back(self._owner, self.held)
+            self._body_budget.give_back(self._owner, self.held)
         self.held = 0
 
 
-class Upload:
+class RequestBody:
     """The body of one request."""
 
     __slots__ = ("_announced", "_receive", "complete", "gone", "received", "waits")
@@ -59,27 +61,28 @@ class Upload:
         self.complete = self.gone = False
         self.received = 0
 
-    async def read(self, cap: int, seconds: float, share: Share) -> bytes:
+    async def read(self, cap: int, seconds: float, reservation: BodyReservation) -> bytes:
         """The whole body, booked in `share` as it comes.
 
-        Raises TooLarge above `cap` bytes, Overloaded, RequestTimeout after `seconds` or below the least rate, ClientGone.
+        Raises TooLarge above `cap` bytes, Overloaded, RequestTimeout after `seconds` or below the least rate,
+        ClientGone.
         """
         if self._announced > cap:
             raise _too_large(cap, self._announced)
         try:
             async with asyncio.timeout(seconds):
-                chunks = await self._chunks(cap, share)
+                chunks = await self._chunks(cap, reservation)
         except TimeoutError:
-            share.give_back()
+            reservation.give_back()
             raise RequestTimeout(
                 f"The upload took longer than {seconds:g} seconds, or came at less than {LEAST_RATE} bytes per second."
             ) from None
         except BaseException:
-            share.give_back()
+            reservation.give_back()
             raise
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    async def _chunks(self, cap: int, share: Share) -> list[bytes]:
+    async def _chunks(self, cap: int, reservation: BodyReservation) -> list[bytes]:
         chunks: list[bytes] = []
         begun = asyncio.get_running_loop().time()
         while not self.complete:
@@ -87,7 +90,7 @@ class Upload:
                 chunk = await self._next()
             if self.received > cap:
                 raise _too_large(cap, self.received)
-            share.take(len(chunk))
+            reservation.take(len(chunk))
             chunks.append(chunk)
         return chunks
 

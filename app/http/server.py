@@ -45,7 +45,7 @@ def serve(app: FastAPI, settings: Settings) -> int:
         listener = _listen(settings.server.host, settings.server.port)
     except OSError as error:
         where = f"{settings.server.host}:{settings.server.port}"
-        log.error("cannot_listen", address=where, error=str(error), cure="another program may use the port; try --port")
+        log.error("cannot_listen", address=where, error=str(error), hint="another program may use the port; try --port")
         return EXIT_NOT_STARTED
     gc.freeze()  # what start-up made stays; walking it in each full collection stopped the loop for over 50 ms
     server = GatewayServer(_config(app), app)
@@ -59,7 +59,8 @@ def serve(app: FastAPI, settings: Settings) -> int:
 
 
 class GatewayServer(uvicorn.Server):
-    """uvicorn's server with a drain before its shutdown. cut: requests or jobs were ended before their answer was complete."""
+    """uvicorn's server with a drain before its shutdown. cut: requests or jobs were ended before their answer was
+    complete."""
 
     def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
         super().__init__(config)

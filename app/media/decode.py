@@ -43,7 +43,8 @@ _FORMATS: dict[str, tuple[str, float]] = {
     "dbl": ("f8", 1.0),
 }
 
-# What PyAV raises on damaged files: FFmpeg's errors, and its own of an unknown codec or a track that is not in its list.
+# What PyAV raises on damaged files: FFmpeg's errors, and its own of an unknown codec or a track that is not in its
+# list.
 _AV_ERRORS = (av.FFmpegError, ValueError, LookupError)
 
 Block = tuple[Samples, int]  # float32 [frames, channels] in -1..1 and its rate in Hz
@@ -54,7 +55,9 @@ class Unreadable(Exception):
 
 
 UNSUPPORTED = "The file is not audio in a supported format. Supported formats: {formats}."
-BROKEN = "The audio could not be decoded: the file is damaged or its codec is not supported. Supported formats: {formats}."
+BROKEN = (
+    "The audio could not be decoded: the file is damaged or its codec is not supported. Supported formats: {formats}."
+)
 
 
 @dataclass(slots=True)
@@ -127,7 +130,8 @@ def _blocks(data: bytes, container: Container, caps: Caps) -> Iterator[Block]:
 
 
 def _open_soundfile(data: bytes) -> soundfile.SoundFile | None:
-    """None if libsndfile lacks the codec or does not know the length (a streamed FLAC), which it takes for none at all."""
+    """None if libsndfile lacks the codec or does not know the length (a streamed FLAC), which it takes for none at
+    all."""
     try:
         file = soundfile.SoundFile(io.BytesIO(data))
     except (soundfile.LibsndfileError, RuntimeError):
@@ -224,8 +228,8 @@ def _joined(frames: Iterator[av.AudioFrame]) -> Iterator[Block]:
 def _values(frame: av.AudioFrame) -> NDArray[Any]:
     """A frame's values as they are: planar [channels, time], packed [1, all].
 
-    PyAV's own conversion takes FFmpeg's list of planes to end with a null, which a list of eight channels does not: it reads
-    whatever lies behind and crashes.
+    PyAV's own conversion takes FFmpeg's list of planes to end with a null, which a list of eight channels does not: it
+    reads whatever lies behind and crashes.
     """
     name, channels = frame.format.name, frame.layout.nb_channels
     planes, count = (channels, frame.samples) if name.endswith("p") else (1, frame.samples * channels)
@@ -234,7 +238,8 @@ def _values(frame: av.AudioFrame) -> NDArray[Any]:
 
 
 def _samples(pieces: list[NDArray[Any]], kind: str, channels: int) -> Samples:
-    """Pieces of one sample format as float32 [frames, channels]. Planar pieces are [channels, time], others [1, all]."""
+    """Pieces of one sample format as float32 [frames, channels]. Planar pieces are [channels, time], others [1,
+    all]."""
     block = np.concatenate(pieces, axis=1)
     block = block.T if kind.endswith("p") else block.reshape(-1, channels)
     scale = _FORMATS[kind.removesuffix("p")][1]
@@ -252,7 +257,8 @@ def _mono(block: Samples) -> Samples:
 
 
 class _Resampler:
-    """Collects pieces into blocks and resamples them as one stream; a change of the source's rate starts a new stream."""
+    """Collects pieces into blocks and resamples them as one stream; a change of the source's rate starts a new
+    stream."""
 
     def __init__(self, rate: int, write: Callable[[Samples], None]) -> None:
         self._rate, self._write = rate, write

@@ -1,7 +1,7 @@
 """Decoding in fair shares: who asks comes from the request, and none of its owners can keep the decoders or the disk.
 
-Owns the turns before the decoders, the share of the space for temporary files, what a FLAC's head says before it is decoded,
-and the words for a full disk. The decoders themselves are the media pool's.
+Owns the turns before the decoders, the share of the space for temporary files, what a FLAC's head says before it is
+decoded, and the words for a full disk. The decoders themselves are the media pool's.
 """
 
 from __future__ import annotations
@@ -110,7 +110,9 @@ class FairMediaPool(MediaPool):
             return
         room = self._free_bytes() + self._written
         if held + size > (room - (self._space.held - held)) // (2 if self._fair else 1):
-            raise Overloaded("The audio of your other requests fills your share of the space for temporary files.", retry_after=5)
+            raise Overloaded(
+                "The audio of your other requests fills your share of the space for temporary files.", retry_after=5
+            )
 
     def _free_bytes(self) -> int:
         """Of the disk that holds temporary files; plenty where that cannot be told."""
@@ -120,7 +122,9 @@ class FairMediaPool(MediaPool):
             return 1 << 62
 
     def _full(self) -> StorageFull:
-        _log.error("media.disk_full", folder=str(self.folder), cure="free some space there, or set TMPDIR (Windows: TEMP)")
+        _log.error(
+            "media.disk_full", folder=str(self.folder), hint="free some space there, or set TMPDIR (Windows: TEMP)"
+        )
         return StorageFull("The server's disk for temporary files is full, so the audio could not be decoded.")
 
 

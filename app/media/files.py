@@ -1,8 +1,9 @@
 """The files through which decoded audio goes from the media worker to the model worker, and their certain end.
 
-On Linux such a file has no name: it is unlinked as soon as it is made, workers open it through this process's descriptor,
-and the system frees it with the last process that has it open, even one that is killed. Elsewhere it has a name; what
-Windows refuses to delete, because somebody still maps it, is tried again until it is gone. Knows no job and no decoder.
+On Linux such a file has no name: it is unlinked as soon as it is made, workers open it through this process's
+descriptor, and the system frees it with the last process that has it open, even one that is killed. Elsewhere it has a
+name; what Windows refuses to delete, because somebody still maps it, is tried again until it is gone. Knows no job and
+no decoder.
 """
 
 from __future__ import annotations
@@ -116,8 +117,8 @@ def _deleted(path: Path) -> bool:
 
 
 def _can_be_nameless() -> bool:
-    """Whether children can open our descriptors: not where the system forbids to look into this process, as it does for one
-    that got its rights from its program file; there its entries in /proc belong to root."""
+    """Whether children can open our descriptors: not where the system forbids to look into this process, as it does for
+    one that got its rights from its program file; there its entries in /proc belong to root."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
             return Path("/proc/self/fd").stat().st_uid == os.geteuid()
@@ -126,7 +127,8 @@ def _can_be_nameless() -> bool:
 
 class _Descriptors:
     """Gives descriptors numbers in turn from a range of their own. A worker may open a path a moment after its job was
-    cancelled and the file closed; with the lowest free number, as the system gives it, that could be another job's audio."""
+    cancelled and the file closed; with the lowest free number, as the system gives it, that could be another job's
+    audio."""
 
     def __init__(self) -> None:
         self._next = 0

@@ -1,8 +1,9 @@
 """Untrusted upload bytes to samples, from the gateway's side: a small pool of media worker processes.
 
-Owns the life of those processes, the queue before them, the wall-time limit and the sweep of temporary folders at start.
-Knows no decoder: those run only in `media_worker`, so that a crash, a bomb or a kill costs one request. Every route decodes
-through here.
+Owns the life of those processes, the queue before them, the wall-time limit and the sweep of temporary folders at
+start.
+Knows no decoder: those run only in `media_worker`, so that a crash, a bomb or a kill costs one request. Every route
+decodes through here.
 """
 
 from __future__ import annotations
@@ -41,8 +42,9 @@ _log = structlog.get_logger("media")
 
 @dataclass(slots=True)
 class Decoded:
-    """Decoded audio. samples: float32 [time], mono, at the wanted rate, read-only (a memory map of `file` for long audio);
-    duration: seconds of the source; source_rate, channels, container: what was uploaded. Close it when the job is over."""
+    """Decoded audio. samples: float32 [time], mono, at the wanted rate, read-only (a memory map of `file` for long
+    audio); duration: seconds of the source; source_rate, channels, container: what was uploaded. Close it when the job
+    is over."""
 
     samples: Samples
     duration: float
@@ -61,7 +63,9 @@ class Decoded:
     def __enter__(self) -> Decoded:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
@@ -96,7 +100,9 @@ class _Worker:
             self._ready, self._jobs = False, 0
             self.process = process = await children.start(
                 _COMMAND,
-                children.environment(threads=1, offline=True, secrets=False),  # a decoder needs no configuration and no token
+                children.environment(
+                    threads=1, offline=True, secrets=False
+                ),  # a decoder needs no configuration and no token
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,  # the worker lets go of it when it is ready
@@ -165,10 +171,13 @@ async def _send(process: asyncio.subprocess.Process, job: DecodeJob, data: bytes
 class MediaPool:
     """Decodes uploads in `workers` child processes; at most `queue` more requests wait.
 
-    limits: audio_seconds and decoded_bytes are the caps of one upload; wall_seconds: longest time one decoding may take.
+    limits: audio_seconds and decoded_bytes are the caps of one upload; wall_seconds: longest time one decoding may
+    take.
     """
 
-    def __init__(self, limits: LimitSettings, *, workers: int = 2, queue: int = 64, wall_seconds: float = 120.0) -> None:
+    def __init__(
+        self, limits: LimitSettings, *, workers: int = 2, queue: int = 64, wall_seconds: float = 120.0
+    ) -> None:
         self._limits, self._queue, self._wall_seconds = limits, queue, wall_seconds
         self._workers = [_Worker() for _ in range(workers)]
         self._free: asyncio.LifoQueue[_Worker] = asyncio.LifoQueue()

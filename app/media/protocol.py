@@ -27,9 +27,10 @@ class DecodeJob(msgspec.Struct, frozen=True):
 
 
 class Decoding(msgspec.Struct, frozen=True):
-    """The worker's answer. problem: why there are no samples ("" = there are), for the client to read; the rest describes
-    the source. count: float32 samples, in `output` of the job if in_file, else in the payload. unexpected: for the log, what
-    the decoder did not foresee (kind of exception and places in code, nothing of the file), "" where it did."""
+    """The worker's answer. problem: why there are no samples ("" = there are), for the client to read; the rest
+    describes the source. count: float32 samples, in `output` of the job if in_file, else in the payload. unexpected:
+    for the log, what the decoder did not foresee (kind of exception and places in code, nothing of the file), "" where
+    it did."""
 
     problem: str = ""
     count: int = 0

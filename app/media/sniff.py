@@ -97,7 +97,8 @@ def _is_transport_stream(data: memoryview) -> bool:
 
 
 def _mpeg_audio(data: memoryview) -> Container | None:
-    """MP3 (layers 1 to 3) or ADTS AAC: the first place from which frames follow each other, as a cut file starts anywhere."""
+    """MP3 (layers 1 to 3) or ADTS AAC: the first place from which frames follow each other, as a cut file starts
+    anywhere."""
     window = bytes(data[:SEARCH_BYTES])
     position = window.find(b"\xff")
     while position >= 0:
@@ -109,8 +110,8 @@ def _mpeg_audio(data: memoryview) -> Container | None:
 
 
 def _chain(window: bytes, position: int, *, anchored: bool) -> Container | None:
-    """The kind of the frames at `position` if `CHAIN` of them follow each other, or all there are where nothing but zeros
-    lies before them (anchored)."""
+    """The kind of the frames at `position` if `CHAIN` of them follow each other, or all there are where nothing but
+    zeros lies before them (anchored)."""
     kind: Container | None = None
     for _ in range(CHAIN):
         found = _frame(window[position : position + 6])

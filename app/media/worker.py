@@ -35,7 +35,8 @@ class _Sink:
         self._file: BinaryIO | None = None
 
     def write(self, samples: Samples) -> None:
-        """Keep a piece. A disk without room is not the file's fault: the process ends, which the gateway answers with 503."""
+        """Keep a piece. A disk without room is not the file's fault: the process ends, which the gateway answers with
+        503."""
         try:
             self._keep(np.ascontiguousarray(samples, np.float32).tobytes())
         except OSError:
@@ -74,7 +75,8 @@ def main() -> None:
 
 
 def _answer(job: DecodeJob, data: bytes) -> tuple[Decoding, bytes]:
-    # Should the gateway die, nobody else would stop a decoder that hangs. The dump goes to stderr, which is discarded by now.
+    # Should the gateway die, nobody else would stop a decoder that hangs. The dump goes to stderr, which is discarded
+    # by now.
     faulthandler.dump_traceback_later(job.cpu_seconds + 5, exit=True)
     _limit_cpu(job.cpu_seconds)
     sink = _Sink(Path(job.output))
@@ -87,7 +89,8 @@ def _answer(job: DecodeJob, data: bytes) -> tuple[Decoding, bytes]:
         sink.abandon()
         return Decoding(problem="The audio needs too much memory to decode."), b""
     except Exception as error:
-        # A decoder's wrapper may raise anything on hostile bytes; to the client it is one and the same. The gateway logs it.
+        # A decoder's wrapper may raise anything on hostile bytes; to the client it is one and the same. The gateway
+        # logs it.
         sink.abandon()
         return Decoding(problem=BROKEN, unexpected=_told(error)), b""
     finally:

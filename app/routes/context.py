@@ -1,7 +1,8 @@
 """What every route works with: the gateway's shared parts and one call.
 
-Owns the way from a request to a running job (choose a deployment, take a ticket, run) and the x-gateway-* headers that tell
-about it. Knows nothing of a particular operation and nothing of sockets: `app/http/middleware.py` builds the calls.
+Owns the way from a request to a running job (choose a deployment, take a ticket, run) and the x-gateway-* headers that
+tell about it. Knows nothing of a particular operation and nothing of sockets: `app/http/middleware.py` builds the
+calls.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from app.config.deployments import Deployment, Deployments
 from app.config.settings import Settings
 from app.errors import DeploymentNotFound, InvalidRequest, MissingParameter, ModelNotFound, OperationNotSupported
 from app.metrics import Metrics
-from app.routes.chat.history import SpokenAnswers
+from app.routes.chat.history import SpokenHistory
 from app.routes.json_text import NAME_CHARACTERS, decode_object, named
 from app.routes.operations import JSON, Operation, Scheme
 from app.serving.canaries import Canaries
-from app.serving.interfaces import Pool, Run, Ticket
+from app.serving.interfaces import Pool, Reservation, Run
 from backends.interface import Done, Request, Task
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Gateway:
     media: MediaPool
     metrics: Metrics
     canaries: Canaries = field(init=False)
-    spoken: SpokenAnswers = field(default_factory=SpokenAnswers)
+    spoken: SpokenHistory = field(default_factory=SpokenHistory)
     started: float = field(default_factory=time.monotonic)
     in_flight: int = 0
     idle: asyncio.Event = field(default_factory=asyncio.Event)  # set while nothing is in flight
@@ -73,14 +74,14 @@ class Gateway:
 
 
 @dataclass(slots=True)
-class Call:
+class RequestContext:
     """One request after the guards let it in.
 
-    request_id: GUID, the same in headers and logs; owner: name of the key, for logs; client: who shares fairly with others,
-    the owner or, where any key is accepted from the network, the client's address; target: deployment that the path names;
-    parameter: rest of the path for listings; body: the whole body; body_dropped: called when it is let go; timings: seconds
-    by stage; notes: remarks for the client; ignored: parameters that mean nothing here. What is entered on `stack` is left
-    when the answer is sent, or when the client has gone.
+    request_id: GUID, the same in headers and logs; owner: name of the key, for logs; client: who shares fairly with
+    others, the owner or, where any key is accepted from the network, the client's address; target: deployment that the
+    path names; parameter: rest of the path for listings; body: the whole body; body_dropped: called when it is let go;
+    timings: seconds by stage; notes: remarks for the client; ignored: parameters that mean nothing here. What is
+    entered on `stack` is left when the answer is sent, or when the client has gone.
     """
 
     gateway: Gateway
@@ -143,17 +144,17 @@ class Call:
         self.deployment = deployment
         return deployment
 
-    async def admit(self, deployment: Deployment) -> Ticket:
+    async def admit(self, deployment: Deployment) -> Reservation:
         """A place in the deployment's queue until the answer is sent. Raises Overloaded, Draining, ModelUnavailable."""
-        ticket = await self.stack.enter_async_context(
+        reservation = await self.stack.enter_async_context(
             self.gateway.pool.admit(deployment, owner=self.client, request_id=self.request_id)
         )
-        self.deployment, self.fallback_from = ticket.deployment, ticket.fallback_from
-        return ticket
+        self.deployment, self.fallback_from = reservation.deployment, reservation.fallback_from
+        return reservation
 
-    async def run(self, ticket: Ticket, request: Request) -> Run:
+    async def run(self, reservation: Reservation, request: Request) -> Run:
         """The job, accepted by a worker."""
-        running = await ticket.run(request)
+        running = await reservation.run(request)
         self.running = running
         self.record("queue", running.queue_seconds)
         return running
@@ -232,7 +233,9 @@ def find_deployment(deployments: Deployments, name: str, scheme: Scheme) -> Depl
     if deployment is not None:
         return deployment
     if scheme is Scheme.OPENAI:
-        raise ModelNotFound(f"The model {name!r} does not exist here; GET /v1/models lists those that do.", param="model")
+        raise ModelNotFound(
+            f"The model {name!r} does not exist here; GET /v1/models lists those that do.", param="model"
+        )
     raise DeploymentNotFound(f"The deployment {name!r} does not exist here; GET /openai/v1/models lists those that do.")
 
 

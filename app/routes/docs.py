@@ -12,18 +12,18 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from app.routes.context import Call
+from app.routes.context import RequestContext
 from app.routes.openapi_schema import text
 from app.routes.operations import JSON, Operation, Scheme
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
 
 
-async def openapi(call: Call) -> ASGIApp:
+async def openapi(context: RequestContext) -> ASGIApp:
     return Response(_document(), media_type=JSON)
 
 
-async def page(call: Call) -> ASGIApp:
+async def page(context: RequestContext) -> ASGIApp:
     return Response(_page(), headers={"content-security-policy": _POLICY}, media_type="text/html")
 
 
@@ -53,6 +53,8 @@ OPERATIONS = (
             "responses": {"200": {"description": "OpenAPI 3.1.", "content": {JSON: {"schema": {"type": "object"}}}}},
         },
     ),
-    Operation("docs", "GET", page, access="public", schemes=_LOCAL, doc={"summary": "A page for people", "responses": _HTML}),
+    Operation(
+        "docs", "GET", page, access="public", schemes=_LOCAL, doc={"summary": "A page for people", "responses": _HTML}
+    ),
     Operation("", "GET", page, access="public", schemes=_LOCAL, doc={"summary": "The same page", "responses": _HTML}),
 )

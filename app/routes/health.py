@@ -1,7 +1,7 @@
 """How the server is: /health for people, /health/live and /health/ready for supervisors, /metrics for Prometheus.
 
-Liveness never depends on a model; readiness does. None of these needs a key, but ?deep=1 where keys are set: it makes the
-models work. Also the control routes that load and unload
+Liveness never depends on a model; readiness does. None of these needs a key, but ?deep=1 where keys are set: it makes
+the models work. Also the control routes that load and unload
 a deployment, which need the admin key.
 """
 
@@ -19,8 +19,8 @@ from starlette.types import ASGIApp
 from app import VERSION
 from app.config.deployments import Deployment
 from app.errors import ApiError, NotFound, UnsupportedValue
-from app.routes.context import Call, Gateway, find_deployment
-from app.routes.openapi_schema import answers, array, integer, number, obj, stated, text
+from app.routes.context import Gateway, RequestContext, find_deployment
+from app.routes.openapi_schema import answers, array, integer, number, obj, schema_with, text
 from app.routes.operations import JSON, WORK_QUERY, Operation, Scheme, is_set
 from app.serving.interfaces import DeploymentStatus
 
@@ -29,7 +29,7 @@ _STARTING = ("pulling", "loading")
 
 _HEALTH = obj(
     {
-        "status": stated(text(""), enum=["ok", "loading", "degraded", "draining"]),
+        "status": schema_with(text(""), enum=["ok", "loading", "degraded", "draining"]),
         "version": text(""),
         "uptime_seconds": number(""),
         "devices": array(obj({"id": text(""), "kind": text(""), "name": text("")})),
@@ -50,10 +50,10 @@ class Controllable(Protocol):
     async def unload(self, name: str) -> None: ...
 
 
-async def health(call: Call) -> ASGIApp:
+async def health(context: RequestContext) -> ASGIApp:
     """The whole document; with ?deep=1 every loaded deployment runs its canary first."""
-    gateway = call.gateway
-    failures = await _canaries(gateway) if is_set(call.query.get(WORK_QUERY)) else {}
+    gateway = context.gateway
+    failures = await _canaries(gateway) if is_set(context.query.get(WORK_QUERY)) else {}
     statuses = gateway.pool.status()
     deployments = {name: msgspec.to_builtins(status) for name, status in statuses.items()}
     for name, message in failures.items():
@@ -69,45 +69,45 @@ async def health(call: Call) -> ASGIApp:
     return Response(msgspec.json.encode(document), media_type=JSON)
 
 
-async def live(call: Call) -> ASGIApp:
+async def live(context: RequestContext) -> ASGIApp:
     """The event loop turns; nothing else is asked."""
     return Response(b'{"status":"ok"}', media_type=JSON)
 
 
-async def ready(call: Call) -> ASGIApp:
+async def ready(context: RequestContext) -> ASGIApp:
     """503 with the reasons while draining, loading what must be loaded at start, or after a failed load."""
-    reasons = _not_ready(call.gateway)
+    reasons = _not_ready(context.gateway)
     if reasons:
         body = msgspec.json.encode({"status": "not ready", "reasons": reasons})
         return Response(body, 503, {"retry-after": "2", "retry-after-ms": "2000"}, JSON)
     return Response(b'{"status":"ready","reasons":[]}', media_type=JSON)
 
 
-async def metrics(call: Call) -> ASGIApp:
-    return Response(call.gateway.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+async def metrics(context: RequestContext) -> ASGIApp:
+    return Response(context.gateway.metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
 
-async def load(call: Call) -> ASGIApp:
+async def load(context: RequestContext) -> ASGIApp:
     """Load a deployment now."""
-    deployment, pool = _controlled(call)
+    deployment, pool = _controlled(context)
     await pool.load(deployment.name)
-    return call.json({"deployment": deployment.name, "state": call.gateway.pool.status()[deployment.name].state})
+    return context.json({"deployment": deployment.name, "state": context.gateway.pool.status()[deployment.name].state})
 
 
-async def unload(call: Call) -> ASGIApp:
+async def unload(context: RequestContext) -> ASGIApp:
     """End a deployment's worker and give its memory back."""
-    deployment, pool = _controlled(call)
+    deployment, pool = _controlled(context)
     await pool.unload(deployment.name)
-    return call.json({"deployment": deployment.name, "state": call.gateway.pool.status()[deployment.name].state})
+    return context.json({"deployment": deployment.name, "state": context.gateway.pool.status()[deployment.name].state})
 
 
-def _controlled(call: Call) -> tuple[Deployment, Controllable]:
-    pool = call.gateway.pool
+def _controlled(context: RequestContext) -> tuple[Deployment, Controllable]:
+    pool = context.gateway.pool
     if not isinstance(pool, Controllable):
         raise UnsupportedValue("This scheduler does not load and unload by hand.")
-    if not call.parameter:
+    if not context.parameter:
         raise NotFound("Resource not found.")
-    return find_deployment(call.gateway.deployments, call.parameter, call.scheme), pool
+    return find_deployment(context.gateway.deployments, context.parameter, context.scheme), pool
 
 
 def _overall(gateway: Gateway, statuses: dict[str, DeploymentStatus]) -> str:
@@ -119,7 +119,8 @@ def _overall(gateway: Gateway, statuses: dict[str, DeploymentStatus]) -> str:
 
 
 def _not_ready(gateway: Gateway) -> list[str]:
-    """What keeps the server from being ready: only deployments that are loaded at start count, others load when asked for."""
+    """What keeps the server from being ready: only deployments that are loaded at start count, others load when asked
+    for."""
     if gateway.draining or gateway.pool.draining:
         return ["draining"]
     reasons = []

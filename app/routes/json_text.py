@@ -1,8 +1,8 @@
 """JSON that clients send, parsed only where that is cheap.
 
-Owns the bounds: how many values a text may hold, how many bytes one without inline audio may have, and how long the names
-are that are told back. A parser builds an object per value while every other request waits, so both are counted before
-it runs. Knows no operation.
+Owns the bounds: how many values a text may hold, how many bytes one without inline audio may have, and how long the
+names are that are told back. A parser builds an object per value while every other request waits, so both are counted
+before it runs. Knows no operation.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ _MOST_NAMES, _NAME_SHOWN = 32, 64
 def decode_object(body: bytes) -> dict[str, Any]:
     """A request body as a JSON object. Raises BrokenBody, or TooLarge for a long body that holds no audio."""
     if len(body) > TEXT_BYTES and not any(key in body for key in _AUDIO_KEYS):
-        raise TooLarge(f"A JSON body without inline audio may have at most {TEXT_BYTES} bytes; this one has {len(body)}.")
+        raise TooLarge(
+            f"A JSON body without inline audio may have at most {TEXT_BYTES} bytes; this one has {len(body)}."
+        )
     try:
         document = decode(body.removeprefix(codecs.BOM_UTF8))
     except ValueError as error:

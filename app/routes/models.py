@@ -10,8 +10,8 @@ from typing import Any
 from starlette.types import ASGIApp
 
 from app.config.deployments import Deployment
-from app.routes.context import Call, find_deployment
-from app.routes.openapi_schema import answers, array, boolean, integer, obj, ref, stated, text
+from app.routes.context import RequestContext, find_deployment
+from app.routes.openapi_schema import answers, array, boolean, integer, obj, ref, schema_with, text
 from app.routes.operations import LISTING_SCHEMES, Operation, Scheme
 
 CREATED = 1_730_000_000  # Unix time; fixed, so that a listing is the same after every start
@@ -19,7 +19,7 @@ _OWNER = "speech-gateway"
 
 _MODEL_FIELDS = {
     "id": text(""),
-    "object": stated(text(""), enum=["model"]),
+    "object": schema_with(text(""), enum=["model"]),
     "created": integer("Unix time."),
     "created_at": integer("Unix time."),
     "owned_by": text(""),
@@ -31,7 +31,7 @@ _MODEL_FIELDS = {
 _DEPLOYMENT_FIELDS = {
     "id": text("Name to use in paths."),
     "model": text("What it serves."),
-    "object": stated(text(""), enum=["deployment"]),
+    "object": schema_with(text(""), enum=["deployment"]),
     "status": text(""),
     "owner": text(""),
     "created_at": integer("Unix time."),
@@ -46,29 +46,29 @@ SCHEMAS = {
 }
 
 
-async def list_models(call: Call) -> ASGIApp:
+async def list_models(context: RequestContext) -> ASGIApp:
     """Every name that requests may use, aliases included."""
-    known = call.gateway.deployments
+    known = context.gateway.deployments
     data = [_model(name, known[name]) for name in known]
     data += [_model(alias, known[name]) for alias, name in known.aliases.items()]
-    return call.json({"object": "list", "data": data})
+    return context.json({"object": "list", "data": data})
 
 
-async def get_model(call: Call) -> ASGIApp:
-    deployment = find_deployment(call.gateway.deployments, call.parameter, call.scheme)
-    return call.json(_model(call.parameter, deployment))
+async def get_model(context: RequestContext) -> ASGIApp:
+    deployment = find_deployment(context.gateway.deployments, context.parameter, context.scheme)
+    return context.json(_model(context.parameter, deployment))
 
 
-async def list_deployments(call: Call) -> ASGIApp:
-    known = call.gateway.deployments
+async def list_deployments(context: RequestContext) -> ASGIApp:
+    known = context.gateway.deployments
     data = [_deployment(name, known[name]) for name in known]
     data += [_deployment(alias, known[name]) for alias, name in known.aliases.items()]
-    return call.json({"object": "list", "data": data})
+    return context.json({"object": "list", "data": data})
 
 
-async def get_deployment(call: Call) -> ASGIApp:
-    deployment = find_deployment(call.gateway.deployments, call.parameter, call.scheme)
-    return call.json(_deployment(call.parameter, deployment))
+async def get_deployment(context: RequestContext) -> ASGIApp:
+    deployment = find_deployment(context.gateway.deployments, context.parameter, context.scheme)
+    return context.json(_deployment(context.parameter, deployment))
 
 
 def _model(name: str, deployment: Deployment) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """multipart/form-data in one pass over a body that is already in memory, and typed reading of its fields.
 
-Owns the name variants that clients send: name[] and name[0] for lists, name[key] for objects, JSON strings for both, empty
-for unset. Knows no operation. File parts stay slices of the body; nothing is written to disk.
+Owns the name variants that clients send: name[] and name[0] for lists, name[key] for objects, JSON strings for both,
+empty for unset. Knows no operation. File parts stay slices of the body; nothing is written to disk.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ class Form:
         self.text_bytes += size
         if size > TEXT_BYTES:
             raise InvalidRequest(
-                f"{name} has {size} bytes; a text field may have {TEXT_BYTES}.", param=name, code="string_above_max_length"
+                f"{name} has {size} bytes; a text field may have {TEXT_BYTES}.",
+                param=name,
+                code="string_above_max_length",
             )
         if self.text_bytes > ALL_TEXT_BYTES:
             raise InvalidRequest(f"The text fields of a form may have {ALL_TEXT_BYTES} bytes together.", param=name)
@@ -76,7 +78,11 @@ class Form:
 
     def mapping(self, name: str) -> str | dict[str, Any] | None:
         """An object field sent as `name[key]` parts or as a JSON object; a plain string stays one."""
-        parts = {key[len(name) + 1 : -1]: value for key, value in self.texts if key.startswith(f"{name}[") and key.endswith("]")}
+        parts = {
+            key[len(name) + 1 : -1]: value
+            for key, value in self.texts
+            if key.startswith(f"{name}[") and key.endswith("]")
+        }
         if parts:
             return {key: value for key, value in parts.items() if key}
         value = self.text(name)
@@ -174,7 +180,9 @@ def _take_part(form: Form, body: bytes, start: int, end: int) -> None:
         raise BrokenBody(f"A multipart part has no headers, or more than {_HEADER_BYTES} bytes of them.")
     name, filename = _names(body[start:blank])
     if len(name) > NAME_CHARACTERS:
-        raise InvalidRequest(f"The name of a form field has {len(name)} characters; at most {NAME_CHARACTERS} are allowed.")
+        raise InvalidRequest(
+            f"The name of a form field has {len(name)} characters; at most {NAME_CHARACTERS} are allowed."
+        )
     content = blank + 4
     if filename is not None:
         form.files[name] = UploadedFile(filename, memoryview(body)[content:end])

@@ -15,7 +15,7 @@ from typing import Any
 import app.routes
 from app import VERSION
 from app.http.versions import DATED, V1
-from app.routes.openapi_schema import Schema, obj, ref, stated, text
+from app.routes.openapi_schema import Schema, obj, ref, schema_with, text
 from app.routes.operations import Operation, Scheme
 from app.routes.table import OPERATIONS
 
@@ -30,7 +30,13 @@ _NULLABLE: Schema = {"type": ["string", "null"]}
 _ERROR = obj(
     {
         "error": obj(
-            {"code": _NULLABLE, "message": text(""), "type": text(""), "param": _NULLABLE, "innererror": {"type": "object"}},
+            {
+                "code": _NULLABLE,
+                "message": text(""),
+                "type": text(""),
+                "param": _NULLABLE,
+                "innererror": {"type": "object"},
+            },
             ("code", "message", "type", "param"),
         )
     },
@@ -61,7 +67,9 @@ def document() -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     for operation in OPERATIONS:
         for scheme in sorted(operation.schemes):
-            paths.setdefault(_PREFIX[scheme] + operation.path, {})[operation.method.lower()] = _operation(operation, scheme)
+            paths.setdefault(_PREFIX[scheme] + operation.path, {})[operation.method.lower()] = _operation(
+                operation, scheme
+            )
     return {
         "openapi": "3.1.0",
         "info": {
@@ -87,11 +95,16 @@ def _operation(operation: Operation, scheme: Scheme) -> dict[str, Any]:
 
 def _parameters(operation: Operation, scheme: Scheme) -> Iterator[dict[str, Any]]:
     for name in re.findall(r"{(\w+)}", _PREFIX[scheme] + operation.path):
-        yield {"name": name, "in": "path", "required": True, "schema": stated(text(""), minLength=1)}
+        yield {"name": name, "in": "path", "required": True, "schema": schema_with(text(""), minLength=1)}
     if scheme.dated:
-        yield {"name": "api-version", "in": "query", "required": True, "schema": stated(text(""), enum=sorted(DATED))}
+        yield {
+            "name": "api-version",
+            "in": "query",
+            "required": True,
+            "schema": schema_with(text(""), enum=sorted(DATED)),
+        }
     elif scheme is Scheme.AZURE_V1:
-        yield {"name": "api-version", "in": "query", "schema": stated(text(""), enum=sorted(V1 | DATED))}
+        yield {"name": "api-version", "in": "query", "schema": schema_with(text(""), enum=sorted(V1 | DATED))}
 
 
 def _errors(operation: Operation) -> Iterator[tuple[str, Any]]:

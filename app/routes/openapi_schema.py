@@ -34,7 +34,7 @@ def obj(properties: Mapping[str, Schema], required: tuple[str, ...] = ()) -> Sch
     return schema | ({"required": list(required)} if required else {})
 
 
-def stated(schema: Schema, **facts: Any) -> Schema:
+def schema_with(schema: Schema, **facts: Any) -> Schema:
     """The schema with further facts: enum, minimum, maximum, default ..."""
     return schema | facts
 

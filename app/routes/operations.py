@@ -1,7 +1,7 @@
 """What an operation of the API is, and how a raw path names one under each URL scheme.
 
-Owns the four schemes of Azure and OpenAI and the lenient forms around them. Knows no handler's business. Paths are matched
-before percent-decoding, because a deployment name may hold "/" (as %2F) and Starlette decodes before it routes.
+Owns the four schemes of Azure and OpenAI and the lenient forms around them. Knows no handler's business. Paths are
+matched before percent-decoding, because a deployment name may hold "/" (as %2F) and Starlette decodes before it routes.
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ from starlette.types import ASGIApp
 from backends.interface import Task
 
 if TYPE_CHECKING:
-    from app.routes.context import Call
+    from app.routes.context import RequestContext
 
 # listing: what Open WebUI asks for without a key; open only where the configuration says so
 Access = Literal["key", "public", "admin", "listing"]
-Handler = Callable[["Call"], Awaitable[ASGIApp]]
+Handler = Callable[["RequestContext"], Awaitable[ASGIApp]]
 
 JSON = "application/json"
-WORK_QUERY = "deep"  # set, it makes a public operation (/health) do work: then a key is needed where keys are configured
+WORK_QUERY = (
+    "deep"  # set, it makes a public operation (/health) do work: then a key is needed where keys are configured
+)
 FORM = "multipart/form-data"
 
 
@@ -57,8 +59,8 @@ _PREFIXES: tuple[tuple[tuple[str, ...], Scheme], ...] = (
 class Operation:
     """One thing a client can ask for, declared once for all schemes.
 
-    path: below the scheme's prefix; a last segment "{name}" takes the rest of the path, slashes included (a deployment's
-    name only as %2F);
+    path: below the scheme's prefix; a last segment "{name}" takes the rest of the path, slashes included (a
+    deployment's name only as %2F);
     handler: returns an ASGI app, usually a Response, that sends the answer; consumes: accepted content types;
     doc: its OpenAPI operation object, without what the table knows itself.
     """
@@ -108,7 +110,9 @@ class Table:
         for prefix, scheme in _PREFIXES:
             if parts[: len(prefix)] == prefix:
                 rest = parts[len(prefix) :]
-                return self._find(scheme, rest) or self._find_in_deployment(scheme, rest) or self._find_open(scheme, rest)
+                return (
+                    self._find(scheme, rest) or self._find_in_deployment(scheme, rest) or self._find_open(scheme, rest)
+                )
         return None
 
     def _find(self, scheme: Scheme, rest: tuple[str, ...]) -> Match | None:
@@ -117,7 +121,8 @@ class Table:
         return Match(path, scheme, operations) if operations else None
 
     def _find_open(self, scheme: Scheme, rest: tuple[str, ...]) -> Match | None:
-        """A name at the end. A deployment's is one segment: further ones name an operation, which is not served here."""
+        """A name at the end. A deployment's is one segment: further ones name an operation, which is not served
+        here."""
         for cut in range(1, len(rest)):
             head = "/".join(rest[:cut])
             operations = self._open.get((scheme, head))

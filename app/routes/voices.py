@@ -11,7 +11,7 @@ from typing import Any
 from starlette.types import ASGIApp
 
 from app.config.deployments import Deployment
-from app.routes.context import Call, Gateway, find_deployment
+from app.routes.context import Gateway, RequestContext, find_deployment
 from app.routes.openapi_schema import answers, array, obj, text
 from app.routes.operations import LISTING_SCHEMES, MODEL_SCHEMES, Operation
 
@@ -22,7 +22,8 @@ _LOAD_SECONDS = 600.0  # longest wait for a model whose voices are not known yet
 
 
 async def backend_voice(gateway: Gateway, deployment: Deployment, name: str) -> str:
-    """The backend's voice for a name in a request: configured, its own, or one of OpenAI's names mapped in a fixed order.
+    """The backend's voice for a name in a request: configured, its own, or one of OpenAI's names mapped in a fixed
+    order.
 
     A name that is none of these is returned as it is, for the backend to judge: some know more voices than they list.
     Raises ApiError if the model has to be loaded for this and cannot.
@@ -52,20 +53,20 @@ async def _own_voices(gateway: Gateway, deployment: Deployment) -> list[str]:
     return [voice.id for voice in told.voices] if told is not None else []
 
 
-async def list_voices(call: Call) -> ASGIApp:
+async def list_voices(context: RequestContext) -> ASGIApp:
     """The voices of one deployment (named by the path or `?model=`), or of all that speak."""
     seen: dict[str, dict[str, str]] = {}
-    for deployment in _asked(call):
-        for voice in voices_of(call.gateway, deployment):
+    for deployment in _asked(context):
+        for voice in voices_of(context.gateway, deployment):
             seen.setdefault(voice["id"], voice)
-    return call.json({"voices": list(seen.values())})
+    return context.json({"voices": list(seen.values())})
 
 
-async def list_speech_models(call: Call) -> ASGIApp:
+async def list_speech_models(context: RequestContext) -> ASGIApp:
     """Every name that a speech request may use as its model."""
-    known = call.gateway.deployments
+    known = context.gateway.deployments
     names = [*known, *known.aliases]
-    return call.json({"models": [{"id": name} for name in names if _speaks(known.resolve(name))]})
+    return context.json({"models": [{"id": name} for name in names if _speaks(known.resolve(name))]})
 
 
 def voices_of(gateway: Gateway, deployment: Deployment) -> Iterator[dict[str, str]]:
@@ -79,11 +80,11 @@ def voices_of(gateway: Gateway, deployment: Deployment) -> Iterator[dict[str, st
         yield {"id": voice.id, "name": voice.name or voice.id}
 
 
-def _asked(call: Call) -> list[Deployment]:
-    known = call.gateway.deployments
-    name = call.target or call.query.get("model")
+def _asked(context: RequestContext) -> list[Deployment]:
+    known = context.gateway.deployments
+    name = context.target or context.query.get("model")
     if name:
-        return [find_deployment(known, name, call.scheme)]
+        return [find_deployment(known, name, context.scheme)]
     return [deployment for deployment in known.values() if _speaks(deployment)]
 
 

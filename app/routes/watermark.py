@@ -15,10 +15,17 @@ import numpy as np
 from starlette.types import ASGIApp
 
 from app.config.deployments import Deployment
-from app.errors import ApiError, InvalidRequest, ModelUnavailable, OperationNotSupported, ServiceUnavailable, from_failure
-from app.routes.context import Call, find_deployment
+from app.errors import (
+    ApiError,
+    InvalidRequest,
+    ModelUnavailable,
+    OperationNotSupported,
+    ServiceUnavailable,
+    from_failure,
+)
+from app.routes.context import RequestContext, find_deployment
 from app.routes.multipart import parse_form
-from app.routes.openapi_schema import answers, array, form, integer, number, obj, stated, text
+from app.routes.openapi_schema import answers, array, form, integer, number, obj, schema_with, text
 from app.routes.operations import FORM, Operation
 from app.serving.detector import DetectorChild, detector_child, marking
 from app.temp_folders import TempFolder
@@ -30,35 +37,36 @@ LONGEST_SECONDS = 600.0  # of an upload
 _PATIENCE_SECONDS = 300.0
 
 
-async def detect(call: Call) -> ASGIApp:
+async def detect(context: RequestContext) -> ASGIApp:
     """The whole way of one upload. "too short" is an answer, and another one than "not found"."""
-    fields = parse_form(call.content_type, call.body, call.gateway.settings.limits.form_fields)
-    deployment = _marking(call, fields.text("model"))
+    fields = parse_form(context.content_type, context.body, context.gateway.settings.limits.form_fields)
+    deployment = _marking(context, fields.text("model"))
     upload = bytes(fields.file("file").data)
-    with call.stage("decode"):
-        decoded = await call.gateway.media.decode(upload, rate=RATE, max_seconds=LONGEST_SECONDS)
-        call.stack.callback(decoded.close)
-    call.drop_body()
-    samples = call.stack.enter_context(TempFolder("mark")).path / "samples.npy"
+    with context.stage("decode"):
+        decoded = await context.gateway.media.decode(upload, rate=RATE, max_seconds=LONGEST_SECONDS)
+        context.stack.callback(decoded.close)
+    context.drop_body()
+    samples = context.stack.enter_context(TempFolder("mark")).path / "samples.npy"
     await asyncio.to_thread(_save, samples, decoded.samples)
-    with call.stage("model"):
-        found = await _run(detector_child(deployment, call.gateway.settings.models_dir, samples, rate=RATE))
-    return call.json({**found, "duration": round(decoded.duration, 3)})
+    with context.stage("model"):
+        found = await _run(detector_child(deployment, context.gateway.settings.models_dir, samples, rate=RATE))
+    return context.json({**found, "duration": round(decoded.duration, 3)})
 
 
 def _save(path: Path, samples: Samples) -> None:
     np.save(path, samples, allow_pickle=False)
 
 
-def _marking(call: Call, model: str | None) -> Deployment:
-    """The deployment whose mark is sought: the path's, the form's, or the first that marks and has the networks for it."""
-    known = call.gateway.deployments
-    if name := call.target or model:
-        deployment = find_deployment(known, name, call.scheme)
+def _marking(context: RequestContext, model: str | None) -> Deployment:
+    """The deployment whose mark is sought: the path's, the form's, or the first that marks and has the networks for
+    it."""
+    known = context.gateway.deployments
+    if name := context.target or model:
+        deployment = find_deployment(known, name, context.scheme)
         if "watermark_model" not in deployment.options:
             raise OperationNotSupported(f"The deployment {name!r} does not mark its speech.", param="model")
         return deployment
-    for deployment in marking(known.values(), call.gateway.settings.models_dir):
+    for deployment in marking(known.values(), context.gateway.settings.models_dir):
         return deployment
     raise ModelUnavailable("No deployment of this server marks its speech.", should_retry=False)
 
@@ -94,9 +102,9 @@ def _failure(kind: str, message: str) -> ApiError:
 
 _FOUND = obj(
     {
-        "status": stated(text(""), enum=["found", "not found", "too short"]),
+        "status": schema_with(text(""), enum=["found", "not found", "too short"]),
         "message": array(integer("One byte of the hidden message.")),
-        "confidence": number("Share of agreeing symbols."),
+        "confidence": number("BodyReservation of agreeing symbols."),
         "ours": {"type": "boolean", "description": "The message is this installation's key."},
         "duration": number("Seconds."),
     },
@@ -106,7 +114,8 @@ _DOC: dict[str, Any] = {
     "summary": "Look for the watermark in speech (admin key)",
     "tags": ["speech"],
     "requestBody": form(
-        {"file": {"type": "string", "format": "binary"}, "model": text("A deployment that marks its speech.")}, ("file",)
+        {"file": {"type": "string", "format": "binary"}, "model": text("A deployment that marks its speech.")},
+        ("file",),
     ),
     "responses": answers(_FOUND),
 }

@@ -22,7 +22,8 @@ class Canaries:
         self._runs: dict[str, tuple[asyncio.Task[None], float]] = {}  # the newest run, and when it began
 
     async def run(self, deployment: Deployment, timeout_seconds: float, *, remembered: bool = True) -> None:
-        """The outcome of the canary that runs or, if remembered, ran a moment ago; else of a new one. Raises ApiError."""
+        """The outcome of the canary that runs or, if remembered, ran a moment ago; else of a new one. Raises
+        ApiError."""
         now = asyncio.get_running_loop().time()
         task, began = self._runs.get(deployment.name, (None, 0.0))
         if task is None or (task.done() and not (remembered and now - began < REMEMBERED_SECONDS)):

@@ -18,7 +18,9 @@ from backends import children, frames
 _READ_AHEAD = 1 << 20  # bytes buffered from the worker before its pipe is left to fill
 _STDERR_LINE = 1000  # characters of one line of a worker that are logged
 
-_ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)")  # ECMA-48 CSI (colours) and OSC sequences
+_ESCAPES = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)"
+)  # ECMA-48 CSI (colours) and OSC sequences
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # all but the tab
 
 _log = structlog.get_logger("worker")
@@ -111,10 +113,12 @@ class Channel:
 
 
 def _readable(line: bytes) -> str:
-    """A line of stderr without colours and control characters. On Windows onnxruntime writes UTF-16 there, of which a line
-    that was split off at a newline's byte begins or ends in the middle of a character; the rest of a worker writes UTF-8."""
+    """A line of stderr without colours and control characters. On Windows onnxruntime writes UTF-16 there, of which a
+    line that was split off at a newline's byte begins or ends in the middle of a character; the rest of a worker writes
+    UTF-8."""
     if b"\0" in line:
-        # Letters of a program's messages are mostly ASCII, whose second byte is zero: that tells where characters begin.
+        # Letters of a program's messages are mostly ASCII, whose second byte is zero: that tells where characters
+        # begin.
         start = int(line[::2].count(0) > line[1::2].count(0))
         line = line[start:]
         text = (line + b"\0" if len(line) % 2 else line).decode("utf-16-le", "replace")

@@ -1,4 +1,5 @@
-"""How the watermark detector of the CSM backend is started: which deployments mark their speech, and the child for one of them.
+"""How the watermark detector of the CSM backend is started: which deployments mark their speech, and the child for one
+of them.
 
 The detector is a short-lived process: it needs torch and the mark's networks, and neither a loaded model nor a worker.
 """

@@ -16,10 +16,10 @@ from app.config.settings import LimitSettings
 from app.errors import ApiError, InvalidRequest, Overloaded, WorkerLost, internal_error
 from app.metrics import Metrics
 from app.serving.admission import Entry, FairQueue
-from app.serving.notifier import Bell
+from app.serving.notifier import Notifier
 from app.serving.pricing import Pricer
 from app.serving.shares import FairShares
-from app.serving.supervisor import Resident
+from app.serving.supervisor import ModelSupervisor
 from app.serving.worker import Worker, WorkerJob
 from backends.frames import FrameError
 from backends.interface import Done, Failed, Request
@@ -32,28 +32,35 @@ Waiting = Entry[WorkerJob]
 class Dispatcher:
     """The way of jobs to one resident model.
 
-    places: requests that were admitted and do not run yet; coming: those of them for which the model is loaded before they
-    are in the queue, so that nobody evicts it in between; fair: there are several owners, and none may take all places or slots.
+    places: requests that were admitted and do not run yet; coming: those of them for which the model is loaded before
+    they are in the queue, so that nobody evicts it in between; fair: there are several owners, and none may take all
+    places or slots.
     """
 
     def __init__(
-        self, resident: Resident, limits: LimitSettings, metrics: Metrics, clock: Callable[[], float], *, fair: bool = False
+        self,
+        supervisor: ModelSupervisor,
+        limits: LimitSettings,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        *,
+        fair: bool = False,
     ) -> None:
-        self.resident, self._limits, self._metrics, self._clock, self._fair = resident, limits, metrics, clock, fair
-        self.name = resident.deployment.name
+        self.supervisor, self._limits, self._metrics, self._clock, self._fair = supervisor, limits, metrics, clock, fair
+        self.name = supervisor.deployment.name
         self.pricer = Pricer()
         reserve = limits.queue_jobs // 4 if fair else 0
-        self.places = FairShares(limits.queue_jobs, reserve=reserve, floor=max(1, limits.queue_jobs // 16))
-        self.coming = 0
+        self.reserved_slots = FairShares(limits.queue_jobs, reserve=reserve, floor=max(1, limits.queue_jobs // 16))
+        self.arriving = 0
         self.last_used: float | None = None  # seconds since the epoch
         self._queue: FairQueue[WorkerJob] = FairQueue()
         self._requests: dict[Waiting, Request | None] = {}
         self._active: dict[WorkerJob, tuple[Waiting, Request | None]] = {}
-        self._freed = Bell()
-        self._pump: asyncio.Task[None] | None = None
+        self._freed = Notifier()
+        self._dispatch_loop: asyncio.Task[None] | None = None
         self._preparing: asyncio.Task[Worker] | None = None
         self._closed: ApiError | None = None
-        resident.attach(self)
+        supervisor.attach(self)
 
     # --- What the resident model asks ---------------------------------------------------------------------------------
 
@@ -63,16 +70,22 @@ class Dispatcher:
 
     @property
     def waiting(self) -> int:
-        return len(self._queue) + self.coming
+        return len(self._queue) + self.arriving
 
     # --- Admission ----------------------------------------------------------------------------------------------------
 
     def check(self, owner: str, price: float | None = None) -> None:
         """Raises Overloaded if one more job of this owner would wait too long; price None: not known yet."""
         wait = self.predicted_wait(owner, self.pricer.typical if price is None else price)
-        if price is None and not self.places.has_room(owner, extra=max(0, self.slots - self.active)):
-            yours = f", {own} of them yours" if (own := self.places.held_by(owner)) < self.places.held else ""
-            raise self._overloaded("queue_full", wait, f"{self.places.held} requests wait for {self.name} already{yours}")
+        if price is None and not self.reserved_slots.has_room(owner, extra=max(0, self.slots - self.active)):
+            yours = (
+                f", {own} of them yours"
+                if (own := self.reserved_slots.held_by(owner)) < self.reserved_slots.held
+                else ""
+            )
+            raise self._overloaded(
+                "queue_full", wait, f"{self.reserved_slots.held} requests wait for {self.name} already{yours}"
+            )
         if self.pricer.known and wait > self._limits.queue_seconds:
             raise self._overloaded("queue_seconds", wait, f"a request to {self.name} would wait about {wait:.0f} s")
 
@@ -86,13 +99,13 @@ class Dispatcher:
 
     @property
     def slots(self) -> int:
-        return self.resident.slots
+        return self.supervisor.slots
 
     def _overloaded(self, reason: str, wait: float, text: str) -> Overloaded:
         self._metrics.refused_total.labels(reason).inc()
         return Overloaded(f"The server is at its limit: {text}. Please retry later.", retry_after=max(1.0, wait))
 
-    # --- A job's way ----------------------------------------------------------------------------------------------------
+    # --- A job's way --------------------------------------------------------------------------------------------------
 
     def enqueue(self, owner: str, request: Request | None) -> Waiting:
         """Put a priced job into the queue. Its `granted` gives the job once a worker has it. Raises Draining."""
@@ -100,21 +113,23 @@ class Dispatcher:
             raise self._closed
         now = self._clock()
         price = self.pricer.typical if request is None else self.pricer.price(request)
-        entry: Waiting = Entry(owner, price, now, now + self._limits.queue_seconds, asyncio.get_running_loop().create_future())
+        entry: Waiting = Entry(
+            owner, price, now, now + self._limits.queue_seconds, asyncio.get_running_loop().create_future()
+        )
         self._requests[entry] = request
         self._queue.push(entry)
-        self._freed.ring()  # of another owner, perhaps, than those that may not run now
-        self._tell()
-        if self._pump is None or self._pump.done():
-            self._pump = asyncio.create_task(self._run_pump(), name=f"pump of {self.name}")
+        self._freed.notify()  # of another owner, perhaps, than those that may not run now
+        self._notify()
+        if self._dispatch_loop is None or self._dispatch_loop.done():
+            self._dispatch_loop = asyncio.create_task(self._run_dispatch_loop(), name=f"pump of {self.name}")
         return entry
 
     async def prepare(self) -> None:
         """Load the model for a request that comes, once for all that do. Raises ApiError; call `arrived` afterwards."""
-        self.coming += 1
-        self._tell()
+        self.arriving += 1
+        self._notify()
         if self._preparing is None or self._preparing.done():
-            self._preparing = asyncio.create_task(self.resident.ensure(), name=f"load of {self.name}")
+            self._preparing = asyncio.create_task(self.supervisor.ensure(), name=f"load of {self.name}")
         loading = self._preparing
         await asyncio.wait({loading})  # which goes on if this client leaves
         if loading.cancelled():
@@ -123,27 +138,27 @@ class Dispatcher:
 
     def arrived(self) -> None:
         """It is in the queue now, went elsewhere, or has left."""
-        self.coming -= 1
-        self._tell()
-        self.resident.queue_emptied()
-        if not self.waiting and self._preparing is not None and self.resident.loader.waits_for_memory:
+        self.arriving -= 1
+        self._notify()
+        self.supervisor.queue_emptied()
+        if not self.waiting and self._preparing is not None and self.supervisor.loader.waits_for_memory:
             self._preparing.cancel()
 
     def withdraw(self, entry: Waiting) -> None:
         """The client left: out of the queue, or out of the worker at its next step."""
         if self._queue.remove(entry):
             self._requests.pop(entry, None)
-            self._tell()
-            self.resident.queue_emptied()
-            if not self.waiting and self.resident.loader.waits_for_memory and self._pump is not None:
-                self._pump.cancel()
+            self._notify()
+            self.supervisor.queue_emptied()
+            if not self.waiting and self.supervisor.loader.waits_for_memory and self._dispatch_loop is not None:
+                self._dispatch_loop.cancel()
         if not entry.granted.done():
             entry.granted.cancel()
         for job, (running, _) in list(self._active.items()):
-            if running is entry and self.resident.worker is not None:
-                self.resident.worker.cancel(job)
+            if running is entry and self.supervisor.worker is not None:
+                self.supervisor.worker.cancel(job)
 
-    async def _run_pump(self) -> None:
+    async def _run_dispatch_loop(self) -> None:
         try:
             await self._bring_jobs()
         except ApiError as error:
@@ -155,10 +170,10 @@ class Dispatcher:
     async def _bring_jobs(self) -> None:
         while self._queue:
             began = self._clock()
-            worker = await self.resident.ensure()
+            worker = await self.supervisor.ensure()
             self._queue.extend(self._clock() - began)
-            if self.resident.yielding:
-                await self.resident.changed.wait()
+            if self.supervisor.draining:
+                await self.supervisor.changed.wait()
                 continue
             self._drop_expired()
             if self._queue and self.active >= self.slots:
@@ -167,7 +182,8 @@ class Dispatcher:
                 await self._begin_next(worker)
 
     async def _begin_next(self, worker: Worker) -> None:
-        """The next job of an owner that leaves a slot to others; if there is none, wait for a slot or another owner's job."""
+        """The next job of an owner that leaves a slot to others; if there is none, wait for a slot or another owner's
+        job."""
         try:
             entry = self._queue.pop(self._clock(), self._may_run)
         except IndexError:
@@ -200,9 +216,9 @@ class Dispatcher:
             raise
         finally:
             del self._active[placeholder]
-            self._tell()
+            self._notify()
         self._active[job] = entry, request
-        self._tell()
+        self._notify()
         job.when_ended(self._ended)
         if entry.granted.done():
             worker.cancel(job)
@@ -213,30 +229,31 @@ class Dispatcher:
         _, request = self._active.pop(job)
         self.last_used = time.time()
         if request is not None and isinstance(job.last, Done):
-            self._learn(request, job)
-        self._tell()
-        self._freed.ring()
-        self.resident.job_ended(job.last)
+            self._record(request, job)
+        self._notify()
+        self._freed.notify()
+        self.supervisor.job_ended(job.last)
 
-    def _learn(self, request: Request, job: WorkerJob) -> None:
-        self.pricer.learn(request, self._clock() - job.sent_at)
+    def _record(self, request: Request, job: WorkerJob) -> None:
+        self.pricer.record(request, self._clock() - job.sent_at)
         if self.pricer.real_time_factor is not None:
             self._metrics.real_time_factor.labels(self.name).set(self.pricer.real_time_factor)
 
-    async def relieve(self, attempt: int) -> bool:
-        """A job ran out of memory: first fewer jobs at once and everyone idle off the device, then the CPU; False: give up."""
+    async def recover_from_oom(self, attempt: int) -> bool:
+        """A job ran out of memory: first fewer jobs at once and everyone idle off the device, then the CPU; False: give
+        up."""
         _log.warning("pool.out_of_memory", deployment=self.name, at="work", attempt=attempt)
         if attempt == 1:
-            await self.resident.make_space()
+            await self.supervisor.make_space()
             return True
-        return attempt == 2 and await self.resident.replace_on_cpu()
+        return attempt == 2 and await self.supervisor.replace_on_cpu()
 
     def _drop_expired(self) -> None:
         for entry in self._queue.expired(self._clock()):
             self._requests.pop(entry, None)
             self._settle(entry, self._overloaded("expired", 1.0, f"the request waited too long for {self.name}"))
-            self.resident.queue_emptied()
-        self._tell()
+            self.supervisor.queue_emptied()
+        self._notify()
 
     def fail_waiting(self, error: ApiError) -> None:
         """Nothing in the queue can be served."""
@@ -244,19 +261,19 @@ class Dispatcher:
             self._queue.remove(entry)
             self._requests.pop(entry, None)
             self._settle(entry, error)
-        self._tell()
-        self.resident.queue_emptied()
+        self._notify()
+        self.supervisor.queue_emptied()
 
     @staticmethod
     def _settle(entry: Waiting, error: ApiError) -> None:
         if not entry.granted.done():
             entry.granted.set_exception(error)
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         self._metrics.jobs_active.labels(self.name).set(self.active)
         self._metrics.queue_depth.labels(self.name).set(self.waiting)
 
-    # --- The end --------------------------------------------------------------------------------------------------------
+    # --- The end ------------------------------------------------------------------------------------------------------
 
     async def close(self, error: ApiError) -> None:
         """Refuse what waits and what comes, cut what runs."""
@@ -267,6 +284,6 @@ class Dispatcher:
             await asyncio.gather(self._preparing, return_exceptions=True)
         for job in list(self._active):
             job.take(Failed("draining", error.message))
-        if self._pump is not None:
-            self._pump.cancel()
-            await asyncio.gather(self._pump, return_exceptions=True)
+        if self._dispatch_loop is not None:
+            self._dispatch_loop.cancel()
+            await asyncio.gather(self._dispatch_loop, return_exceptions=True)

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import structlog
 
-from app.serving.requirements import ModelSources
+from app.serving.requirements import ModelRequirements
 from backends import children
-from backends.weights import Wanted
+from backends.weights import ModelSpec
 
 FIRST_PAUSE = 30.0  # seconds after a failed try; doubles
 LONGEST_PAUSE = 1800.0
@@ -35,34 +35,36 @@ class Puller:
         self._models_dir, self._first_pause = models_dir, first_pause
         self._turn = asyncio.Lock()
 
-    async def keep_pulling(self, name: str, sources: ModelSources, arrived: Callable[[], Awaitable[None]]) -> None:
+    async def keep_pulling(
+        self, name: str, requirements: ModelRequirements, arrived: Callable[[], Awaitable[None]]
+    ) -> None:
         """Until the weights of a deployment are there; then call `arrived`."""
         pause = self._first_pause
-        while sources.wrong(fresh=True):
+        while requirements.weight_problems(fresh=True):
             try:
-                await self.pull(name, sources)
+                await self.pull(name, requirements)
             except PullError as error:
-                sources.pull_error = str(error)
+                requirements.pull_error = str(error)
                 _log.warning("pull.failed", deployment=name, error=str(error), next_try_seconds=pause)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
         await arrived()
 
-    async def pull(self, name: str, sources: ModelSources) -> None:
+    async def pull(self, name: str, requirements: ModelRequirements) -> None:
         """Fetch everything a deployment needs. Raises PullError."""
-        sources.pulling = True
+        requirements.pulling = True
         try:
             async with self._turn:
-                for wanted in sources.wanted:
+                for wanted in requirements.wanted:
                     _log.info("pull.started", deployment=name, model=wanted.model)
-                    await self._run(wanted, sources)
+                    await self._run(wanted, requirements)
         finally:
-            sources.pulling = False
-            sources.wrong(fresh=True)
-        sources.pull_error = ""
+            requirements.pulling = False
+            requirements.weight_problems(fresh=True)
+        requirements.pull_error = ""
         _log.info("pull.done", deployment=name)
 
-    async def _run(self, wanted: Wanted, sources: ModelSources) -> None:
+    async def _run(self, wanted: ModelSpec, requirements: ModelRequirements) -> None:
         order = {
             "model": wanted.model,
             "required": wanted.required,
@@ -78,7 +80,7 @@ class Puller:
             stderr=asyncio.subprocess.DEVNULL,
         )
         try:
-            last = await self._follow(process, sources)
+            last = await self._follow(process, requirements)
             await process.wait()
         finally:
             await children.end(process)
@@ -86,7 +88,7 @@ class Puller:
             raise PullError(str(last.get("error", f"the pull ended with status {process.returncode}")))
 
     @staticmethod
-    async def _follow(process: asyncio.subprocess.Process, sources: ModelSources) -> dict[str, object]:
+    async def _follow(process: asyncio.subprocess.Process, requirements: ModelRequirements) -> dict[str, object]:
         """Read progress lines; returns the last line."""
         assert process.stdout is not None  # noqa: S101 # opened with a pipe
         last: dict[str, object] = {}
@@ -94,5 +96,5 @@ class Puller:
             with suppress(ValueError):
                 last = json.loads(line)
                 if "total" in last:
-                    sources.done, sources.total = int(str(last["done"])), int(str(last["total"]))
+                    requirements.done, requirements.total = int(str(last["done"])), int(str(last["total"]))
         return last

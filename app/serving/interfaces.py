@@ -63,7 +63,7 @@ class Run(Protocol):
     def __aiter__(self) -> AsyncIterator[Event]: ...
 
 
-class Ticket(Protocol):
+class Reservation(Protocol):
     """A place in the queue of a deployment. deployment: the one that will answer (the fallback, if it came to that)."""
 
     deployment: Deployment
@@ -81,8 +81,9 @@ class Pool(Protocol):
     async def drain(self, seconds: float) -> bool:
         """Refuse new work, let running work end within `seconds`, stop all workers. True if nothing was cut."""
 
-    def admit(self, deployment: Deployment, *, owner: str, request_id: str) -> AbstractAsyncContextManager[Ticket]:
-        """Take a place at once or raise Overloaded, Draining or ModelUnavailable. Leaving the context cancels its job."""
+    def admit(self, deployment: Deployment, *, owner: str, request_id: str) -> AbstractAsyncContextManager[Reservation]:
+        """Take a place at once or raise Overloaded, Draining or ModelUnavailable. Leaving the context cancels its
+        job."""
 
     async def canary(self, deployment: Deployment, timeout_seconds: float) -> None:
         """Run the backend's canary request; raises ApiError if it fails or takes too long."""

@@ -1,4 +1,5 @@
-"""How a deployment's worker comes to be: where it is placed, the memory it waits for, and the ladder when that runs out.
+"""How a deployment's worker comes to be: where it is placed, the memory it waits for, and the ladder when that runs
+out.
 
 Owns placement, lease, thread claim and spawn of one worker at a time, and gives all of them back when its process has
 ended. Knows nothing of jobs, keep-alive or crashes; `resident` does.
@@ -16,7 +17,7 @@ import structlog
 from app.config.deployments import Deployment
 from app.metrics import Metrics
 from app.serving.interfaces import State
-from app.serving.memory import Arbiter, Holder, Lease
+from app.serving.memory import Holder, Lease, MemoryManager
 from app.serving.policy import Policy
 from app.serving.worker import LoadError, Spawn, Worker, WorkerSpec
 from backends import frames
@@ -29,7 +30,7 @@ SINGLE_THREADED = ("espeak", "pocketsphinx", "fake")
 _log = structlog.get_logger("pool")
 
 
-class Sources(Protocol):
+class Requirements(Protocol):
     """What must be there before a model can be loaded."""
 
     @property
@@ -47,12 +48,12 @@ class Sources(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Machinery:
-    """What all deployments share. one_heavy: whether at most one of those whose weights are here, or on their way, computes
-    with several threads; inventory_known: is set once devices have been looked for."""
+class PoolServices:
+    """What all deployments share. one_heavy: whether at most one of those whose weights are here, or on their way,
+    computes with several threads; inventory_known: is set once devices have been looked for."""
 
     devices: DeviceManager
-    arbiter: Arbiter
+    memory_manager: MemoryManager
     metrics: Metrics
     policy: Policy
     spawn: Spawn
@@ -64,16 +65,19 @@ class Machinery:
 
 def memory_of(worker: Worker, placement: Placement | None) -> int:
     """Bytes a worker holds on its device; where that is the CPU, its whole process counts."""
-    pulse = worker.pulse
+    heartbeat = worker.heartbeat
     on_cpu = placement is not None and placement.device == "cpu"
-    return max(pulse.footprint_bytes, pulse.resident_bytes if on_cpu else 0)
+    return max(heartbeat.footprint_bytes, heartbeat.resident_bytes if on_cpu else 0)
 
 
 class Loader:
-    """Makes the workers of one deployment. placement: of the newest worker; batch_limit: jobs per step (0: no limit)."""
+    """Makes the workers of one deployment. placement: of the newest worker; batch_limit: jobs per step (0: no
+    limit)."""
 
-    def __init__(self, deployment: Deployment, holder: Holder, sources: Sources, machinery: Machinery) -> None:
-        self._deployment, self._holder, self._sources, self._m = deployment, holder, sources, machinery
+    def __init__(
+        self, deployment: Deployment, holder: Holder, requirements: Requirements, services: PoolServices
+    ) -> None:
+        self._deployment, self._holder, self._requirements, self._m = deployment, holder, requirements, services
         self.placement: Placement | None = None
         self.lease: Lease | None = None
         self.batch_limit = 0
@@ -82,7 +86,7 @@ class Loader:
         self._cpu_cause = ""  # set: only the CPU is tried from now on
         self._most = 0  # bytes that the worker held at most
 
-    # --- Loading --------------------------------------------------------------------------------------------------------
+    # --- Loading ------------------------------------------------------------------------------------------------------
 
     async def load(self, on_lost: Callable[[Worker], None]) -> Worker:
         """The ladder at load: as placed; alone on the device; on the CPU, if the deployment leaves the choice to us.
@@ -90,7 +94,11 @@ class Loader:
         Raises LoadError, and OutOfMemory of the arbiter when nobody can make room.
         """
         info = self._deployment.info
-        if {kind for wishes in (info.wishes, *info.engine_wishes.values()) for kind in wishes} != {"cpu"}:
+        if {
+            kind
+            for device_preference in (info.device_preference, *info.engine_device_preference.values())
+            for kind in device_preference
+        } != {"cpu"}:
             await self._m.inventory_known.wait()
         while self._ends:
             await asyncio.wait(self._ends)
@@ -101,7 +109,7 @@ class Loader:
             if error.failure.kind != "out_of_memory":
                 raise
             _log.warning("pool.out_of_memory", deployment=self._deployment.name, at="load", device=placement.device)
-        await self._m.arbiter.clear(placement.device, self._holder)
+        await self._m.memory_manager.clear(placement.device, self._holder)
         try:
             return await self._load_at(placement, on_lost)
         except LoadError as error:
@@ -127,7 +135,7 @@ class Loader:
                 device="cpu" if self._cpu_cause else d.device,
                 dtype=d.dtype,
                 python=d.python,
-                has_libraries=self._sources.has_libraries,
+                has_libraries=self._requirements.has_libraries,
             )
         except BackendUnavailable as error:
             raise LoadError(error.to_event()) from error
@@ -151,16 +159,20 @@ class Loader:
         raise LoadError(Failed("out_of_memory", f"it needs more than the budget of {placement.device}, {budget} bytes"))
 
     async def _load_once(self, placement: Placement, on_lost: Callable[[Worker], None]) -> Worker:
-        d, stored = self._deployment, self._sources.weights_bytes()
+        d, stored = self._deployment, self._requirements.weights_bytes()
         expected, known = self._expected(placement, stored)
         if placement.device == "cpu" and stored > self._m.devices.budget("cpu"):
             budget = self._m.devices.budget("cpu")
-            raise LoadError(Failed("out_of_memory", f"its weights alone are {stored} bytes, the budget of the CPU is {budget}"))
+            raise LoadError(
+                Failed("out_of_memory", f"its weights alone are {stored} bytes, the budget of the CPU is {budget}")
+            )
         self.lease = await self._wait_for_memory(placement.device, expected, known)
-        threads = self._m.devices.claim_threads(d.name, alone=self._m.one_heavy(), single=d.info.name in SINGLE_THREADED)
-        room = self._m.arbiter.room(self.lease)
+        threads = self._m.devices.claim_threads(
+            d.name, alone=self._m.one_heavy(), single=d.info.name in SINGLE_THREADED
+        )
+        room = self._m.memory_manager.room(self.lease)
         self.placement = dataclasses.replace(placement, threads=threads, memory_bytes=room)
-        load = frames.LoadModel(d.info.name, self._sources.files(), self.placement, self.batch_limit)
+        load = frames.LoadModel(d.info.name, self._requirements.files(), self.placement, self.batch_limit)
         try:
             async with asyncio.timeout(self._m.policy.load):
                 return await self._m.spawn(WorkerSpec(d.name, load, d.python, self._m.policy.load_stall), on_lost)
@@ -195,7 +207,7 @@ class Loader:
     async def _wait_for_memory(self, device: str, expected: int, known: int) -> Lease:
         self.waits_for_memory = True
         try:
-            return await self._m.arbiter.acquire(self._holder, device, expected, known)
+            return await self._m.memory_manager.acquire(self._holder, device, expected, known)
         finally:
             self.waits_for_memory = False
 
@@ -206,7 +218,7 @@ class Loader:
         measured = self._most = memory_of(worker, self.placement)
         self._m.devices.record(self._key(self.placement), measured)
         try:
-            return await self._m.arbiter.settle(self.lease, measured)
+            return await self._m.memory_manager.settle(self.lease, measured)
         except asyncio.CancelledError:
             await self.end(worker)
             raise
@@ -219,12 +231,14 @@ class Loader:
         if grew:
             self._most = size
             self._m.devices.record(self._key(self.placement), size)
-        if not self._m.arbiter.measured(self.lease, size):
+        if not self._m.memory_manager.measured(self.lease, size):
             if grew:
-                _log.warning("pool.over_budget", deployment=self._deployment.name, device=device, held=before, holds=size)
-            self._m.background(self._m.arbiter.relieve(device), f"room on {device}")
+                _log.warning(
+                    "pool.over_budget", deployment=self._deployment.name, device=device, held=before, holds=size
+                )
+            self._m.background(self._m.memory_manager.free_memory(device), f"room on {device}")
 
-    # --- The end of a worker ----------------------------------------------------------------------------------------------
+    # --- The end of a worker ------------------------------------------------------------------------------------------
 
     async def end(self, worker: Worker) -> None:
         """Its memory is free when its process has ended, even if whoever waits for that is cancelled."""
@@ -251,4 +265,4 @@ class Loader:
         self._m.devices.release_threads(self._deployment.name)
         self._m.metrics.worker_memory_bytes.labels(self._deployment.name).set(0)
         if lease is not None:
-            self._m.arbiter.release(lease)
+            self._m.memory_manager.release(lease)

@@ -2,7 +2,8 @@
 
 Owns the leases of loaded models and makes room for new ones: idle models go first, those that idle long and load fast
 before others; where only busy ones are left, the one that was loaded first finishes its jobs and goes, once it had its
-time. The same happens when models that are loaded have grown over the budget. Nobody with running jobs is ever unloaded.
+time. The same happens when models that are loaded have grown over the budget. Nobody with running jobs is ever
+unloaded.
 Knows models only as holders of leases. Sizes are bytes.
 """
 
@@ -17,7 +18,7 @@ from typing import Protocol
 import structlog
 
 from app.errors import OutOfMemory
-from app.serving.notifier import Bell
+from app.serving.notifier import Notifier
 from app.serving.policy import Policy
 
 _log = structlog.get_logger("pool")
@@ -26,7 +27,7 @@ _log = structlog.get_logger("pool")
 class Holder(Protocol):
     """A model that holds, or wants to hold, a lease."""
 
-    yielding: bool
+    draining: bool
     idle_since: float
     loaded_at: float
     load_seconds: float
@@ -48,12 +49,13 @@ class Holder(Protocol):
 
     async def unload(self, reason: str) -> bool: ...
 
-    def ask_to_yield(self, please: bool) -> None: ...
+    def ask_to_drain(self, please: bool) -> None: ...
 
 
 @dataclass(eq=False, slots=True)
 class Lease:
-    """So much memory of a device belongs to this holder. reserved: what it is known to need at work, held from the start."""
+    """So much memory of a device belongs to this holder. reserved: what it is known to need at work, held from the
+    start."""
 
     holder: Holder
     device: str
@@ -61,14 +63,14 @@ class Lease:
     reserved: int = 0
 
 
-class Arbiter:
+class MemoryManager:
     """The ledger of what is held now."""
 
     def __init__(self, budget: Callable[[str], int], policy: Policy, clock: Callable[[], float]) -> None:
         self._budget, self._policy, self._clock = budget, policy, clock
         self._leases: list[Lease] = []
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._changed = Bell()
+        self._changed = Notifier()
 
     def used(self, device: str) -> int:
         return sum(lease.size for lease in self._leases if lease.device == device)
@@ -77,9 +79,9 @@ class Arbiter:
         """What its holder may occupy: its lease and what nobody else holds."""
         return max(lease.size, self._budget(lease.device) - self.used(lease.device) + lease.size)
 
-    def look_again(self) -> None:
+    def refresh(self) -> None:
         """Something about a holder has changed."""
-        self._changed.ring()
+        self._changed.notify()
 
     async def acquire(self, holder: Holder, device: str, size: int, reserved: int = 0) -> Lease:
         """Wait until `size` is free, making room in turn; `reserved` of it is kept whatever is measured.
@@ -94,10 +96,10 @@ class Arbiter:
             self._leases.append(lease)
             return lease
 
-    async def relieve(self, device: str) -> None:
+    async def free_memory(self, device: str) -> None:
         """Models have grown over the budget: the same as for a newcomer, until the rest fits."""
         if self._turns[device].locked():
-            self._changed.ring()  # whoever makes room already sees the new figures
+            self._changed.notify()  # whoever makes room already sees the new figures
             return
         async with self._turns[device]:
             await self._make_room(f"because {device} is over its budget", device, 0)
@@ -117,7 +119,7 @@ class Arbiter:
                 await self._changed.wait(min(pause, end - self._clock()))
         finally:
             for other in asked:
-                other.ask_to_yield(False)
+                other.ask_to_drain(False)
         return True
 
     async def _evict_one(self, device: str, reason: str, spared: Holder | None = None) -> bool:
@@ -135,11 +137,11 @@ class Arbiter:
     @staticmethod
     def _is_idle(holder: Holder) -> bool:
         free = holder.worker is not None and not holder.active and not holder.pinned
-        return free and (holder.yielding or not holder.waiting)
+        return free and (holder.draining or not holder.waiting)
 
     def _ask_one(self, others: list[Holder], asked: list[Holder]) -> float:
         """Ask the model that is loaded longest to finish and go; returns seconds until another look is useful."""
-        if any(other.yielding for other in others):
+        if any(other.draining for other in others):
             return self._policy.memory_wait
         loaded = [other for other in others if other.worker is not None]
         if not loaded:
@@ -148,7 +150,7 @@ class Arbiter:
         left = oldest.loaded_at + self._policy.residency - self._clock()
         if left > 0:
             return left
-        oldest.ask_to_yield(True)
+        oldest.ask_to_drain(True)
         asked.append(oldest)
         _log.info("pool.asked_to_yield", deployment=oldest.name, active=oldest.active)
         return 0.0 if not oldest.active else self._policy.memory_wait
@@ -157,14 +159,16 @@ class Arbiter:
         names = ", ".join(h.name for h in self._holders(device)) or "nobody"
         budget, used = self._budget(device), self.used(device)
         return OutOfMemory(
-            f"{holder.name} needs {size} bytes on {device}; of {budget} bytes {used} are held by {names}.", retry_after=10.0
+            f"{holder.name} needs {size} bytes on {device}; of {budget} bytes {used} are held by {names}.",
+            retry_after=10.0,
         )
 
     async def settle(self, lease: Lease, measured: int) -> bool:
-        """After a load: book what was measured, evict idle others for what was not asked for; False if that is not enough.
+        """After a load: book what was measured, evict idle others for what was not asked for; False if that is not
+        enough.
 
-        A model that holds no more than it was given stays, also while others hold more than they were given. One that holds
-        more, while all others work, has to go: what it holds is known now, and room can be made for that.
+        A model that holds no more than it was given stays, also while others hold more than they were given. One that
+        holds more, while all others work, has to go: what it holds is known now, and room can be made for that.
         """
         asked = lease.size
         self.measured(lease, measured)
@@ -189,4 +193,4 @@ class Arbiter:
         """The process that held it has ended."""
         if lease in self._leases:
             self._leases.remove(lease)
-        self._changed.ring()
+        self._changed.notify()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 
 
-class Bell:
+class Notifier:
     """Waiters must look at the state themselves after each ring."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         self._event.set()
         self._event = asyncio.Event()
 

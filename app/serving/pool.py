@@ -20,17 +20,17 @@ from app.errors import ApiError, Draining, ModelUnavailable, OutOfMemory, Servic
 from app.metrics import Metrics
 from app.serving.dispatch import Dispatcher
 from app.serving.downloads import Puller
-from app.serving.interfaces import DeploymentStatus, DeviceStatus, Ticket
-from app.serving.loading import SINGLE_THREADED, Machinery
-from app.serving.memory import Arbiter
-from app.serving.notifier import Bell
+from app.serving.interfaces import DeploymentStatus, DeviceStatus, Reservation
+from app.serving.loading import SINGLE_THREADED, PoolServices
+from app.serving.memory import MemoryManager
+from app.serving.notifier import Notifier
 from app.serving.policy import Policy
 from app.serving.probing import probe_devices
-from app.serving.requirements import ModelSources
-from app.serving.reservation import PoolTicket
-from app.serving.supervisor import Resident
+from app.serving.requirements import ModelRequirements
+from app.serving.reservation import PoolReservation
+from app.serving.supervisor import ModelSupervisor
 from app.serving.worker import ProcessWorker, Spawn
-from backends.devices import UNLIMITED, DeviceManager, ledger_path
+from backends.devices import UNLIMITED, DeviceManager, footprint_cache_path
 from backends.interface import Capabilities
 
 _log = structlog.get_logger("pool")
@@ -53,30 +53,30 @@ class WorkerPool:
         self._settings, self._metrics = settings, metrics
         self._policy = policy or Policy(load_stall=settings.limits.load_timeout)
         self._looks_for_devices = devices is None
-        self._devices = devices or DeviceManager(settings.devices.memory_budget, ledger=ledger_path())
+        self._devices = devices or DeviceManager(settings.devices.memory_budget, footprint_cache=footprint_cache_path())
         self._deployments, self._spawn = dict(deployments), spawn
         self._draining = False
-        self._tickets: set[PoolTicket] = set()
-        self._left = Bell()  # rings when a ticket is given back
+        self._reservations: set[PoolReservation] = set()
+        self._left = Notifier()  # rings when a ticket is given back
         self._tasks: set[asyncio.Task[Any]] = set()
         self._dispatchers: dict[str, Dispatcher] = {}
-        self._sources: dict[str, ModelSources] = {}
-        self._arbiter: Arbiter | None = None
+        self._requirements: dict[str, ModelRequirements] = {}
+        self._memory_manager: MemoryManager | None = None
 
     @property
     def draining(self) -> bool:
         return self._draining
 
-    # --- Start ------------------------------------------------------------------------------------------------------------
+    # --- Start --------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Returns at once; devices are looked for, weights fetched and models loaded in the background."""
         loop = asyncio.get_running_loop()
-        self._arbiter = Arbiter(self._devices.budget, self._policy, loop.time)
+        self._memory_manager = MemoryManager(self._devices.budget, self._policy, loop.time)
         known = asyncio.Event()
-        machinery = Machinery(
+        services = PoolServices(
             devices=self._devices,
-            arbiter=self._arbiter,
+            memory_manager=self._memory_manager,
             metrics=self._metrics,
             policy=self._policy,
             spawn=self._spawn,
@@ -86,11 +86,13 @@ class WorkerPool:
             background=self._background,
         )
         for name, deployment in self._deployments.items():
-            sources = ModelSources(deployment, self._settings.models_dir, loop.time, self._policy.availability)
-            resident = Resident(deployment, sources, machinery)
-            self._sources[name] = sources
+            requirements = ModelRequirements(
+                deployment, self._settings.models_dir, loop.time, self._policy.availability
+            )
+            supervisor = ModelSupervisor(deployment, requirements, services)
+            self._requirements[name] = requirements
             self._dispatchers[name] = Dispatcher(
-                resident, self._settings.limits, self._metrics, loop.time, fair=self._settings.server.several_owners
+                supervisor, self._settings.limits, self._metrics, loop.time, fair=self._settings.server.several_owners
             )
         self._name_alternatives()
         self._background(self._look_for_devices(known), "device probe")
@@ -99,14 +101,18 @@ class WorkerPool:
 
     def _one_heavy(self) -> bool:
         heavy = [name for name, d in self._deployments.items() if d.info.name not in SINGLE_THREADED]
-        return sum(self._sources[name].state != "absent" for name in heavy) < 2
+        return sum(self._requirements[name].state != "absent" for name in heavy) < 2
 
     def _name_alternatives(self) -> None:
         """For messages: which deployment of the same task needs no weights and has its libraries."""
-        ready = [d for d in self._deployments.values() if not self._sources[d.name].wanted and not self._sources[d.name].lacks()]
+        ready = [
+            d
+            for d in self._deployments.values()
+            if not self._requirements[d.name].wanted and not self._requirements[d.name].missing_libraries()
+        ]
         for name, deployment in self._deployments.items():
             same_task = (d.name for d in ready if d.name != name and set(d.tasks) & set(deployment.tasks))
-            self._sources[name].works_already = next(same_task, "")
+            self._requirements[name].alternative = next(same_task, "")
 
     async def _look_for_devices(self, known: asyncio.Event) -> None:
         for python in sorted({d.python for d in self._deployments.values()} | {""}) if self._looks_for_devices else ():
@@ -116,7 +122,9 @@ class WorkerPool:
                 _log.warning("pool.device_probe_failed", python=python or "own", error=str(error))
                 continue
             self._devices.learn(inventory, python)
-            _log.info("pool.devices", python=python or "own", devices=[d.id for d in inventory.devices], cores=inventory.cores)
+            _log.info(
+                "pool.devices", python=python or "own", devices=[d.id for d in inventory.devices], cores=inventory.cores
+            )
         known.set()
 
     def _prepare_models(self) -> None:
@@ -124,14 +132,19 @@ class WorkerPool:
         offline = self._settings.offline or os.environ.get("HF_HUB_OFFLINE", "") in ("1", "true", "True")
         puller = Puller(self._settings.models_dir)
         for name, deployment in self._deployments.items():
-            sources = self._sources[name]
+            requirements = self._requirements[name]
 
             async def arrived(deployment: Deployment = deployment) -> None:
                 if deployment.preload:
                     await self._preload(deployment.name)
 
-            if deployment.auto_pull and not offline and not sources.lacks() and sources.wrong():
-                self._background(puller.keep_pulling(name, sources, arrived), f"pull of {name}")
+            if (
+                deployment.auto_pull
+                and not offline
+                and not requirements.missing_libraries()
+                and requirements.weight_problems()
+            ):
+                self._background(puller.keep_pulling(name, requirements, arrived), f"pull of {name}")
             elif deployment.preload:
                 self._background(self._preload(name), f"preload of {name}")
 
@@ -161,42 +174,46 @@ class WorkerPool:
             if clock() - before > 2 * self._policy.watch + self._policy.hang / 2:
                 continue
             for dispatcher in self._dispatchers.values():
-                dispatcher.resident.watch(clock())
+                dispatcher.supervisor.watch(clock())
 
-    # --- Requests -----------------------------------------------------------------------------------------------------------
+    # --- Requests -----------------------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def admit(self, deployment: Deployment, *, owner: str, request_id: str) -> AsyncIterator[Ticket]:
+    async def admit(self, deployment: Deployment, *, owner: str, request_id: str) -> AsyncIterator[Reservation]:
         """A place in the queue, for as long as the context lasts.
 
         A deployment with a fallback is loaded first: only then is it certain who answers.
         """
-        ticket = self._ticket(deployment, owner, request_id)
+        reservation = self._reservation(deployment, owner, request_id)
         while True:
-            self._tickets.add(ticket)
+            self._reservations.add(reservation)
             try:
-                refused = await self._refusal(ticket)
+                refused = await self._refusal(reservation)
                 if refused is None:
-                    yield ticket
+                    yield reservation
                     return
             finally:
-                self._tickets.discard(ticket)
-                self._left.ring()
-                ticket.leave()
-            ticket = self._ticket(self._deployments[ticket.deployment.fallback], owner, request_id, instead_of=deployment)
+                self._reservations.discard(reservation)
+                self._left.notify()
+                reservation.leave()
+            reservation = self._reservation(
+                self._deployments[reservation.deployment.fallback], owner, request_id, instead_of=deployment
+            )
 
     @staticmethod
-    async def _refusal(ticket: PoolTicket) -> ApiError | None:
+    async def _refusal(reservation: PoolReservation) -> ApiError | None:
         """Why the ticket's model cannot be loaded, where another deployment may answer instead."""
-        if not ticket.deployment.fallback:
+        if not reservation.deployment.fallback:
             return None
         try:
-            await ticket.prepare()
+            await reservation.prepare()
         except (ModelUnavailable, OutOfMemory, WorkerLost) as error:
             return error
         return None
 
-    def _ticket(self, deployment: Deployment, owner: str, request_id: str, *, instead_of: Deployment | None = None) -> PoolTicket:
+    def _reservation(
+        self, deployment: Deployment, owner: str, request_id: str, *, instead_of: Deployment | None = None
+    ) -> PoolReservation:
         """Raises Draining, ModelUnavailable or Overloaded. instead_of: the deployment whose load has failed."""
         if self._draining:
             self._metrics.refused_total.labels("draining").inc()
@@ -207,13 +224,13 @@ class WorkerPool:
         fell_back = asked if dispatcher.name != asked else None
         if fell_back:
             _log.warning("pool.fallback", deployment=asked, answered_by=dispatcher.name, request_id=request_id)
-        return PoolTicket(dispatcher, owner=owner, request_id=request_id, fallback_from=fell_back)
+        return PoolReservation(dispatcher, owner=owner, request_id=request_id, fallback_from=fell_back)
 
     def _who_answers(self, deployment: Deployment) -> Dispatcher:
         """The deployment's own dispatcher, or the first of its fallbacks that can run now."""
         dispatcher = self._dispatchers[deployment.name]
         try:
-            dispatcher.resident.check()
+            dispatcher.supervisor.check()
         except ModelUnavailable:
             if not deployment.fallback:
                 self._metrics.refused_total.labels("unavailable").inc()
@@ -224,58 +241,62 @@ class WorkerPool:
     async def canary(self, deployment: Deployment, timeout_seconds: float) -> None:
         """Run the backend's own small request through the queue."""
         dispatcher = self._dispatchers[deployment.name]
-        dispatcher.resident.check()
-        ticket = PoolTicket(dispatcher, owner="health", request_id="canary", fallback_from=None)
+        dispatcher.supervisor.check()
+        reservation = PoolReservation(dispatcher, owner="health", request_id="canary", fallback_from=None)
         try:
             async with asyncio.timeout(timeout_seconds):
-                async for _ in await ticket.run_canary():
+                async for _ in await reservation.run_canary():
                     pass
         except TimeoutError as error:
             raise ServiceUnavailable(f"{deployment.name} gave no answer within {timeout_seconds:g} s.") from error
         finally:
-            ticket.leave()
+            reservation.leave()
 
-    # --- Control ------------------------------------------------------------------------------------------------------------
+    # --- Control ------------------------------------------------------------------------------------------------------
 
     async def load(self, name: str) -> None:
         """Load a deployment now. Raises ApiError, KeyError."""
-        await self._dispatchers[name].resident.ensure()
+        await self._dispatchers[name].supervisor.ensure()
 
     async def unload(self, name: str) -> bool:
         """Unload a deployment now; False if it has work, or is not loaded. Raises KeyError."""
-        return await self._dispatchers[name].resident.unload("asked for")
+        return await self._dispatchers[name].supervisor.unload("asked for")
 
     async def drain(self, seconds: float) -> bool:
         """Refuse new work, let the rest end, then stop everything; True if nothing was cut."""
         self._draining = True
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
-        while self._tickets and await self._left.wait(max(0.0, end - loop.time())):
+        while self._reservations and await self._left.wait(max(0.0, end - loop.time())):
             pass
-        cut = len(self._tickets)
+        cut = len(self._reservations)
         for dispatcher in self._dispatchers.values():
             await dispatcher.close(Draining("The server is shutting down.", retry_after=5.0))
         for task in [t for t in self._tasks if not t.get_name().startswith("end of ")]:
             task.cancel()
-        await asyncio.gather(*(dispatcher.resident.close() for dispatcher in self._dispatchers.values()))
+        await asyncio.gather(*(dispatcher.supervisor.close() for dispatcher in self._dispatchers.values()))
         await asyncio.gather(*self._tasks, return_exceptions=True)
         return not cut
 
-    # --- State --------------------------------------------------------------------------------------------------------------
+    # --- State --------------------------------------------------------------------------------------------------------
 
     def capabilities(self, deployment: Deployment) -> Capabilities | None:
         """What the model told when it was last loaded, also if it is unloaded now; None before its first load."""
-        return self._dispatchers[deployment.name].resident.told
+        return self._dispatchers[deployment.name].supervisor.capabilities
 
     def status(self) -> dict[str, DeploymentStatus]:
-        return {name: self._row(dispatcher, self._sources[name]) for name, dispatcher in self._dispatchers.items()}
+        return {name: self._row(dispatcher, self._requirements[name]) for name, dispatcher in self._dispatchers.items()}
 
-    def _row(self, dispatcher: Dispatcher, sources: ModelSources) -> DeploymentStatus:
-        resident, d = dispatcher.resident, dispatcher.resident.deployment
-        real, placement, state = resident.worker.capabilities if resident.worker else None, resident.placement, resident.state
+    def _row(self, dispatcher: Dispatcher, requirements: ModelRequirements) -> DeploymentStatus:
+        supervisor, d = dispatcher.supervisor, dispatcher.supervisor.deployment
+        real, placement, state = (
+            supervisor.worker.capabilities if supervisor.worker else None,
+            supervisor.placement,
+            supervisor.state,
+        )
         detail: dict[str, object] = dict(real.detail) if real else {}
-        if sources.pulling:
-            detail["pull"] = {"bytes_done": sources.done, "bytes_total": sources.total}
+        if requirements.pulling:
+            detail["pull"] = {"bytes_done": requirements.done, "bytes_total": requirements.total}
         return DeploymentStatus(
             backend=d.info.name,
             model=d.model,
@@ -284,9 +305,9 @@ class WorkerPool:
             dtype=real.dtype if real else d.dtype,
             reason=placement.reason if placement else "",
             state=state,
-            error=resident.error or (sources.problem() if state in ("absent", "pulling") else None),
+            error=supervisor.error or (requirements.problem() if state in ("absent", "pulling") else None),
             fallback=d.fallback,
-            footprint_bytes=resident.memory_bytes,
+            footprint_bytes=supervisor.memory_bytes,
             jobs_active=dispatcher.active,
             queue_depth=dispatcher.waiting,
             real_time_factor=dispatcher.pricer.real_time_factor,
@@ -298,7 +319,7 @@ class WorkerPool:
         rows = []
         for device in self._devices.inventory.devices:
             budget = self._devices.budget(device.id)
-            used = self._arbiter.used(device.id) if self._arbiter else 0
+            used = self._memory_manager.used(device.id) if self._memory_manager else 0
             shown = 0 if budget == UNLIMITED else budget
             rows.append(DeviceStatus(device.id, device.kind, device.name, device.memory_total, used, shown))
         return rows

@@ -6,7 +6,7 @@ queue nor worker; times are seconds.
 
 from __future__ import annotations
 
-from backends.interface import LISTENING_RATE, AudioPart, ChatRequest, Request, SpeechRequest, TranscriptionRequest
+from backends.interface import ASR_SAMPLE_RATE, AudioPart, ChatRequest, Request, SpeechRequest, TranscriptionRequest
 
 CHARACTERS_PER_SECOND = 15.0  # of spoken English; a wide (CJK) character is a syllable or more
 WIDE_CHARACTER = 0x2E80  # first code point of the CJK blocks
@@ -20,7 +20,7 @@ GUESS_REAL_TIME_FACTOR = 0.5
 def work_units(request: Request) -> float:
     """Seconds of audio or tokens; at least a small amount, because no job is free."""
     if isinstance(request, TranscriptionRequest):
-        return max(0.1, len(request.samples) / LISTENING_RATE)
+        return max(0.1, len(request.samples) / ASR_SAMPLE_RATE)
     if isinstance(request, SpeechRequest):
         return max(0.1, spoken_seconds(request.text) / max(request.speed, 0.25))
     return float(request.max_tokens or DEFAULT_CHAT_TOKENS)
@@ -36,7 +36,7 @@ def audio_seconds(request: Request) -> float:
     """Length of the audio that a request hears or asks for: what a real-time factor is relative to."""
     if isinstance(request, ChatRequest):
         parts = [part for message in request.messages for part in message.parts]
-        return sum(len(part.samples) for part in parts if isinstance(part, AudioPart)) / LISTENING_RATE
+        return sum(len(part.samples) for part in parts if isinstance(part, AudioPart)) / ASR_SAMPLE_RATE
     return work_units(request)
 
 
@@ -80,7 +80,7 @@ class Pricer:
             return units * self._per_unit.value
         return units * (GUESS_SECONDS_PER_TOKEN if isinstance(request, ChatRequest) else GUESS_REAL_TIME_FACTOR)
 
-    def learn(self, request: Request, seconds: float, units: float | None = None) -> None:
+    def record(self, request: Request, seconds: float, units: float | None = None) -> None:
         """A job took so many seconds from its start to its end; units: what it really was, if that is known better."""
         self._per_unit.add(seconds / max(units or work_units(request), 0.1))
         self._price.add(seconds)

@@ -1,6 +1,7 @@
 """What must be there before a deployment can be loaded: libraries in its interpreter, weights on the disk.
 
-Answers for people: the message names what is missing, the command that brings it, and the deployment that works already.
+Answers for people: the message names what is missing, the command that brings it, and the deployment that works
+already.
 Looks at the disk at most every few seconds. Knows no process; `pulls` fetches the weights and tells how far it is.
 """
 
@@ -44,21 +45,25 @@ def quoted(name: str) -> str:
     return f'"{name}"' if " " in name else name
 
 
-class ModelSources:
+class ModelRequirements:
     """The sources of one deployment. done, total: bytes of a pull in progress; pull_error: why the last one failed."""
 
-    def __init__(self, deployment: Deployment, models_dir: Path, clock: Callable[[], float], valid_seconds: float) -> None:
+    def __init__(
+        self, deployment: Deployment, models_dir: Path, clock: Callable[[], float], valid_seconds: float
+    ) -> None:
         self._deployment, self._models_dir = deployment, models_dir
         self._clock, self._valid = clock, valid_seconds
         self._wrong: list[str] = []
         self._looked_at = -valid_seconds
-        self.wanted = weights.wanted_models(deployment.info, deployment.model, deployment.revision, deployment.options)
-        self.works_already = ""  # another deployment of the same task that needs nothing
+        self.wanted = weights.required_models(
+            deployment.info, deployment.model, deployment.revision, deployment.options
+        )
+        self.alternative = ""  # another deployment of the same task that needs nothing
         self.pulling = False
         self.done = self.total = 0
         self.pull_error = ""
 
-    # --- Libraries --------------------------------------------------------------------------------------------------------
+    # --- Libraries ----------------------------------------------------------------------------------------------------
 
     def has_libraries(self, engine: str) -> bool:
         """Whether everything the engine imports is installed; another interpreter tells only when its worker starts."""
@@ -70,15 +75,15 @@ class ModelSources:
         libraries = self._deployment.info.libraries
         return [module for module in (*libraries.get("", ()), *libraries.get(engine, ())) if not _importable(module)]
 
-    def lacks(self) -> list[str]:
+    def missing_libraries(self) -> list[str]:
         """Modules that must be installed before any allowed engine can run; [] = one of them can."""
         d = self._deployment
         engines = d.info.engines if d.engine == "auto" else (d.engine,)
         return min((self._missing_libraries(engine) for engine in engines), key=len)
 
-    # --- Weights ----------------------------------------------------------------------------------------------------------
+    # --- Weights ------------------------------------------------------------------------------------------------------
 
-    def wrong(self, *, fresh: bool = False) -> list[str]:
+    def weight_problems(self, *, fresh: bool = False) -> list[str]:
         """What is missing or damaged on the disk."""
         now = self._clock()
         if fresh or now - self._looked_at >= self._valid:
@@ -91,7 +96,9 @@ class ModelSources:
         return self._wrong
 
     def weights_bytes(self) -> int:
-        return sum(weights.weights_bytes(weights.model_folder(self._models_dir, wanted.model)) for wanted in self.wanted)
+        return sum(
+            weights.weights_bytes(weights.model_folder(self._models_dir, wanted.model)) for wanted in self.wanted
+        )
 
     def files(self) -> ModelFiles:
         """What the backend is told."""
@@ -100,29 +107,29 @@ class ModelSources:
         user = Path(platformdirs.user_config_dir("speech-gateway", appauthor=False))
         return ModelFiles(d.name, d.model, folder, self._models_dir.resolve(), user, d.options)
 
-    # --- Answers ------------------------------------------------------------------------------------------------------------
+    # --- Answers ------------------------------------------------------------------------------------------------------
 
     @property
     def state(self) -> State:
         """unloaded: all is there."""
         if self.pulling:
             return "pulling"
-        return "absent" if self.lacks() or self.wrong() else "unloaded"
+        return "absent" if self.missing_libraries() or self.weight_problems() else "unloaded"
 
     def problem(self) -> str:
         """What is missing and what helps, "" if nothing is."""
-        name, other = self._deployment.name, f" {self.works_already} works already." if self.works_already else ""
-        if missing := self.lacks():
+        name, other = self._deployment.name, f" {self.alternative} works already." if self.alternative else ""
+        if missing := self.missing_libraries():
             command = install_command(self._deployment.info.extra)
             return f"{name} needs modules that are not installed ({', '.join(missing)}). Install them with: {command}.{other}"
-        if not (wrong := self.wrong()):
+        if not (weight_problems := self.weight_problems()):
             return ""
         command = f"speech-gateway pull {quoted(name)}"
         if self.pulling:
             share = f" ({100 * self.done // self.total} % of {self.total / 1e9:.1f} GB)" if self.total else ""
             return f"The weights of {name} are being fetched{share}; try again later.{other}"
         why = f" The last try failed: {self.pull_error}." if self.pull_error else ""
-        return f"The weights of {name} are missing: {wrong[0]}. Fetch them with: {command}.{why}{other}"
+        return f"The weights of {name} are missing: {weight_problems[0]}. Fetch them with: {command}.{why}{other}"
 
     def check(self) -> None:
         """Raises ModelUnavailable while anything is missing."""

@@ -1,4 +1,4 @@
-"""A request's place in the queue and its running job, as the routes see them (`Ticket` and `Run` of the protocol).
+"""A request's place in the queue and its running job, as the routes see them (`Reservation` and `Run` of the protocol).
 
 Owns what happens to one request: pricing, waiting, the retries after running out of memory, and the cancel when its
 client leaves.
@@ -21,26 +21,26 @@ from backends.registry import check_request
 _log = structlog.get_logger("pool")
 
 
-class PoolTicket:
+class PoolReservation:
     """A place with one dispatcher. Leave it with `leave`."""
 
     def __init__(self, dispatcher: Dispatcher, *, owner: str, request_id: str, fallback_from: str | None) -> None:
-        self.deployment: Deployment = dispatcher.resident.deployment
+        self.deployment: Deployment = dispatcher.supervisor.deployment
         self.fallback_from = fallback_from
         self.request_id = request_id
         self._dispatcher, self._owner = dispatcher, owner
         self._admitted_at = time.monotonic()
         self._entry: Waiting | None = None
         self._request: Request | None = None
-        self._holds_place = True
-        self._is_coming = False
+        self._holds_slot = True
+        self._is_arriving = False
         self._retries = 0
         self._sent_again = False  # after the worker was lost
-        dispatcher.places.take(owner)
+        dispatcher.reserved_slots.take(owner)
 
     async def prepare(self) -> None:
         """Load the model before the request is read, while another deployment could still answer. Raises ApiError."""
-        self._is_coming = True
+        self._is_arriving = True
         await self._dispatcher.prepare()
 
     async def run(self, request: Request) -> PoolRun:
@@ -64,7 +64,7 @@ class PoolTicket:
     async def _started(self) -> PoolRun:
         job = await self.accepted()
         # Of the last worker that loaded: a quick job may be over, and its worker evicted, before anyone looks here.
-        capabilities = self._dispatcher.resident.told
+        capabilities = self._dispatcher.supervisor.capabilities
         if capabilities is None:
             raise self.error(Failed("worker_lost", "the worker has ended"))
         return PoolRun(self, job, capabilities, time.monotonic() - self._admitted_at)
@@ -75,7 +75,7 @@ class PoolTicket:
             self._entry = self._dispatcher.enqueue(self._owner, self._request)
             self._arrive()
             job = await self._entry.granted
-            self.give_place_back()
+            self.release_slot()
             await job.started.wait()
             if not isinstance(job.last, Failed):
                 return job
@@ -94,14 +94,14 @@ class PoolTicket:
         if not isinstance(last, Failed) or last.kind != "out_of_memory" or job.has_output:
             return False
         self._retries += 1
-        return await self._dispatcher.relieve(self._retries)
+        return await self._dispatcher.recover_from_oom(self._retries)
 
     def _never_begun(self, job: WorkerJob) -> bool:
         """The worker had ended before it took the job up: the job is not to blame, but it is sent again only once.
 
         A worker that hung over the job and was killed for that is another matter.
         """
-        if self._dispatcher.resident.quarantined:
+        if self._dispatcher.supervisor.quarantined:
             return False
         lost = isinstance(job.last, Failed) and job.last.kind == "worker_lost"
         return lost and not job.taken_up and not job.has_output and not self._sent_again
@@ -118,19 +118,19 @@ class PoolTicket:
             return Draining(failure.message, retry_after=5.0)
         return from_failure(failure)
 
-    def give_place_back(self) -> None:
-        if self._holds_place:
-            self._holds_place = False
-            self._dispatcher.places.give_back(self._owner)
+    def release_slot(self) -> None:
+        if self._holds_slot:
+            self._holds_slot = False
+            self._dispatcher.reserved_slots.give_back(self._owner)
 
     def _arrive(self) -> None:
-        if self._is_coming:
-            self._is_coming = False
+        if self._is_arriving:
+            self._is_arriving = False
             self._dispatcher.arrived()
 
     def leave(self) -> None:
         """Give everything back; a job that is not over is cancelled."""
-        self.give_place_back()
+        self.release_slot()
         self._arrive()
         if self._entry is not None:
             self._dispatcher.withdraw(self._entry)
@@ -139,19 +139,21 @@ class PoolTicket:
 class PoolRun:
     """A job that a worker has accepted; iterate once."""
 
-    def __init__(self, ticket: PoolTicket, job: WorkerJob, capabilities: Capabilities, queue_seconds: float) -> None:
-        self.deployment = ticket.deployment
+    def __init__(
+        self, reservation: PoolReservation, job: WorkerJob, capabilities: Capabilities, queue_seconds: float
+    ) -> None:
+        self.deployment = reservation.deployment
         self.capabilities = capabilities
         self.queue_seconds = queue_seconds
-        self._ticket, self._job = ticket, job
+        self._reservation, self._job = reservation, job
 
     async def __aiter__(self) -> AsyncIterator[Event]:
         while True:
             event = await self._job.events.get()
             if isinstance(event, Failed):
-                if not await self._ticket.may_retry(self._job):
-                    raise self._ticket.error(event)
-                self._job = await self._ticket.accepted()
+                if not await self._reservation.may_retry(self._job):
+                    raise self._reservation.error(event)
+                self._job = await self._reservation.accepted()
                 continue
             yield event
             if isinstance(event, Done):

@@ -1,7 +1,7 @@
 """Fair shares of what several owners use at once: nobody can take so much that another owner finds nothing.
 
-`FairShares` counts amounts (bytes, places in a queue) and refuses; `FairGate` hands out a few places (decoders) and lets
-wait, owners in turn. Knows neither what is shared nor how an owner is told: by key, or by the client's address.
+`FairShares` counts amounts (bytes, places in a queue) and refuses; `FairGate` hands out a few places (decoders) and
+lets wait, owners in turn. Knows neither what is shared nor how an owner is told: by key, or by the client's address.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class FairGate:
     most: places that one owner may have (0: all); waiting: most that wait, in fair shares.
     """
 
-    def __init__(self, places: int, *, most: int = 0, waiting: FairShares) -> None:
-        self._free, self._most, self._waits = places, most or places, waiting
+    def __init__(self, reserved_slots: int, *, most: int = 0, waiting: FairShares) -> None:
+        self._free, self._most, self._waits = reserved_slots, most or reserved_slots, waiting
         self._inside: Counter[str] = Counter()
         self._lines: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
 

@@ -1,8 +1,8 @@
 """The life of one deployment's worker: absent, loading, ready, busy, failed, unloaded.
 
-Owns unloading, keep-alive, crashes with back-off, and quarantine of a hung worker. There is one worker at most: the next
-one starts after the last one's process has ended. How it is loaded is the business of `loading`; the dispatcher tells
-how many jobs there are.
+Owns unloading, keep-alive, crashes with back-off, and quarantine of a hung worker. There is one worker at most: the
+next one starts after the last one's process has ended. How it is loaded is the business of `loading`; the dispatcher
+tells how many jobs there are.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import structlog
 from app.config.deployments import Deployment
 from app.errors import ApiError, ModelUnavailable, OutOfMemory, WorkerLost
 from app.serving.interfaces import State
-from app.serving.loading import Loader, Machinery, Sources, memory_of
-from app.serving.notifier import Bell
+from app.serving.loading import Loader, PoolServices, Requirements, memory_of
+from app.serving.notifier import Notifier
 from app.serving.worker import LoadError, Worker
 from backends.interface import Capabilities, Done, Failed, Placement
 
@@ -33,19 +33,19 @@ class Jobs(Protocol):
     def waiting(self) -> int: ...
 
 
-class Resident:
+class ModelSupervisor:
     """At most one worker, and why there is none."""
 
-    def __init__(self, deployment: Deployment, sources: Sources, machinery: Machinery) -> None:
-        self.deployment, self._sources, self._m = deployment, sources, machinery
-        self.loader = Loader(deployment, self, sources, machinery)
+    def __init__(self, deployment: Deployment, requirements: Requirements, services: PoolServices) -> None:
+        self.deployment, self._requirements, self._m = deployment, requirements, services
+        self.loader = Loader(deployment, self, requirements, services)
         self.worker: Worker | None = None
-        self.told: Capabilities | None = None  # by the last worker that loaded, also when it is gone
+        self.capabilities: Capabilities | None = None  # by the last worker that loaded, also when it is gone
         self.error: str | None = None
-        self.changed = Bell()
-        self.yielding = False  # asked to make room: running jobs end, no new ones start
+        self.changed = Notifier()
+        self.draining = False  # asked to make room: running jobs end, no new ones start
         self.load_seconds = 0.0
-        self.idle_since = self.loaded_at = machinery.clock()
+        self.idle_since = self.loaded_at = services.clock()
         self._jobs: Jobs | None = None
         self._life = asyncio.Lock()
         self._loading = False
@@ -62,7 +62,7 @@ class Resident:
     def attach(self, jobs: Jobs) -> None:
         self._jobs = jobs
 
-    # --- State ----------------------------------------------------------------------------------------------------------
+    # --- State --------------------------------------------------------------------------------------------------------
 
     @property
     def name(self) -> str:
@@ -93,7 +93,7 @@ class Resident:
             return "failed"
         if self._loading:
             return "loading"
-        source = self._sources.state
+        source = self._requirements.state
         if source != "unloaded":
             return source
         return "failed" if self.error else "unloaded"
@@ -117,12 +117,12 @@ class Resident:
         """Raises ModelUnavailable if a request has no chance now."""
         if self.worker is not None:
             return
-        self._sources.check()
+        self._requirements.check()
         wait = self._next_try - self._m.clock()
         if self.error and (self._load_failed or self._failures >= self._m.policy.crashes) and wait > 0:
             raise ModelUnavailable(f"{self.name} cannot run now: {self.error}", retry_after=max(1.0, wait))
 
-    # --- Loading --------------------------------------------------------------------------------------------------------
+    # --- Loading ------------------------------------------------------------------------------------------------------
 
     async def ensure(self) -> Worker:
         """The loaded worker. Raises ApiError if there can be none."""
@@ -148,14 +148,14 @@ class Resident:
             raise
         finally:
             self._loading = False
-            self.changed.ring()
-        self._settle_in(worker)
-        self._m.arbiter.look_again()  # from now on it can be asked to make room
+            self.changed.notify()
+        self._start_idling(worker)
+        self._m.memory_manager.refresh()  # from now on it can be asked to make room
         return worker
 
-    def _settle_in(self, worker: Worker) -> None:
-        self.worker, self.error, self.told = worker, None, worker.capabilities
-        self._quarantined = self.yielding = self._ran_out = self._load_failed = False
+    def _start_idling(self, worker: Worker) -> None:
+        self.worker, self.error, self.capabilities = worker, None, worker.capabilities
+        self._quarantined = self.draining = self._ran_out = self._load_failed = False
         self.loaded_at = self.idle_since = self._m.clock()
         self.load_seconds = worker.load_seconds
         self._baseline = self.memory_bytes
@@ -173,30 +173,35 @@ class Resident:
         if failure.kind == "out_of_memory":
             return OutOfMemory(f"There is no memory for {self.name}: {failure.message}", retry_after=max(5.0, retry))
         if failure.kind == "worker_lost":
-            return WorkerLost(f"The worker of {self.name} was lost while it loaded: {failure.message}.", retry_after=retry)
+            return WorkerLost(
+                f"The worker of {self.name} was lost while it loaded: {failure.message}.", retry_after=retry
+            )
         if failure.kind == "model_unavailable":
             return ModelUnavailable(failure.message, retry_after=retry)
-        return ModelUnavailable(f"{self.name} could not be loaded; the server's log has the details.", retry_after=retry)
+        return ModelUnavailable(
+            f"{self.name} could not be loaded; the server's log has the details.", retry_after=retry
+        )
 
     def _count_failure(self, error: str) -> None:
-        """The next try is at once after the first crash; the pauses after more of them, or after failed loads, double."""
+        """The next try is at once after the first crash; the pauses after more of them, or after failed loads,
+        double."""
         self._failures += 1
         self.error = error
         doublings = self._failures - (1 if self._load_failed else 2)
         pause = self._m.policy.first_back_off * 2.0 ** min(30, doublings) if doublings >= 0 else 0.0
         self._next_try = self._m.clock() + min(self._m.policy.longest_back_off, pause)
 
-    # --- Unloading ------------------------------------------------------------------------------------------------------
+    # --- Unloading ----------------------------------------------------------------------------------------------------
 
     async def unload(self, reason: str, *, even_busy: bool = False) -> bool:
         """End the worker; returns once its process is gone. False if it has jobs, or there is none."""
         async with self._life:
             worker = self.worker
-            wanted = self.active or (self.waiting and not self.yielding)
+            wanted = self.active or (self.waiting and not self.draining)
             if worker is None or (wanted and not even_busy):
                 return False
             _log.info("pool.unloading", deployment=self.name, pid=worker.pid, reason=reason)
-            self.worker, self._ending, self.yielding = None, worker, False
+            self.worker, self._ending, self.draining = None, worker, False
             if self.active:
                 worker.kill()
             try:
@@ -210,21 +215,21 @@ class Resident:
         try:
             await self.loader.end(worker)
         finally:
-            self.changed.ring()
+            self.changed.notify()
 
     def job_ended(self, last: Done | Failed | None) -> None:
         """A slot is free again."""
         self.idle_since = self._m.clock()
-        self.changed.ring()
+        self.changed.notify()
         if isinstance(last, Done):
             self._failures = 0
-        self._m.arbiter.look_again()
+        self._m.memory_manager.refresh()
         self._measure()
         self._watch_idleness()
 
     def queue_emptied(self) -> None:
         """Those who waited have left or were refused: perhaps nobody needs the model any more."""
-        self._m.arbiter.look_again()
+        self._m.memory_manager.refresh()
         self._watch_idleness()
 
     def _watch_idleness(self) -> None:
@@ -245,7 +250,7 @@ class Resident:
             self._keep_alive.cancel()
             self._keep_alive = None
 
-    # --- Out of memory at work --------------------------------------------------------------------------------------------
+    # --- Out of memory at work ----------------------------------------------------------------------------------------
 
     async def make_space(self) -> None:
         """From now on half as many jobs per step, and nobody idle beside us on the device."""
@@ -254,25 +259,25 @@ class Resident:
         if self.worker is not None:
             self.worker.limit_batch(self.loader.batch_limit)
         if self.placement is not None:
-            await self._m.arbiter.clear(self.placement.device, self)
+            await self._m.memory_manager.clear(self.placement.device, self)
 
     async def replace_on_cpu(self) -> bool:
         """Let running jobs end, then go on on the CPU. False if that is not allowed."""
         device = self.placement.device if self.placement else "the device"
         if not self.loader.move_to_cpu(f"{device} ran out of memory at work"):
             return False
-        self.ask_to_yield(True)
+        self.ask_to_drain(True)
         while self.worker is not None and not await self.unload("moves to the CPU"):
             await self.changed.wait()
-        self.ask_to_yield(False)
+        self.ask_to_drain(False)
         return True
 
-    def ask_to_yield(self, please: bool) -> None:
+    def ask_to_drain(self, please: bool) -> None:
         """Running jobs end, no new ones start until the worker was unloaded, or the wish is taken back."""
-        self.yielding = please
-        self.changed.ring()
+        self.draining = please
+        self.changed.notify()
 
-    # --- Trouble --------------------------------------------------------------------------------------------------------
+    # --- Trouble ------------------------------------------------------------------------------------------------------
 
     def _lost(self, worker: Worker) -> None:
         """Called by the worker when its process ended and nobody had asked for that."""
@@ -285,7 +290,7 @@ class Resident:
         _log.error("pool.worker_lost", deployment=self.name, pid=worker.pid, error=self.error, failures=self._failures)
         self._stop_keep_alive()
         self.loader.end_soon(worker)
-        self.changed.ring()
+        self.changed.notify()
         if self._quarantined:  # otherwise the next job starts the next worker
             self._rebuild = self._m.background(self._replace(), f"replacement of {self.name}")
 

@@ -96,7 +96,7 @@ class Worker(Protocol):
     def pid(self) -> int: ...
 
     @property
-    def pulse(self) -> frames.Heartbeat: ...
+    def heartbeat(self) -> frames.Heartbeat: ...
 
     @property
     def progress_at(self) -> float:
@@ -135,7 +135,7 @@ class ProcessWorker:
         self._clock = asyncio.get_running_loop().time
         self._loaded: asyncio.Future[frames.Loaded] = asyncio.get_running_loop().create_future()
         self._closing = False
-        self.pulse = frames.Heartbeat(0, True, 0, 0, 0, 0)
+        self.heartbeat = frames.Heartbeat(0, True, 0, 0, 0, 0)
         self.progress_at = self._clock()
         self._reader = asyncio.create_task(self._read(), name=f"reports of {spec.deployment}")
 
@@ -167,7 +167,9 @@ class ProcessWorker:
             left = self.progress_at + limit - self._clock()
             if left <= 0:
                 text = f"loading made no progress for {limit:g} s, which is the limit (limits.load_timeout)"
-                raise LoadError(Failed("model_unavailable", f"The model of {self._spec.deployment} cannot be loaded: {text}."))
+                raise LoadError(
+                    Failed("model_unavailable", f"The model of {self._spec.deployment} cannot be loaded: {text}.")
+                )
             await asyncio.wait({self._loaded}, timeout=left)
         return self._loaded.result()
 
@@ -253,9 +255,9 @@ class ProcessWorker:
             case frames.JobEnded(number) if number in self._jobs:
                 self._jobs.pop(number).end(_CANCELLED)
             case frames.Heartbeat():
-                if report.steps != self.pulse.steps or not (report.working or self._is_loading):
+                if report.steps != self.heartbeat.steps or not (report.working or self._is_loading):
                     self.progress_at = self._clock()
-                self.pulse = report
+                self.heartbeat = report
             case frames.DetailChanged() if self._is_loading:
                 self.progress_at = self._clock()
             case frames.DetailChanged(detail):
@@ -270,7 +272,9 @@ class ProcessWorker:
         """The stream has ended: nothing more will come of any job."""
         self._channel.kill()
         if not self._loaded.done():
-            self._loaded.set_exception(LoadError(Failed("worker_lost", "the worker process ended while it loaded the model")))
+            self._loaded.set_exception(
+                LoadError(Failed("worker_lost", "the worker process ended while it loaded the model"))
+            )
         while self._jobs:
             self._jobs.popitem()[1].end(_LOST)
         if not self._closing:

@@ -50,9 +50,14 @@ class Api:
         )
 
     async def ask(self, key: str, deployment: str, audio: bytes, question: str, max_tokens: int) -> Answer:
-        part = {"type": "input_audio", "input_audio": {"data": base64.b64encode(audio).decode("ascii"), "format": "wav"}}
+        part = {
+            "type": "input_audio",
+            "input_audio": {"data": base64.b64encode(audio).decode("ascii"), "format": "wav"},
+        }
         message = {"role": "user", "content": [part, {"type": "text", "text": question}]}
-        return await self._post(key, deployment, "chat/completions", json={"messages": [message], "max_tokens": max_tokens})
+        return await self._post(
+            key, deployment, "chat/completions", json={"messages": [message], "max_tokens": max_tokens}
+        )
 
     async def speak(self, key: str, deployment: str, body: Mapping[str, Any]) -> Answer:
         return await self._post(key, deployment, "audio/speech", json=dict(body))

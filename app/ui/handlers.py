@@ -1,7 +1,7 @@
 """What the page's buttons do: values of inputs in, values of outputs out.
 
-Every answer comes from the public API (client.py); what it refuses is shown in words where the answer would have been. Knows
-nothing of layout.
+Every answer comes from the public API (client.py); what it refuses is shown in words where the answer would have been.
+Knows nothing of layout.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ import structlog
 
 from app.config.deployments import Deployment
 from app.media.pool import MediaPool
-from app.ui import html as fragments
+from app.ui import html
 from app.ui.client import Answer, Api, CallFailed
 from app.ui.pictures import waveform_and_mel
-from app.ui.temp_files import NotOwnFile, PageFull, Shelf
-from backends.interface import LISTENING_RATE
+from app.ui.temp_files import NotOwnFile, PageFull, TempFiles
+from backends.interface import ASR_SAMPLE_RATE
 
 TRANSCRIPT_FORMATS = ("text", "json", "verbose_json", "srt", "vtt")
 WITH_WORDS = ("text", "verbose_json")  # formats that can be shown together with the times of words
@@ -35,14 +35,25 @@ _PCM_RATE, _PCM_BYTES = 24_000, 2  # of the API's pcm answers, which say neither
 
 
 class Handlers:
-    """Every method takes the values of its inputs and gives those of its outputs; None for a field that was never opened."""
+    """Every method takes the values of its inputs and gives those of its outputs; None for a field that was never
+    opened."""
 
-    def __init__(self, api: Api, deployments: Mapping[str, Deployment], media: MediaPool, shelf: Shelf) -> None:
+    def __init__(
+        self, api: Api, deployments: Mapping[str, Deployment], media: MediaPool, temp_files: TempFiles
+    ) -> None:
         """shelf: where uploads lie, and answers that can be played and saved."""
-        self._api, self._deployments, self._media, self._shelf = api, deployments, media, shelf
+        self._api, self._deployments, self._media, self._shelf = api, deployments, media, temp_files
 
     async def transcribe(
-        self, key: str, deployment: str, path: str | None, task: str, language: str, prompt: str | None, form: str, words: bool
+        self,
+        key: str,
+        deployment: str,
+        path: str | None,
+        task: str,
+        language: str,
+        prompt: str | None,
+        form: str,
+        words: bool,
     ) -> tuple[str, str, str, Any, Any]:
         """-> transcript in the wanted format, note, times, picture, file to save."""
         words = words and form in WITH_WORDS
@@ -56,11 +67,13 @@ class Handlers:
             text = document["text"] if form == "text" and document else _readable(answer.body.decode("utf-8"), form)
             saved = await self._keep(answer, f"transcript.{_SUFFIX.get(form, form)}", text.encode("utf-8"))
         except CallFailed as error:
-            return "", fragments.complaint(str(error)), "", None, _nothing_to_save()
+            return "", html.problem(str(error)), "", None, _nothing_to_save()
         picture = await self._picture(audio, document.get("words"))
-        return text, fragments.note(answer.headers), fragments.times(document), picture, _to_save(saved)
+        return text, html.note(answer.headers), html.times(document), picture, _to_save(saved)
 
-    async def ask(self, key: str, deployment: str, path: str | None, question: str, tokens: float) -> tuple[str, str, Any]:
+    async def ask(
+        self, key: str, deployment: str, path: str | None, question: str, tokens: float
+    ) -> tuple[str, str, Any]:
         """-> answer text, note, picture."""
         try:
             audio = await self._read(path)
@@ -68,9 +81,9 @@ class Handlers:
                 raise CallFailed("Write a question first.")
             answer = await self._api.ask(key, deployment, audio, question, int(tokens))
         except CallFailed as error:
-            return "", fragments.complaint(str(error)), None
+            return "", html.problem(str(error)), None
         text = json.loads(answer.body)["choices"][0]["message"]["content"]
-        return text, fragments.note(answer.headers), await self._picture(audio)
+        return text, html.note(answer.headers), await self._picture(audio)
 
     async def speak(
         self,
@@ -99,8 +112,8 @@ class Handlers:
             playable = _pcm_as_wav(answer.body) if form == "pcm" else answer.body
             played = await self._keep(answer, "speech.wav", playable) if form == "pcm" else saved
         except CallFailed as error:
-            return None, fragments.complaint(str(error)), None, _nothing_to_save()
-        return played, fragments.note(answer.headers), await self._picture(playable), _to_save(saved)
+            return None, html.problem(str(error)), None, _nothing_to_save()
+        return played, html.note(answer.headers), await self._picture(playable), _to_save(saved)
 
     async def voices(self, key: str, deployment: str, chosen: str | None = None) -> tuple[Any, Any]:
         """-> the voice drop-down of a deployment, and whether cloning is offered."""
@@ -112,7 +125,9 @@ class Handlers:
         except CallFailed:
             known = []  # without a key yet: any name can still be typed
         # A folder of several checkpoints gives several voices, which are known once the model was loaded.
-        trained = dict.fromkeys([*adapters, *(name for name in known if name.startswith(tuple(f"{one}-" for one in adapters)))])
+        trained = dict.fromkeys(
+            [*adapters, *(name for name in known if name.startswith(tuple(f"{one}-" for one in adapters)))]
+        )
         names = [(f"{name} (LoRA adapter)", name) for name in trained]
         names += [(name, name) for name in known if name not in trained]
         values = [value for _, value in names]
@@ -124,14 +139,15 @@ class Handlers:
         try:
             document = await self._api.health()
         except CallFailed as error:
-            return fragments.unreachable(str(error)), fragments.complaint(str(error))
-        return fragments.strip(document), fragments.health(document)
+            return html.unreachable(str(error)), html.problem(str(error))
+        return html.strip(document), html.health(document)
 
     async def choices(self) -> tuple[Any, ...]:
-        """-> one drop-down of deployments per task, in the order of TASKS: those that can answer now first; and `better`.
+        """-> one drop-down of deployments per task, in the order of TASKS: those that can answer now first; and
+        `better`.
 
-        The drop-downs leave out what is chosen: who opened the page may choose while this is on its way. better: per task the
-        deployment that is chosen at first and the one to choose instead, the same where that can answer.
+        The drop-downs leave out what is chosen: who opened the page may choose while this is on its way. better: per
+        task the deployment that is chosen at first and the one to choose instead, the same where that can answer.
         """
         import gradio as gr
 
@@ -144,9 +160,10 @@ class Handlers:
         return *found, better
 
     def serving(self, task: str, states: Mapping[str, str]) -> list[str]:
-        """Names of the deployments for a task: those that can answer now first, then those with a model, the user's own first."""
+        """Names of the deployments for a task: those that can answer now first, then those with a model, the user's own
+        first."""
         names = [name for name, deployment in self._deployments.items() if task in deployment.tasks]
-        usable = {name: states.get(name) not in fragments.UNUSABLE for name in names}
+        usable = {name: states.get(name) not in html.UNUSABLE for name in names}
 
         def rank(name: str) -> tuple[bool, ...]:
             one = self._deployments[name]
@@ -182,15 +199,15 @@ class Handlers:
         return str(path)
 
     async def _picture(self, audio: bytes, words: list[dict[str, Any]] | None = None) -> Any:
-        with await self._media.decode(audio, rate=LISTENING_RATE) as decoded:
-            return await asyncio.to_thread(waveform_and_mel, decoded.samples, LISTENING_RATE, words or ())
+        with await self._media.decode(audio, rate=ASR_SAMPLE_RATE) as decoded:
+            return await asyncio.to_thread(waveform_and_mel, decoded.samples, ASR_SAMPLE_RATE, words or ())
 
 
 TASKS = ("transcription", "chat", "speech")
 
 
 def _label(name: str, state: str) -> str:
-    return f"{name} ({fragments.state_text(state)})" if state in fragments.UNUSABLE else name
+    return f"{name} ({html.state_text(state)})" if state in html.UNUSABLE else name
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -1,7 +1,7 @@
 """Pieces of HTML that the page shows: the state of the server, notes about an answer, times of words.
 
-Owns their wording. Pure functions of JSON documents of the API; everything that comes from outside is escaped. Knows neither
-Gradio nor HTTP.
+Owns their wording. Pure functions of JSON documents of the API; everything that comes from outside is escaped. Knows
+neither Gradio nor HTTP.
 """
 
 from __future__ import annotations
@@ -63,12 +63,15 @@ def health(document: Mapping[str, Any]) -> str:
 
 
 def note(headers: Mapping[str, str]) -> str:
-    """What the server says of the answer it gave: time, place, stand-ins, remarks. headers: of the answer, lower-case."""
+    """What the server says of the answer it gave: time, place, stand-ins, remarks. headers: of the answer,
+    lower-case."""
     spent = headers.get("x-gateway-model-ms")
     where = " ".join(
         escape(headers[f"x-gateway-{name}"]) for name in ("engine", "device", "dtype") if f"x-gateway-{name}" in headers
     )
-    time = f"Inference time: <b>{float(spent) / 1000:.2f} s</b>" if spent else "Inference time: told in the server's log"
+    time = (
+        f"Inference time: <b>{float(spent) / 1000:.2f} s</b>" if spent else "Inference time: told in the server's log"
+    )
     lines = [f"{time} <span class=sg-small>on {where}</span>" if where else time]
     if stand_in := headers.get("x-gateway-fallback"):
         lines.append(f"Answered by <b>{escape(stand_in)}</b>, because the deployment you chose cannot run now.")
@@ -78,7 +81,7 @@ def note(headers: Mapping[str, str]) -> str:
     return f'<div class="sg-note">{"<br>".join(lines)}</div>'
 
 
-def complaint(message: str) -> str:
+def problem(message: str) -> str:
     """Why there is no answer."""
     return f'<div class="sg-note sg-bad" role="alert"><b>That did not work.</b><br>{escape(message)}</div>'
 
@@ -86,7 +89,9 @@ def complaint(message: str) -> str:
 def times(document: Mapping[str, Any]) -> str:
     """Words with their start, or segments where there are no words. document: a verbose_json transcript."""
     if words := document.get("words"):
-        spans = (f'<span class="sg-word"><small>{one["start"]:.2f}</small>{escape(one["word"])}</span>' for one in words)
+        spans = (
+            f'<span class="sg-word"><small>{one["start"]:.2f}</small>{escape(one["word"])}</span>' for one in words
+        )
         return f'<div class="sg-times"><div class="sg-label">Words, with the second each begins</div>{"".join(spans)}</div>'
     rows = (
         f"<div><small>{one['start']:.2f} to {one['end']:.2f}</small> {escape(one['text'])}</div>"
@@ -126,7 +131,9 @@ def _deployment_card(name: str, one: Mapping[str, Any]) -> str:
 def _where(one: Mapping[str, Any]) -> Iterable[str]:
     """Engine, device and number format as far as they are decided."""
     told = [
-        f"{word}{escape(one[key])}" for word, key in (("", "engine"), ("on ", "device"), ("in ", "dtype")) if one[key] != "auto"
+        f"{word}{escape(one[key])}"
+        for word, key in (("", "engine"), ("on ", "device"), ("in ", "dtype"))
+        if one[key] != "auto"
     ]
     if told:
         yield " ".join(told)

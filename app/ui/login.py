@@ -1,7 +1,7 @@
 """The door of the web page: where `api_keys` are set, nobody opens, uploads or starts anything without one of them.
 
-A browser logs in once with a form and gets a cookie; a program sends its key as on every other route. The page's own requests
-then carry the key in `api-key`, whichever way it came. Knows nothing of what the page shows.
+A browser logs in once with a form and gets a cookie; a program sends its key as on every other route. The page's own
+requests then carry the key in `api-key`, whichever way it came. Knows nothing of what the page shows.
 """
 
 from __future__ import annotations
@@ -84,7 +84,9 @@ class PageLogin:
     def _form(self, request: Request, problem: str = "", status: int = 200) -> Response:
         action = "ui/login" if request.scope["path"] == self._path else "login"
         return HTMLResponse(
-            _FORM.format(action=action, problem=escape(problem)), status_code=status, headers={"cache-control": "no-store"}
+            _FORM.format(action=action, problem=escape(problem)),
+            status_code=status,
+            headers={"cache-control": "no-store"},
         )
 
     def _key(self, headers: Headers) -> str | None:

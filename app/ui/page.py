@@ -1,6 +1,7 @@
 """What the web page shows: transcribe, ask, speak, and the state of the server.
 
-Owns layout and what is wired to what. The work behind the buttons is in handlers.py, the words of its fragments in fragments.py.
+Owns layout and what is wired to what. The work behind the buttons is in handlers.py, the words of its fragments in
+fragments.py.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from app.media.pool import MediaPool
 from app.ui.client import Api
 from app.ui.handlers import SPEECH_FORMATS, TASKS, TRANSCRIBE, TRANSCRIPT_FORMATS, TRANSLATE, WITH_WORDS, Handlers
 from app.ui.mount import PATH
-from app.ui.temp_files import Shelf
+from app.ui.temp_files import TempFiles
 from app.ui.uploads import UploadRoom, keep_to_own_files
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ _PLAYER = {"buttons": [], "waveform_options": {"waveform_color": "#93c5fd", "wav
 
 @dataclass(frozen=True)
 class _Tab:
-    """What the rest of the page needs of a tab: its drop-down, and the events after which the server's state has changed."""
+    """What the rest of the page needs of a tab: its drop-down, and the events after which the server's state has
+    changed."""
 
     deployment: Any
     finished: Any
@@ -47,7 +49,8 @@ class _Tab:
 def build_page(
     app: FastAPI, deployments: Mapping[str, Deployment], media: MediaPool, *, needs_key: bool, body_bytes: int
 ) -> FastAPI:
-    """A FastAPI app that serves the page at PATH. Slow (imports Gradio): call it in a thread. body_bytes: largest upload."""
+    """A FastAPI app that serves the page at PATH. Slow (imports Gradio): call it in a thread. body_bytes: largest
+    upload."""
     import gradio as gr
     from fastapi import FastAPI as Host
 
@@ -57,12 +60,12 @@ def build_page(
         "head": _HEAD,
         "footer_links": [],
     }
-    shelf = Shelf(upload_bytes=body_bytes)
-    blocks = _layout(Handlers(Api(app), deployments, media, shelf), needs_key)
-    host = Host(openapi_url=None, docs_url=None, redoc_url=None, lifespan=lambda _: shelf.tended())
+    temp_files = TempFiles(upload_bytes=body_bytes)
+    blocks = _layout(Handlers(Api(app), deployments, media, temp_files), needs_key)
+    host = Host(openapi_url=None, docs_url=None, redoc_url=None, lifespan=lambda _: temp_files.tended())
     gr.mount_gradio_app(host, blocks, path=PATH, run_history=False, ssr_mode=False, max_file_size=body_bytes, **look)
-    keep_to_own_files(blocks, shelf)
-    host.add_middleware(UploadRoom, path=PATH, shelf=shelf, body_bytes=body_bytes)
+    keep_to_own_files(blocks, temp_files)
+    host.add_middleware(UploadRoom, path=PATH, temp_files=temp_files, body_bytes=body_bytes)
     return host
 
 
@@ -97,7 +100,9 @@ def _transcribe_tab(handlers: Handlers, key: Any) -> _Tab:
             form = gr.Dropdown(list(TRANSCRIPT_FORMATS), value="text", label="Format")
             words = gr.Checkbox(label="Show when each word is said")
             with gr.Accordion("Names and spellings", open=False):
-                prompt = gr.Textbox(show_label=False, placeholder="Text that leads the model, such as names that will be said")
+                prompt = gr.Textbox(
+                    show_label=False, placeholder="Text that leads the model, such as names that will be said"
+                )
             button = gr.Button("Transcribe", variant="primary")
         with gr.Column():
             text = gr.Textbox(label="Transcript", lines=6, buttons=["copy"], elem_id="transcript", placeholder=_SOON)
@@ -106,7 +111,9 @@ def _transcribe_tab(handlers: Handlers, key: Any) -> _Tab:
             save = gr.DownloadButton("Save", visible=False, size="sm")
             picture = _picture()
     inputs = [key, deployment, audio, task, language, prompt, form, words]
-    ran = button.click(_with_key(handlers.transcribe), inputs, [text, note, times, picture, save], show_progress_on=[text])
+    ran = button.click(
+        _with_key(handlers.transcribe), inputs, [text, note, times, picture, save], show_progress_on=[text]
+    )
     form.change(lambda form: gr.Checkbox(interactive=form in WITH_WORDS), form, words, show_progress="hidden")
     return _Tab(deployment, ran.then)
 
@@ -144,7 +151,9 @@ def _speak_tab(handlers: Handlers, key: Any) -> _Tab:
             form = gr.Dropdown(list(SPEECH_FORMATS), value="wav", label="Format")
             speed = gr.Slider(0.25, 4.0, value=1.0, step=0.05, label="Speed")
             with gr.Accordion("How to say it", open=False):
-                instructions = gr.Textbox(show_label=False, placeholder="Instructions, for deployments that follow them")
+                instructions = gr.Textbox(
+                    show_label=False, placeholder="Instructions, for deployments that follow them"
+                )
             button = gr.Button("Speak", variant="primary")
         with gr.Column():
             spoken = gr.Audio(label="Speech", type="filepath", interactive=False, elem_id="spoken", **_PLAYER)
@@ -198,7 +207,9 @@ def _deployments(handlers: Handlers, task: str) -> Any:
     import gradio as gr
 
     names = handlers.serving(task, {})
-    return gr.Dropdown(names, value=next(iter(names), None), label="Deployment", elem_id=f"deployment-{TASKS.index(task)}")
+    return gr.Dropdown(
+        names, value=next(iter(names), None), label="Deployment", elem_id=f"deployment-{TASKS.index(task)}"
+    )
 
 
 def _languages() -> list[tuple[str, str]]:

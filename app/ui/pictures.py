@@ -39,7 +39,9 @@ def waveform_and_mel(samples: Samples, rate: int, words: Sequence[Mapping[str, A
     wave.plot(np.arange(len(part)) / rate, part, linewidth=0.5, color=_SOUND)
     loudest = max(float(np.abs(part).max(initial=0.0)), 0.05)
     wave.set(ylabel="amplitude", ylim=(-1.1 * loudest, 1.1 * loudest), xlim=(0, max(seconds, 1e-3)))
-    image = mel.imshow(decibels, origin="lower", aspect="auto", extent=(0, seconds, 0, _MELS), vmin=-80, vmax=0, cmap="magma")
+    image = mel.imshow(
+        decibels, origin="lower", aspect="auto", extent=(0, seconds, 0, _MELS), vmin=-80, vmax=0, cmap="magma"
+    )
     mel.set(ylabel="mel band", xlabel="seconds")
     bar = figure.colorbar(image, ax=mel, label="dB")
     for axes in (wave, mel, bar.ax):

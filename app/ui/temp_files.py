@@ -37,7 +37,7 @@ class NotOwnFile(Exception):
         super().__init__("This file was not uploaded to this page, or has gone. Upload it again.")
 
 
-class Shelf:
+class TempFiles:
     """A temporary folder that Gradio uses from now on.
 
     upload_bytes: largest upload; one visitor may always keep one of that size if the whole folder may.

@@ -10,15 +10,16 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.ui.temp_files import PageFull, Shelf
+from app.ui.temp_files import PageFull, TempFiles
 
 
 class UploadRoom:
-    """ASGI app around the page: an upload begins only while there is room for all of it, else it is answered with 507."""
+    """ASGI app around the page: an upload begins only while there is room for all of it, else it is answered with
+    507."""
 
-    def __init__(self, app: ASGIApp, path: str, shelf: Shelf, body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, path: str, temp_files: TempFiles, body_bytes: int) -> None:
         """path: of the page; body_bytes: largest body, which an upload that does not tell its length may have."""
-        self._page, self._shelf, self._body_bytes = app, shelf, body_bytes
+        self._page, self._shelf, self._body_bytes = app, temp_files, body_bytes
         self._routes = (f"{path}/gradio_api/upload", f"{path}/upload")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -37,19 +38,19 @@ class UploadRoom:
             await full.response()(scope, receive, send)
 
 
-def keep_to_own_files(blocks: Any, shelf: Shelf) -> None:
+def keep_to_own_files(blocks: Any, temp_files: TempFiles) -> None:
     """Let a page of Gradio use only the files of the shelf.
 
-    Gradio refuses paths that are no uploads once its page has been launched, which mounting does not set. An address that
-    begins with http it would fetch, and any file it would hash and copy on the event loop.
+    Gradio refuses paths that are no uploads once its page has been launched, which mounting does not set. An address
+    that begins with http it would fetch, and any file it would hash and copy on the event loop.
     """
     blocks.has_launched = True
     for block in blocks.blocks.values():
-        _keep_block(block, shelf)
+        _keep_block(block, temp_files)
 
 
-def _keep_block(block: Any, shelf: Shelf) -> None:
+def _keep_block(block: Any, temp_files: TempFiles) -> None:
     async def own_file(path: Any) -> str | None:
-        return None if path is None else str(shelf.own_file(str(path)))
+        return None if path is None else str(temp_files.own_file(str(path)))
 
     block.async_move_resource_to_block_cache = own_file

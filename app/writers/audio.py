@@ -1,7 +1,7 @@
 """Samples to the six formats of the speech route (and the chat route's pcm16), streamed as they are made.
 
-Owns the names and content types of the formats and the hand-over to an encoder thread. Everything is 24 kHz 16-bit mono,
-as the real service sends it. Knows no encoder library: those are in `audio_encoders`, imported on first use.
+Owns the names and content types of the formats and the hand-over to an encoder thread. Everything is 24 kHz 16-bit
+mono, as the real service sends it. Knows no encoder library: those are in `audio_encoders`, imported on first use.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ async def encode(
     """The encoded file in pieces, none empty.
 
     format: a key of MEDIA_TYPES; streaming: send from the first chunk on, with headers that leave the length open
-    (otherwise the end comes first to the encoder, so that the header is complete); speed: 0.25..4, stretched with the pitch kept.
+    (otherwise the end comes first to the encoder, so that the header is complete); speed: 0.25..4, stretched with the
+    pitch kept.
     """
     encoder = await _in_thread(_make_encoder, format, streaming, speed)
     try:
@@ -61,7 +62,9 @@ def _make_encoder(format: str, streaming: bool, speed: float) -> Encoder:  # noq
     return Encoder(format, streaming=streaming, speed=speed)
 
 
-async def _in_thread(work: Callable[_Arguments, _Result], *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+async def _in_thread(
+    work: Callable[_Arguments, _Result], *args: _Arguments.args, **kwargs: _Arguments.kwargs
+) -> _Result:
     """Run `work` in a thread. A cancelled call still waits for the thread: nothing may touch the encoder beside it."""
     task = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
     try:

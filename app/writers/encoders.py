@@ -33,7 +33,7 @@ class Encoder:
     def __init__(self, format: str, *, streaming: bool, speed: float = 1.0) -> None:  # noqa: A002
         self._resampler: soxr.ResampleStream | None = None
         self._rate = 0
-        self._stretch = Stretch(speed) if speed != 1.0 else None
+        self._stretch = TempoFilter(speed) if speed != 1.0 else None
         self._container = _make_container(format, streaming)
 
     def push(self, samples: Samples, rate: int) -> bytes:
@@ -76,7 +76,7 @@ def tempo_chain(speed: float) -> list[float]:
     return [speed ** (1.0 / count)] * count
 
 
-class Stretch:
+class TempoFilter:
     """Another tempo at the same pitch, by FFmpeg's atempo (WSOLA) at OUTPUT_RATE."""
 
     def __init__(self, speed: float) -> None:
@@ -97,7 +97,8 @@ class Stretch:
         return self._pull()
 
     def finish(self) -> Samples:
-        """The rest. The filters drop the end of their last window: silence is put there, then cut to the exact length."""
+        """The rest. The filters drop the end of their last window: silence is put there, then cut to the exact
+        length."""
         wanted = round(self._given / self._speed) - self._taken
         tail = np.concatenate([self.push(np.zeros(_WINDOW, np.float32)), self._drain()])
         return tail[: max(0, wanted)]

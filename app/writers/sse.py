@@ -29,7 +29,8 @@ def event(document: Any) -> bytes:
 
 
 def progress(done: int, total: int) -> bytes:
-    """Steps done of steps planned (0: unknown), as a comment: our command line reads it, every other client skips it."""
+    """Steps done of steps planned (0: unknown), as a comment: our command line reads it, every other client skips
+    it."""
     return f": progress {done}/{total}\n\n".encode("ascii")
 
 

@@ -1,7 +1,7 @@
 """A job's events to a transcript, and a transcript to each of the API's bodies and event streams.
 
-Owns text, JSON, verbose and diarised shapes, usage, and the rule that streamed deltas joined are the final text. Knows no
-HTTP; subtitles are next door.
+Owns text, JSON, verbose and diarised shapes, usage, and the rule that streamed deltas joined are the final text. Knows
+no HTTP; subtitles are next door.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ _FIRST_SPEAKER = "A"
 
 @dataclass(slots=True)
 class Transcript:
-    """What was heard. duration: seconds of the audio; language: ISO 639-1 or None; segments: within 0..duration, in order."""
+    """What was heard. duration: seconds of the audio; language: ISO 639-1 or None; segments: within 0..duration, in
+    order."""
 
     duration: float
     task: Literal["transcribe", "translate"] = "transcribe"
@@ -118,7 +119,9 @@ async def collect(events: AsyncIterable[Event], collector: Collector) -> Transcr
     return collector.transcript
 
 
-def render(transcript: Transcript, kind: Format, *, words: bool, segments: bool, logprobs: bool) -> str | dict[str, Any]:
+def render(
+    transcript: Transcript, kind: Format, *, words: bool, segments: bool, logprobs: bool
+) -> str | dict[str, Any]:
     """The body in one of FORMATS: text, or a JSON document. words, segments: which lists verbose_json shows."""
     if kind == "text":
         return transcript.text + "\n"
@@ -136,7 +139,9 @@ def render(transcript: Transcript, kind: Format, *, words: bool, segments: bool,
     return document
 
 
-async def stream(events: AsyncIterable[Event], collector: Collector, kind: Format, logprobs: bool) -> AsyncIterator[bytes]:
+async def stream(
+    events: AsyncIterable[Event], collector: Collector, kind: Format, logprobs: bool
+) -> AsyncIterator[bytes]:
     """The API's event stream: deltas as they come, finished segments if diarised, the whole text, [DONE]."""
     async for one in events:
         delta = collector.take(one)

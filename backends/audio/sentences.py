@@ -35,7 +35,8 @@ def _short_enough(sentence: str) -> list[str]:
 
 
 def _last_soft_cut(text: str) -> int:
-    """Where to cut: behind the last comma-like mark of the second half, else behind the last space there; 0: nowhere."""
+    """Where to cut: behind the last comma-like mark of the second half, else behind the last space there; 0:
+    nowhere."""
     cuts = [match for match in _SOFT.finditer(text) if match.end() > len(text) // 2]
     commas = [match.end() for match in cuts if not match.group()[0].isspace()]
     return commas[-1] if commas else cuts[-1].end() if cuts else 0

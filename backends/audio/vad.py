@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from backends.interface import LISTENING_RATE, ModelUnavailable, Samples
+from backends.interface import ASR_SAMPLE_RATE, ModelUnavailable, Samples
 
 FRAME = 512  # samples, 32 ms
-FRAME_SECONDS = FRAME / LISTENING_RATE
+FRAME_SECONDS = FRAME / ASR_SAMPLE_RATE
 _CONTEXT = 64  # samples of the frame before that the model also sees
 _FILE = "silero_vad_16k_sequence.onnx"
 
@@ -38,11 +38,11 @@ class SpeechDetector:
         options.log_severity_level = 3
         self.session = onnxruntime.InferenceSession(str(model_file()), options, providers=["CPUExecutionProvider"])
 
-    def listen(self) -> Listening:
-        return Listening(self.session)
+    def listen(self) -> VadState:
+        return VadState(self.session)
 
 
-class Listening:
+class VadState:
     """Speech probabilities of one recording, given in order in pieces of whole frames."""
 
     def __init__(self, session: onnxruntime.InferenceSession) -> None:

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from backends.csm.audio_output import Sound
-from backends.csm.frames import Draw
+from backends.csm.audio_output import AudioOutput
+from backends.csm.frames import SamplingParams
 from backends.csm.model import NoiseSource
 from backends.csm.settings import Settings
 from backends.csm.voices import Segment
@@ -28,7 +28,8 @@ _SPARE_SECONDS = 2.0
 
 @dataclass(slots=True)
 class Utterance:
-    """The sentence being spoken. position: where its next frame's row goes; hidden [width]: what the next codes come from."""
+    """The sentence being spoken. position: where its next frame's row goes; hidden [width]: what the next codes come
+    from."""
 
     text: str
     position: int
@@ -45,7 +46,8 @@ class Utterance:
 
 @dataclass(slots=True, eq=False)
 class Answer:
-    """A job of the backend. before: what precedes every sentence (after the voice's clip); said: sentences that are over."""
+    """A job of the backend. before: what precedes every sentence (after the voice's clip); said: sentences that are
+    over."""
 
     request: SpeechRequest
     speaker: int
@@ -54,7 +56,7 @@ class Answer:
     sentences: deque[str]
     settings: Settings
     noise: NoiseSource
-    sound: Sound
+    sound: AudioOutput
     slot: int
     started: float = field(default_factory=time.perf_counter)
     utterance: Utterance | None = None
@@ -67,13 +69,13 @@ class Answer:
     notes: list[str] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
 
-    def draw(self) -> Draw:
+    def draw(self) -> SamplingParams:
         """How the next codes are chosen. The noise is kept until `advance`, so that a step may be repeated."""
         if self.settings.temperature <= 0:
-            return Draw(None, 0.0, 0)
+            return SamplingParams(None, 0.0, 0)
         if self.ready_noise is None:
             self.ready_noise = self.noise.draw()
-        return Draw(self.ready_noise, self.settings.temperature, self.settings.top_k)
+        return SamplingParams(self.ready_noise, self.settings.temperature, self.settings.top_k)
 
     def advance(self, codes: Tensor, hidden: Tensor) -> None:
         """Take the next frame's codes [codebooks] and the hidden state after it."""
@@ -92,7 +94,7 @@ class Answer:
         elif utterance.stuck:
             self.ending = True
 
-    def hush(self) -> None:
+    def end_on_silence(self) -> None:
         """End the sentence if nothing has been heard for long."""
         if self.sound.quiet_seconds >= _QUIET_SECONDS:
             self.ending = True

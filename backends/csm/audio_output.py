@@ -19,7 +19,7 @@ _QUIET = 0.003  # amplitude below which speech is over
 _TAIL = 0.24  # seconds of quiet that stay after a sentence
 
 
-class Sound:
+class AudioOutput:
     """The audio of one answer, sentence after sentence."""
 
     def __init__(self, codec: Codec, mark: WatermarkStream | None) -> None:

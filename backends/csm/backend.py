@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from backends.csm.answer import Answer, Utterance, fitting, sentence_cap
-from backends.csm.audio_output import Sound
+from backends.csm.audio_output import AudioOutput
 from backends.csm.conversation import Answers, context_segments
 from backends.csm.frames import frame_batch
 from backends.csm.info import CsmOptions
@@ -24,7 +24,7 @@ from backends.csm.loading import Parts, load_parts
 from backends.csm.model import NoiseSource
 from backends.csm.prompt_frames import prompt_rows
 from backends.csm.settings import request_settings
-from backends.csm.text import sentences, speakable
+from backends.csm.text import can_generate, sentences
 from backends.csm.voices import Segment, SpeakingVoice, Voices, trimmed
 from backends.csm.watermark_model.stream import WatermarkStream
 from backends.interface import (
@@ -79,10 +79,10 @@ class CsmBackend:
             raise InvalidInput("this model only speaks")
         began = time.perf_counter()
         settings = request_settings(request.options, self._options)
-        pieces = sentences(speakable(request.text))
+        pieces = sentences(can_generate(request.text))
         voice = self._voice(request)
         before = context_segments(request.context, self._answers, self._voices, self._encode, self._codec.rate)
-        shape = (self._parts.model.config.codebooks, self._batch.speakable)
+        shape = (self._parts.model.config.codebooks, self._batch.can_generate)
         answer = Answer(
             request=request,
             speaker=voice.speaker,
@@ -91,7 +91,7 @@ class CsmBackend:
             sentences=deque(pieces),
             settings=settings,
             noise=NoiseSource(shape, request.seed, self._parts.model.device),
-            sound=Sound(self._codec, self._mark(request.stream)),
+            sound=AudioOutput(self._codec, self._mark(request.stream)),
             slot=self._batch.cache.take(),
         )
         if request.instructions:
@@ -110,7 +110,9 @@ class CsmBackend:
         for answer in answers:
             if answer.utterance is None:
                 self._begin_sentence(answer)
-        speaking = [(answer, answer.utterance) for answer in answers if answer.utterance is not None and not answer.ending]
+        speaking = [
+            (answer, answer.utterance) for answer in answers if answer.utterance is not None and not answer.ending
+        ]
         if speaking:
             self._frame(speaking)
         for answer in answers:
@@ -148,7 +150,7 @@ class CsmBackend:
         pieces: list[Samples] = []
         if answer.sound.ready(last=answer.ending):
             pieces.append(answer.sound.samples())
-            answer.hush()
+            answer.end_on_silence()
         over = False
         if answer.ending:
             pieces.append(answer.sound.end_sentence())
@@ -198,7 +200,9 @@ class CsmBackend:
         answer.sentences.popleft()
 
     def _rows(self, segments: Sequence[Segment], ids: Sequence[int]) -> tuple[Tensor, Tensor]:
-        return prompt_rows([*map(self._prompt_segment, segments), {"text_ids": ids}], self._parts.model.config.codebooks)
+        return prompt_rows(
+            [*map(self._prompt_segment, segments), {"text_ids": ids}], self._parts.model.config.codebooks
+        )
 
     def _prompt_segment(self, segment: Segment) -> dict[str, Any]:
         return {"text_ids": self._parts.tokenizer.utterance(segment.speaker, segment.text), "codes": segment.codes}

@@ -43,8 +43,15 @@ def _network(values: Mapping[str, Any], device: torch.device | str, checkpoint: 
     from moshi.models.loaders import get_mimi
 
     try:
-        network = get_mimi(None, dict(values), device=device, num_codebooks=min(_SPOKEN_CODEBOOKS, values["quantizer"]["n_q"]))
-    except (AssertionError, TypeError, ValueError, ZeroDivisionError) as error:  # how moshi says that sizes do not fit together
+        network = get_mimi(
+            None, dict(values), device=device, num_codebooks=min(_SPOKEN_CODEBOOKS, values["quantizer"]["n_q"])
+        )
+    except (
+        AssertionError,
+        TypeError,
+        ValueError,
+        ZeroDivisionError,
+    ) as error:  # how moshi says that sizes do not fit together
         raise ModelUnavailable(f"the codec's configuration does not describe a Mimi: {error!r}") from error
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     network.load_state_dict(codec_state(checkpoint, wanted, values["transformer"]["num_heads"]))

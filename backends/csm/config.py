@@ -1,7 +1,7 @@
 """What a CSM checkpoint's config.json says, in either vocabulary: torchtune's (original) or transformers'.
 
-Whatever is absent has the value that the published CSM-1B architecture has, Llama-3 rope scaling included: transformers'
-own default there is plain rope, which is another model. Knows no tensors.
+Whatever is absent has the value that the published CSM-1B architecture has, Llama-3 rope scaling included:
+transformers' own default there is plain rope, which is another model. Knows no tensors.
 """
 
 from __future__ import annotations
@@ -41,13 +41,14 @@ class CsmConfig:
     codec: Mapping[str, Any] | None = None
 
     @property
-    def speakable(self) -> int:
+    def can_generate(self) -> int:
         """Number of ids per codebook that may be sampled."""
         return min(self.audio_vocabulary, CODEC_IDS)
 
 
 def read_config(folder: Path) -> CsmConfig:
-    """The configuration in folder/config.json. Raises ModelUnavailable if it is missing, broken or says nothing of CSM."""
+    """The configuration in folder/config.json. Raises ModelUnavailable if it is missing, broken or says nothing of
+    CSM."""
     file = folder / "config.json"
     if not file.is_file():
         raise ModelUnavailable(f"{folder} has no config.json")
@@ -64,7 +65,9 @@ def parse_config(values: Mapping[str, Any]) -> CsmConfig:
         return _checked(_transformers(values))
     if any(key in values for key in ("backbone", "backbone_flavor", "audio_num_codebooks")):
         return _checked(_original(values))
-    raise ValueError("it has neither the keys of the original model (backbone ...) nor those of transformers (hidden_size ...)")
+    raise ValueError(
+        "it has neither the keys of the original model (backbone ...) nor those of transformers (hidden_size ...)"
+    )
 
 
 def _transformers(values: Mapping[str, Any]) -> CsmConfig:

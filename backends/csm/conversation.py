@@ -30,12 +30,16 @@ class Answers:
     def segments(self, answer_id: str) -> tuple[Segment, ...]:
         """Raises InvalidInput for an answer that was never given here, or is too long ago."""
         if answer_id not in self._answers:
-            raise InvalidInput(f"there is no earlier answer {answer_id!r} (the last {self._kept} are kept)", param="context")
+            raise InvalidInput(
+                f"there is no earlier answer {answer_id!r} (the last {self._kept} are kept)", param="context"
+            )
         self._answers.move_to_end(answer_id)
         return self._answers[answer_id]
 
 
-def context_segments(turns: Sequence[ContextTurn], answers: Answers, voices: Voices, encode: Encode, rate: int) -> list[Segment]:
+def context_segments(
+    turns: Sequence[ContextTurn], answers: Answers, voices: Voices, encode: Encode, rate: int
+) -> list[Segment]:
     """The turns of a conversation in order. Raises InvalidInput for one without audio, text or a known speaker."""
     segments: list[Segment] = []
     for turn in turns:

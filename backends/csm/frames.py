@@ -21,7 +21,7 @@ _LENGTHS = (256, 512, 1024, 2048)
 
 
 @dataclass(frozen=True, slots=True)
-class Draw:
+class SamplingParams:
     """How one row's codes are chosen: noise Exp(1) [codebooks, speakable] (None: greedy), temperature, top_k."""
 
     noise: Tensor | None
@@ -32,11 +32,11 @@ class Draw:
 class FrameBatch:
     """Slots for utterances and the step of those that are active."""
 
-    def __init__(self, model: CsmModel, slots: int, speakable: int | None = None) -> None:
+    def __init__(self, model: CsmModel, slots: int, can_generate: int | None = None) -> None:
         self.model = model
         self.cache = KVCache(model.config.backbone, slots, None, model.dtype, model.device)
-        self._depth = FrameDecoder(model, slots, speakable)
-        self.speakable = self._depth.speakable
+        self._depth = FrameDecoder(model, slots, can_generate)
+        self.can_generate = self._depth.can_generate
 
     @property
     def positions(self) -> int:
@@ -45,7 +45,8 @@ class FrameBatch:
 
     @torch.inference_mode()
     def prefill(self, slot: int, tokens: Tensor, mask: Tensor, start: int = 0) -> Tensor:
-        """The last row's hidden state [width] of prompt rows start..start+n-1. Raises InvalidInput if they do not fit."""
+        """The last row's hidden state [width] of prompt rows start..start+n-1. Raises InvalidInput if they do not
+        fit."""
         if start + len(tokens) > self.positions:
             raise InvalidInput(f"the prompt of {start + len(tokens)} rows exceeds the model's {self.positions}")
         rows = self.model.embed_rows(tokens, mask)[None]
@@ -53,13 +54,13 @@ class FrameBatch:
 
     @torch.inference_mode()
     def frame(
-        self, slots: Sequence[int], positions: Sequence[int], hidden: Tensor, draws: Sequence[Draw]
+        self, slots: Sequence[int], positions: Sequence[int], hidden: Tensor, sampling_params: Sequence[SamplingParams]
     ) -> tuple[Tensor, Tensor]:
         """The next codes int64 [batch, codebooks] of hidden [batch, width], and the hidden states after them.
 
         The codes become the rows at `positions` of their slots. A row's result does not depend on the others.
         """
-        noise, temperature, top_k = _together(draws)
+        noise, temperature, top_k = _together(sampling_params)
         return self._computed(hidden, noise, temperature, top_k, Step(self.cache, slots, positions))
 
     def _computed(
@@ -80,11 +81,11 @@ class GraphedFrames(FrameBatch):
     they write into the cache lies at their own next position, which their next real step overwrites.
     """
 
-    def __init__(self, model: CsmModel, slots: int, speakable: int | None = None) -> None:
-        super().__init__(model, slots, speakable)
+    def __init__(self, model: CsmModel, slots: int, can_generate: int | None = None) -> None:
+        super().__init__(model, slots, can_generate)
         config, device = model.config, model.device
         self._hidden = torch.zeros(slots, config.backbone.width, dtype=model.dtype, device=device)
-        self._noise = torch.ones(slots, config.codebooks, self.speakable, device=device)
+        self._noise = torch.ones(slots, config.codebooks, self.can_generate, device=device)
         self._temperature = torch.zeros(slots, device=device)
         self._top_k = torch.zeros(slots, dtype=torch.int64, device=device)
         self._positions = torch.zeros(slots, dtype=torch.int64, device=device)
@@ -97,22 +98,24 @@ class GraphedFrames(FrameBatch):
 
     @torch.inference_mode()
     def frame(
-        self, slots: Sequence[int], positions: Sequence[int], hidden: Tensor, draws: Sequence[Draw]
+        self, slots: Sequence[int], positions: Sequence[int], hidden: Tensor, sampling_params: Sequence[SamplingParams]
     ) -> tuple[Tensor, Tensor]:
-        self._fill(slots, positions, hidden, draws)
+        self._fill(slots, positions, hidden, sampling_params)
         batch = min(bucket(max(slots) + 1, _BATCHES), self.cache.slots)
         length = min(bucket(max(positions) + 1, _LENGTHS), self.positions)
         codes, after = self._replayed(batch, length)
         rows = torch.tensor(slots, device=codes.device)
         return codes[rows], after[rows]
 
-    def _fill(self, slots: Sequence[int], positions: Sequence[int], hidden: Tensor, draws: Sequence[Draw]) -> None:
+    def _fill(
+        self, slots: Sequence[int], positions: Sequence[int], hidden: Tensor, sampling_params: Sequence[SamplingParams]
+    ) -> None:
         rows = torch.tensor(slots, device=self._hidden.device)
         self._hidden[rows] = hidden
         self._positions[rows] = torch.tensor(positions, device=rows.device)
-        self._temperature[rows] = torch.tensor([draw.temperature for draw in draws], device=rows.device)
-        self._top_k[rows] = torch.tensor([draw.top_k for draw in draws], device=rows.device)
-        for slot, draw in zip(slots, draws, strict=True):
+        self._temperature[rows] = torch.tensor([draw.temperature for draw in sampling_params], device=rows.device)
+        self._top_k[rows] = torch.tensor([draw.top_k for draw in sampling_params], device=rows.device)
+        for slot, draw in zip(slots, sampling_params, strict=True):
             if draw.noise is not None:
                 self._noise[slot] = draw.noise
 
@@ -137,16 +140,17 @@ class GraphedFrames(FrameBatch):
         return graph, outputs
 
     def static_frame(self, batch: int, length: int) -> tuple[Tensor, Tensor]:
-        """The frame of the static buffers' first `batch` rows; reads and branches on nothing that lies on the device."""
+        """The frame of the static buffers' first `batch` rows; reads and branches on nothing that lies on the
+        device."""
         view = GraphStep(self.cache, self._positions[:batch], length)
         settings = (self._noise[:batch], self._temperature[:batch], self._top_k[:batch])
         return self._computed(self._hidden[:batch], *settings, view)
 
 
-def frame_batch(model: CsmModel, slots: int, speakable: int | None = None) -> FrameBatch:
+def frame_batch(model: CsmModel, slots: int, can_generate: int | None = None) -> FrameBatch:
     """The kind for the model's device."""
     kind = GraphedFrames if model.device.type == "cuda" else FrameBatch
-    return kind(model, slots, speakable)
+    return kind(model, slots, can_generate)
 
 
 def bucket(value: int, sizes: Sequence[int]) -> int:
@@ -154,13 +158,13 @@ def bucket(value: int, sizes: Sequence[int]) -> int:
     return next((size for size in sizes if size >= value), sizes[-1])
 
 
-def _together(draws: Sequence[Draw]) -> tuple[Tensor | None, float | Tensor, int | Tensor]:
+def _together(sampling_params: Sequence[SamplingParams]) -> tuple[Tensor | None, float | Tensor, int | Tensor]:
     """One setting for all rows where they agree, else a tensor with one per row."""
-    given = next((draw.noise for draw in draws if draw.noise is not None), None)
+    given = next((draw.noise for draw in sampling_params if draw.noise is not None), None)
     if given is None:
         return None, 0.0, 0
-    noise = torch.stack([torch.ones_like(given) if draw.noise is None else draw.noise for draw in draws])
-    if len({(draw.temperature, draw.top_k) for draw in draws}) == 1:
-        return noise, draws[0].temperature, draws[0].top_k
-    temperature = torch.tensor([draw.temperature for draw in draws], device=given.device)
-    return noise, temperature, torch.tensor([draw.top_k for draw in draws], device=given.device)
+    noise = torch.stack([torch.ones_like(given) if draw.noise is None else draw.noise for draw in sampling_params])
+    if len({(draw.temperature, draw.top_k) for draw in sampling_params}) == 1:
+        return noise, sampling_params[0].temperature, sampling_params[0].top_k
+    temperature = torch.tensor([draw.temperature for draw in sampling_params], device=given.device)
+    return noise, temperature, torch.tensor([draw.top_k for draw in sampling_params], device=given.device)

@@ -18,9 +18,9 @@ class CsmOptions:
     watermark_model: hub id or folder of SilentCipher; watermark_key: five bytes as ten hex digits, "": this
     installation's own; watermark_sdr: dB between speech and mark; watermark_statistics: whether the mark's networks
     normalise by the utterance ("batch", as published) or by what they were trained with ("running", half the cost);
-    codec_model: hub id or folder of Mimi, "": inside the model's own files; tokenizer: a tokenizer.json, "": the model's;
-    temperature, top_k: sampling, as published; max_seconds: of one sentence; max_batch: utterances per step, 0: by
-    device; transcription_deployment: writes the transcript of a clip to clone that comes without one.
+    codec_model: hub id or folder of Mimi, "": inside the model's own files; tokenizer: a tokenizer.json, "": the
+    model's; temperature, top_k: sampling, as published; max_seconds: of one sentence; max_batch: utterances per step,
+    0: by device; transcription_deployment: writes the transcript of a clip to clone that comes without one.
     """
 
     watermark: bool = True
@@ -42,7 +42,7 @@ INFO = BackendInfo(
     entry="backends.csm.backend:CsmBackend",
     tasks=("speech",),
     engines=("torch",),
-    wishes=("cuda", "cpu"),
+    device_preference=("cuda", "cpu"),
     check="backends.csm.settings:check_request",
     libraries={"": ("torch", "safetensors", "tokenizers", "moshi"), "torch": ("silentcipher",)},
     extra="torch",

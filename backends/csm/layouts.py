@@ -1,7 +1,8 @@
 """The two published key layouts of CSM's language model, as renames of the core's canonical names.
 
-The layout is detected by the names in the files, never by config.json: either configuration may stand beside either. The
-layouts also differ in the order of q and k rows (rope convention); a mix-up would give plausible noise, so names decide.
+The layout is detected by the names in the files, never by config.json: either configuration may stand beside either.
+The layouts also differ in the order of q and k rows (rope convention); a mix-up would give plausible noise, so names
+decide.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from pathlib import Path
 from backends.interface import ModelUnavailable
 from backends.transformer.checkpoint import Checkpoint, llama_names, renamed
 
-_TRANSFORMERS_INDEX = "transformers.safetensors.index.json"  # an unusual stem, so that model.safetensors can lie beside it
+_TRANSFORMERS_INDEX = (
+    "transformers.safetensors.index.json"  # an unusual stem, so that model.safetensors can lie beside it
+)
 _MODEL_INDEX = "model.safetensors.index.json"
 _NAMED_AT_MOST = 4  # tensors of a stray layout listed in an error message
 
@@ -124,7 +127,11 @@ _STARTS: dict[str, tuple[str, ...]] = {
 
 
 def _detected(checkpoint: Checkpoint) -> tuple[Checkpoint, Layout]:
-    found = [layout for layout in (ORIGINAL, TRANSFORMERS) if any(n.startswith(_STARTS[layout.name]) for n in checkpoint.names)]
+    found = [
+        layout
+        for layout in (ORIGINAL, TRANSFORMERS)
+        if any(n.startswith(_STARTS[layout.name]) for n in checkpoint.names)
+    ]
     if len(found) == 1:
         return checkpoint, found[0]
     if not found:

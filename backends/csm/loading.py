@@ -80,7 +80,9 @@ def find_folder(given: Path | None, name: str, models_dir: Path) -> Path:
     for place in places:
         if place.exists():
             return place
-    raise ModelUnavailable(f"the weights of {name or given} are not in {models_dir}; fetch them with: speech-gateway pull {name}")
+    raise ModelUnavailable(
+        f"the weights of {name or given} are not in {models_dir}; fetch them with: speech-gateway pull {name}"
+    )
 
 
 def _load_mark(options: CsmOptions, models_dir: Path) -> Watermark | None:
@@ -98,8 +100,8 @@ def _key(options: CsmOptions, user_dir: Path) -> tuple[int, ...]:
 
 
 def _best_dtype(device: str, stacks: tuple[TransformerConfig, ...]) -> str:
-    """int8 on a CPU with a right kernel for it (4 times the speed of bfloat16 there) unless the model is tiny; bfloat16 where
-    it is native."""
+    """int8 on a CPU with a right kernel for it (4 times the speed of bfloat16 there) unless the model is tiny; bfloat16
+    where it is native."""
     kind = torch.device(device).type
     if kind == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
@@ -108,7 +110,8 @@ def _best_dtype(device: str, stacks: tuple[TransformerConfig, ...]) -> str:
 
 
 def _fitting_codec(codec: Codec, config: CsmConfig) -> Codec:
-    """The codec with as many codebooks as the model speaks in. Raises ModelUnavailable if it belongs to another model."""
+    """The codec with as many codebooks as the model speaks in. Raises ModelUnavailable if it belongs to another
+    model."""
     if codec.codebooks < config.codebooks:
         raise ModelUnavailable(f"the codec has {codec.codebooks} codebooks, the model speaks in {config.codebooks}")
     if codec.bins > config.audio_vocabulary:

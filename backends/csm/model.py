@@ -33,7 +33,8 @@ def load_csm(
     dtype: torch.dtype | str = torch.float32,
     rows: int = 0,
 ) -> CsmModel:
-    """The language model of a folder with config.json and *.safetensors, in any mix of the two vocabularies and layouts.
+    """The language model of a folder with config.json and *.safetensors, in any mix of the two vocabularies and
+    layouts.
 
     dtype: a torch dtype, or "float32", "bfloat16", "float16", "int8"; rows: see make_linear.
     Raises ModelUnavailable naming the tensor or file that is missing, superfluous or misshapen.
@@ -103,11 +104,13 @@ class CsmModel:
     # --- inputs -------------------------------------------------------------------------------------------------
 
     def prompt_rows(self, segments: Sequence[Mapping[str, Any]]) -> tuple[Tensor, Tensor]:
-        """Segments {"text_ids", "codes" [codebooks][frames] (optional)} -> tokens int64, mask bool [rows, codebooks + 1]."""
+        """Segments {"text_ids", "codes" [codebooks][frames] (optional)} -> tokens int64, mask bool [rows, codebooks +
+        1]."""
         return prompt_rows(segments, self.config.codebooks)
 
     def embed_rows(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Backbone inputs [rows, width] of tokens int64 and mask bool [rows, codebooks + 1]: the sum of what is unmasked."""
+        """Backbone inputs [rows, width] of tokens int64 and mask bool [rows, codebooks + 1]: the sum of what is
+        unmasked."""
         tokens, mask = tokens.to(self.device), mask.to(self.device)
         audio = self.audio_table[tokens[:, :-1] + self.offsets].to(self.dtype)
         text = self.text_table[tokens[:, -1]].to(self.dtype)
@@ -118,7 +121,8 @@ class CsmModel:
         return self.audio_table[codes + self.offsets].sum(1, dtype=self.dtype)
 
     def decoder_rows(self, hidden: Tensor, codes: Tensor) -> Tensor:
-        """Decoder inputs [n, 1 + m, decoder width]: the backbone's hidden [n, width], then codebooks 0..m-1 of codes [n, m]."""
+        """Decoder inputs [n, 1 + m, decoder width]: the backbone's hidden [n, width], then codebooks 0..m-1 of codes
+        [n, m]."""
         spoken = self.projected_table[codes + self.offsets[: codes.shape[1]]].to(self.dtype)
         return torch.cat([self.projection(hidden)[:, None], spoken], 1)
 
@@ -159,7 +163,11 @@ class CsmModel:
         length = self._check_room(len(tokens), max_frames)
         cache = KVCache(self.config.backbone, 1, length, self.dtype, self.device)
         depth = FrameDecoder(self, 1)
-        noise = NoiseSource((self.config.codebooks, self.config.speakable), seed, self.device) if temperature > 0 else None
+        noise = (
+            NoiseSource((self.config.codebooks, self.config.can_generate), seed, self.device)
+            if temperature > 0
+            else None
+        )
         hidden = self.backbone(self.embed_rows(tokens, mask)[None], Span(cache, 0, len(tokens), causal=True))[:, -1]
         frames: list[Tensor] = []
         while len(frames) < max_frames:
@@ -194,15 +202,18 @@ class CsmModel:
 class FrameDecoder:
     """One frame's codes from the backbone's hidden states, for up to `slots` utterances in lockstep."""
 
-    def __init__(self, model: CsmModel, slots: int, speakable: int | None = None) -> None:
+    def __init__(self, model: CsmModel, slots: int, can_generate: int | None = None) -> None:
         """speakable: ids per codebook that may be chosen, if fewer than the model's own."""
         self._model = model
-        self.speakable = min(model.config.speakable, speakable or model.config.speakable)
+        self.can_generate = min(model.config.can_generate, can_generate or model.config.can_generate)
         self._cache = KVCache(model.config.decoder, slots, model.config.codebooks, model.dtype, model.device)
         self._views: dict[int, tuple[Span, list[Step]]] = {}
 
-    def __call__(self, hidden: Tensor, noise: Tensor | None, temperature: float | Tensor, top_k: int | Tensor) -> Tensor:
-        """codes int64 [batch, codebooks] from hidden [batch, width]; noise Exp(1) [batch, codebooks, speakable] or None."""
+    def __call__(
+        self, hidden: Tensor, noise: Tensor | None, temperature: float | Tensor, top_k: int | Tensor
+    ) -> Tensor:
+        """codes int64 [batch, codebooks] from hidden [batch, width]; noise Exp(1) [batch, codebooks, speakable] or
+        None."""
         model = self._model
         first, steps = self._views_of(len(hidden))
         choose = self._chooser(noise, temperature, top_k)
@@ -215,15 +226,17 @@ class FrameDecoder:
                 inner = model.decoder(row[:, None], steps[codebook - 1])[:, -1]
         return torch.stack(codes, 1)
 
-    def _chooser(self, noise: Tensor | None, temperature: float | Tensor, top_k: int | Tensor) -> Callable[[Tensor, int], Tensor]:
+    def _chooser(
+        self, noise: Tensor | None, temperature: float | Tensor, top_k: int | Tensor
+    ) -> Callable[[Tensor, int], Tensor]:
         """Gives the ids [batch] of a codebook from its logits [batch, vocabulary]."""
         loops = kernels() if self._model.quantised and self._model.device.type == "cpu" else None
         if loops is not None and noise is not None:
             return Picker(loops, noise, temperature, top_k)
 
         def choose(logits: Tensor, codebook: int) -> Tensor:
-            draws = None if noise is None else noise[:, codebook]
-            return pick(logits[:, : self.speakable], draws, temperature, top_k)
+            sampling_params = None if noise is None else noise[:, codebook]
+            return pick(logits[:, : self.can_generate], sampling_params, temperature, top_k)
 
         return choose
 
@@ -267,7 +280,9 @@ def check_rows(tokens: Tensor, mask: Tensor, config: CsmConfig) -> None:
     if not len(tokens):
         raise InvalidInput("the prompt has no rows")
     if tokens.shape != mask.shape or tokens.dim() != 2 or tokens.shape[1] != config.codebooks + 1:
-        raise InvalidInput(f"a prompt of shape {list(tokens.shape)}, wanted [rows, {config.codebooks + 1}] and a mask like it")
+        raise InvalidInput(
+            f"a prompt of shape {list(tokens.shape)}, wanted [rows, {config.codebooks + 1}] and a mask like it"
+        )
     check_codes(tokens[:, :-1], config)
     if int(tokens[:, -1].min()) < 0 or int(tokens[:, -1].max()) >= config.text_vocabulary:
         raise InvalidInput(f"text ids must lie in 0..{config.text_vocabulary - 1}")
@@ -293,7 +308,9 @@ def _audio_name(config: CsmConfig, checkpoint: Checkpoint, layout: Layout) -> st
 
 def _demand_all(config: CsmConfig, checkpoint: Checkpoint, layout: Layout) -> None:
     """Name every missing tensor at once, before anything is read."""
-    outside = (_audio_name(config, checkpoint, layout) if name == layout.audio else name for name in _shapes(config, layout))
+    outside = (
+        _audio_name(config, checkpoint, layout) if name == layout.audio else name for name in _shapes(config, layout)
+    )
     own_table = [layout.audio_copy] if layout.audio_copy and not config.tied else []
     checkpoint.demand(
         [

@@ -1,7 +1,7 @@
 """The rows of a prompt: token ids and codes laid out as the backbone reads them.
 
-A row has K + 1 columns, K audio codes and a text id, with a mask of the same shape. A text row fills the last column, an
-audio row the others. A segment is its text rows, its audio rows and one all-zero audio row that ends the audio.
+A row has K + 1 columns, K audio codes and a text id, with a mask of the same shape. A text row fills the last column,
+an audio row the others. A segment is its text rows, its audio rows and one all-zero audio row that ends the audio.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ def audio_rows(codes: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def prompt_rows(segments: Sequence[Mapping[str, Any]], codebooks: int) -> tuple[Tensor, Tensor]:
-    """All segments in order. Each: "text_ids" [n] and, for context, "codes" [codebooks][frames] without an end frame."""
+    """All segments in order. Each: "text_ids" [n] and, for context, "codes" [codebooks][frames] without an end
+    frame."""
     parts: list[tuple[Tensor, Tensor]] = []
     for segment in segments:
         parts.append(text_rows(segment.get("text_ids", ()), codebooks))

@@ -161,7 +161,9 @@ def _words(file: Path, name: str) -> str:
     try:
         return file.read_text(encoding="utf-8-sig").strip()
     except (UnicodeDecodeError, OSError) as error:
-        raise InvalidInput(f"{file.name} of the voice {name!r} cannot be read as UTF-8: {error}", param="voice") from error
+        raise InvalidInput(
+            f"{file.name} of the voice {name!r} cannot be read as UTF-8: {error}", param="voice"
+        ) from error
 
 
 def _cached(file: Path, origin: str) -> Tensor | None:

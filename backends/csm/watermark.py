@@ -56,7 +56,9 @@ class Watermark:
 
     def __init__(self, nets: Nets, statistics: Statistics = "batch") -> None:
         if statistics not in ("batch", "running"):
-            raise InvalidInput(f"watermark statistics {statistics!r}; known: batch, running", param="watermark_statistics")
+            raise InvalidInput(
+                f"watermark statistics {statistics!r}; known: batch, running", param="watermark_statistics"
+            )
         nets.normalise_by(statistics)
         self._nets, self._statistics, self._lock = nets, statistics, threading.Lock()
         self._window = torch.hann_window(nets.fft)
@@ -85,9 +87,15 @@ class Watermark:
         return resample(marked, self.rate, rate)[: len(samples)]
 
     def encode_native(
-        self, samples: Samples, key: Sequence[int], sdr: float = DEFAULT_SDR, first_symbol: int = 0, power: float | None = None
+        self,
+        samples: Samples,
+        key: Sequence[int],
+        sdr: float = DEFAULT_SDR,
+        first_symbol: int = 0,
+        power: float | None = None,
     ) -> Samples:
-        """The same at the networks' own rate, for samples whose first frame carries symbol `first_symbol` of the period.
+        """The same at the networks' own rate, for samples whose first frame carries symbol `first_symbol` of the
+        period.
 
         power: mean square to normalise by, where the samples are a piece of something longer.
         """

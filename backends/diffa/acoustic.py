@@ -2,7 +2,8 @@
 
 Owns the network and the published names of its tensors. Knows nothing of files or of the language model. Every tapped
 encoder state has its own learned prompts; one shared two-layer BERT-style encoder (post-norm, self-attention in both
-directions, then cross-attention to all frames, then feed-forward) reads each state, and a learned softmax mixes the results.
+directions, then cross-attention to all frames, then feed-forward) reads each state, and a learned softmax mixes the
+results.
 """
 
 from __future__ import annotations
@@ -87,8 +88,8 @@ class Layer(nn.Module):
 class AcousticAdapter(nn.Module):
     """Tapped encoder states -> [prompts, out_width] embeddings.
 
-    width: of the encoder; heads: of its attention; inner: of the feed-forward (BERT's default, not scaled with the width,
-    so it is taken from the tensor); prompts: learned queries per tap; taps: number of encoder states.
+    width: of the encoder; heads: of its attention; inner: of the feed-forward (BERT's default, not scaled with the
+    width, so it is taken from the tensor); prompts: learned queries per tap; taps: number of encoder states.
     """
 
     def __init__(self, width: int, heads: int, inner: int, prompts: int, taps: int, out_width: int) -> None:

@@ -1,7 +1,7 @@
 """Readable text out of blocks of ids, as they are finished.
 
-Owns what may be shown already: an answer ends at its first end token or stop text, has no surrounding white space, and a
-character whose bytes are not complete yet waits. Knows no tensor.
+Owns what may be shown already: an answer ends at its first end token or stop text, has no surrounding white space, and
+a character whose bytes are not complete yet waits. Knows no tensor.
 """
 
 from __future__ import annotations

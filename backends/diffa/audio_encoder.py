@@ -2,9 +2,10 @@
 
 Owns the length arithmetic and the policy for audio that does not fit one window. Knows nothing of prompts or decoding.
 
-Policy: audio of up to one encoder window (30 s) gives 64 acoustic embeddings and 12.5 semantic ones per second. Longer audio
-is cut into consecutive windows, each heard on its own, and their embeddings follow one another; nothing is dropped. Audio
-under 80 ms is lengthened with silence to 80 ms, the shortest that has a semantic embedding. No samples at all are an error.
+Policy: audio of up to one encoder window (30 s) gives 64 acoustic embeddings and 12.5 semantic ones per second. Longer
+audio is cut into consecutive windows, each heard on its own, and their embeddings follow one another; nothing is
+dropped. Audio under 80 ms is lengthened with silence to 80 ms, the shortest that has a semantic embedding. No samples
+at all are an error.
 """
 
 from __future__ import annotations
@@ -24,17 +25,17 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from backends.diffa import acoustic, semantic
 from backends.diffa.checkpoint import fill, open_checkpoint, read_config
-from backends.interface import LISTENING_RATE, InvalidInput, ModelUnavailable, Samples
+from backends.interface import ASR_SAMPLE_RATE, InvalidInput, ModelUnavailable, Samples
 from backends.transformer import Checkpoint
 from backends.transformer.bounds import MOST_HEADS, MOST_HIDDEN, MOST_LAYERS, MOST_POSITIONS, MOST_WIDTH, check_size
 
-SHORTEST_SAMPLES = LISTENING_RATE * 80 // 1000
+SHORTEST_SAMPLES = ASR_SAMPLE_RATE * 80 // 1000
 _TAPS_OF_DEPTH = {32: 8}  # whisper-large has eight taps, every other size four
 _DEFAULT_TAPS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class EncodedAudio:
     """What became of one stretch of audio.
 
     embeddings: float32 [n, width]; pieces: windows it was cut into; padded: it was lengthened to 80 ms.
@@ -45,7 +46,7 @@ class Heard:
     padded: bool
 
 
-class Listener(nn.Module):
+class AudioEncoder(nn.Module):
     """The whole audio side, in float32 whatever the language model runs in."""
 
     def __init__(
@@ -75,7 +76,7 @@ class Listener(nn.Module):
         return sum(len(self.acoustic.layer_weights) + count // semantic.SUBSAMPLING for count in frames)
 
     @torch.no_grad()
-    def hear(self, samples: Samples) -> Heard:
+    def encode(self, samples: Samples) -> EncodedAudio:
         """samples: float32 [time] at 16 kHz. Raises InvalidInput for empty or non-finite audio."""
         if samples.ndim != 1 or len(samples) == 0:
             raise InvalidInput("the audio holds no samples", param="messages")
@@ -83,21 +84,21 @@ class Listener(nn.Module):
             raise InvalidInput("the audio holds samples that are not finite numbers", param="messages")
         pieces = cut(samples, self.piece_samples)
         embeddings = torch.cat([self.embed(piece) for piece in pieces])
-        return Heard(embeddings, len(pieces), len(samples) < SHORTEST_SAMPLES)
+        return EncodedAudio(embeddings, len(pieces), len(samples) < SHORTEST_SAMPLES)
 
     def embed(self, piece: Samples) -> Tensor:
         """At most one window of samples -> [prompts + frames // 4, width]: acoustic embeddings first."""
-        states, last = self.encode(self.features(piece))
+        states, last = self.encoder_states(self.features(piece))
         frames = last[: encoder_frames(mel_frames(len(piece), self.extractor.hop_length))]
         return torch.cat([self.acoustic(states), self.semantic(frames)])
 
     def features(self, piece: Samples) -> Tensor:
         """Log-mel [mels, frames] of one window, padded with silence to its full length."""
         # A copy: samples may be a read-only map, which torch warns of.
-        extracted = self.extractor(np.array(piece, np.float32), sampling_rate=LISTENING_RATE, return_tensors="pt")
+        extracted = self.extractor(np.array(piece, np.float32), sampling_rate=ASR_SAMPLE_RATE, return_tensors="pt")
         return extracted["input_features"][0]  # type: ignore[no-any-return]
 
-    def encode(self, features: Tensor) -> tuple[list[Tensor], Tensor]:
+    def encoder_states(self, features: Tensor) -> tuple[list[Tensor], Tensor]:
         """(tapped states, last state), each [frames, width]; only the last one is after the final norm."""
         features = features.unsqueeze(0).to(self.encoder.conv1.weight)
         heard = self.encoder(features, output_hidden_states=True)
@@ -121,19 +122,20 @@ def encoder_frames(mel: int) -> int:
 
 
 def tap_indices(depth: int, taps: int) -> list[int]:
-    """Indices into the encoder's hidden states (0 = before the first layer): the last one of each of `taps` equal parts.
+    """Indices into the encoder's hidden states (0 = before the first layer): the last one of each of `taps` equal
+    parts.
 
     2 5 8 11 for small (12 layers), 0-3 for tiny, 5 11 17 23 for medium, 3 7 ... 31 for large.
     """
     return [depth * (part + 1) // taps - 1 for part in range(taps)]
 
 
-def load_listener(whisper_dir: Path, adapter_dir: Path, out_width: int, device: torch.device) -> Listener:
+def load_audio_encoder(whisper_dir: Path, adapter_dir: Path, out_width: int, device: torch.device) -> AudioEncoder:
     """The audio side with the encoder of `whisper_dir` and the adapters of `adapter_dir`. Raises ModelUnavailable."""
     encoder = _load_encoder(whisper_dir)
     extractor = _load_extractor(whisper_dir, encoder.config)
     adapters = _load_adapters(adapter_dir, encoder.config, out_width)
-    return Listener(extractor, encoder, *adapters).to(device).eval().requires_grad_(False)
+    return AudioEncoder(extractor, encoder, *adapters).to(device).eval().requires_grad_(False)
 
 
 def _load_encoder(folder: Path) -> WhisperEncoder:
@@ -205,7 +207,8 @@ def required_names(checkpoint: Checkpoint, depth: int) -> list[str]:
 
 
 def _heads(folder: Path, whisper: WhisperConfig) -> int:
-    """The Q-former's heads: the encoder's, as the DIFFA folder's config.json tells them (absent: the encoder folder)."""
+    """The Q-former's heads: the encoder's, as the DIFFA folder's config.json tells them (absent: the encoder
+    folder)."""
     described = read_config(folder).get("whisper_config") if (folder / "config.json").is_file() else None
     if described is not None and not isinstance(described, dict):
         raise ModelUnavailable(f"{folder}: whisper_config is no object")

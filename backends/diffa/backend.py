@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from backends.diffa.answer_text import AnswerText
-from backends.diffa.audio_encoder import SHORTEST_SAMPLES, load_listener
+from backends.diffa.audio_encoder import SHORTEST_SAMPLES, load_audio_encoder
 from backends.diffa.checkpoint import read_config
 from backends.diffa.conversation import AudioLengths, audio_of, turns
 from backends.diffa.decoding import DecodingOptions, Resolved, deployment_defaults, resolve_request
@@ -29,7 +29,7 @@ from backends.diffa.placement import choose_offload, choose_precision, name_of
 from backends.diffa.prompt import build_prompt
 from backends.diffa.tokens import Tokenizer
 from backends.interface import (
-    LISTENING_RATE,
+    ASR_SAMPLE_RATE,
     AudioPart,
     Capabilities,
     ChatRequest,
@@ -52,7 +52,8 @@ from backends.weights import model_folder
 
 @dataclass(eq=False, slots=True)
 class DiffaJob:
-    """One question on its way. usage: what is known before the answer; notes: remarks for the user; seconds by stage."""
+    """One question on its way. usage: what is known before the answer; notes: remarks for the user; seconds by
+    stage."""
 
     answer: Answer
     text: AnswerText
@@ -85,12 +86,12 @@ class DiffaBackend:
         whisper = _folder(options.whisper_model, model.models_dir)
         adapter = _folder(options.adapter_model, model.models_dir)
         device, config = torch.device(placement.device), llada_config(folder)
-        listener = load_listener(whisper, adapter, config.stack.width, device)
-        heard = sum(p.numel() * p.element_size() for p in listener.parameters())
+        audio_encoder = load_audio_encoder(whisper, adapter, config.stack.width, device)
+        heard = sum(p.numel() * p.element_size() for p in audio_encoder.parameters())
         kind = choose_precision(placement, config)
         offload = choose_offload(placement, config, kind, heard, options.offload == "auto")
         llada = load_llada(folder, kind, device, offload)
-        self._model = DiffaModel(Tokenizer(folder, read_config(folder)), listener, llada)
+        self._model = DiffaModel(Tokenizer(folder, read_config(folder)), audio_encoder, llada)
         return Capabilities(
             engine="torch",
             device=placement.device,
@@ -101,7 +102,7 @@ class DiffaBackend:
 
     def canary(self) -> Request:
         """A second of silence and a question, answered with four tokens."""
-        question = Message("user", (AudioPart(np.zeros(LISTENING_RATE, np.float32)), TextPart("Hello?")))
+        question = Message("user", (AudioPart(np.zeros(ASR_SAMPLE_RATE, np.float32)), TextPart("Hello?")))
         return ChatRequest((question,), options={"preset": "mmsu"})
 
     def start(self, request: Request) -> DiffaJob:
@@ -136,13 +137,13 @@ class DiffaBackend:
         model = self._model
         messages = turns(request, self._options.system_prompt)
         prompt, audio = build_prompt(model.tokenizer, messages), audio_of(messages)
-        heard = sum(model.listener.tokens(len(samples)) for samples in audio)
+        heard = sum(model.audio_encoder.tokens(len(samples)) for samples in audio)
         # Before any audio is encoded: an hour of it would be refused anyway.
         model.check_room(prompt, heard, wished.options)
         seed = secrets.randbits(32) if request.seed is None else request.seed
         embeddings = [model.speech_embeddings(samples) for samples in audio]
         answer = model.begin(prompt, embeddings, wished.options, seed)
-        lengths = AudioLengths(tuple(map(len, audio)), model.listener.piece_samples, SHORTEST_SAMPLES)
+        lengths = AudioLengths(tuple(map(len, audio)), model.audio_encoder.piece_samples, SHORTEST_SAMPLES)
         usage = Usage(len(prompt.ids) + heard, input_audio_tokens=heard, audio_seconds=lengths.seconds)
         return DiffaJob(answer, AnswerText(model.tokenizer, request.stop), usage, seed, wished.notes + lengths.notes())
 
@@ -185,5 +186,7 @@ def _folder(name: str, models_dir: Path) -> Path:
     """Where one of the three models lies. Raises ModelUnavailable."""
     folder = model_folder(models_dir, name)
     if not folder.is_dir():
-        raise ModelUnavailable(f"the weights of {name} are missing: there is no folder {folder}; the pull command fetches them")
+        raise ModelUnavailable(
+            f"the weights of {name} are missing: there is no folder {folder}; the pull command fetches them"
+        )
     return folder

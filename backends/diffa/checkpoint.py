@@ -1,7 +1,7 @@
 """Opening a model folder, whatever way its weights are stored.
 
-Owns the order of preference (sharded or single safetensors, then the published pickle under weights_only) and the reading
-of config.json. Which tensors are demanded is the caller's business.
+Owns the order of preference (sharded or single safetensors, then the published pickle under weights_only) and the
+reading of config.json. Which tensors are demanded is the caller's business.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ def read_pickle(file: Path) -> Mapping[str, Tensor]:
 def fill(module: nn.Module, checkpoint: Checkpoint, prefix: str = "", rename: Mapping[str, str] | None = None) -> None:
     """Put the checkpoint's tensors, in float32, into a module that was made on the meta device.
 
-    rename: the module's own names -> those after `prefix` in the checkpoint. Raises ModelUnavailable naming what is missing
-    or has another shape.
+    rename: the module's own names -> those after `prefix` in the checkpoint. Raises ModelUnavailable naming what is
+    missing or has another shape.
     """
     names = {name: prefix + (rename or {}).get(name, name) for name in module.state_dict()}
     checkpoint.demand(names.values())

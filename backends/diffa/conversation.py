@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from backends.diffa.prompt import ordered_parts
-from backends.interface import LISTENING_RATE, AudioPart, ChatRequest, InvalidInput, Message, Samples, TextPart
+from backends.interface import ASR_SAMPLE_RATE, AudioPart, ChatRequest, InvalidInput, Message, Samples, TextPart
 
 _ROLES = ("system", "user", "assistant")
 
@@ -44,16 +44,16 @@ class AudioLengths:
 
     @property
     def seconds(self) -> float:
-        return sum(self.samples) / LISTENING_RATE
+        return sum(self.samples) / ASR_SAMPLE_RATE
 
     def notes(self) -> tuple[str, ...]:
         """What was done to audio that is not of the length the model was trained on."""
         remarks = []
         for length in self.samples:
-            seconds = length / LISTENING_RATE
+            seconds = length / ASR_SAMPLE_RATE
             if length > self.piece_samples:
                 pieces = -(-length // self.piece_samples)
-                window = self.piece_samples / LISTENING_RATE
+                window = self.piece_samples / ASR_SAMPLE_RATE
                 remarks.append(f"audio of {seconds:.1f} s was heard as {pieces} pieces of at most {window:.0f} s")
             elif length < self.shortest_samples:
                 remarks.append(f"audio of {1000 * seconds:.0f} ms was lengthened with silence to 80 ms")

@@ -14,7 +14,9 @@ import msgspec
 
 from backends.interface import ChatRequest, InvalidInput, Request
 
-MOST_STEPS = 65_536  # steps that outnumber the tokens commit nothing, and a schedule of any length would fill the memory
+MOST_STEPS = (
+    65_536  # steps that outnumber the tokens commit nothing, and a schedule of any length would fill the memory
+)
 _HOTTEST = 2.0  # highest temperature of the chat contract
 
 Cache = Literal["none", "prefix", "dual"]
@@ -26,8 +28,9 @@ class DecodingOptions:
 
     steps: in all blocks together; block_length, max_new_tokens: tokens; temperature: of the noise on the logits;
     cfg_scale: weight of the guidance away from an answer to a masked prompt; cache: "none" computes everything at every
-    step, "prefix" keeps keys and values before the block, "dual" also those after it; threshold: confidence that commits
-    a token (None: the fixed schedule); factor: the factor rule; early_stop: skip the blocks after one with an end token.
+    step, "prefix" keeps keys and values before the block, "dual" also those after it; threshold: confidence that
+    commits a token (None: the fixed schedule); factor: the factor rule; early_stop: skip the blocks after one with an
+    end token.
     """
 
     steps: int = 16
@@ -60,13 +63,21 @@ class DecodingOptions:
         most = max(MOST_STEPS, self.max_new_tokens)  # too many tokens are refused as such, by who knows the positions
         _require(self.steps <= most, "steps", f"steps must be at most {most}, not {self.steps}")
         length, block = self.max_new_tokens, self.block_length
-        _require(length % block == 0, "max_new_tokens", f"max_new_tokens ({length}) must be a multiple of block_length ({block})")
+        _require(
+            length % block == 0,
+            "max_new_tokens",
+            f"max_new_tokens ({length}) must be a multiple of block_length ({block})",
+        )
         rule = f"steps ({self.steps}) must be a multiple of the number of blocks ({length} / {block} = {self.blocks})"
         _require(self.steps % self.blocks == 0, "steps", rule)
         for name in ("temperature", "cfg_scale"):
             _require(0 <= getattr(self, name) < float("inf"), name, f"{name} must be 0 or more")
-        _require(self.cache in ("none", "prefix", "dual"), "cache", f"cache must be none, prefix or dual, not {self.cache!r}")
-        _require(self.threshold is None or 0 < self.threshold <= 1, "threshold", "threshold must be above 0 and at most 1")
+        _require(
+            self.cache in ("none", "prefix", "dual"), "cache", f"cache must be none, prefix or dual, not {self.cache!r}"
+        )
+        _require(
+            self.threshold is None or 0 < self.threshold <= 1, "threshold", "threshold must be above 0 and at most 1"
+        )
         _require(self.factor is None or 0 < self.factor < float("inf"), "factor", "factor must be above 0")
         exclusive = self.threshold is None or self.factor is None
         _require(exclusive, "factor", "threshold and factor exclude each other: give one of them")
@@ -146,23 +157,27 @@ def resolve(
 ) -> Resolved:
     """The deployment's defaults with a request's wishes over them.
 
-    given: the extra fields, strings from a form included; max_tokens: rounded up to whole blocks; steps that the request
-    does not name follow the number of tokens at the default's tokens per step. Raises InvalidInput.
+    given: the extra fields, strings from a form included; max_tokens: rounded up to whole blocks; steps that the
+    request does not name follow the number of tokens at the default's tokens per step. Raises InvalidInput.
     """
-    wishes = _parse(given)
-    base = _base(defaults, wishes.preset)
+    device_preference = _parse(given)
+    base = _base(defaults, device_preference.preset)
     plain = ("block_length", "max_new_tokens", "temperature", "cfg_scale", "cache", "early_stop")
-    changes: dict[str, Any] = {n: getattr(wishes, n) for n in plain if getattr(wishes, n) is not None}
+    changes: dict[str, Any] = {
+        n: getattr(device_preference, n) for n in plain if getattr(device_preference, n) is not None
+    }
     if temperature is not None:
         changes.setdefault("temperature", temperature)
-    changes |= _rule_changes(wishes)
+    changes |= _rule_changes(device_preference)
     notes: tuple[str, ...] = ()
     if max_tokens is not None:
-        _require(wishes.max_new_tokens is None, "max_new_tokens", "give max_tokens or max_new_tokens, not both")
+        _require(
+            device_preference.max_new_tokens is None, "max_new_tokens", "give max_tokens or max_new_tokens, not both"
+        )
         block = changes.get("block_length", base.block_length)
         changes["max_new_tokens"], notes = _rounded_up(max_tokens, block)
     options = replace(base, **changes)
-    return Resolved(replace(options, steps=_steps(base, options, wishes.steps)).checked(), notes)
+    return Resolved(replace(options, steps=_steps(base, options, device_preference.steps)).checked(), notes)
 
 
 def _parse(given: Mapping[str, Any]) -> RequestOptions:
@@ -181,9 +196,9 @@ def _base(defaults: DecodingOptions, preset: str | None) -> DecodingOptions:
     return PRESETS[preset]
 
 
-def _rule_changes(wishes: RequestOptions) -> dict[str, Any]:
+def _rule_changes(device_preference: RequestOptions) -> dict[str, Any]:
     """A rule that the request names replaces the deployment's other one."""
-    named = {n: v or None for n in ("threshold", "factor") if (v := getattr(wishes, n)) is not msgspec.UNSET}
+    named = {n: v or None for n in ("threshold", "factor") if (v := getattr(device_preference, n)) is not msgspec.UNSET}
     if named.get("factor") is not None:
         named.setdefault("threshold", None)
     if named.get("threshold") is not None:

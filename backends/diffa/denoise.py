@@ -1,7 +1,8 @@
 """The denoising of one answer, block by block, as a state that asks for logits and takes them.
 
-Owns the loop of the reference and of its accelerated variants. Knows no network: `window` says which positions have to be
-computed next, `take` commits tokens from the logits of the current block. So one loop serves one answer or many at once.
+Owns the loop of the reference and of its accelerated variants. Knows no network: `window` says which positions have to
+be computed next, `take` commits tokens from the logits of the current block. So one loop serves one answer or many at
+once.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from backends.diffa.decoding import DecodingOptions
 class Window:
     """What the next forward pass has to compute, in positions of the answer.
 
-    start, stop: rows to feed; whole: the prompt too (keys and values of everything are new); block: the rows whose logits
-    are wanted; keep: keys and values of this pass are used by later ones.
+    start, stop: rows to feed; whole: the prompt too (keys and values of everything are new); block: the rows whose
+    logits are wanted; keep: keys and values of this pass are used by later ones.
     """
 
     start: int
@@ -107,7 +108,8 @@ class Denoising:
         return commit.pick_scheduled(confidence, masked, self._schedule[self._step])
 
     def _steps_in_block(self) -> int:
-        """Of the fixed schedule. The plain loop makes every step, even those that commit nothing; the cached ones do not."""
+        """Of the fixed schedule. The plain loop makes every step, even those that commit nothing; the cached ones do
+        not."""
         if self.options.cache == "none":
             return self.options.steps_per_block
         return min(self.options.steps_per_block, self.options.block_length)

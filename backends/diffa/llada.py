@@ -1,7 +1,8 @@
 """LLaDA, the masked-diffusion language model, on the shared transformer core.
 
-Owns its configuration, its key layout, embedding table and head, and the forward pass over several answers at once. Knows
-nothing of audio (embeddings come in from outside) and nothing of the denoising schedule (windows come in from outside).
+Owns its configuration, its key layout, embedding table and head, and the forward pass over several answers at once.
+Knows nothing of audio (embeddings come in from outside) and nothing of the denoising schedule (windows come in from
+outside).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 from backends.diffa.checkpoint import open_checkpoint, read_config
 from backends.diffa.denoise import Window
 from backends.diffa.offload import Offload
-from backends.diffa.ragged import Ragged, Stretch
+from backends.diffa.ragged import Ragged, RaggedSequence
 from backends.interface import ModelUnavailable
 from backends.transformer import (
     Checkpoint,
@@ -73,8 +74,8 @@ class LladaConfig:
 class Conversation:
     """What the model holds of one answer in progress.
 
-    prompt: embeddings [rows, positions, width], two rows with guidance; cache: keys and values of all positions, one slot
-    per row (None: nothing is remembered).
+    prompt: embeddings [rows, positions, width], two rows with guidance; cache: keys and values of all positions, one
+    slot per row (None: nothing is remembered).
     """
 
     prompt: Tensor
@@ -128,15 +129,15 @@ class Llada:
     @torch.inference_mode()
     def logits(self, embeddings: Tensor) -> Tensor:
         """Logits [positions, vocabulary] of a whole sequence of embeddings [positions, width]."""
-        hidden = self.stack(embeddings[None], Ragged([Stretch(0, len(embeddings), len(embeddings))]))
+        hidden = self.stack(embeddings[None], Ragged([RaggedSequence(0, len(embeddings), len(embeddings))]))
         return self._head(hidden[0])
 
     @torch.inference_mode()
     def block_logits(self, passes: Sequence[Pass]) -> list[Tensor]:
         """One forward pass for all answers at once; per answer the logits [rows, block, vocabulary] of its block.
 
-        Rows of all answers stand one behind another in one long batch, so answers of any length share every matrix product;
-        only attention is computed per answer. Last layer and head compute the rows of the blocks alone.
+        Rows of all answers stand one behind another in one long batch, so answers of any length share every matrix
+        product; only attention is computed per answer. Last layer and head compute the rows of the blocks alone.
         """
         inputs = [row for wanted in passes for row in self._inputs(wanted)]
         stretches = [stretch for wanted in passes for stretch in _stretches(wanted)]
@@ -159,16 +160,16 @@ class Llada:
 
     def _block_rows(self, passes: Sequence[Pass]) -> Tensor:
         """Where the blocks stand in the long batch."""
-        places: list[int] = []
+        row_positions: list[int] = []
         offset = 0
         for wanted in passes:
             window = wanted.window
             before = wanted.conversation.prompt_length if window.whole else 0
             for _ in wanted.conversation.prompt:
                 first = offset + before + window.block.start - window.start
-                places.extend(range(first, first + _length(window.block)))
+                row_positions.extend(range(first, first + _length(window.block)))
                 offset += before + window.stop - window.start
-        return torch.tensor(places, device=self.device)
+        return torch.tensor(row_positions, device=self.device)
 
 
 def load_llada(folder: Path, precision: Precision, device: torch.device, offload: Offload | None = None) -> Llada:
@@ -178,9 +179,14 @@ def load_llada(folder: Path, precision: Precision, device: torch.device, offload
 
 
 def build_llada(
-    config: LladaConfig, checkpoint: Checkpoint, precision: Precision, device: torch.device, offload: Offload | None = None
+    config: LladaConfig,
+    checkpoint: Checkpoint,
+    precision: Precision,
+    device: torch.device,
+    offload: Offload | None = None,
 ) -> Llada:
-    """The language model from the tensors of a checkpoint, which must hold these and no others. Raises ModelUnavailable."""
+    """The language model from the tensors of a checkpoint, which must hold these and no others. Raises
+    ModelUnavailable."""
     stack = Transformer(
         config.stack,
         checkpoint.reader(renamed(_PREFIX, _PARTS, "ln_f.weight", "blocks.")),
@@ -231,14 +237,14 @@ def _parse(raw: Mapping[str, Any]) -> LladaConfig:
     return LladaConfig(check_stack(stack), rows, bool(raw.get("weight_tying", False)))
 
 
-def _stretches(wanted: Pass) -> list[Stretch]:
+def _stretches(wanted: Pass) -> list[RaggedSequence]:
     """Where the rows of a pass stand in their sequences, one stretch per row of the conversation."""
     conversation, window = wanted.conversation, wanted.window
     length = conversation.prompt_length + len(wanted.ids)
     start = 0 if window.whole else conversation.prompt_length + window.start
     stop = conversation.prompt_length + window.stop
     cache = conversation.cache if window.keep else None
-    return [Stretch(start, stop, length, cache, slot) for slot in range(len(conversation.prompt))]
+    return [RaggedSequence(start, stop, length, cache, slot) for slot in range(len(conversation.prompt))]
 
 
 def _length(rows: slice) -> int:

@@ -1,7 +1,7 @@
 """DIFFA whole: audio side, tokenizer and language model, and the answering of questions.
 
-`load_diffa` opens the three published folders. `begin` and `logits` serve many answers at once; `answer` does the same for
-one, with its defaults by the exact loop of the reference. Knows no requests, no worker and no HTTP.
+`load_diffa` opens the three published folders. `begin` and `logits` serve many answers at once; `answer` does the same
+for one, with its defaults by the exact loop of the reference. Knows no requests, no worker and no HTTP.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backends.diffa.audio_encoder import Heard, Listener, load_listener
+from backends.diffa.audio_encoder import AudioEncoder, EncodedAudio, load_audio_encoder
 from backends.diffa.checkpoint import read_config
 from backends.diffa.decoding import Cache, DecodingOptions
 from backends.diffa.denoise import Denoising
@@ -43,8 +43,8 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class AnswerResult:
-    """token_ids: all max_new_tokens ids (after an early stop the end token); forward_passes: sequences computed, so two per
-    step with guidance; text: cut at the first end token, stripped."""
+    """token_ids: all max_new_tokens ids (after an early stop the end token); forward_passes: sequences computed, so two
+    per step with guidance; text: cut at the first end token, stripped."""
 
     token_ids: list[int]
     forward_passes: int
@@ -55,19 +55,21 @@ class AnswerResult:
 class DiffaModel:
     """A loaded DIFFA."""
 
-    def __init__(self, tokenizer: Tokenizer, listener: Listener, llada: Llada) -> None:
-        self.tokenizer, self.listener, self.llada = tokenizer, listener, llada
+    def __init__(self, tokenizer: Tokenizer, audio_encoder: AudioEncoder, llada: Llada) -> None:
+        self.tokenizer, self.audio_encoder, self.llada = tokenizer, audio_encoder, llada
 
-    def hear(self, samples: Any) -> Heard:
+    def encode(self, samples: Any) -> EncodedAudio:
         """samples: float32 [time] at 16 kHz. Raises InvalidInput for empty audio."""
-        return self.listener.hear(np.asarray(samples, np.float32))
+        return self.audio_encoder.encode(np.asarray(samples, np.float32))
 
     def speech_embeddings(self, samples: Any) -> Tensor:
-        """Audio of any length -> float32 [n, width]: 64 acoustic and 12.5 semantic embeddings per second, per window."""
-        return self.hear(samples).embeddings
+        """Audio of any length -> float32 [n, width]: 64 acoustic and 12.5 semantic embeddings per second, per
+        window."""
+        return self.encode(samples).embeddings
 
     def prompt_embeddings(self, prompt: Prompt, audio: Sequence[Tensor], *, masked: bool = False) -> Tensor:
-        """Prompt with audio spliced in -> [positions, width]. masked: every text id is the mask (the unguided prompt)."""
+        """Prompt with audio spliced in -> [positions, width]. masked: every text id is the mask (the unguided
+        prompt)."""
         ids = torch.tensor(prompt.ids)
         text = self.llada.embed(torch.full_like(ids, self.tokenizer.mask) if masked else ids)
         edges = [0, *prompt.splices, len(ids)]
@@ -113,7 +115,9 @@ class DiffaModel:
 
     def logits(self, answers: Sequence[Answer]) -> list[Tensor]:
         """What the next denoising step of each answer needs, computed in one forward pass for all."""
-        return self.llada.block_logits([Pass(one.conversation, one.denoising.ids, one.denoising.window()) for one in answers])
+        return self.llada.block_logits(
+            [Pass(one.conversation, one.denoising.ids, one.denoising.window()) for one in answers]
+        )
 
     def answer(
         self,
@@ -155,14 +159,16 @@ class DiffaModel:
 
     def bytes(self) -> int:
         """Bytes of all weights on the device."""
-        return self.llada.bytes() + sum(p.numel() * p.element_size() for p in self.listener.parameters())
+        return self.llada.bytes() + sum(p.numel() * p.element_size() for p in self.audio_encoder.parameters())
 
     def _given(self, samples: Any, prompt_ids: Sequence[int], splice_index: int | None) -> tuple[Prompt, list[Tensor]]:
         ids = tuple(int(token) for token in prompt_ids)
         if samples is None:
             return Prompt(ids), []
         if splice_index is None or not 0 <= splice_index <= len(ids):
-            raise InvalidInput(f"splice_index must be 0 to {len(ids)} where audio is given with prompt_ids", param="splice_index")
+            raise InvalidInput(
+                f"splice_index must be 0 to {len(ids)} where audio is given with prompt_ids", param="splice_index"
+            )
         return Prompt(ids, (int(splice_index),)), [self.speech_embeddings(samples)]
 
 
@@ -188,4 +194,4 @@ def load_diffa(
     where = torch.device(device)
     tokenizer = Tokenizer(llm, read_config(llm))
     llada = load_llada(llm, Precision(dtype, weights), where, offload)
-    return DiffaModel(tokenizer, load_listener(whisper, adapter, llada.width, where), llada)
+    return DiffaModel(tokenizer, load_audio_encoder(whisper, adapter, llada.width, where), llada)

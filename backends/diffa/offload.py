@@ -33,13 +33,16 @@ class Offload:
         """How the shared core is to make the linear layers of each block."""
 
         def placed(layer: int, weight: Tensor) -> Linear:
-            return Streamed(weight, precision, device) if layer in self.layers else make_linear(weight, precision, device)
+            return (
+                Streamed(weight, precision, device) if layer in self.layers else make_linear(weight, precision, device)
+            )
 
         return placed
 
 
 class Streamed:
-    """A weight in the processor's memory that is copied to the device for every product. bytes: on the device, so none."""
+    """A weight in the processor's memory that is copied to the device for every product. bytes: on the device, so
+    none."""
 
     __slots__ = ("_device", "_scale", "_weight")
 
@@ -71,30 +74,34 @@ def plan(config: TransformerConfig, rows: int, precision: Precision, budget: int
     usable = int(budget * (1 - _RESERVED)) - other_bytes
     # accelerate keeps room for the largest layer free, which is what a streamed one needs.
     where = infer_auto_device_map(
-        Skeleton(config, rows, precision),
+        MetaModel(config, rows, precision),
         max_memory={0: max(usable, 0), "cpu": 1 << 50},
-        no_split_module_classes=[SkeletonLayer.__name__],
+        no_split_module_classes=[MetaLayer.__name__],
     )
     behind = {name for name, device in where.items() if device != 0}
     if not behind:
         return None
     if len(behind) == len(where):
-        raise OutOfMemory(f"a budget of {budget} bytes has no room for this model beside {other_bytes} bytes of audio encoder")
-    layers = range(config.layers) if "layers" in behind else (n for n in range(config.layers) if f"layers.{n}" in behind)
+        raise OutOfMemory(
+            f"a budget of {budget} bytes has no room for this model beside {other_bytes} bytes of audio encoder"
+        )
+    layers = (
+        range(config.layers) if "layers" in behind else (n for n in range(config.layers) if f"layers.{n}" in behind)
+    )
     return Offload(frozenset(layers), table="table" in behind)
 
 
-class SkeletonLayer(nn.Module):
+class MetaLayer(nn.Module):
     """The sizes of one layer, without its weights."""
 
     def __init__(self, shapes: dict[str, tuple[int, ...]], precision: Precision) -> None:
         super().__init__()
         for name, shape in shapes.items():
             kind = torch.int8 if len(shape) > 1 and precision.weights != "dense" else precision.compute
-            self.register_parameter(name, _hollow(shape, kind))
+            self.register_parameter(name, _on_meta(shape, kind))
 
 
-class Skeleton(nn.Module):
+class MetaModel(nn.Module):
     """The sizes of the language model in the order in which its parts deserve room on the device."""
 
     def __init__(self, config: TransformerConfig, rows: int, precision: Precision) -> None:
@@ -104,11 +111,11 @@ class Skeleton(nn.Module):
             if name.startswith("layers."):
                 _, layer, part = name.split(".")
                 layers[int(layer)][part] = shape
-        self.head = _hollow((rows, config.width), torch.int8 if precision.weights != "dense" else precision.compute)
-        self.layers = nn.ModuleList(SkeletonLayer(shapes, precision) for shapes in layers)
-        self.norm = _hollow((config.width,), precision.compute)
-        self.table = _hollow((rows, config.width), precision.compute)
+        self.head = _on_meta((rows, config.width), torch.int8 if precision.weights != "dense" else precision.compute)
+        self.layers = nn.ModuleList(MetaLayer(shapes, precision) for shapes in layers)
+        self.norm = _on_meta((config.width,), precision.compute)
+        self.table = _on_meta((rows, config.width), precision.compute)
 
 
-def _hollow(shape: tuple[int, ...], dtype: torch.dtype) -> nn.Parameter:
+def _on_meta(shape: tuple[int, ...], dtype: torch.dtype) -> nn.Parameter:
     return nn.Parameter(torch.empty(shape, dtype=dtype, device="meta"), requires_grad=False)

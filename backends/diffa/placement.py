@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from backends.diffa.llada import LladaConfig
-from backends.diffa.offload import Offload, Skeleton, plan
+from backends.diffa.offload import MetaModel, Offload, plan
 from backends.interface import OutOfMemory, Placement
 from backends.transformer import Precision, precision
 
@@ -21,7 +21,8 @@ _PROBE_GAIN = 1.2  # bfloat16 has to be this much faster to be taken on a proces
 
 
 def choose_precision(placement: Placement, config: LladaConfig) -> Precision:
-    """The format that the placement names; "auto" is bfloat16, but float16 or float32 where those are native or faster."""
+    """The format that the placement names; "auto" is bfloat16, but float16 or float32 where those are native or
+    faster."""
     device = torch.device(placement.device)
     if placement.dtype != "auto":
         return precision(placement.dtype, device)
@@ -29,19 +30,26 @@ def choose_precision(placement: Placement, config: LladaConfig) -> Precision:
         return precision("bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16", device)
     if device.type != "cpu":
         return precision("bfloat16", device)
-    too_big = placement.memory_bytes is not None and weight_bytes(config, Precision(torch.float32)) > placement.memory_bytes
+    too_big = (
+        placement.memory_bytes is not None and weight_bytes(config, Precision(torch.float32)) > placement.memory_bytes
+    )
     return precision("bfloat16" if too_big or _bfloat16_pays(config.stack.width) else "float32", device)
 
 
-def choose_offload(placement: Placement, config: LladaConfig, kind: Precision, other_bytes: int, allowed: bool) -> Offload | None:
-    """Which layers stay in the processor's memory. Raises OutOfMemory where they may not, or where it would not help."""
+def choose_offload(
+    placement: Placement, config: LladaConfig, kind: Precision, other_bytes: int, allowed: bool
+) -> Offload | None:
+    """Which layers stay in the processor's memory. Raises OutOfMemory where they may not, or where it would not
+    help."""
     budget = placement.memory_bytes
     if budget is None:
         return None
     needed = weight_bytes(config, kind) + other_bytes
     if torch.device(placement.device).type == "cpu":
         if needed > budget:
-            raise OutOfMemory(f"this model needs {needed} bytes in {name_of(kind)}, the budget of {placement.device} is {budget}")
+            raise OutOfMemory(
+                f"this model needs {needed} bytes in {name_of(kind)}, the budget of {placement.device} is {budget}"
+            )
         return None
     offload = plan(config.stack, config.rows, kind, budget, other_bytes)
     if offload is not None and not allowed:
@@ -54,8 +62,8 @@ def choose_offload(placement: Placement, config: LladaConfig, kind: Precision, o
 
 def weight_bytes(config: LladaConfig, kind: Precision) -> int:
     """Bytes of the language model's weights in a format."""
-    hollow = Skeleton(config.stack, config.rows, kind)
-    return sum(parameter.numel() * parameter.element_size() for parameter in hollow.parameters())
+    on_meta = MetaModel(config.stack, config.rows, kind)
+    return sum(parameter.numel() * parameter.element_size() for parameter in on_meta.parameters())
 
 
 def name_of(kind: Precision) -> str:

@@ -3,9 +3,9 @@
 Owns the wording and the splice rule of the published inference scripts. Knows nothing of tensors.
 
 A turn is header + content + end of turn, content untrimmed; before the first one stands the start token, after the last
-one the assistant's header. A stretch of audio is written as "This is the audio: <audio>. ", which stays in the prompt; its
-embeddings go right after the colon. The model was trained with the audio before the question, so the only audio of a message
-is moved to its front; several keep their places.
+one the assistant's header. A stretch of audio is written as "This is the audio: <audio>. ", which stays in the prompt;
+its embeddings go right after the colon. The model was trained with the audio before the question, so the only audio of
+a message is moved to its front; several keep their places.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class Prompt:
 
 @dataclass(slots=True)
 class _Draft:
-    """The prompt's text so far, where special strings in it are cut apart, and where audio comes (character positions)."""
+    """The prompt's text so far, where special strings in it are cut apart, and where audio comes (character
+    positions)."""
 
     text: str = ""
     cuts: list[int] = field(default_factory=list)

@@ -17,11 +17,11 @@ from backends.transformer.attention import attention
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class RaggedSequence:
     """Rows start..stop-1 of a sequence of `length` positions, all of which they see.
 
-    cache, slot: where the keys and values of the other positions are remembered, and these ones stored (None: the stretch
-    is the whole sequence).
+    cache, slot: where the keys and values of the other positions are remembered, and these ones stored (None: the
+    stretch is the whole sequence).
     """
 
     start: int
@@ -38,7 +38,7 @@ class Stretch:
 class Ragged:
     """The rows of several stretches as one batch [1, total rows]."""
 
-    def __init__(self, stretches: Sequence[Stretch], wanted: Sequence[int] = ()) -> None:
+    def __init__(self, stretches: Sequence[RaggedSequence], wanted: Sequence[int] = ()) -> None:
         """wanted: how many rows of each stretch are asked for where not all are (the last layer's queries)."""
         for stretch in stretches:
             if stretch.cache is None and stretch.rows != stretch.length:
@@ -47,7 +47,7 @@ class Ragged:
         self._rows = [stretch.rows for stretch in stretches]
         self._wanted = list(wanted)
 
-    def turns(self, table: Tensor) -> Tensor:
+    def rotary(self, table: Tensor) -> Tensor:
         return torch.cat([table[stretch.start : stretch.stop] for stretch in self._stretches])[None, :, None]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -56,11 +56,11 @@ class Ragged:
         rows = zip(self._stretches, *parts, strict=True)
         return torch.cat([_attend(stretch, layer, *one) for stretch, *one in rows], dim=1)
 
-    def places(self) -> None:
+    def row_positions(self) -> None:
         """Not a pattern for compiled steps."""
 
 
-def _attend(stretch: Stretch, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def _attend(stretch: RaggedSequence, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """q, k, v [1, rows, heads, head_dim] of one stretch -> as q, which may have fewer rows."""
     k, v = k.transpose(1, 2), v.transpose(1, 2)
     if stretch.cache is None:

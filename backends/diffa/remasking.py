@@ -1,7 +1,7 @@
 """Which masked positions of a block take their candidate tokens in one denoising step.
 
-Owns candidates, confidences, the fixed schedule and the two confidence rules. Knows no model: logits go in, positions and
-tokens come out. Sources: LLaDA's low-confidence remasking; the threshold and factor rules of Fast-dLLM.
+Owns candidates, confidences, the fixed schedule and the two confidence rules. Knows no model: logits go in, positions
+and tokens come out. Requirements: LLaDA's low-confidence remasking; the threshold and factor rules of Fast-dLLM.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ _NO_FLOAT64 = ("mps", "privateuseone")  # devices that do not compute in float64
 
 
 def transfer_counts(masked: int, steps: int) -> list[int]:
-    """Tokens to commit in each of `steps` steps: even shares, the first ones take the remainder; zeros if steps > masked."""
+    """Tokens to commit in each of `steps` steps: even shares, the first ones take the remainder; zeros if steps >
+    masked."""
     share, rest = divmod(masked, steps)
     return [share + (step < rest) for step in range(steps)]
 
@@ -29,8 +30,8 @@ def candidates(
 ) -> tuple[Tensor, Tensor]:
     """The token each row would take and the model's confidence in it.
 
-    logits: [rows, vocabulary]. Returns ids [rows] and float64 probabilities [rows] of the logits without noise. The mask
-    itself is never a candidate: committed, it would stay in the answer.
+    logits: [rows, vocabulary]. Returns ids [rows] and float64 probabilities [rows] of the logits without noise. The
+    mask itself is never a candidate: committed, it would stay in the answer.
     """
     logits = logits.cpu() if logits.device.type in _NO_FLOAT64 else logits
     noisy = with_noise(logits, temperature, generator) if temperature > 0 else logits.clone()
@@ -45,7 +46,9 @@ def with_noise(logits: Tensor, temperature: float, generator: torch.Generator | 
 
     The published form exp(logits) / (-ln u) ** temperature has the same argmax and overflows.
     """
-    uniform = torch.rand(logits.shape, dtype=torch.float64, generator=generator, device=generator.device if generator else None)
+    uniform = torch.rand(
+        logits.shape, dtype=torch.float64, generator=generator, device=generator.device if generator else None
+    )
     return logits.to(torch.float64) - temperature * torch.log(-torch.log(uniform.to(logits.device)))
 
 

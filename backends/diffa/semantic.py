@@ -13,7 +13,8 @@ SUBSAMPLING = 4
 
 
 class SemanticAdapter(nn.Module):
-    """[frames, width] -> [frames // 4, out_width]. wide: channels after the strided convolution; inner: of the first linear."""
+    """[frames, width] -> [frames // 4, out_width]. wide: channels after the strided convolution; inner: of the first
+    linear."""
 
     def __init__(self, width: int, wide: int, inner: int, out_width: int) -> None:
         super().__init__()

@@ -23,7 +23,8 @@ class Tokenizer:
     """Byte-level BPE from tokenizer.json; nothing is added to what is encoded."""
 
     def __init__(self, folder: Path, config: dict[str, Any]) -> None:
-        """config: of the language model, whose eos_token_id and mask_token_id win over the names. Raises ModelUnavailable."""
+        """config: of the language model, whose eos_token_id and mask_token_id win over the names. Raises
+        ModelUnavailable."""
         try:
             self._fast = FastTokenizer.from_file(str(folder / "tokenizer.json"))
         except Exception as error:  # the library raises bare Exception
@@ -36,7 +37,9 @@ class Tokenizer:
         self.eos = self._id(config.get("eos_token_id"), EOS, folder)
         self.mask = self._id(config.get("mask_token_id"), MASK, folder)
         self.eot = self._id(None, EOT, folder)
-        added = sorted((token.content for token in self._fast.get_added_tokens_decoder().values()), key=len, reverse=True)
+        added = sorted(
+            (token.content for token in self._fast.get_added_tokens_decoder().values()), key=len, reverse=True
+        )
         # A look-ahead, so that overlapping occurrences are found too.
         self._special = re.compile("(?=" + "|".join(re.escape(name) for name in added) + ")")
 

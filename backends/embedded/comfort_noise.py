@@ -1,8 +1,9 @@
 """A noise floor for speech that has none.
 
-Formant synthesis leaves digital silence between words, which pocketsphinx's acoustic model never saw: it then misses four
-words of five. White noise 25 to 30 dB under the speech brings that to about one of four. On recordings, which have a floor
-of their own, it does nothing good, so it is added only where an utterance shows digital silence between its words.
+Formant synthesis leaves digital silence between words, which pocketsphinx's acoustic model never saw: it then misses
+four words of five. White noise 25 to 30 dB under the speech brings that to about one of four. On recordings, which have
+a floor of their own, it does nothing good, so it is added only where an utterance shows digital silence between its
+words.
 Knows no recogniser.
 """
 
@@ -11,10 +12,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.interface import LISTENING_RATE, Samples
+from backends.interface import ASR_SAMPLE_RATE, Samples
 
 NOISE_BELOW_SPEECH_DB = 28.0
-_FRAME = LISTENING_RATE // 100  # 10 ms
+_FRAME = ASR_SAMPLE_RATE // 100  # 10 ms
 _DIGITAL_SILENCE = 1e-4  # RMS, -80 dB of full scale: rounding of 16 bit at most, no microphone
 _SPEECH_SHARE = 0.05  # of the loudest frame: frames above count as speech
 _SILENT_SHARE = 0.02  # of the frames between first and last speech

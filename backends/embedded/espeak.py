@@ -1,7 +1,7 @@
 """Speech from espeak-ng: small, instant, robotic, and free of any model download.
 
-Owns the sentence-by-sentence stream, speed and what is heard of text that gives no sound. The library's state is global to
-the process; one worker process serves one deployment from one thread, so nothing is locked here.
+Owns the sentence-by-sentence stream, speed and what is heard of text that gives no sound. The library's state is global
+to the process; one worker process serves one deployment from one thread, so nothing is locked here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from backends.audio.sentences import sentences
 from backends.embedded.espeak_info import EspeakOptions
 from backends.embedded.espeak_library import FASTEST_WPM, SLOWEST_WPM, EspeakLibrary
 from backends.embedded.espeak_scripts import legible
-from backends.embedded.espeak_voices import Choice, VoiceBook
+from backends.embedded.espeak_voices import Choice, VoiceCatalog
 from backends.embedded.stretch import stretch
 from backends.interface import (
     AudioChunk,
@@ -60,7 +60,7 @@ class EspeakBackend:
         self._options = EspeakOptions(**model.options)
         _check_ranges(self._options)
         self._library = EspeakLibrary()
-        self._voices = VoiceBook(self._library.voices(), self._library.variants(), self._options.voice)
+        self._voices = VoiceCatalog(self._library.voices(), self._library.variants(), self._options.voice)
         try:
             self._voices.choose(self._options.voice, "a")
         except InvalidInput as error:
@@ -168,5 +168,7 @@ def _unused(request: SpeechRequest) -> Iterator[str]:
 
 
 def _nothing_said(job: _SpeechJob) -> Event:
-    error = InvalidInput(f"espeak-ng finds nothing to say in this input with voice {job.request.voice!r}", param="input")
+    error = InvalidInput(
+        f"espeak-ng finds nothing to say in this input with voice {job.request.voice!r}", param="input"
+    )
     return error.to_event()

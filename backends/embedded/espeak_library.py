@@ -67,7 +67,9 @@ class EspeakLibrary:
             raise ModelUnavailable(f"the espeak-ng library does not load: {error}") from error
         self._declare()
         self.rate = int(
-            self._lib.espeak_Initialize(_AUDIO_OUTPUT_SYNCHRONOUS, _CALLBACK_MS, _encoded(data_path), _INITIALIZE_DONT_EXIT)
+            self._lib.espeak_Initialize(
+                _AUDIO_OUTPUT_SYNCHRONOUS, _CALLBACK_MS, _encoded(data_path), _INITIALIZE_DONT_EXIT
+            )
         )
         if self.rate <= 0:
             raise ModelUnavailable(
@@ -143,7 +145,9 @@ class EspeakLibrary:
         speed = min(max(words_per_minute, SLOWEST_WPM), FASTEST_WPM)
         for parameter, value in ((_RATE, speed), (_PITCH, pitch), (_RANGE, pitch_range)):
             self._lib.espeak_SetParameter(parameter, value, 0)
-        self._lib.espeak_SetSynthCallback(self._callback)  # here, so that a second instance cannot take over the first one's
+        self._lib.espeak_SetSynthCallback(
+            self._callback
+        )  # here, so that a second instance cannot take over the first one's
         self._parts.clear()
         data = text.replace("\0", " ").encode() + b"\0"
         status = self._lib.espeak_Synth(data, len(data), 0, _POS_CHARACTER, 0, _CHARS_UTF8, None, None)

@@ -1,11 +1,11 @@
 """Which letters an espeak-ng voice reads, and what becomes of a text that holds others.
 
-Owns the table of scripts and languages and the decision between reading, leaving out and refusing. Knows no voice names and
-no audio. espeak-ng never fails on a letter it has no rules for: it says "Chinese letter", the name of the letter, or
-"letter" and its code, once for every character, which nobody wants to hear.
+Owns the table of scripts and languages and the decision between reading, leaving out and refusing. Knows no voice names
+and no audio. espeak-ng never fails on a letter it has no rules for: it says "Chinese letter", the name of the letter,
+or "letter" and its code, once for every character, which nobody wants to hear.
 
-The table was measured with espeak-ng 1.52: the phonemes that every voice makes of one word of every script. A word is read if
-it comes out as one piece, by the voice itself or by one of another language that espeak-ng changes to.
+The table was measured with espeak-ng 1.52: the phonemes that every voice makes of one word of every script. A word is
+read if it comes out as one piece, by the voice itself or by one of another language that espeak-ng changes to.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ _NAMED_WHEN_ALONE = frozenset({"ARABIC", "CYRILLIC", "GREEK", "HEBREW", "LATIN"}
 _MOST_LEFT_OUT = 1 / 3  # of all letters; a text with more of them is not in the voice's language
 _MOST_SHOWN = 20  # characters of a note
 
-# Other forms of ordinary letters and digits, which espeak-ng spells by their codes or passes over (Unicode, UAX 44, table 14).
+# Other forms of ordinary letters and digits, which espeak-ng spells by their codes or passes over (Unicode, UAX 44,
+# table 14).
 _OTHER_FORMS = ("<wide>", "<narrow>", "<font>", "<compat>", "<circle>")
 _FORMS_OF = ("L", "Nd", "Nl", "No")
 _KNOWN = frozenset(_READ_BY_ALL_BUT) | frozenset(_ALSO_READS) | frozenset(SCRIPT_LANGUAGE)
@@ -95,8 +96,9 @@ def _plain(char: str) -> str:
 def legible(text: str, language: str, spells: Callable[[str], bool], voice: str) -> Legible:
     """What a voice of `language` can read of `text`.
 
-    spells: whether the library says the code of a letter instead of reading it. A few letters that cannot be read are left
-    out, with a note. Raises InvalidInput if they are more than a few, or kanji in Japanese, where they carry the meaning.
+    spells: whether the library says the code of a letter instead of reading it. A few letters that cannot be read are
+    left out, with a note. Raises InvalidInput if they are more than a few, or kanji in Japanese, where they carry the
+    meaning.
     """
     spells = functools.cache(spells)
     plain = _bare_accents(ordinary_letters(text), spells)
@@ -153,7 +155,9 @@ def _runs(text: str) -> Iterator[_Run]:
 def _is_read(run: _Run, language: str, spells: Callable[[str], bool]) -> bool:
     if run.script in _KNOWN and not reads(language, run.script):
         return _is_name(run)
-    return run.script == "CJK" or not any(spells(letter) for letter in run.letters if letter.isalpha() and not letter.isascii())
+    return run.script == "CJK" or not any(
+        spells(letter) for letter in run.letters if letter.isalpha() and not letter.isascii()
+    )
 
 
 def _is_name(run: _Run) -> bool:
@@ -179,5 +183,7 @@ def _left_out(parts: list[_Run], voice: str) -> str:
 def _refusal(script: str, voice: str) -> str:
     name = {"CJK": "Chinese"}.get(script, script.title())
     known = SCRIPT_LANGUAGE.get(script) or ("en-us" if script == "LATIN" else "")
-    advice = f"the voice {known} can" if known else "no voice of espeak-ng can: name another deployment, such as a LLASA"
+    advice = (
+        f"the voice {known} can" if known else "no voice of espeak-ng can: name another deployment, such as a LLASA"
+    )
     return f"the espeak-ng voice {voice!r} cannot read {name} letters; {advice}"

@@ -1,7 +1,7 @@
 """Voice names: what a request may ask for, and which espeak-ng voice speaks a given text.
 
-Owns the mapping from language codes, espeak identifiers and the OpenAI names to library voices. Knows no audio; which letters
-a voice reads is the business of `espeak_scripts`.
+Owns the mapping from language codes, espeak identifiers and the OpenAI names to library voices. Knows no audio; which
+letters a voice reads is the business of `espeak_scripts`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from backends.embedded.espeak_library import LibraryVoice
 from backends.embedded.espeak_scripts import language_of
 from backends.interface import InvalidInput, Voice
 
-# The names that OpenAI's clients send, each a variant of the deployment's language; "": the plain voice, which pocketsphinx
-# understands best.
+# The names that OpenAI's clients send, each a variant of the deployment's language; "": the plain voice, which
+# pocketsphinx understands best.
 SPEAKERS: Mapping[str, str] = {
     "alloy": "", "ash": "m1", "ballad": "m6", "cedar": "m8", "coral": "f4", "echo": "m2", "fable": "m4", "marin": "f5",
     "nova": "f3", "onyx": "m7", "sage": "f1", "shimmer": "linda", "verse": "m3",
@@ -35,7 +35,7 @@ class Choice:
     language: str
 
 
-class VoiceBook:
+class VoiceCatalog:
     """All voices of the loaded library under the names that requests may use."""
 
     def __init__(self, voices: Iterable[LibraryVoice], variants: frozenset[str], default: str) -> None:

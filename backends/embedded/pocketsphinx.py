@@ -2,7 +2,8 @@
 
 Owns the jobs: utterance after utterance, each decoded from a fresh state. Where the numbers of a segment come from:
 - words: the decoder's own time marks (10 ms) and posteriors;
-- avg_logprob: mean natural logarithm of its words' posteriors (they tell right from wrong only weakly: 0.54 against 0.29);
+- avg_logprob: mean natural logarithm of its words' posteriors (they tell right from wrong only weakly: 0.54 against
+0.29);
 - no_speech_prob: one minus the voice detector's mean speech probability over the utterance;
 - compression_ratio: UTF-8 bytes over zlib bytes, as Whisper defines it;
 - tokens: none, the engine has words and no tokens; temperature: always 0, nothing is sampled.
@@ -25,7 +26,7 @@ from backends.embedded.utterances import Rules, Utterance, UtteranceFinder
 from backends.embedded.voice_activity import VoiceDetector
 from backends.embedded.vowel import vowel
 from backends.interface import (
-    LISTENING_RATE,
+    ASR_SAMPLE_RATE,
     Capabilities,
     Done,
     Event,
@@ -43,7 +44,9 @@ from backends.interface import (
 )
 
 _MAX_BATCH = 4  # jobs that take turns; one utterance of one of them is decoded per step
-_MODEL_BYTES = 120_000_000  # acoustic model, dictionary, language model and voice detector, resident size measured on Linux
+_MODEL_BYTES = (
+    120_000_000  # acoustic model, dictionary, language model and voice detector, resident size measured on Linux
+)
 _LEAST_PROBABILITY = 1e-6  # a posterior of 0 has no logarithm
 _SHORTEST_LIMIT, _LONGEST_LIMIT = 2.0, 60.0  # seconds, range of the option longest_utterance
 
@@ -79,7 +82,10 @@ class PocketsphinxBackend:
             languages=("en",),
             words=True,
             translation=True,
-            detail={"quality": "degraded: for trying things out, not for dictation", "closed_sentences": len(options.sentences)},
+            detail={
+                "quality": "degraded: for trying things out, not for dictation",
+                "closed_sentences": len(options.sentences),
+            },
         )
 
     def canary(self) -> Request:
@@ -92,10 +98,14 @@ class PocketsphinxBackend:
         language = (request.language or "en").lower()
         if language.split("-")[0] not in {"en", "english"}:
             raise InvalidInput(
-                f"pocketsphinx understands English only, not {request.language!r}", param="language", code="unsupported_value"
+                f"pocketsphinx understands English only, not {request.language!r}",
+                param="language",
+                code="unsupported_value",
             )
         if request.diarize:
-            raise InvalidInput("pocketsphinx does not tell speakers apart", param="response_format", code="unsupported_value")
+            raise InvalidInput(
+                "pocketsphinx does not tell speakers apart", param="response_format", code="unsupported_value"
+            )
         return _TranscriptionJob(request, UtteranceFinder(self._detector, request.samples, self._rules(request)))
 
     def step(self, jobs: Sequence[Job]) -> Iterable[tuple[Job, Event]]:
@@ -131,7 +141,7 @@ class PocketsphinxBackend:
         if job.finder.finished:
             yield _done(job)
         else:
-            yield Progress(job.finder.position // LISTENING_RATE, len(job.request.samples) // LISTENING_RATE)
+            yield Progress(job.finder.position // ASR_SAMPLE_RATE, len(job.request.samples) // ASR_SAMPLE_RATE)
 
     def _decode(self, job: _TranscriptionJob, utterance: Utterance) -> Iterable[Event]:
         samples = np.asarray(job.request.samples[utterance.begin : utterance.end], np.float32)
@@ -146,10 +156,11 @@ class PocketsphinxBackend:
 
 
 def _segment(index: int, utterance: Utterance, heard: Heard) -> Segment:
-    offset, text = utterance.begin / LISTENING_RATE, f" {heard.text}"
-    length = utterance.end / LISTENING_RATE
+    offset, text = utterance.begin / ASR_SAMPLE_RATE, f" {heard.text}"
+    length = utterance.end / ASR_SAMPLE_RATE
     words = tuple(
-        replace(word, start=round(word.start + offset, 3), end=round(min(word.end + offset, length), 3)) for word in heard.words
+        replace(word, start=round(word.start + offset, 3), end=round(min(word.end + offset, length), 3))
+        for word in heard.words
     )
     data = text.encode()
     return Segment(
@@ -157,7 +168,7 @@ def _segment(index: int, utterance: Utterance, heard: Heard) -> Segment:
         start=words[0].start,
         end=words[-1].end,
         text=text,
-        seek=utterance.begin * 100 // LISTENING_RATE,
+        seek=utterance.begin * 100 // ASR_SAMPLE_RATE,
         avg_logprob=sum(math.log(max(word.probability, _LEAST_PROBABILITY)) for word in words) / len(words),
         compression_ratio=len(data) / len(zlib.compress(data)),
         no_speech_prob=1.0 - utterance.speech_probability,
@@ -174,7 +185,7 @@ def _done(job: _TranscriptionJob) -> Done:
     return Done(
         text=" ".join(job.texts),
         language="en",
-        usage=Usage(audio_seconds=len(job.request.samples) / LISTENING_RATE),
+        usage=Usage(audio_seconds=len(job.request.samples) / ASR_SAMPLE_RATE),
         timings={"recognition": time.perf_counter() - job.begun},
         notes=tuple(notes),
     )

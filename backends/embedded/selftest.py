@@ -18,7 +18,7 @@ import numpy as np
 import soxr
 
 from backends.interface import (
-    LISTENING_RATE,
+    ASR_SAMPLE_RATE,
     AudioChunk,
     Backend,
     BackendError,
@@ -91,7 +91,7 @@ def _speak(backend: Backend, sentence: str) -> Samples:
     """`sentence` as samples at 16 kHz, over the 16-bit step that a wav file would bring."""
     chunks = [event for event in _events(backend, SpeechRequest(sentence, "en-us")) if isinstance(event, AudioChunk)]
     joined = np.round(np.concatenate([chunk.samples for chunk in chunks]) * 32767) / 32768
-    samples: Samples = soxr.resample(joined, chunks[0].rate, LISTENING_RATE).astype(np.float32)
+    samples: Samples = soxr.resample(joined, chunks[0].rate, ASR_SAMPLE_RATE).astype(np.float32)
     return samples
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from backends.interface import LISTENING_RATE, ModelUnavailable, Samples, Word
+from backends.interface import ASR_SAMPLE_RATE, ModelUnavailable, Samples, Word
 
 _FRAMES_PER_SECOND = 100
 _ALTERNATIVE = re.compile(r"\(\d+\)$")  # "the(2)" is another pronunciation of "the"
@@ -40,7 +40,7 @@ class SphinxDecoder:
             raise ModelUnavailable(
                 "pocketsphinx is not installed; add the extra `embedded`: uv sync --inexact --extra embedded"
             ) from error
-        self._decoder: Any = Decoder(loglevel="FATAL", samprate=LISTENING_RATE)
+        self._decoder: Any = Decoder(loglevel="FATAL", samprate=ASR_SAMPLE_RATE)
         self._sentences = {spoken_form(sentence): sentence for sentence in sentences}
         if self._sentences:
             self._use_grammar()
@@ -49,7 +49,9 @@ class SphinxDecoder:
         words = {word for form in self._sentences for word in form.split()}
         unknown = sorted(word for word in words if not self._decoder.lookup_word(word))
         if unknown or "" in self._sentences:
-            raise ModelUnavailable(f"option sentences: not in the dictionary of pocketsphinx: {', '.join(unknown) or 'empty'}")
+            raise ModelUnavailable(
+                f"option sentences: not in the dictionary of pocketsphinx: {', '.join(unknown) or 'empty'}"
+            )
         choices = " | ".join(self._sentences)
         self._decoder.add_jsgf_string("closed", f"#JSGF V1.0; grammar closed; public <sentence> = {choices};")
         self._decoder.activate_search("closed")

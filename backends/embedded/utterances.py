@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.embedded.voice_activity import FRAME, ListeningState, VoiceDetector
-from backends.interface import LISTENING_RATE, Samples
+from backends.interface import ASR_SAMPLE_RATE, Samples
 
 _SCAN_FRAMES = 256  # frames looked at per call of the detector, 8 s
 _HYSTERESIS = 0.15  # speech ends below threshold - this
@@ -107,10 +107,10 @@ class UtteranceFinder:
     def _take(self, frames: int) -> Utterance | None:
         spoken = self._probabilities[:frames]
         cut_in_speech = bool(np.any(self._probabilities[frames : frames + 1] >= self.rules.threshold - _HYSTERESIS))
-        begin = max(self._free_from, self.position - int(self.rules.padding * LISTENING_RATE))
+        begin = max(self._free_from, self.position - int(self.rules.padding * ASR_SAMPLE_RATE))
         self._forget(frames)
         padding = 0.0 if cut_in_speech else self.rules.padding
-        end = min(len(self.samples), self.position + int(padding * LISTENING_RATE))
+        end = min(len(self.samples), self.position + int(padding * ASR_SAMPLE_RATE))
         if np.count_nonzero(spoken >= self.rules.threshold) < _LEAST_SPEECH_FRAMES:
             return None
         self._free_from = end
@@ -122,4 +122,4 @@ class UtteranceFinder:
 
     @staticmethod
     def _frames(duration: float) -> int:
-        return int(duration * LISTENING_RATE / FRAME)
+        return int(duration * ASR_SAMPLE_RATE / FRAME)

@@ -1,8 +1,8 @@
 """Where somebody speaks: Silero's voice detector, run on the ONNX file inside its wheel.
 
 Owns the model's calling convention: frames of 512 samples at 16 kHz, each preceded by the 64 samples before it, and a
-recurrent state that is carried from call to call. Knows no recogniser. The wheel's Python code is never imported, because
-it pulls in torch.
+recurrent state that is carried from call to call. Knows no recogniser. The wheel's Python code is never imported,
+because it pulls in torch.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.interface import LISTENING_RATE, ModelUnavailable, Samples
+from backends.interface import ASR_SAMPLE_RATE, ModelUnavailable, Samples
 
 FRAME = 512  # samples, 32 ms
 _CONTEXT = 64  # samples of the frame before
@@ -58,7 +58,7 @@ class VoiceDetector:
 
 def seconds(frames: int) -> float:
     """The length of so many frames."""
-    return frames * FRAME / LISTENING_RATE
+    return frames * FRAME / ASR_SAMPLE_RATE
 
 
 def _model_path() -> str:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from backends.fake.info import FakeOptions
 from backends.fake.jobs import CANARY, SPEECH_RATE, VOICES, FakeJob, begin
 from backends.interface import (
-    LISTENING_RATE,
+    ASR_SAMPLE_RATE,
     AudioPart,
     BackendError,
     Capabilities,
@@ -80,7 +80,7 @@ class FakeBackend:
 
     def canary(self) -> Request:
         """The smallest request of the task."""
-        silence = np.zeros(LISTENING_RATE // 10, np.float32)
+        silence = np.zeros(ASR_SAMPLE_RATE // 10, np.float32)
         if self._options.task == "speech":
             return SpeechRequest("a", VOICES[0].id, options=CANARY)
         if self._options.task == "chat":
@@ -90,7 +90,9 @@ class FakeBackend:
     def start(self, request: Request) -> FakeJob:
         """Plan the whole answer; steps only give it out. Raises InvalidInput for a request of another task."""
         self._meet("start", self._options.fail_start)
-        wanted = {"transcription": TranscriptionRequest, "speech": SpeechRequest, "chat": ChatRequest}[self._options.task]
+        wanted = {"transcription": TranscriptionRequest, "speech": SpeechRequest, "chat": ChatRequest}[
+            self._options.task
+        ]
         if not isinstance(request, wanted):
             raise InvalidInput(f"this deployment does {self._options.task}", code="OperationNotSupported")
         if self._warm and self._options.growth and not self._grown:

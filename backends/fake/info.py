@@ -20,17 +20,17 @@ Fault = Literal["", "invalid_input", "model_unavailable", "error"]
 class FakeOptions:
     """Keys of a deployment with backend = "fake".
 
-    task: what it does; delay: seconds of sleep per step; burn: seconds of CPU per step; steps: steps per job (0: as many
-    as the work has pieces); load_seconds: sleep while loading; max_batch: jobs per step; memory: bytes it claims;
+    task: what it does; delay: seconds of sleep per step; burn: seconds of CPU per step; steps: steps per job (0: as
+    many as the work has pieces); load_seconds: sleep while loading; max_batch: jobs per step; memory: bytes it claims;
     allocate: really fill that much memory; growth: bytes that the first job makes it allocate for good; diarization:
     label two speakers in turn (otherwise such a request is refused); native_speed: honour the speed of a speech request
     itself; noise: print on stdout while working, from Python and below it.
 
-    Faults, from which the warm-up is spared: fail_load, fail_start, fail_step: the error raised there; oom_at, crash_at,
-    hang_at: out of memory, sudden death, or an endless wait there; oom_batch: out of memory whenever a step holds more
-    jobs than this (0: never); oom_device: restrict out of memory to devices whose name starts so; fault_step: which step
-    of a job is meant (1 = first); fault_times: how often a fault happens before all is well (-1: always), counted over
-    restarts where counter_file names a file to keep the count in.
+    Faults, from which the warm-up is spared: fail_load, fail_start, fail_step: the error raised there; oom_at,
+    crash_at, hang_at: out of memory, sudden death, or an endless wait there; oom_batch: out of memory whenever a step
+    holds more jobs than this (0: never); oom_device: restrict out of memory to devices whose name starts so;
+    fault_step: which step of a job is meant (1 = first); fault_times: how often a fault happens before all is well (-1:
+    always), counted over restarts where counter_file names a file to keep the count in.
     """
 
     task: Task = "transcription"

@@ -15,7 +15,7 @@ import numpy as np
 
 from backends.fake.info import FakeOptions
 from backends.interface import (
-    LISTENING_RATE,
+    ASR_SAMPLE_RATE,
     AudioChunk,
     ChatRequest,
     Done,
@@ -99,8 +99,10 @@ def speech_samples(text: str, voice: str = VOICES[0].id, speed: float = 1.0) -> 
 
 def _transcript(request: TranscriptionRequest, options: FakeOptions) -> tuple[list[list[Event]], Done]:
     if request.diarize and not options.diarization:
-        raise InvalidInput("this deployment does not tell speakers apart", param="response_format", code="unsupported_value")
-    seconds = len(request.samples) / LISTENING_RATE
+        raise InvalidInput(
+            "this deployment does not tell speakers apart", param="response_format", code="unsupported_value"
+        )
+    seconds = len(request.samples) / ASR_SAMPLE_RATE
     words = transcript_words(seconds)
     pieces: list[list[Event]] = []
     for number, first in enumerate(range(0, len(words), SEGMENT_WORDS)):
@@ -120,7 +122,9 @@ def _transcript(request: TranscriptionRequest, options: FakeOptions) -> tuple[li
 def _segment(number: int, first: int, words: tuple[str, ...], request: TranscriptionRequest) -> Segment:
     start = first * WORD_SECONDS
     timed = tuple(
-        Word(word, start + i * WORD_SECONDS, start + (i + 1) * WORD_SECONDS) for i, word in enumerate(words) if request.words
+        Word(word, start + i * WORD_SECONDS, start + (i + 1) * WORD_SECONDS)
+        for i, word in enumerate(words)
+        if request.words
     )
     return Segment(
         id=number,
@@ -140,7 +144,9 @@ def _speech(request: SpeechRequest, options: FakeOptions) -> tuple[list[list[Eve
     speed = request.speed if options.native_speed else 1.0
     text = request.text
     parts = [text[i : i + CHARACTERS_PER_PIECE] for i in range(0, len(text), CHARACTERS_PER_PIECE)]
-    pieces: list[list[Event]] = [[AudioChunk(speech_samples(part, request.voice, speed), SPEECH_RATE)] for part in parts]
+    pieces: list[list[Event]] = [
+        [AudioChunk(speech_samples(part, request.voice, speed), SPEECH_RATE)] for part in parts
+    ]
     usage = Usage(input_tokens=len(text.split()), output_tokens=len(text), output_audio_tokens=len(text))
     return pieces, Done(usage=usage, seed=request.seed if request.seed is not None else 0)
 
@@ -149,7 +155,7 @@ def _answer(request: ChatRequest) -> tuple[list[list[Event]], Done]:
     """Repeats the last turn: "You said: ..." and "I heard 1.5 seconds of audio." """
     turn = request.messages[-1].parts if request.messages else ()
     said = " ".join(part.text for part in turn if isinstance(part, TextPart))
-    heard = [len(part.samples) / LISTENING_RATE for part in turn if not isinstance(part, TextPart)]
+    heard = [len(part.samples) / ASR_SAMPLE_RATE for part in turn if not isinstance(part, TextPart)]
     sentences = [f"I heard {seconds:.1f} seconds of audio." for seconds in heard]
     sentences += [f"You said: {said}"] if said else []
     tokens = list(_tokens(" ".join(sentences)))
@@ -164,7 +170,9 @@ def _answer(request: ChatRequest) -> tuple[list[list[Event]], Done]:
         audio_seconds=sum(heard),
     )
     pieces: list[list[Event]] = [[TextDelta(token)] for token in _tokens(text)]
-    return pieces, Done(text, "en", "length" if len(kept) < len(tokens) and not stopped else "stop", usage, request.seed)
+    return pieces, Done(
+        text, "en", "length" if len(kept) < len(tokens) and not stopped else "stop", usage, request.seed
+    )
 
 
 def _tokens(text: str) -> Iterable[str]:

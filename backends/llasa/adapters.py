@@ -43,13 +43,20 @@ _OTHER_KINDS = (
     "monteclora_config",
     "megatron_config",
 )
-_CHANGES_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")  # initialisations that subtract from the base's weights
+_CHANGES_THE_BASE = (
+    "pissa",
+    "olora",
+    "corda",
+    "loftq",
+    "lora_ga",
+)  # initialisations that subtract from the base's weights
 Take = Callable[[str, tuple[int, ...]], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """What an adapter changes. deltas: weight name in the base -> matrix to add; replaced: weight name -> whole tensor."""
+    """What an adapter changes. deltas: weight name in the base -> matrix to add; replaced: weight name -> whole
+    tensor."""
 
     folder: Path
     base: str
@@ -68,7 +75,9 @@ class Adapter:
             weight = take(name, shape)
             for part in (self.replaced.get(name), self.deltas.get(name)):
                 if part is not None and tuple(part.shape) != shape:
-                    raise ModelUnavailable(f"{_misfit(self.folder, self.base)}: {name} is {list(part.shape)}, not {list(shape)}")
+                    raise ModelUnavailable(
+                        f"{_misfit(self.folder, self.base)}: {name} is {list(part.shape)}, not {list(shape)}"
+                    )
             weight = self.replaced.get(name, weight)
             delta = self.deltas.get(name)
             return weight if delta is None else weight.float() + delta
@@ -77,7 +86,8 @@ class Adapter:
 
 
 def adapter_folders(name: str, folder: Path) -> dict[str, Path]:
-    """Voice name -> adapter folder: the folder itself, its checkpoint-N folders, and adapters lying beside each other in it."""
+    """Voice name -> adapter folder: the folder itself, its checkpoint-N folders, and adapters lying beside each other
+    in it."""
     if not folder.is_dir():
         raise ModelUnavailable(f"there is no adapter folder {folder}")
     found = {name: folder} if (folder / CONFIG).is_file() else {}
@@ -141,10 +151,13 @@ def _is_factor(value: object) -> bool:
 
 
 def _table_of(right: Callable[[object], bool]) -> Callable[[object], bool]:
-    """None, or plain names with numbers for which `right` holds: peft searches for these names as regular expressions, too."""
+    """None, or plain names with numbers for which `right` holds: peft searches for these names as regular expressions,
+    too."""
 
     def check(value: object) -> bool:
-        return value is None or (isinstance(value, dict) and _plain_names(list(value)) and all(map(right, value.values())))
+        return value is None or (
+            isinstance(value, dict) and _plain_names(list(value)) and all(map(right, value.values()))
+        )
 
     return check
 
@@ -153,7 +166,11 @@ _MUST_BE: tuple[tuple[str, Callable[[object], bool], str], ...] = (
     ("target_modules", _plain_names, "a list of plain names of modules"),
     ("exclude_modules", _plain_names, "a list of plain names of modules"),
     ("modules_to_save", _plain_names, "a list of plain names of modules"),
-    ("layers_pattern", lambda value: _plain_names([value] if isinstance(value, str) else value), "plain names of modules"),
+    (
+        "layers_pattern",
+        lambda value: _plain_names([value] if isinstance(value, str) else value),
+        "plain names of modules",
+    ),
     ("r", lambda value: value is None or _is_rank(value), "a whole number above 0"),
     ("lora_alpha", lambda value: value is None or _is_factor(value), "a finite number above 0"),
     ("rank_pattern", _table_of(_is_rank), "plain names of modules with whole numbers above 0"),
@@ -168,7 +185,8 @@ def _shown(value: object) -> str:
 
 
 def _wrapped(folder: Path, base_config: Path) -> tuple[Any, set[str]]:
-    """The base architecture without weights, wrapped by peft with the adapter's tensors in place; names of its weights."""
+    """The base architecture without weights, wrapped by peft with the adapter's tensors in place; names of its
+    weights."""
     from peft import PeftModel
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -221,7 +239,8 @@ def _tensor_names(folder: Path) -> list[str]:
 
 
 def _place(name: str) -> str:
-    """A whole tensor's name in the base model: of a module that was trained as such, or of embeddings that were resized."""
+    """A whole tensor's name in the base model: of a module that was trained as such, or of embeddings that were
+    resized."""
     return name.removeprefix("base_model.model.").replace(".base_layer.", ".")
 
 

@@ -1,7 +1,7 @@
 """Small numbers between host and device, without either waiting for the other.
 
-On CUDA both ways go through pinned memory, because a copy from or to ordinary memory first lets the device finish all it
-has been given. Other devices copy plainly: on a CPU there is nothing to wait for.
+On CUDA both ways go through pinned memory, because a copy from or to ordinary memory first lets the device finish all
+it has been given. Other devices copy plainly: on a CPU there is nothing to wait for.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """LLASA as the worker runs it: load, start, one token per step for all sentences of all jobs, close.
 
-Owns the slots and who gets them. Prompts, sentences and audio belong to the job (jobs.py), tokens to decoding.py, and jobs
-whose clip has no codes yet to cloning.py.
+Owns the slots and who gets them. Prompts, sentences and audio belong to the job (jobs.py), tokens to decoding.py, and
+jobs whose clip has no codes yet to cloning.py.
 """
 
 from __future__ import annotations
@@ -15,7 +15,16 @@ from typing import Any
 
 import torch
 
-from backends.interface import Capabilities, Event, InvalidInput, ModelFiles, ModelUnavailable, Placement, Request, SpeechRequest
+from backends.interface import (
+    Capabilities,
+    Event,
+    InvalidInput,
+    ModelFiles,
+    ModelUnavailable,
+    Placement,
+    Request,
+    SpeechRequest,
+)
 from backends.llasa.adapters import CONFIG, adapter_base, adapter_folders
 from backends.llasa.cloning import Cloning
 from backends.llasa.codec import Codec, load_codec
@@ -25,7 +34,7 @@ from backends.llasa.dtypes import codec_dtype, language_dtype
 from backends.llasa.info import LlasaOptions
 from backends.llasa.jobs import SpeechJob
 from backends.llasa.model import Llasa, load_llasa, new_seed
-from backends.llasa.options import Wish, default_wish, read_wish
+from backends.llasa.options import GenerationOptions, default_generation_options, read_generation_options
 from backends.llasa.prompts import caption
 from backends.llasa.text import is_japanese, neutralised, normalised_japanese, sentences
 from backends.llasa.voices import BASE, Voices
@@ -47,14 +56,14 @@ class LlasaBackend:
     _voices: Voices
     _cloning: Cloning
     _options: LlasaOptions
-    _defaults: Wish
+    _defaults: GenerationOptions
     _facts: dict[str, Any]
 
     def load(self, model: ModelFiles, placement: Placement) -> Capabilities:
         """Load language model, adapters and the codec's decoder. Raises ModelUnavailable."""
         torch.set_num_threads(max(1, placement.threads))
         self._options = options = LlasaOptions(**_known(model.options))
-        self._defaults = default_wish(options)
+        self._defaults = default_generation_options(options)
         dtype = language_dtype(placement.dtype, placement.device)
         self._model = _language_model(model, options, dtype, placement.device)
         self._loop = TokenLoop(self._model, options.max_batch, options.max_length)
@@ -83,17 +92,19 @@ class LlasaBackend:
         """Check the request and split its text. Its reference clip is encoded by steps. Raises InvalidInput."""
         if not isinstance(request, SpeechRequest):
             raise InvalidInput("LLASA only speaks")
-        wish = read_wish(self._defaults, request.options)
+        generation = read_generation_options(self._defaults, request.options)
         voice = self._voices.for_request(request.voice, request.reference)
-        texts = self._texts(request.text, wish)
+        texts = self._texts(request.text, generation)
         notes = []
         if request.instructions and self._options.captions:
-            wish = read_wish(wish, {"system": caption(request.instructions)})
+            generation = read_generation_options(generation, {"system": caption(request.instructions)})
         elif request.instructions:
-            notes.append("instructions are not used: this model takes none (set captions for caption-tuned checkpoints)")
+            notes.append(
+                "instructions are not used: this model takes none (set captions for caption-tuned checkpoints)"
+            )
         if request.context:
             notes.append("context is not used by this model; send a reference clip instead")
-        job = SpeechJob(request, voice, wish, texts, new_seed() if request.seed is None else request.seed)
+        job = SpeechJob(request, voice, generation, texts, new_seed() if request.seed is None else request.seed)
         job.notes += notes
         job.check_room(self._model, self._codec.dims.hop)
         self._cloning.prepare(job)
@@ -152,12 +163,12 @@ class LlasaBackend:
 
     # --- text ---
 
-    def _texts(self, text: str, wish: Wish) -> list[str]:
+    def _texts(self, text: str, generation: GenerationOptions) -> list[str]:
         """What the pieces say. Raises InvalidInput if nothing can be spoken."""
         text = self._model.vocabulary.without_tokens(neutralised(text))
-        japanese = wish.language == "ja" or (not wish.language and is_japanese(text))
-        text = normalised_japanese(text, wish.japanese_filter) if japanese else text
-        texts = sentences(text, wish.sentence_characters)
+        japanese = generation.language == "ja" or (not generation.language and is_japanese(text))
+        text = normalised_japanese(text, generation.japanese_filter) if japanese else text
+        texts = sentences(text, generation.sentence_characters)
         if not texts:
             raise InvalidInput("the input has no text that can be spoken", param="input")
         return texts
@@ -231,7 +242,9 @@ def _compare(model: Llasa, codec: Codec) -> None:
     if tokens > codes:
         raise ModelUnavailable(f"the language model has {tokens} speech tokens, the codec only {codes} codes")
     if tokens < codes:
-        log.warning("the language model knows %d of the codec's %d codes; others are left out of cloning prompts", tokens, codes)
+        log.warning(
+            "the language model knows %d of the codec's %d codes; others are left out of cloning prompts", tokens, codes
+        )
 
 
 def _found(place: str, models_dir: Path) -> Path:

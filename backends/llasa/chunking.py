@@ -32,8 +32,9 @@ class Prompted:
     reference: Reference | None
 
 
-class Piece:
-    """text: what it says; seed: of its first attempt; utterance: the attempt running now; reference: what that continues."""
+class TextChunk:
+    """text: what it says; seed: of its first attempt; utterance: the attempt running now; reference: what that
+    continues."""
 
     def __init__(self, text: str, seed: int) -> None:
         self.text, self._seed = text, seed
@@ -66,6 +67,6 @@ def token_cap(text: str) -> int:
     return math.ceil(seconds * FRAMES_PER_SECOND)
 
 
-def piece_seed(seed: int, number: int) -> int:
+def chunk_seed(seed: int, number: int) -> int:
     """The seed of a piece; the first piece's is the request's."""
     return (seed + number * 104_729) % 2**63

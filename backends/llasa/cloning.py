@@ -1,7 +1,8 @@
 """Jobs that wait for the codes of their clips: how they get them without holding up the jobs beside them.
 
 Importing the encoder's library takes seconds of CPU time. It is imported at the first need only, in a thread; the jobs
-beside go on. Then every step does one thing for the jobs that wait: it reads the encoder's weights, or encodes one clip.
+beside go on. Then every step does one thing for the jobs that wait: it reads the encoder's weights, or encodes one
+clip.
 The thread does nothing but import, no tensors and no device: the main thread may be capturing CUDA graphs meanwhile.
 """
 
@@ -17,7 +18,9 @@ from backends.llasa.model import Llasa
 from backends.llasa.voices import Voices
 from backends.llasa.xcodec2.encoder import import_semantic_model
 
-_PATIENCE = 0.05  # seconds a step waits for the thread if there is nothing else to do: new jobs and cancels are seen between
+_PATIENCE = (
+    0.05  # seconds a step waits for the thread if there is nothing else to do: new jobs and cancels are seen between
+)
 
 
 class LibraryImport:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from backends.interface import InvalidInput, ModelUnavailable
-from backends.llasa.xcodec2.config import SAMPLE_RATE, CodecDims, read_dims
+from backends.llasa.xcodec2.config import SAMPLE_RATE, CodecDimensions, read_dims
 from backends.llasa.xcodec2.decoder import Decoder
 from backends.llasa.xcodec2.encoder import Encoder, encoder_shapes
 from backends.llasa.xcodec2.layouts import CodecTensors, decoder_shapes
@@ -32,7 +32,9 @@ class Codec:
 
     rate = SAMPLE_RATE
 
-    def __init__(self, folder: Path, device: torch.device | str, dtype: torch.dtype, encoder_dtype: torch.dtype) -> None:
+    def __init__(
+        self, folder: Path, device: torch.device | str, dtype: torch.dtype, encoder_dtype: torch.dtype
+    ) -> None:
         self.dims = read_dims(folder)
         self._folder, self._device = folder, torch.device(device)
         self._dtype, self._encoder_dtype = dtype, encoder_dtype
@@ -43,7 +45,8 @@ class Codec:
         self._encoder: Encoder | None = None
 
     def decode(self, codes: Tensor) -> Tensor:
-        """codes int [batch, 1, time] -> waveform float32 [batch, 1, 320 * time]. Raises InvalidInput for codes out of range."""
+        """codes int [batch, 1, time] -> waveform float32 [batch, 1, 320 * time]. Raises InvalidInput for codes out of
+        range."""
         codes = torch.as_tensor(codes)
         if codes.is_floating_point():
             raise InvalidInput("codes must be whole numbers")
@@ -90,7 +93,11 @@ class Codec:
 
     def bytes(self) -> int:
         """Bytes of the weights in memory."""
-        shapes = [shape for name, shape in decoder_shapes(self.dims) if not name.startswith(("fc_post_a", "generator.quantizer"))]
+        shapes = [
+            shape
+            for name, shape in decoder_shapes(self.dims)
+            if not name.startswith(("fc_post_a", "generator.quantizer"))
+        ]
         loaded = sum(math.prod(shape) for shape in shapes) * self._dtype.itemsize
         return loaded + (self._encoder.bytes() if self._encoder else 0)
 
@@ -122,7 +129,7 @@ def load_codec(
     return codec
 
 
-def dims_of(model_dir: str | Path) -> CodecDims:
+def dims_of(model_dir: str | Path) -> CodecDimensions:
     """The dimensions a codec folder states, without loading it."""
     return read_dims(Path(model_dir))
 

@@ -52,5 +52,9 @@ def obstacle(device: torch.device) -> str:
     if device.type in ("cuda", "xpu"):
         return "" if importlib.util.find_spec("triton") else "Triton is not installed"
     if device.type == "cpu":
-        return "" if any(shutil.which(name) for name in _COMPILERS) else f"no C++ compiler ({', '.join(_COMPILERS)}) was found"
+        return (
+            ""
+            if any(shutil.which(name) for name in _COMPILERS)
+            else f"no C++ compiler ({', '.join(_COMPILERS)}) was found"
+        )
     return f"it is not supported on {device.type}"

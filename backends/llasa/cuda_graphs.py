@@ -71,7 +71,8 @@ class StaticSteps:
         return forward
 
     def _traced(self, forward: Forward) -> Forward:
-        """Compiled at its first call. Apart from the others: of one piece of code, torch compiles eight shapes and no more."""
+        """Compiled at its first call. Apart from the others: of one piece of code, torch compiles eight shapes and no
+        more."""
         traced: Forward = torch.compile(forward, dynamic=False, isolate_recompiles=True)  # type: ignore[call-overload]
         return traced
 

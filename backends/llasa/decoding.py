@@ -1,9 +1,9 @@
 """Generation: utterances in the slots of one key/value cache, all advanced by one token per step.
 
 A prompt is computed in pieces of fixed boundaries, so that a long one delays the others by one piece at most and the
-result never depends on who else is there. Tokens stay on the device and no step waits for it: what the host must know of
-them comes in reports (reports.py), and what was drawn after a stop token is dropped. Knows token ids, and nothing of text
-or audio.
+result never depends on who else is there. Tokens stay on the device and no step waits for it: what the host must know
+of them comes in reports (reports.py), and what was drawn after a stop token is dropped. Knows token ids, and nothing of
+text or audio.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 from backends.interface import InvalidInput
 from backends.llasa.async_copy import upload
 from backends.llasa.cuda_graphs import StaticSteps
-from backends.llasa.generation_state import Utterance, Watch
+from backends.llasa.generation_state import TokenReporter, Utterance
 from backends.llasa.options import Sampling
 from backends.llasa.sampling import draw
 from backends.transformer.attention import KVCache, Span, Step
@@ -32,8 +32,8 @@ log = logging.getLogger(__name__)
 
 PIECE = 256  # prompt rows computed per step
 _PREFIXES = 16  # prompt beginnings whose keys and values are kept
-# By how much a compiled step may differ, as a share of the largest hidden state: in float32, and with 16 or 8 bits, where
-# one rounding that falls to the other side is carried through all layers.
+# By how much a compiled step may differ, as a share of the largest hidden state: in float32, and with 16 or 8 bits,
+# where one rounding that falls to the other side is carried through all layers.
 _ROUNDING, _COARSE_ROUNDING = 1e-3, 0.1
 
 
@@ -53,7 +53,7 @@ class TokenLoop:
         self.given_up = ""  # why fixed shapes were given up in the middle of serving
         self._held: dict[int, Utterance] = {}
         self._prefixes: OrderedDict[tuple[str, tuple[int, ...]], Tensor] = OrderedDict()
-        self._watch = Watch(model.vocabulary, model.device)
+        self._reporter = TokenReporter(model.vocabulary, model.device)
 
     @property
     def free(self) -> int:
@@ -96,10 +96,11 @@ class TokenLoop:
                 self._prefill(utterance)
         for (variant, _), members in groups.items():
             self._advance(variant, sorted(members, key=lambda member: member.slot))
-        self._watch.look(utterances, waiting=not going)
+        self._reporter.look(utterances, waiting=not going)
 
     def fix_shapes(self, *, compiled: bool) -> str:
-        """Decode in fixed shapes from now on: CUDA graphs, or compiled code. Returns why that is not possible, else ""."""
+        """Decode in fixed shapes from now on: CUDA graphs, or compiled code. Returns why that is not possible, else
+        ""."""
         steps = StaticSteps(self._model, self._cache, compiled=compiled)
         try:
             for variant in self._model.variants:
@@ -131,8 +132,8 @@ class TokenLoop:
     def _in_fixed_shapes(self, variant: str, slots: Sequence[int], last: Tensor) -> Tensor | None:
         """Hidden states of a step in fixed shapes; None where there are none (any more).
 
-        A new number of slots or bucket of length is captured or compiled in the middle of serving, and that can fail, for
-        lack of memory for one. The loop then goes on without fixed shapes: the step writes the same rows again.
+        A new number of slots or bucket of length is captured or compiled in the middle of serving, and that can fail,
+        for lack of memory for one. The loop then goes on without fixed shapes: the step writes the same rows again.
         """
         if self._static is None:
             return None
@@ -166,7 +167,9 @@ class TokenLoop:
         for i, member in enumerate(members):
             member.tokens[member.produced] = ids[i]
             if penalise:
-                member.seen.index_fill_(0, rows[i : i + 1], value=True)  # an index without dimensions would be read here
+                member.seen.index_fill_(
+                    0, rows[i : i + 1], value=True
+                )  # an index without dimensions would be read here
             member.produced += 1
 
     def _reuse_prefix(self, utterance: Utterance) -> None:

@@ -1,7 +1,7 @@
 """Number formats: what a deployment's dtype means on the device at hand, and why.
 
-"auto" is measured on a CPU, where 16-bit arithmetic is anything from twice as fast to half as fast. What the device cannot
-do falls back to float32 with the reason in the log.
+"auto" is measured on a CPU, where 16-bit arithmetic is anything from twice as fast to half as fast. What the device
+cannot do falls back to float32 with the reason in the log.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ def language_dtype(wanted: str, device: str) -> str:
 
 
 def codec_dtype(wanted: str, language: str, device: str) -> torch.dtype:
-    """The type of the codec's body; wanted "auto": the language model's where it is a float type, else what is faster."""
+    """The type of the codec's body; wanted "auto": the language model's where it is a float type, else what is
+    faster."""
     kind = torch.device(device).type
     if wanted == "auto":
         wanted = language if language in ("float32", "bfloat16") else _automatic(kind, codec_prefers_bfloat16)

@@ -18,7 +18,9 @@ from backends.llasa.options import Sampling
 from backends.llasa.vocabulary import Vocabulary
 
 STUCK_WINDOW, STUCK_KINDS = 150, 8  # tokens looked at; fewer kinds among them are a hum or silence that will not end
-STUCK_EVERY = 16  # tokens between two such looks: at fixed places, so that an answer never depends on when it is reported
+STUCK_EVERY = (
+    16  # tokens between two such looks: at fixed places, so that an answer never depends on when it is reported
+)
 _CHECK_EVERY = {"cpu": 1}  # steps between two reports
 _CHECK_ELSEWHERE = 4
 
@@ -27,20 +29,21 @@ class Utterance:
     """One answer in the making. Its tokens stay on the device.
 
     produced: tokens drawn; length: those known to belong to the answer, the stop token included once it came;
-    code_count: speech codes among these. ended: the stop token came; full: the limit was reached without one; stuck: the
-    answer hums.
+    code_count: speech codes among these. ended: the stop token came; full: the limit was reached without one; stuck:
+    the answer hums.
     """
 
     def __init__(
         self, prompt: Sequence[int], limit: int, sampling: Sampling, seed: int, *, variant: str = "", prefix: int = 0
     ) -> None:
-        """limit: most new tokens; prefix: prompt rows shared with other prompts, whose keys and values may be reused."""
+        """limit: most new tokens; prefix: prompt rows shared with other prompts, whose keys and values may be
+        reused."""
         if not prompt or limit < 1:
             raise InvalidInput("the prompt leaves no room for speech within max_length")
         self.prompt, self.limit, self.sampling, self.seed = list(prompt), limit, sampling, seed
         self.variant, self.prefix = variant, prefix
         self.ended = False
-        self._hum: tuple[int, int] | None = None  # length and code_count where the hum was noticed
+        self._repetition: tuple[int, int] | None = None  # length and code_count where the hum was noticed
         self.filled = self.produced = self.asked = self.length = self.code_count = 0
         self.slot = -1
         self.tokens, self.seen = torch.empty(0, dtype=torch.int64), torch.empty(0)
@@ -56,7 +59,7 @@ class Utterance:
 
     @property
     def stuck(self) -> bool:
-        return self._hum is not None
+        return self._repetition is not None
 
     @property
     def ready(self) -> bool:
@@ -84,16 +87,16 @@ class Utterance:
         self.ended = going < drawn - self.length
         self.length += going + self.ended
         self.code_count += speech
-        if kinds < STUCK_KINDS and not self.ended and self._hum is None:
-            self._hum = _looked_at(drawn), self.code_count - speech_after
+        if kinds < STUCK_KINDS and not self.ended and self._repetition is None:
+            self._repetition = _looked_at(drawn), self.code_count - speech_after
 
-    def cut_hum(self) -> None:
+    def cut_repetition(self) -> None:
         """Give up what came after the place where it was noticed."""
-        if self._hum is not None:
-            self.length, self.code_count = self._hum
+        if self._repetition is not None:
+            self.length, self.code_count = self._repetition
 
 
-class Watch:
+class TokenReporter:
     """Reports of all utterances that are being spoken; at most one set of them is under way."""
 
     def __init__(self, vocabulary: Vocabulary, device: torch.device) -> None:
@@ -152,7 +155,8 @@ def report(utterance: Utterance, vocabulary: Vocabulary) -> Tensor:
 
 
 def kinds(tokens: Tensor) -> Tensor:
-    """How many different ones there are among the last STUCK_WINDOW tokens, int64 []; that many if there are not enough."""
+    """How many different ones there are among the last STUCK_WINDOW tokens, int64 []; that many if there are not
+    enough."""
     if len(tokens) < STUCK_WINDOW:
         return torch.full((), STUCK_WINDOW, dtype=torch.int64, device=tokens.device)
     window = tokens[-STUCK_WINDOW:].sort().values

@@ -25,11 +25,12 @@ class LlasaOptions:
     codec_model: hub id or folder of X-Codec-2; adapters: voice name -> LoRA folder (its checkpoint-N folders become
     voices NAME-checkpoint-N); base_model: hub id or folder that replaces what an adapter folder names as its base;
     double_bos: adapter voices trained with two begin tokens; assistant_prefix: voice -> text before its speech (speaker
-    fine-tunes, "Speaker kore"); head: only speech rows of the vocabulary, or all of it; compile: torch.compile, where it
-    works; codec_dtype: "auto" (as the language model where that pays), "float32" or "bfloat16"; date: what the prompt's
-    header says ("today": the real date); system: text of the system message; captions: a request's instructions become
-    the system message (caption-tuned checkpoints only); language: ISO 639-1 code, "ja" turns on Japanese normalisation
-    ("" = judged by the text); japanese_filter: also drop every character outside the trainer's Japanese set.
+    fine-tunes, "Speaker kore"); head: only speech rows of the vocabulary, or all of it; compile: torch.compile, where
+    it works; codec_dtype: "auto" (as the language model where that pays), "float32" or "bfloat16"; date: what the
+    prompt's header says ("today": the real date); system: text of the system message; captions: a request's
+    instructions become the system message (caption-tuned checkpoints only); language: ISO 639-1 code, "ja" turns on
+    Japanese normalisation ("" = judged by the text); japanese_filter: also drop every character outside the trainer's
+    Japanese set.
     temperature, top_k (0 = off), top_p, repetition_penalty: sampling; max_length: tokens of prompt and speech together;
     sentence_characters: longer text is split; chaining: every sentence continues the one before, instead of all
     sentences at once; retries: new seeds tried when an answer runs away; max_batch: sentences generated together;
@@ -68,7 +69,7 @@ INFO = BackendInfo(
     entry="backends.llasa.backend:LlasaBackend",
     tasks=("speech",),
     engines=("torch",),
-    wishes=("cuda", "xpu", "mps", "cpu"),
+    device_preference=("cuda", "xpu", "mps", "cpu"),
     check="backends.llasa.options:check_request",
     libraries={"": ("torch", "transformers", "peft", "safetensors", "tokenizers")},
     extra="torch",

@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable, Iterator
 
 from backends.interface import AudioChunk, Done, Event, InvalidInput, SpeechRequest, Usage
-from backends.llasa.chunking import Piece, Prompted, piece_seed, token_cap
+from backends.llasa.chunking import Prompted, TextChunk, chunk_seed, token_cap
 from backends.llasa.codec import Codec
 from backends.llasa.generation_state import Utterance
 from backends.llasa.model import Llasa
-from backends.llasa.options import Wish
+from backends.llasa.options import GenerationOptions
 from backends.llasa.prompts import prompt_ids
 from backends.llasa.streaming import StreamDecoder, decoded_whole
 from backends.llasa.voices import Clip, Reference, SpeakingVoice
@@ -23,11 +23,14 @@ _LEAST_ROOM = 32  # tokens an answer must have room for
 
 
 class SpeechJob:
-    """texts: what the pieces say; notes: remarks for the client; timings: seconds, "encode" until the clip had its codes."""
+    """texts: what the pieces say; notes: remarks for the client; timings: seconds, "encode" until the clip had its
+    codes."""
 
-    def __init__(self, request: SpeechRequest, voice: SpeakingVoice, wish: Wish, texts: list[str], seed: int) -> None:
-        self.request, self.voice, self.wish, self.seed = request, voice, wish, seed
-        self.pieces = [Piece(text, piece_seed(seed, number)) for number, text in enumerate(texts)]
+    def __init__(
+        self, request: SpeechRequest, voice: SpeakingVoice, generation: GenerationOptions, texts: list[str], seed: int
+    ) -> None:
+        self.request, self.voice, self.generation, self.seed = request, voice, generation, seed
+        self.pieces = [TextChunk(text, chunk_seed(seed, number)) for number, text in enumerate(texts)]
         self.notes: list[str] = []
         self.timings = {"encode": 0.0, "generate": 0.0, "codec": 0.0}
         self._began = time.perf_counter()
@@ -49,24 +52,25 @@ class SpeechJob:
 
     # --- what may run ---
 
-    def startable(self) -> Iterator[Piece]:
-        """Pieces that wait for a slot only. Without a speaker of its own, everything follows the first piece's voice."""
+    def startable(self) -> Iterator[TextChunk]:
+        """Pieces that wait for a slot only. Without a speaker of its own, everything follows the first piece's
+        voice."""
         for number, piece in enumerate(self.pieces):
             if piece.done or piece.utterance is not None:
                 continue
-            needed = number - 1 if self.wish.chaining else -1 if self.voice.anchored else 0
+            needed = number - 1 if self.generation.chaining else -1 if self.voice.anchored else 0
             if number == 0 or needed < 0 or self.pieces[needed].done:
                 yield piece
 
     def running(self) -> list[Utterance]:
         return [piece.utterance for piece in self.pieces if piece.utterance is not None]
 
-    def begin(self, piece: Piece, model: Llasa, hop: int) -> Utterance:
+    def begin(self, piece: TextChunk, model: Llasa, hop: int) -> Utterance:
         """The next attempt at a piece. Raises InvalidInput if its prompt leaves no room to speak."""
         prompt = self._prompt(piece, model, hop)
-        cap = min(self._room(prompt), self.wish.max_new_tokens or token_cap(piece.text))
+        cap = min(self._room(prompt), self.generation.max_new_tokens or token_cap(piece.text))
         piece.prompt_tokens, piece.reference = len(prompt.ids), prompt.reference
-        variant, sampling = self.voice.variant, self.wish.sampling
+        variant, sampling = self.voice.variant, self.generation.sampling
         return Utterance(prompt.ids, cap, sampling, piece.seed, variant=variant, prefix=prompt.prefix)
 
     def check_room(self, model: Llasa, hop: int) -> None:
@@ -74,40 +78,40 @@ class SpeechJob:
         for piece in self.pieces:
             self._room(self._prompt(piece, model, hop))
 
-    def _wanted_reference(self, piece: Piece, hop: int) -> Reference | None:
+    def _wanted_reference(self, piece: TextChunk, hop: int) -> Reference | None:
         """What a piece is to continue: the voice's clip, the piece before it, or the first piece."""
         number = self.pieces.index(piece)
-        if number and (self.wish.chaining or not self.voice.anchored):
-            before = self.pieces[number - 1 if self.wish.chaining else 0]
+        if number and (self.generation.chaining or not self.voice.anchored):
+            before = self.pieces[number - 1 if self.generation.chaining else 0]
             if before.done and before.spoken:
                 return Reference(before.text, before.spoken, len(before.spoken) * hop)
         return self.voice.reference
 
-    def _prompt(self, piece: Piece, model: Llasa, hop: int) -> Prompted:
+    def _prompt(self, piece: TextChunk, model: Llasa, hop: int) -> Prompted:
         reference = self._wanted_reference(piece, hop)
         ids = self._ids(piece, model, reference)
         # A long piece before this one may leave too little room: then only the voice's own clip is continued.
-        if reference is not self.voice.reference and self.wish.max_length - len(ids) < token_cap(piece.text) // 2:
+        if reference is not self.voice.reference and self.generation.max_length - len(ids) < token_cap(piece.text) // 2:
             reference = self.voice.reference
             ids = self._ids(piece, model, reference)
         return Prompted(ids, ids.index(model.vocabulary.text_start) + 1, reference)
 
     def _room(self, prompt: Prompted) -> int:
-        taken, most = len(prompt.ids), self.wish.max_length
+        taken, most = len(prompt.ids), self.generation.max_length
         if most - taken < _LEAST_ROOM:
             raise InvalidInput(
                 f"text and reference clip take {taken} of {most} tokens; nothing is left for speech", param="input"
             )
         return most - taken
 
-    def _ids(self, piece: Piece, model: Llasa, reference: Reference | None) -> list[int]:
+    def _ids(self, piece: TextChunk, model: Llasa, reference: Reference | None) -> list[int]:
         return prompt_ids(
             model.vocabulary,
             piece.text,
             reference.text if reference else None,
             model.vocabulary.known_codes(reference.codes) if reference else None,
-            self.wish.system,
-            self.wish.date,
+            self.generation.system,
+            self.generation.date,
             self.voice.assistant_prefix,
             self.voice.double_bos,
         )
@@ -121,12 +125,12 @@ class SpeechJob:
             if utterance is None or not (utterance.over or utterance.stuck):
                 continue
             release(utterance)
-            ran_away = not utterance.ended and not self.wish.max_new_tokens
-            if ran_away and piece.attempt < self.wish.retries and not self._was_sent(number):
+            ran_away = not utterance.ended and not self.generation.max_new_tokens
+            if ran_away and piece.attempt < self.generation.retries and not self._was_sent(number):
                 piece.attempt += 1
                 piece.utterance = None
                 continue
-            utterance.cut_hum()
+            utterance.cut_repetition()
             piece.output_tokens = utterance.length
             piece.finish(utterance.codes(model.vocabulary), cut=not utterance.ended)
 
@@ -143,13 +147,13 @@ class SpeechJob:
     def _was_sent(self, number: int) -> bool:
         return number == self._at and self._decoder is not None and self._decoder.started
 
-    def _whole(self, piece: Piece, codec: Codec) -> Iterator[Event]:
+    def _whole(self, piece: TextChunk, codec: Codec) -> Iterator[Event]:
         if piece.done:
             with _Stopwatch(self.timings, "codec"):
                 samples = decoded_whole(codec, piece.codes, piece.reference)
             yield AudioChunk(samples, codec.rate)
 
-    def _streamed(self, piece: Piece, model: Llasa, codec: Codec) -> Iterator[Event]:
+    def _streamed(self, piece: TextChunk, model: Llasa, codec: Codec) -> Iterator[Event]:
         if self._decoder is None:
             if piece.utterance is None and not piece.done:
                 return  # it waits for a slot
@@ -168,13 +172,19 @@ class SpeechJob:
     def _end(self) -> Done:
         cut = [number for number, piece in enumerate(self.pieces, start=1) if piece.cut]
         if cut:
-            self.notes.append(f"speech was cut at the token limit in part {', '.join(map(str, cut))} of {len(self.pieces)}")
+            self.notes.append(
+                f"speech was cut at the token limit in part {', '.join(map(str, cut))} of {len(self.pieces)}"
+            )
         output = sum(piece.output_tokens for piece in self.pieces)
         usage = Usage(sum(piece.prompt_tokens for piece in self.pieces), output, output_audio_tokens=output)
         timings = {**self.timings, "inference": sum(self.timings.values())}
         reason = "length" if cut else "stop"
         # The worker's stderr is the gateway's log.
-        print(f"spoke {output} codes in {timings['inference']:.2f} s: {_seconds(self.timings)}", file=sys.stderr, flush=True)
+        print(
+            f"spoke {output} codes in {timings['inference']:.2f} s: {_seconds(self.timings)}",
+            file=sys.stderr,
+            flush=True,
+        )
         return Done(finish_reason=reason, usage=usage, seed=self.seed, timings=timings, notes=tuple(self.notes))  # type: ignore[arg-type]
 
 

@@ -18,8 +18,9 @@ from backends.transformer.rope import interleave
 
 
 @dataclass(slots=True)
-class Variant:
-    """The base model, or the base with an adapter merged. row_ids: token id of each row of the head (None: the same)."""
+class LoraVariant:
+    """The base model, or the base with an adapter merged. row_ids: token id of each row of the head (None: the
+    same)."""
 
     stack: Transformer
     table: Tensor
@@ -31,9 +32,12 @@ class Variant:
         return self.stack(self.table[ids], view)
 
 
-def weights_of(variant: Variant) -> dict[int, int]:
+def weights_of(variant: LoraVariant) -> dict[int, int]:
     """Bytes of each part of a variant by its identity, so that shared parts can be counted once."""
-    parts = {id(variant.table): variant.table.numel() * variant.table.element_size(), id(variant.head): variant.head.bytes()}
+    parts = {
+        id(variant.table): variant.table.numel() * variant.table.element_size(),
+        id(variant.head): variant.head.bytes(),
+    }
     for block in variant.stack.blocks:
         parts.update({id(part): part.bytes() for part in (block.qkv, block.o, block.gate_up, block.down)})
     return parts
@@ -44,7 +48,9 @@ def adapted_stack(base: Transformer, adapter: Adapter, take: Take, linear: Calla
     stack = copy.copy(base)
     if llama_names()("norm") in adapter.changed:
         stack.norm = _norm(base.norm, take(llama_names()("norm"), (base.config.width,)), base.config)
-    stack.blocks = [_adapted_block(block, layer, base.config, adapter, take, linear) for layer, block in enumerate(base.blocks)]
+    stack.blocks = [
+        _adapted_block(block, layer, base.config, adapter, take, linear) for layer, block in enumerate(base.blocks)
+    ]
     return stack
 
 

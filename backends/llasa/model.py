@@ -21,7 +21,7 @@ from backends.llasa.decoding import TokenLoop
 from backends.llasa.generation_state import Utterance
 from backends.llasa.info import DEFAULT_DATE
 from backends.llasa.lm_config import LanguageConfig, read_language_config
-from backends.llasa.lora import Variant, adapted_stack, weights_of
+from backends.llasa.lora import LoraVariant, adapted_stack, weights_of
 from backends.llasa.options import Sampling
 from backends.llasa.prompts import prompt_ids
 from backends.llasa.sampling import probabilities
@@ -58,7 +58,9 @@ class Llasa:
         self._row_ids = None if full_vocabulary else self._speech_rows().to(self.device)
         checkpoint = Checkpoint.from_folder(folder)
         take = self._reader(checkpoint)
-        self.variants = {"": self._base(take if adapter is None else read_adapter(adapter, folder / "config.json").over(take))}
+        self.variants = {
+            "": self._base(take if adapter is None else read_adapter(adapter, folder / "config.json").over(take))
+        }
         if not self.config.tied:
             checkpoint.demand([_HEAD])
         checkpoint.finish(_NOT_NEEDED)
@@ -70,7 +72,9 @@ class Llasa:
     def add_adapter(self, name: str, folder: Path) -> None:
         """A further variant. Matrices the adapter leaves alone are shared with the base."""
         if self.vocabulary_differs(folder):
-            raise ModelUnavailable(f"the adapter in {folder} brings a tokenizer with other token ids than its base model")
+            raise ModelUnavailable(
+                f"the adapter in {folder} brings a tokenizer with other token ids than its base model"
+            )
         adapter = read_adapter(folder, self.folder / "config.json")
         take = self._reader(Checkpoint.from_folder(self.folder))
         self.variants[name] = self._adapted(adapter, adapter.over(take))
@@ -148,10 +152,11 @@ class Llasa:
     # --- loading ---
 
     def _reader(self, checkpoint: Checkpoint) -> Take:
-        """Reads weights by name. A tied head is the table as stored: an adapter for one of the two leaves the other alone."""
+        """Reads weights by name. A tied head is the table as stored: an adapter for one of the two leaves the other
+        alone."""
         return checkpoint.reader(lambda name: _TABLE if name == _HEAD and self.config.tied else name)
 
-    def _base(self, take: Take) -> Variant:
+    def _base(self, take: Take) -> LoraVariant:
         stack = Transformer(
             self.config.stack,
             lambda name, shape: take(llama_names()(name), shape),
@@ -159,7 +164,7 @@ class Llasa:
             device=self.device,
             rows=self._rows,
         )
-        return Variant(stack, *self._ends(take))
+        return LoraVariant(stack, *self._ends(take))
 
     def _ends(self, take: Take) -> tuple[Tensor, Linear, Tensor | None]:
         """The embedding table, the head and its row ids."""
@@ -175,11 +180,11 @@ class Llasa:
     def _linear(self, weight: Tensor) -> Linear:
         return make_linear(weight, self.kind, self.device, self._rows)
 
-    def _adapted(self, adapter: Adapter, take: Take) -> Variant:
+    def _adapted(self, adapter: Adapter, take: Take) -> LoraVariant:
         base = self.variants[""]
         stack = adapted_stack(base.stack, adapter, take, self._linear)
         ends = self._ends(take) if {_TABLE, _HEAD} & adapter.changed else (base.table, base.head, base.row_ids)
-        return Variant(stack, *ends)
+        return LoraVariant(stack, *ends)
 
     def _speech_rows(self) -> Tensor:
         first, count = self.vocabulary.speech_start, self.vocabulary.speech_count
@@ -199,7 +204,8 @@ def load_llasa(
 
     model_dir may itself be an adapter folder that names a local folder as its base. dtype: a torch dtype or "float32",
     "bfloat16", "float16", "int8". full_vocabulary: every token can be drawn, not only speech and stop; rows: see
-    make_linear; packed: see Precision. Raises ModelUnavailable naming the tensor, token or file that is missing or does not fit.
+    make_linear; packed: see Precision. Raises ModelUnavailable naming the tensor, token or file that is missing or does
+    not fit.
     """
     folder, adapter = Path(model_dir), None if adapter_dir is None else Path(adapter_dir)
     if not folder.is_dir():
@@ -212,7 +218,8 @@ def load_llasa(
 
 
 def base_of(adapter: Path) -> Path:
-    """The folder of the base model that an adapter names. Raises ModelUnavailable if it is not a folder on this machine."""
+    """The folder of the base model that an adapter names. Raises ModelUnavailable if it is not a folder on this
+    machine."""
     base = adapter_base(adapter)
     if not base or not Path(base).is_dir():
         raise ModelUnavailable(

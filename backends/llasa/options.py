@@ -35,7 +35,7 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class GenerationOptions:
     """Settings of one answer. The names are keys of a deployment (info.py) that a request may set, too.
 
     max_new_tokens: ends every sentence there (0: judged by its text); system: the system message.
@@ -63,27 +63,29 @@ class Wish:
 def check_request(request: Request, options: Mapping[str, Any]) -> None:
     """Raises InvalidInput if a request's settings cannot be served; options: the deployment's."""
     if isinstance(request, SpeechRequest):
-        read_wish(default_wish(LlasaOptions(**options)), request.options)
+        read_generation_options(default_generation_options(LlasaOptions(**options)), request.options)
 
 
-def default_wish(options: LlasaOptions) -> Wish:
+def default_generation_options(options: LlasaOptions) -> GenerationOptions:
     """What a deployment's own options ask for."""
     own = {field.name for field in fields(LlasaOptions)}
-    return Wish(**{field.name: getattr(options, field.name) for field in fields(Wish) if field.name in own})
+    return GenerationOptions(
+        **{field.name: getattr(options, field.name) for field in fields(GenerationOptions) if field.name in own}
+    )
 
 
-def read_wish(defaults: Wish, options: Mapping[str, Any]) -> Wish:
+def read_generation_options(defaults: GenerationOptions, options: Mapping[str, Any]) -> GenerationOptions:
     """`defaults` with a request's options over them. Raises InvalidInput naming the option."""
-    types = {field.name: field.type for field in fields(Wish)}
+    types = {field.name: field.type for field in fields(GenerationOptions)}
     given: dict[str, Any] = {}
     for name, value in options.items():
         if name not in types:
             raise InvalidInput(f"there is no option {name!r}; there are {', '.join(types)}", param=f"options.{name}")
         _check_type(name, value, str(types[name]))
         given[name] = value
-    wish = replace(defaults, **given)
-    _check(wish, defaults)
-    return wish
+    generation = replace(defaults, **given)
+    _check(generation, defaults)
+    return generation
 
 
 def _check_type(name: str, value: Any, kind: str) -> None:
@@ -97,9 +99,9 @@ def _check_type(name: str, value: Any, kind: str) -> None:
         raise InvalidInput(f"{name} must be of type {kind}", param=f"options.{name}")
 
 
-def _check(wish: Wish, defaults: Wish) -> None:
+def _check(generation: GenerationOptions, defaults: GenerationOptions) -> None:
     try:
-        _ = wish.sampling  # checks its own ranges
+        _ = generation.sampling  # checks its own ranges
     except InvalidInput as error:
         raise InvalidInput(error.message, param=f"options.{error.param}") from error
     ranges = {
@@ -109,8 +111,8 @@ def _check(wish: Wish, defaults: Wish) -> None:
         "retries": (0, 10),
     }
     for name, (low, high) in ranges.items():
-        if not low <= getattr(wish, name) <= high:
+        if not low <= getattr(generation, name) <= high:
             raise InvalidInput(f"{name} must lie in {low}..{high}", param=f"options.{name}")
     for name, most in (("date", 40), ("system", 4096)):
-        if len(getattr(wish, name)) > most:
+        if len(getattr(generation, name)) > most:
             raise InvalidInput(f"{name} is longer than {most} characters", param=f"options.{name}")

@@ -60,7 +60,8 @@ def today(now: Callable[[], calendar_date] = calendar_date.today) -> str:
 
 
 def caption(instructions: str) -> str:
-    """A system message for caption-tuned checkpoints: "key: value" lines in the order of training, or the text as caption."""
+    """A system message for caption-tuned checkpoints: "key: value" lines in the order of training, or the text as
+    caption."""
     given: dict[str, str] = {}
     for line in instructions.splitlines():
         key, colon, value = line.partition(":")

@@ -45,7 +45,8 @@ def usable_reference(samples: Samples, longest: float) -> Samples:
     seconds = len(samples) / SAMPLE_RATE
     if seconds > longest:
         raise InvalidInput(
-            f"the reference clip is {seconds:.1f} s long; at most {longest:g} s can be cloned from", param="reference_audio"
+            f"the reference clip is {seconds:.1f} s long; at most {longest:g} s can be cloned from",
+            param="reference_audio",
         )
     if seconds < _SHORTEST:
         raise InvalidInput(

@@ -1,7 +1,7 @@
 """How the next token is chosen: the draw for a batch in which each row has its own seed.
 
-Order: repetition penalty over prompt and answer, temperature, top-k, top-p, softmax, draw. Only the candidates that top-k
-leaves are looked at and only they get noise, because the head has 65,537 rows and 50 of them matter.
+Order: repetition penalty over prompt and answer, temperature, top-k, top-p, softmax, draw. Only the candidates that
+top-k leaves are looked at and only they get noise, because the head has 65,537 rows and 50 of them matter.
 """
 
 from __future__ import annotations

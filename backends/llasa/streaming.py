@@ -2,8 +2,8 @@
 
 The decoder is neither causal nor local, so a piece decoded on its own is an approximation: each window has some codes
 before it and a look-ahead after it, and neighbouring windows are cross-faded. An answer that is not streamed is decoded
-whole, together with the reference clip it continues, whose samples are then cut off: exactly the published way. Codes come
-and stay on the codec's device; only audio leaves it.
+whole, together with the reference clip it continues, whose samples are then cut off: exactly the published way. Codes
+come and stay on the codec's device; only audio leaves it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ class StreamDecoder:
         return self._next_end(self._start + count, last=False) is not None
 
     def next(self, codes: Tensor, *, last: bool) -> Samples | None:
-        """The next samples that can be sent, given all codes known so far; None if there are none. last: no more will come."""
+        """The next samples that can be sent, given all codes known so far; None if there are none. last: no more will
+        come."""
         total = self._start + len(codes)
         if last and not self.started:
             self.started, self._sent = True, total

@@ -13,7 +13,9 @@ _SENTENCE = re.compile(r".*?(?:[.!?…]+[\"'”’)\]]*(?=\s|$)|[。！？]+[」
 _CLAUSE = re.compile(r".*?(?:[,;:—](?=\s)|[、，；：]|$)", re.DOTALL)
 
 _JAPANESE_GONE = str.maketrans(dict.fromkeys("\t 　;▼♀♂《》≪≫①②③④⑤⑥˗‐‑‒–—―⁃−⎯⏤─━⸺⸻"))
-_JAPANESE_CHANGED = str.maketrans({"～": "ー", "〜": "ー", "？": "?", "！": "!", "●": "○", "◯": "○", "〇": "○", "♥": "♡"})
+_JAPANESE_CHANGED = str.maketrans(
+    {"～": "ー", "〜": "ー", "？": "?", "！": "!", "●": "○", "◯": "○", "〇": "○", "♥": "♡"}
+)
 _FOOTNOTE = re.compile(r"\[n\]")
 _ELLIPSES = re.compile(r"…{3,}")
 _HALF_KATAKANA = re.compile(r"[･-ﾟ]+")
@@ -22,14 +24,16 @@ _OUTSIDE_TRAINING = re.compile(r"[^぀-ゟ゠-ヿ一-鿿㐀-䶿々A-Za-z0-9。�
 
 
 def neutralised(text: str) -> str:
-    """Text without anything that the tokenizer would read as a control token; repeated, as removal can create new ones."""
+    """Text without anything that the tokenizer would read as a control token; repeated, as removal can create new
+    ones."""
     while (shorter := _CONTROL.sub("", text)) != text:
         text = shorter
     return text
 
 
 def joined(reference: str, text: str) -> str:
-    """A reference's transcript and the text to speak: one space between them, none where both sides are Chinese or Japanese."""
+    """A reference's transcript and the text to speak: one space between them, none where both sides are Chinese or
+    Japanese."""
     if not reference or not text:
         return reference + text
     separator = "" if _is_cjk(_last_letter(reference)) and _is_cjk(_last_letter(text[::-1])) else " "
@@ -56,7 +60,8 @@ def normalised_japanese(text: str, strict: bool = False) -> str:
 
 
 def sentences(text: str, characters: int) -> list[str]:
-    """Pieces of at most `characters`: sentences packed together, longer ones cut at clauses, then words, then anywhere."""
+    """Pieces of at most `characters`: sentences packed together, longer ones cut at clauses, then words, then
+    anywhere."""
     pieces: list[str] = []
     for sentence in _split(_SENTENCE, text):
         parts = [sentence] if len(sentence) <= characters else _cut(sentence, characters)

@@ -32,15 +32,17 @@ _SPEECH = re.compile(r"<\|s_(\d+)\|>")
 class Vocabulary:
     """Ids by name.
 
-    speech_start: <|s_0|>; speech_count: number of codes; start, stop: around speech; text_start: before the text to speak;
-    pad: fills rows; size: ids in all.
+    speech_start: <|s_0|>; speech_count: number of codes; start, stop: around speech; text_start: before the text to
+    speak; pad: fills rows; size: ids in all.
     """
 
     def __init__(self, tokenizer: Tokenizer, source: str) -> None:
         self._tokenizer = tokenizer
         missing = [name for name in MARKERS if tokenizer.token_to_id(name) is None]
         if missing:
-            raise ModelUnavailable(f"the tokenizer in {source} lacks {', '.join(missing)}: this is not a LLASA checkpoint")
+            raise ModelUnavailable(
+                f"the tokenizer in {source} lacks {', '.join(missing)}: this is not a LLASA checkpoint"
+            )
         ids = tokenizer.get_vocab(with_added_tokens=True)
         speech = {int(found.group(1)): number for name, number in ids.items() if (found := _SPEECH.fullmatch(name))}
         self.speech_start, self.speech_count = _contiguous(speech, source)
@@ -94,7 +96,8 @@ class Vocabulary:
         return (tokens >= self.speech_start) & (tokens < self.speech_start + self.speech_count)
 
     def kept_codes(self, tokens: Tensor, count: int) -> Tensor:
-        """The codes of the `count` speech tokens among int64 [time], in order and on the device, without reading any."""
+        """The codes of the `count` speech tokens among int64 [time], in order and on the device, without reading
+        any."""
         order = torch.argsort((~self.speech_mask(tokens)).to(torch.uint8), stable=True)
         return tokens[order[:count]] - self.speech_start
 
@@ -111,9 +114,12 @@ class Vocabulary:
 
 
 def _contiguous(speech: dict[int, int], source: str) -> tuple[int, int]:
-    """Id of the first speech token and how many there are. Raises ModelUnavailable unless they count up without a gap."""
+    """Id of the first speech token and how many there are. Raises ModelUnavailable unless they count up without a
+    gap."""
     if 0 not in speech:
-        raise ModelUnavailable(f"the tokenizer in {source} has no speech tokens (<|s_0|> ...): this is not a LLASA checkpoint")
+        raise ModelUnavailable(
+            f"the tokenizer in {source} has no speech tokens (<|s_0|> ...): this is not a LLASA checkpoint"
+        )
     start = speech[0]
     for code in range(len(speech)):
         if speech.get(code) != start + code:

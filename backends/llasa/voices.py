@@ -1,7 +1,7 @@
 """Who speaks: the base model's random voice, adapters, and folders with a clip and its transcript.
 
-A voice is a folder models/voices/NAME with an audio file and `transcript.txt` (or a .txt named like the audio). The codes
-of the clip are computed once and kept beside it. Knows the codec only as a function.
+A voice is a folder models/voices/NAME with an audio file and `transcript.txt` (or a .txt named like the audio). The
+codes of the clip are computed once and kept beside it. Knows the codec only as a function.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class Reference:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Clip:
-    """A reference that has no codes yet: float32 [time] at 16 kHz. place: the folder that keeps its codes, for this origin."""
+    """A reference that has no codes yet: float32 [time] at 16 kHz. place: the folder that keeps its codes, for this
+    origin."""
 
     text: str
     samples: NDArray[np.float32]
@@ -93,7 +94,9 @@ class Voices:
         """The voice of that name. Raises InvalidInput for one that does not exist or whose folder is incomplete."""
         known = {voice.id.lower(): voice.id for voice in self.listed()}
         if name.lower() not in known:
-            raise InvalidInput(f"there is no voice {name!r}; there are {', '.join(sorted(known.values()))}", param="voice")
+            raise InvalidInput(
+                f"there is no voice {name!r}; there are {', '.join(sorted(known.values()))}", param="voice"
+            )
         name = known[name.lower()]
         variant = name if name in self._adapters else ""
         voice = SpeakingVoice(name, variant, None, self._prefixes.get(name, ""), name in self._double_bos)
@@ -129,7 +132,11 @@ class Voices:
     def _is_to_encode(self, place: Path) -> bool:
         clip = _clip(place)
         try:
-            return clip is not None and bool(_transcript(place, clip)) and _kept(place / _CACHE, self._origin_of(clip)) is None
+            return (
+                clip is not None
+                and bool(_transcript(place, clip))
+                and _kept(place / _CACHE, self._origin_of(clip)) is None
+            )
         except InvalidInput:
             return False  # whoever asks for it is told why
 
@@ -180,9 +187,13 @@ def _transcript(place: Path, clip: Path) -> str:
             if path.is_file() and neutralised(text := path.read_text(encoding="utf-8-sig").strip()).strip():
                 return text
         except UnicodeDecodeError as error:
-            raise InvalidInput(f"the transcript of the voice {place.name!r} is not UTF-8 text", param="voice") from error
+            raise InvalidInput(
+                f"the transcript of the voice {place.name!r} is not UTF-8 text", param="voice"
+            ) from error
     wanted = place / "transcript.txt"
-    raise InvalidInput(f"the voice {place.name!r} has no transcript: put what the clip says into {wanted}", param="voice")
+    raise InvalidInput(
+        f"the voice {place.name!r} has no transcript: put what the clip says into {wanted}", param="voice"
+    )
 
 
 def _kept(path: Path, origin: str) -> tuple[tuple[int, ...], int] | None:

@@ -5,7 +5,8 @@ model.py (the stack), checkpoint.py (named tensors, exact key sets), sampling.py
 
 A causal Llama with four slots:
 
-    config = TransformerConfig(layers=16, width=2048, heads=32, kv_heads=8, head_dim=64, hidden=8192, max_positions=2048,
+    config = TransformerConfig(layers=16, width=2048, heads=32, kv_heads=8, head_dim=64, hidden=8192,
+    max_positions=2048,
                                rope=Rope(500_000.0, Llama3Scaling(32.0, 1.0, 4.0, 8192)))       # half-split rows
     checkpoint = Checkpoint.from_folder(folder)
     kind = precision("int8", "cpu")                    # or "float32", "bfloat16", "float16"
@@ -28,10 +29,10 @@ A bidirectional stack with a prefix or dual cache (rows s..e-1 computed anew, th
     stack(x[:, s:e], Span(cache, 0, rows=e - s, start=s, length=length, causal=False))    # overwrites s..e-1, sees all
     stack(x[:, where], Rewrite(cache, 0, where, length))                                  # rows at arbitrary positions
 
-Batches: `Span(..., count=n)` takes the slots first..first+n-1 for x of batch n. What is guaranteed: a prompt is prefilled
-alone; a step attends per row over exactly its own length; int8 sums on the CPU are exact; with `rows=n` dense products of
-up to n rows run in one fixed shape. So a request computes the same bits alone and beside others with int8, and with dense
-weights up to `rows` slots; without `rows` the difference is rounding (about 1e-6 in float32).
+Batches: `Span(..., count=n)` takes the slots first..first+n-1 for x of batch n. What is guaranteed: a prompt is
+prefilled alone; a step attends per row over exactly its own length; int8 sums on the CPU are exact; with `rows=n` dense
+products of up to n rows run in one fixed shape. So a request computes the same bits alone and beside others with int8,
+and with dense weights up to `rows` slots; without `rows` the difference is rounding (about 1e-6 in float32).
 """
 
 from backends.transformer.attention import GraphStep, KVCache, Rewrite, Span, Step, View, Whole

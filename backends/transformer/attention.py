@@ -31,7 +31,7 @@ _SHORT = 4  # rows of a sequence that a compiled step computes at once, at most
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class RowPositions:
     """Rows that each see their own past and themselves: where they stand, and what is remembered.
 
     slots, positions: int64 [rows]; arrays: keys and values of every layer (KVCache.arrays); last: the largest position.
@@ -46,14 +46,15 @@ class Places:
 class View(Protocol):
     """One pattern of attention over rows [batch, time]."""
 
-    def turns(self, table: Tensor) -> Tensor:
+    def rotary(self, table: Tensor) -> Tensor:
         """The rows' rotations, [batch or 1, time, 1, head_dim / 2], from the table of all positions."""
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q [batch, time, heads, head_dim], k and v [batch, time, kv_heads, head_dim] -> as q. Stores k and v."""
 
-    def places(self) -> Places | None:
-        """The same for a compiled step (fused.py), batch by batch and in the order of time; None: not a pattern for it."""
+    def row_positions(self) -> RowPositions | None:
+        """The same for a compiled step (fused.py), batch by batch and in the order of time; None: not a pattern for
+        it."""
 
 
 class KVCache:
@@ -82,13 +83,13 @@ class KVCache:
         """Keys and values of every layer without a copy; float32 on the CPU only."""
         return [(k.numpy(), v.numpy()) for k, v in zip(self.k, self.v, strict=True)]
 
-    def placed(self, slots: Sequence[int], positions: Sequence[int]) -> Places | None:
+    def placed(self, slots: Sequence[int], positions: Sequence[int]) -> RowPositions | None:
         """Rows at these places, or None for a cache that only torch can reach. Raises IndexError outside the cache."""
         if self._block.dtype is not torch.float32 or self._block.device.type != "cpu":
             return None
         if min(slots) < 0 or max(slots) >= self.slots or min(positions) < 0 or max(positions) >= self.length:
             raise IndexError(f"slots {slots}, positions {positions} in a cache of {self.slots} x {self.length}")
-        return Places(np.array(slots, np.int64), np.array(positions, np.int64), self.arrays, max(positions))
+        return RowPositions(np.array(slots, np.int64), np.array(positions, np.int64), self.arrays, max(positions))
 
     def take(self) -> int:
         """The lowest free slot. Raises IndexError when none is free."""
@@ -129,13 +130,13 @@ class Whole:
         if causal and mask is not None:
             self._causal, self._mask = False, mask & past(rows, 0, mask.device)
 
-    def turns(self, table: Tensor) -> Tensor:
+    def rotary(self, table: Tensor) -> Tensor:
         return table[None, : self._rows, None]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return attention(q, k.transpose(1, 2), v.transpose(1, 2), self._mask, causal=self._causal)
 
-    def places(self) -> Places | None:
+    def row_positions(self) -> RowPositions | None:
         return None
 
 
@@ -165,7 +166,7 @@ class Span:
         self._causal = causal and start == 0 and rows > 1
         self._mask = past(rows, start, cache.k[0].device) if causal and start and rows > 1 else None
 
-    def turns(self, table: Tensor) -> Tensor:
+    def rotary(self, table: Tensor) -> Tensor:
         return table[None, self._rows, None]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -175,11 +176,11 @@ class Span:
         length = self._length
         return attention(q, keys[:, :, :length], values[:, :, :length], self._mask, causal=self._causal)
 
-    def places(self) -> Places | None:
-        return self._places if self._short else None
+    def row_positions(self) -> RowPositions | None:
+        return self._row_positions if self._short else None
 
     @cached_property
-    def _places(self) -> Places | None:
+    def _row_positions(self) -> RowPositions | None:
         slots, rows = range(self._slots.start, self._slots.stop), range(self._rows.start, self._rows.stop)
         return self._cache.placed([slot for slot in slots for _ in rows], [row for _ in slots for row in rows])
 
@@ -191,7 +192,7 @@ class Rewrite:
         self._slots, self._positions = slice(first, first + count), positions
         self._cache, self._length = cache, length
 
-    def turns(self, table: Tensor) -> Tensor:
+    def rotary(self, table: Tensor) -> Tensor:
         return table[self._positions][None, :, None]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -200,7 +201,7 @@ class Rewrite:
         values.index_copy_(2, self._positions, v.transpose(1, 2))
         return attention(q, keys[:, :, : self._length], values[:, :, : self._length])
 
-    def places(self) -> Places | None:
+    def row_positions(self) -> RowPositions | None:
         return None
 
 
@@ -218,9 +219,9 @@ class Step:
         first, count = slots[0], len(slots)
         self._together = slice(first, first + count) if _lockstep(slots, positions) else None
         self._rows = list(zip(slots, positions, strict=True))
-        self._places: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = {}  # by layer: views of the cache
+        self._row_positions: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = {}  # by layer: views of the cache
 
-    def turns(self, table: Tensor) -> Tensor:
+    def rotary(self, table: Tensor) -> Tensor:
         if self._together is not None:
             position = self._positions[0]
             return table[None, position : position + 1, None]
@@ -229,20 +230,20 @@ class Step:
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if self._together is not None:
-            if layer not in self._places:
-                self._places[layer] = self._views(layer, self._together, self._positions[0])
-            return _one_row(*self._places[layer], q, k, v)
+            if layer not in self._row_positions:
+                self._row_positions[layer] = self._views(layer, self._together, self._positions[0])
+            return _one_row(*self._row_positions[layer], q, k, v)
         rows = [
             _one_row(*self._views(layer, slice(slot, slot + 1), position), q[i : i + 1], k[i : i + 1], v[i : i + 1])
             for i, (slot, position) in enumerate(self._rows)
         ]
         return torch.cat(rows)
 
-    def places(self) -> Places | None:
+    def row_positions(self) -> RowPositions | None:
         return self._placed
 
     @cached_property
-    def _placed(self) -> Places | None:
+    def _placed(self) -> RowPositions | None:
         slots, positions = zip(*self._rows, strict=True)
         return self._cache.placed(slots, positions)
 
@@ -255,8 +256,8 @@ class Step:
 class GraphStep:
     """One new row for each of the slots 0..batch-1, at positions int64 [batch] on the device; nothing read on the host.
 
-    Attends over the first `length` positions of the cache (a bucket at least as long as the longest row), masked to each
-    row's own past. Rows of idle slots compute something that nobody reads.
+    Attends over the first `length` positions of the cache (a bucket at least as long as the longest row), masked to
+    each row's own past. Rows of idle slots compute something that nobody reads.
     """
 
     def __init__(self, cache: KVCache, positions: Tensor, length: int) -> None:
@@ -265,7 +266,7 @@ class GraphStep:
         columns = torch.arange(length, device=positions.device)
         self._mask = (columns <= positions[:, None])[:, None, None]
 
-    def turns(self, table: Tensor) -> Tensor:
+    def rotary(self, table: Tensor) -> Tensor:
         return table.index_select(0, self._positions)[:, None, None]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -275,7 +276,7 @@ class GraphStep:
         values[self._slots, :, self._positions] = v[:, 0]
         return _grouped(q, keys[:batch, :, :length], values[:batch, :, :length], self._mask)
 
-    def places(self) -> Places | None:
+    def row_positions(self) -> RowPositions | None:
         return None
 
 
@@ -303,7 +304,9 @@ def _grouped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Ten
     return scaled_dot_product_attention(groups, k, v, attn_mask=mask).reshape(batch, 1, heads, width)
 
 
-def _one_row(new_key: Tensor, new_value: Tensor, keys: Tensor, values: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def _one_row(
+    new_key: Tensor, new_value: Tensor, keys: Tensor, values: Tensor, q: Tensor, k: Tensor, v: Tensor
+) -> Tensor:
     """Store one row's k and v at their places [batch, kv_heads, D], and attend over keys and values up to them."""
     new_key.copy_(k[:, 0])
     new_value.copy_(v[:, 0])

@@ -1,7 +1,7 @@
 """Limits on what a model's configuration may ask for, checked before anything is built.
 
-A number in a file decides how many layers are made and how much memory is taken: a damaged or hostile one would load for
-ever. The limits lie far above every published model (the largest of them has some hundred layers).
+A number in a file decides how many layers are made and how much memory is taken: a damaged or hostile one would load
+for ever. The limits lie far above every published model (the largest of them has some hundred layers).
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ def check_positive(name: str, value: object) -> float:
 
 
 def check_stack(config: TransformerConfig, name: str = "the model") -> TransformerConfig:
-    """The configuration, if it can be built. Raises ValueError naming what is out of bounds or does not fit together."""
+    """The configuration, if it can be built. Raises ValueError naming what is out of bounds or does not fit
+    together."""
     check_size(f"{name}'s number of layers", config.layers, MOST_LAYERS)
     check_size(f"{name}'s width", config.width, MOST_WIDTH)
     check_size(f"{name}'s number of heads", config.heads, MOST_HEADS)

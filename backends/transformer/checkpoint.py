@@ -26,19 +26,19 @@ _NAMED_AT_MOST = 8  # tensors listed in one error message
 class Checkpoint:
     """A set of named tensors. `take` remembers what was used, `finish` insists that nothing is left over."""
 
-    def __init__(self, source: str, places: Mapping[str, Callable[[], Tensor]]) -> None:
-        self.source, self._places, self._used = source, dict(places), set[str]()
+    def __init__(self, source: str, byte_ranges: Mapping[str, Callable[[], Tensor]]) -> None:
+        self.source, self._byte_ranges, self._used = source, dict(byte_ranges), set[str]()
 
     @classmethod
     def from_files(cls, files: Sequence[Path]) -> Checkpoint:
         """All tensors of the files. Raises ModelUnavailable for an unreadable file or a name that occurs twice."""
-        places: dict[str, Callable[[], Tensor]] = {}
+        byte_ranges: dict[str, Callable[[], Tensor]] = {}
         for file in files:
             for name in _names(file):
-                if name in places:
+                if name in byte_ranges:
                     raise ModelUnavailable(f"tensor {name} occurs in more than one file of {file.parent}")
-                places[name] = partial(_read, file, name)
-        return cls(", ".join(sorted({str(file.parent) for file in files})), places)
+                byte_ranges[name] = partial(_read, file, name)
+        return cls(", ".join(sorted({str(file.parent) for file in files})), byte_ranges)
 
     @classmethod
     def from_folder(cls, folder: Path, index: str = "model.safetensors.index.json") -> Checkpoint:
@@ -51,22 +51,26 @@ class Checkpoint:
 
     @property
     def names(self) -> frozenset[str]:
-        return frozenset(self._places)
+        return frozenset(self._byte_ranges)
 
     def under(self, prefix: str) -> Checkpoint:
         """The tensors whose names start with `prefix`, without it."""
-        places = {name.removeprefix(prefix): place for name, place in self._places.items() if name.startswith(prefix)}
-        return Checkpoint(self.source, places)
+        byte_ranges = {
+            name.removeprefix(prefix): byte_range
+            for name, byte_range in self._byte_ranges.items()
+            if name.startswith(prefix)
+        }
+        return Checkpoint(self.source, byte_ranges)
 
     def joined(self, other: Checkpoint) -> Checkpoint:
         """The tensors of both."""
-        return Checkpoint(self.source, {**self._places, **other._places})
+        return Checkpoint(self.source, {**self._byte_ranges, **other._byte_ranges})
 
     def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """The tensor of that name. Raises ModelUnavailable, naming it, if it is missing or has another shape."""
-        if name not in self._places:
+        if name not in self._byte_ranges:
             raise ModelUnavailable(f"the checkpoint in {self.source} lacks tensor {name} {list(shape)}")
-        tensor = self._places[name]()
+        tensor = self._byte_ranges[name]()
         if tuple(tensor.shape) != shape:
             raise ModelUnavailable(
                 f"tensor {name} in {self.source} has shape {list(tensor.shape)}, the configuration asks for {list(shape)}"
@@ -77,7 +81,7 @@ class Checkpoint:
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor, for dimensions that no configuration tells. Raises ModelUnavailable if it is missing."""
         self.demand([name])
-        return tuple(self._places[name]().shape)
+        return tuple(self._byte_ranges[name]().shape)
 
     def reader(self, rename: Callable[[str], str]) -> Callable[[str, tuple[int, ...]], Tensor]:
         """`take` under other names: rename maps a canonical name of the model to the checkpoint's."""
@@ -85,7 +89,7 @@ class Checkpoint:
 
     def demand(self, names: Iterable[str]) -> None:
         """Raise ModelUnavailable naming those of `names` that are missing, all at once."""
-        missing = [name for name in names if name not in self._places]
+        missing = [name for name in names if name not in self._byte_ranges]
         if missing:
             raise ModelUnavailable(f"the checkpoint in {self.source} lacks {_listed(missing)}")
 
@@ -94,7 +98,9 @@ class Checkpoint:
         patterns = [re.compile(pattern) for pattern in ignore]
         left = [name for name in sorted(self.names - self._used) if not any(p.fullmatch(name) for p in patterns)]
         if left:
-            raise ModelUnavailable(f"the checkpoint in {self.source} holds {_listed(left)}, which this model does not have")
+            raise ModelUnavailable(
+                f"the checkpoint in {self.source} holds {_listed(left)}, which this model does not have"
+            )
 
 
 def shards(folder: Path, index: str = "model.safetensors.index.json") -> list[Path]:
@@ -154,7 +160,8 @@ def _names(file: Path) -> list[str]:
 
 
 def _read(file: Path, name: str) -> Tensor:
-    """The tensor in a memory map of its own, which goes with it: in one map all that was read would stay until the end."""
+    """The tensor in a memory map of its own, which goes with it: in one map all that was read would stay until the
+    end."""
     try:
         with safe_open(str(file), "pt") as handle:
             tensor: Tensor = handle.get_tensor(name)

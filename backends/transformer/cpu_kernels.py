@@ -26,7 +26,8 @@ def packed_product(x: Tensor, packed: Tensor, bias: Tensor | None = None) -> Ten
 
 
 class FbgemmWeight:
-    """int8 weights [out, in] as FBGEMM's kernel reads them, with the columns that fix the activations' range at -1..1."""
+    """int8 weights [out, in] as FBGEMM's kernel reads them, with the columns that fix the activations' range at
+    -1..1."""
 
     __slots__ = ("_bias", "_offsets", "_packed", "_shaped")
 
@@ -38,10 +39,10 @@ class FbgemmWeight:
         self._shaped = torch.empty(1, dtype=torch.int8).expand(padded.shape)
         self._bias = torch.zeros(len(quantised))
 
-    def __call__(self, room: Tensor) -> Tensor:
+    def __call__(self, workspace: Tensor) -> Tensor:
         """float32 [rows, out] of `fbgemm_input` float32 [rows, in + 4], which is quantised in steps of 2 / 255."""
         y: Tensor = torch.fbgemm_linear_int8_weight_fp32_activation(
-            room, self._shaped, self._packed, self._offsets, 1.0, 0, self._bias
+            workspace, self._shaped, self._packed, self._offsets, 1.0, 0, self._bias
         )
         return y
 
@@ -51,13 +52,14 @@ class FbgemmWeight:
 
 def fbgemm_input(rows: int, columns: int) -> Tensor:
     """An input for rows in -1..1, [rows, columns + 4]: zeros, and the columns that fix the range."""
-    room = torch.zeros(rows, columns + FIXED_COLUMNS)
-    room[:, -FIXED_COLUMNS], room[:, 1 - FIXED_COLUMNS] = 1.0, -1.0
-    return room
+    workspace = torch.zeros(rows, columns + FIXED_COLUMNS)
+    workspace[:, -FIXED_COLUMNS], workspace[:, 1 - FIXED_COLUMNS] = 1.0, -1.0
+    return workspace
 
 
 class OneDnnWeight:
-    """int8 weights [out, in] as oneDNN's kernel for unsigned activations reads them, with a factor and an offset per output."""
+    """int8 weights [out, in] as oneDNN's kernel for unsigned activations reads them, with a factor and an offset per
+    output."""
 
     __slots__ = ("_factor", "_offset", "_packed", "_zero")
 

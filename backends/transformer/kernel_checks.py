@@ -1,8 +1,10 @@
-"""Whether the kernels that are chosen for speed compute the right thing on this processor: each is tried once per process.
+"""Whether the kernels that are chosen for speed compute the right thing on this processor: each is tried once per
+process.
 
-Every problem is small, made of whole numbers, and has a known exact result; some of its values are the largest there are,
-so that sums which saturate are seen. A kernel that is missing, fails or is wrong gives way to a plain one, and why is
-logged and kept for those who show it (`fallbacks`). Neither names of processors nor lists of their features are asked:
+Every problem is small, made of whole numbers, and has a known exact result; some of its values are the largest there
+are, so that sums which saturate are seen. A kernel that is missing, fails or is wrong gives way to a plain one, and why
+is logged and kept for those who show it (`fallbacks`). Neither names of processors nor lists of their features are
+asked:
 builds and emulators know other ones.
 """
 
@@ -102,15 +104,21 @@ def int8_kernel() -> Int8Kernel | None:
             wrong = failure(lambda sums=sums, levels=levels: _wrong_sums(sums, levels))  # type: ignore[misc]
             if not wrong:
                 if levels < FULL_LEVELS:
-                    give_up(f"{name} int8", "weights have 7 bits, because sums of 8-bit ones saturate on this processor")
+                    give_up(
+                        f"{name} int8", "weights have 7 bits, because sums of 8-bit ones saturate on this processor"
+                    )
                 return Int8Kernel(name, levels)
         give_up(f"{name} int8", f"it is not used ({wrong})")
-    give_up("int8 on the CPU", "int8 weights are widened at every product, which is slower, because no int8 kernel is right here")
+    give_up(
+        "int8 on the CPU",
+        "int8 weights are widened at every product, which is slower, because no int8 kernel is right here",
+    )
     return None
 
 
 def _wrong_sums(sums: Callable[[Tensor, Tensor], Tensor], levels: int) -> str:
-    """What is wrong with integer sums of activations in -127..127 and weights up to `levels`, both also at their largest."""
+    """What is wrong with integer sums of activations in -127..127 and weights up to `levels`, both also at their
+    largest."""
     for weight, x in _int8_problems(levels):
         exact = x.double() @ weight.double().T
         for rows in _ROWS:
@@ -123,17 +131,23 @@ def _int8_problems(levels: int) -> list[tuple[Tensor, Tensor]]:
     """Weights int8 [out, in] and activations int32 [rows, in]: drawn, all largest, and largest of opposite signs."""
     weight, x = _whole_numbers((_OUT, _IN), levels, 2), _whole_numbers((max(_ROWS), _IN), 127, 3)
     largest, loud = torch.full((_OUT, _IN), levels), torch.full((max(_ROWS), _IN), 127)
-    problems = [(weight, x), (largest, loud), (-largest, loud), (largest, -loud), (weight.sign() * levels, x.sign() * 127)]
+    problems = [
+        (weight, x),
+        (largest, loud),
+        (-largest, loud),
+        (largest, -loud),
+        (weight.sign() * levels, x.sign() * 127),
+    ]
     return [(weight.to(torch.int8), x.to(torch.int32)) for weight, x in problems]
 
 
 def _fbgemm_sums(weight: Tensor, x: Tensor) -> Tensor:
-    room = fbgemm_input(len(x), x.shape[1])
-    room[:, :-FIXED_COLUMNS] = x * _STEP
+    workspace = fbgemm_input(len(x), x.shape[1])
+    workspace[:, :-FIXED_COLUMNS] = x * _STEP
     with warnings.catch_warnings():
         # torch announces, once, that it will drop these operators one day.
         warnings.filterwarnings("ignore", message="fbgemm_", category=UserWarning)
-        return FbgemmWeight(weight)(room) / _STEP
+        return FbgemmWeight(weight)(workspace) / _STEP
 
 
 def _onednn_sums(weight: Tensor, x: Tensor) -> Tensor:

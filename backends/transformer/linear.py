@@ -22,7 +22,14 @@ from torch.nn import functional as F
 
 from backends.interface import InvalidInput
 from backends.transformer.cpu_int8.kernels import kernels
-from backends.transformer.cpu_kernels import FIXED_COLUMNS, FbgemmWeight, OneDnnWeight, fbgemm_input, pack_dense, packed_product
+from backends.transformer.cpu_kernels import (
+    FIXED_COLUMNS,
+    FbgemmWeight,
+    OneDnnWeight,
+    fbgemm_input,
+    pack_dense,
+    packed_product,
+)
 from backends.transformer.kernel_checks import FULL_LEVELS, NARROW_LEVELS, int8_kernel, multiplies_int8_weights, packs
 
 _STEP_ROWS = 8  # rows of a decode step, at most
@@ -134,11 +141,12 @@ class Int8Dynamic:
     """int8 weights (scale per output) times activations quantised as they come, in one call of FBGEMM; x86.
 
     FBGEMM quantises by the range of the whole batch. Here every row is first divided by its own peak, and four more
-    columns (1, -1, 0, 0 with zero weights) fix that range at -1..1: each row has its own scale and its own integer sums,
-    so it is independent of others. A call costs 3 us beside the 40 of oneDNN's, and a frame of CSM has 600 of them.
+    columns (1, -1, 0, 0 with zero weights) fix that range at -1..1: each row has its own scale and its own integer
+    sums, so it is independent of others. A call costs 3 us beside the 40 of oneDNN's, and a frame of CSM has 600 of
+    them.
     """
 
-    __slots__ = ("_columns", "_loops", "_product", "_room", "_scale", "scales")
+    __slots__ = ("_columns", "_loops", "_product", "_scale", "_workspace", "scales")
 
     def __init__(self, weight: Tensor, levels: int = NARROW_LEVELS) -> None:
         """levels: see Int8Kernel; scales: the weight's, float32 [out]."""
@@ -147,7 +155,7 @@ class Int8Dynamic:
         self._loops = kernels()
         self._columns = weight.shape[1]
         self._product = FbgemmWeight(quantised)
-        self._room: dict[int, Tensor] = {}  # by number of rows: the kernel's input
+        self._workspace: dict[int, Tensor] = {}  # by number of rows: the kernel's input
 
     def __call__(self, x: Tensor) -> Tensor:
         flat = x.reshape(-1, self._columns)
@@ -160,27 +168,27 @@ class Int8Dynamic:
     def _few(self, x: Tensor) -> Tensor:
         """The product of a step's rows, with compiled loops around it that give the same bits as `_many`."""
         assert self._loops is not None  # noqa: S101 (narrows for the type checker)
-        room = self._room.get(len(x))
-        if room is None:
-            room = self._room[len(x)] = self.room(len(x), self._columns)
-        peaks = np.empty(len(x), np.float32)
-        self._loops.divide(x.contiguous().numpy(), room.numpy(), peaks)
-        y = self.raw(room)
-        self._loops.finish(y.numpy(), self.scales, peaks)
+        workspace = self._workspace.get(len(x))
+        if workspace is None:
+            workspace = self._workspace[len(x)] = self.workspace(len(x), self._columns)
+        absmax = np.empty(len(x), np.float32)
+        self._loops.divide(x.contiguous().numpy(), workspace.numpy(), absmax)
+        y = self.accumulator(workspace)
+        self._loops.finish(y.numpy(), self.scales, absmax)
         return y
 
     def _many(self, x: Tensor) -> Tensor:
-        room = self.room(len(x), self._columns)
-        peak = x.abs().amax(-1, keepdim=True).clamp_min_(1e-12)
-        room[:, :-FIXED_COLUMNS] = x / peak
-        return self.raw(room).mul_(self._scale).mul_(peak)
+        workspace = self.workspace(len(x), self._columns)
+        absmax_value = x.abs().amax(-1, keepdim=True).clamp_min_(1e-12)
+        workspace[:, :-FIXED_COLUMNS] = x / absmax_value
+        return self.accumulator(workspace).mul_(self._scale).mul_(absmax_value)
 
-    def raw(self, room: Tensor) -> Tensor:
+    def accumulator(self, workspace: Tensor) -> Tensor:
         """The product [rows, out] of an input room; it still wants the scales and the rows' peaks."""
-        return self._product(room)
+        return self._product(workspace)
 
     @staticmethod
-    def room(rows: int, columns: int) -> Tensor:
+    def workspace(rows: int, columns: int) -> Tensor:
         """Room for rows divided by their peaks, [rows, columns + 4], with the fixed columns."""
         return fbgemm_input(rows, columns)
 
@@ -207,16 +215,17 @@ class Int8OneDnn:
 
     def __call__(self, x: Tensor) -> Tensor:
         flat = x.reshape(-1, self._columns).float()
-        peak = flat.abs().amax(-1, keepdim=True).clamp_min_(1e-12)
-        levels = (flat / peak).mul_(127.0).add_(128.5).to(torch.uint8)  # the cast truncates: this rounds
-        return self._product(levels).mul_(peak).view(*x.shape[:-1], -1).to(x.dtype)
+        absmax_value = flat.abs().amax(-1, keepdim=True).clamp_min_(1e-12)
+        levels = (flat / absmax_value).mul_(127.0).add_(128.5).to(torch.uint8)  # the cast truncates: this rounds
+        return self._product(levels).mul_(absmax_value).view(*x.shape[:-1], -1).to(x.dtype)
 
     def bytes(self) -> int:
         return self._size
 
 
 class Int8Weights:
-    """int8 weights (scale per output), activations in the compute type: for accelerators, and for CPUs without a right kernel."""
+    """int8 weights (scale per output), activations in the compute type: for accelerators, and for CPUs without a right
+    kernel."""
 
     __slots__ = ("_kernel", "_packed", "_scale")
 

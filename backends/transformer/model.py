@@ -1,7 +1,8 @@
 """The Llama-family transformer: embeddings in, normalised hidden states out.
 
 Pre-norm blocks of grouped-query attention with rotary positions and a SwiGLU, as in Llama, CSM's two stacks and LLaDA.
-Whether it is causal, what is remembered and at which positions the rows stand is the business of the view (attention.py).
+Whether it is causal, what is remembered and at which positions the rows stand is the business of the view
+(attention.py).
 Knows no tokens, no audio, no embedding table and no head: those differ between the models built on it.
 """
 
@@ -90,7 +91,9 @@ class Block:
 
     __slots__ = ("_config", "_split", "attention_norm", "down", "gate_up", "mlp_norm", "o", "qkv")
 
-    def __init__(self, config: TransformerConfig, tensors: dict[str, Tensor], linear: Callable[[Tensor], Linear]) -> None:
+    def __init__(
+        self, config: TransformerConfig, tensors: dict[str, Tensor], linear: Callable[[Tensor], Linear]
+    ) -> None:
         self._config = config
         self._split = (config.heads, config.kv_heads, config.kv_heads)
         q, k = tensors["q"], tensors["k"]
@@ -102,16 +105,16 @@ class Block:
         self.o, self.down = linear(tensors["o"]), linear(tensors["down"])
         self.gate_up = linear(torch.cat([tensors["gate"], tensors["up"]]))
 
-    def __call__(self, x: Tensor, layer: int, turns: Tensor, view: View, wanted: Tensor | None = None) -> Tensor:
+    def __call__(self, x: Tensor, layer: int, rotary: Tensor, view: View, wanted: Tensor | None = None) -> Tensor:
         """wanted: the rows to give; keys and values are computed and stored for all."""
-        attended = self._attention(self.attention_norm(x), layer, turns, view, wanted)
+        attended = self._attention(self.attention_norm(x), layer, rotary, view, wanted)
         x = attended + (x if wanted is None else x[:, wanted])
         return x + self._mlp(self.mlp_norm(x))
 
-    def _attention(self, x: Tensor, layer: int, turns: Tensor, view: View, wanted: Tensor | None) -> Tensor:
+    def _attention(self, x: Tensor, layer: int, rotary: Tensor, view: View, wanted: Tensor | None) -> Tensor:
         config = self._config
         heads = self.qkv(x).view(*x.shape[:-1], -1, config.head_dim)
-        turned = rotate(heads[:, :, : config.heads + config.kv_heads], turns)
+        turned = rotate(heads[:, :, : config.heads + config.kv_heads], rotary)
         q, k = turned[:, :, : config.heads], turned[:, :, config.heads :]
         v = heads[:, :, config.heads + config.kv_heads :]
         q = q if wanted is None else q[:, wanted]
@@ -138,8 +141,8 @@ class Transformer:
         rows: int = 0,
         place: Callable[[int, Tensor], Linear] | None = None,
     ) -> None:
-        """take: where tensors come from (see Checkpoint.reader); rows: pads dense products to a fixed shape (linear.py);
-        place: makes the linear layers of the block of that number, where they differ (offloading).
+        """take: where tensors come from (see Checkpoint.reader); rows: pads dense products to a fixed shape
+        (linear.py); place: makes the linear layers of the block of that number, where they differ (offloading).
         """
         self.config, self.device, self.dtype = config, torch.device(device), precision.compute
         self._table = rotations(config.rope, config.head_dim, config.max_positions, device)
@@ -156,7 +159,10 @@ class Transformer:
 
     def _block(self, layer: int, take: Take, small: Take, linear: Callable[[Tensor], Linear]) -> Block:
         shapes = _layer_shapes(self.config)
-        tensors = {name: (small if len(shape) == 1 else take)(f"layers.{layer}.{name}", shape) for name, shape in shapes.items()}
+        tensors = {
+            name: (small if len(shape) == 1 else take)(f"layers.{layer}.{name}", shape)
+            for name, shape in shapes.items()
+        }
         return Block(self.config, tensors, linear)
 
     @torch.inference_mode()
@@ -167,12 +173,12 @@ class Transformer:
         view must expect so many queries.
         """
         x = x.to(self.dtype)
-        if self._fused is not None and wanted is None and (places := view.places()) is not None:
-            return self._fused(x, places, self.blocks, self.norm)
-        turns = view.turns(self._table)
+        if self._fused is not None and wanted is None and (row_positions := view.row_positions()) is not None:
+            return self._fused(x, row_positions, self.blocks, self.norm)
+        rotary = view.rotary(self._table)
         for layer, block in enumerate(self.blocks[:-1]):
-            x = block(x, layer, turns, view)
-        return self.norm(self.blocks[-1](x, len(self.blocks) - 1, turns, view, wanted))
+            x = block(x, layer, rotary, view)
+        return self.norm(self.blocks[-1](x, len(self.blocks) - 1, rotary, view, wanted))
 
     def bytes(self) -> int:
         """Bytes of the matrices on the device."""

@@ -1,7 +1,7 @@
 """Choosing the next token from logits, on the device and without a host sync.
 
-The caller draws the noise (`request_noise`), one generator per request, so a seed gives the same tokens whatever else is
-in the batch. Order as in transformers and the LLASA reference: repetition penalty, temperature, top-k, top-p, draw.
+The caller draws the noise (`request_noise`), one generator per request, so a seed gives the same tokens whatever else
+is in the batch. Order as in transformers and the LLASA reference: repetition penalty, temperature, top-k, top-p, draw.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ def pick(
 ) -> Tensor:
     """Token ids int64 [...] drawn from logits [..., vocabulary] by argmax(p / noise), noise ~ Exp(1) of the same shape.
 
-    That argmax has the law of a draw from p (exponential race). temperature 0 (or no noise) is greedy; top_k 0 and top_p 1
-    keep everything; entries tied with the k-th largest all stay. The three settings are numbers, or tensors [...] with
-    one value per row; a row's result depends on no other row. Everything is computed in float32.
+    That argmax has the law of a draw from p (exponential race). temperature 0 (or no noise) is greedy; top_k 0 and
+    top_p 1 keep everything; entries tied with the k-th largest all stay. The three settings are numbers, or tensors
+    [...] with one value per row; a row's result depends on no other row. Everything is computed in float32.
     """
     logits = logits.float()
     greedy = logits.argmax(-1)
     if noise is None or (not isinstance(temperature, Tensor) and temperature <= 0):
         return greedy
-    warm = isinstance(temperature, Tensor)
-    scaled = logits / (_column(temperature, logits).clamp_min(COLDEST) if warm else max(temperature, COLDEST))
+    per_row = isinstance(temperature, Tensor)
+    scaled = logits / (_column(temperature, logits).clamp_min(COLDEST) if per_row else max(temperature, COLDEST))
     kept = nucleus(strongest(scaled, top_k), top_p)
     drawn = (torch.softmax(kept, -1) / noise).argmax(-1)
     return torch.where(temperature > 0, drawn, greedy) if isinstance(temperature, Tensor) else drawn
@@ -78,7 +78,8 @@ def request_noise(generator: torch.Generator, out: Tensor) -> Tensor:
 
 
 def _column(value: float | Tensor, like: Tensor) -> Tensor:
-    """A setting as float32 that broadcasts over the vocabulary axis. A number is filled in there: copied, it would wait."""
+    """A setting as float32 that broadcasts over the vocabulary axis. A number is filled in there: copied, it would
+    wait."""
     if not isinstance(value, Tensor):
         return torch.full((), value, dtype=torch.float32, device=like.device)
     tensor = value.to(like.device, torch.float32)

@@ -29,8 +29,8 @@ _DYNAMIC_RANGE = 8.0  # decades below the loudest bin that are kept
 def read_samples(samples: Floats, first: int, end: int) -> Floats:
     """A copy of `samples[first:end]`.
 
-    What was read of a mapped file would stay resident, 230 MB per hour of audio, until the system runs short of memory; it is
-    given back at once where Python can do so.
+    What was read of a mapped file would stay resident, 230 MB per hour of audio, until the system runs short of memory;
+    it is given back at once where Python can do so.
     """
     part = np.array(samples[first:end], np.float32)
     if isinstance(samples, np.memmap) and samples.mode == "r" and hasattr(mmap.mmap, "madvise"):
@@ -43,7 +43,8 @@ def read_samples(samples: Floats, first: int, end: int) -> Floats:
 def log_mel(samples: Floats, mels: int, window_frames: int = WINDOW_FRAMES) -> Floats:
     """Log-mel spectrogram of one window, as WhisperFeatureExtractor makes it.
 
-    samples: float32 [time] at 16 kHz, cut or padded with zeros to the window (30 s); returns float32 [mels, window_frames].
+    samples: float32 [time] at 16 kHz, cut or padded with zeros to the window (30 s); returns float32 [mels,
+    window_frames].
     """
     power = np.zeros((mels, window_frames), dtype=np.float32)
     used = samples[: window_frames * HOP]

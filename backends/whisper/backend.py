@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from backends.interface import (
-    LISTENING_RATE,
+    ASR_SAMPLE_RATE,
     Capabilities,
     Done,
     Event,
@@ -27,10 +27,10 @@ from backends.interface import (
     TranscriptionRequest,
     Usage,
 )
-from backends.whisper.engine import WindowInWork, Wish, load_whisper
+from backends.whisper.engine import ActiveWindow, DecodingOptions, load_whisper
 from backends.whisper.fallback import Thresholds
 from backends.whisper.info import WhisperOptions
-from backends.whisper.speech_segments import Gate
+from backends.whisper.speech_segments import VadOptions
 from backends.whisper.tokenizer import checked_language
 from backends.whisper.transcription import Transcription, Window
 
@@ -45,7 +45,7 @@ class WhisperJob:
     """One request. begun: its first window is decoded, so that further windows may share a step."""
 
     recording: Transcription
-    wish: Wish
+    decoding_options: DecodingOptions
     seconds: float
     begun: bool = False
     texts: list[str] = field(default_factory=list)
@@ -57,7 +57,8 @@ class WhisperBackend:
     """One loaded Whisper."""
 
     def load(self, model: ModelFiles, placement: Placement) -> Capabilities:
-        """Choose engine and dtype where the placement leaves them open, and load. Raises ModelUnavailable, OutOfMemory."""
+        """Choose engine and dtype where the placement leaves them open, and load. Raises ModelUnavailable,
+        OutOfMemory."""
         options = self._options = _options(model)
         if model.folder is None:
             raise ModelUnavailable(f"{model.model} is not on this machine; run: speech-gateway pull {model.deployment}")
@@ -71,7 +72,9 @@ class WhisperBackend:
             threads=placement.threads,
             max_batch=options.max_batch,
             cache_folder=options.cache_folder,
-            thresholds=Thresholds(options.no_speech_threshold, options.logprob_threshold, options.compression_ratio_threshold),
+            thresholds=Thresholds(
+                options.no_speech_threshold, options.logprob_threshold, options.compression_ratio_threshold
+            ),
         )
         if options.language:
             checked_language(self._whisper.special, options.language)
@@ -94,12 +97,14 @@ class WhisperBackend:
             detail["dtype_reason"] = self._dtype_reason
         if placement.device.startswith("directml") and self.footprint() > _LARGE_WEIGHTS:
             size = f"{self.footprint() / 2**30:.1f} GiB"
-            detail["warning"] = f"{size} of weights on DirectML: on a GPU that shares the system's memory choose a smaller model"
+            detail["warning"] = (
+                f"{size} of weights on DirectML: on a GPU that shares the system's memory choose a smaller model"
+            )
         return detail
 
     def canary(self) -> Request:
         """A second of noise, past the speech gate, for a handful of tokens."""
-        noise = np.random.default_rng(0).standard_normal(LISTENING_RATE).astype(np.float32) * np.float32(0.05)
+        noise = np.random.default_rng(0).standard_normal(ASR_SAMPLE_RATE).astype(np.float32) * np.float32(0.05)
         return TranscriptionRequest(noise, language="en", temperature=0.1, options={"vad": False, "max_tokens": 4})
 
     def start(self, request: Request) -> WhisperJob:
@@ -110,25 +115,27 @@ class WhisperBackend:
             raise InvalidInput("Whisper cannot tell speakers apart", param="response_format", code="unsupported_value")
         special = self._whisper.special
         if request.task == "translate" and not special.multilingual:
-            raise InvalidInput("this is an English-only Whisper; it cannot translate", param="model", code="unsupported_value")
+            raise InvalidInput(
+                "this is an English-only Whisper; it cannot translate", param="model", code="unsupported_value"
+            )
         gated = self._options.vad and bool(request.options.get("vad", True))
         recording = self._whisper.recording(
             request.samples,
-            gate=Gate.of(request.chunking, self._options.vad_threshold) if gated else None,
+            vad_options=VadOptions.of(request.chunking, self._options.vad_threshold) if gated else None,
             carry_prompt=self._options.carry_prompt,
             logprobs=request.logprobs,
         )
-        return WhisperJob(recording, self._wish(request), len(request.samples) / LISTENING_RATE)
+        return WhisperJob(recording, self._decoding_options(request), len(request.samples) / ASR_SAMPLE_RATE)
 
-    def _wish(self, request: TranscriptionRequest) -> Wish:
-        ladder = self._options.temperatures if request.temperature == 0 else (request.temperature,)
-        return Wish(
+    def _decoding_options(self, request: TranscriptionRequest) -> DecodingOptions:
+        temperatures = self._options.temperatures if request.temperature == 0 else (request.temperature,)
+        return DecodingOptions(
             language=checked_language(self._whisper.special, request.language or self._options.language),
             task=request.task,
             prompt=request.prompt,
-            temperatures=ladder,
+            temperatures=temperatures,
             words=request.words,
-            max_tokens=int(request.options.get("max_tokens", Wish().max_tokens)),
+            max_tokens=int(request.options.get("max_tokens", DecodingOptions().max_tokens)),
         )
 
     # --- Steps -----------------------------------------------------------------------------------------------------
@@ -164,13 +171,17 @@ class WhisperBackend:
 
     def _batch_size(self) -> int:
         network = self._whisper.network
-        return min(network.max_batch, max(_WINDOWS_PER_STEP_CPU, self._threads)) if network.device == "cpu" else network.max_batch
+        return (
+            min(network.max_batch, max(_WINDOWS_PER_STEP_CPU, self._threads))
+            if network.device == "cpu"
+            else network.max_batch
+        )
 
     def _decode(self, windows: Sequence[tuple[WhisperJob, Window]]) -> None:
-        items = [WindowInWork(job.recording, window, job.wish) for job, window in windows]
+        items = [ActiveWindow(job.recording, window, job.decoding_options) for job, window in windows]
         self._whisper.work(items)
         for (job, _), item in zip(windows, items, strict=True):
-            job.wish = replace(job.wish, language=item.wish.language)
+            job.decoding_options = replace(job.decoding_options, language=item.decoding_options.language)
 
     def _events(self, job: WhisperJob) -> Iterator[Event]:
         for segment in job.recording.finished_segments():
@@ -183,9 +194,11 @@ class WhisperBackend:
 
     def _done(self, job: WhisperJob) -> Done:
         audio = round(job.seconds * _POSITIONS_PER_SECOND)
-        prompt = len(self._whisper.tokenizer.encode(job.wish.prompt)) if job.wish.prompt else 0
-        usage = Usage(input_tokens=audio + prompt, output_tokens=job.tokens, input_audio_tokens=audio, audio_seconds=job.seconds)
-        return Done("".join(job.texts), job.wish.language, usage=usage, timings=dict(job.timings))
+        prompt = len(self._whisper.tokenizer.encode(job.decoding_options.prompt)) if job.decoding_options.prompt else 0
+        usage = Usage(
+            input_tokens=audio + prompt, output_tokens=job.tokens, input_audio_tokens=audio, audio_seconds=job.seconds
+        )
+        return Done("".join(job.texts), job.decoding_options.language, usage=usage, timings=dict(job.timings))
 
     def close(self, job: Job) -> None:
         """Whoever still refers to the job does not hold its recording."""
@@ -215,7 +228,9 @@ def _choices(placement: Placement) -> tuple[str, str, str]:
     if placement.dtype != "auto":
         return engine, placement.dtype, ""
     if engine == "onnx" and kind == "cpu":
-        from backends.whisper.onnx.int8_probe import int8_choice  # imports onnxruntime, which the torch engine can do without
+        from backends.whisper.onnx.int8_probe import (
+            int8_choice,  # imports onnxruntime, which the torch engine can do without
+        )
 
         return engine, *int8_choice().auto()
     return engine, "float16" if kind == "cuda" else "float32", ""

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.interface import ModelUnavailable
-from backends.whisper.config import Dims, read_json
+from backends.whisper.config import ModelDimensions, read_json
 
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 _MAX_HEADER = 100_000_000  # bytes, the cap of the safetensors format
@@ -34,7 +34,8 @@ class _Entry:
 
 
 class Checkpoint:
-    """Tensors by their published name without the `model.` prefix; `checkpoint[name]` is float32, copied out of the map."""
+    """Tensors by their published name without the `model.` prefix; `checkpoint[name]` is float32, copied out of the
+    map."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -71,7 +72,9 @@ class Checkpoint:
     def raw(self, name: str) -> NDArray[Any]:
         """The memory map itself (bfloat16 appears as uint16)."""
         entry = self._entries[name]
-        return np.memmap(entry.path, dtype=_DTYPES[entry.dtype], mode="r", offset=entry.offset, shape=entry.shape or (1,))
+        return np.memmap(
+            entry.path, dtype=_DTYPES[entry.dtype], mode="r", offset=entry.offset, shape=entry.shape or (1,)
+        )
 
     def rows(self, name: str, index: NDArray[np.int64]) -> NDArray[np.float32]:
         """Some rows of a matrix; only their pages are read. Its map is kept: this is asked for every token."""
@@ -163,7 +166,7 @@ def _as_float32(raw: NDArray[Any], dtype: str) -> NDArray[np.float32]:
     return np.array(raw, dtype=np.float32)
 
 
-def expected_shapes(dims: Dims) -> dict[str, tuple[int, ...]]:
+def expected_shapes(dims: ModelDimensions) -> dict[str, tuple[int, ...]]:
     """Every tensor that a Whisper of this shape needs, by published name without prefix."""
     width = dims.width
     shapes: dict[str, tuple[int, ...]] = {
@@ -195,7 +198,9 @@ def _norm(prefix: str, width: int) -> dict[str, tuple[int, ...]]:
 
 def _attention(prefix: str, width: int) -> dict[str, tuple[int, ...]]:
     """The key projection has no bias."""
-    shapes: dict[str, tuple[int, ...]] = {f"{prefix}.{name}_proj.weight": (width, width) for name in ("q", "k", "v", "out")}
+    shapes: dict[str, tuple[int, ...]] = {
+        f"{prefix}.{name}_proj.weight": (width, width) for name in ("q", "k", "v", "out")
+    }
     return shapes | {f"{prefix}.{name}_proj.bias": (width,) for name in ("q", "v", "out")}
 
 
@@ -209,12 +214,14 @@ def _feed_forward(prefix: str, width: int, ffn: int) -> dict[str, tuple[int, ...
     return shapes | _norm(f"{prefix}.final_layer_norm", width)
 
 
-def check(checkpoint: Checkpoint, dims: Dims) -> None:
+def check(checkpoint: Checkpoint, dims: ModelDimensions) -> None:
     """Raise ModelUnavailable with the names of missing or misshapen tensors, or of those that are no floats."""
     expected = expected_shapes(dims)
     missing = [name for name in expected if name not in checkpoint]
     if missing:
-        raise ModelUnavailable(f"{checkpoint.folder} lacks {len(missing)} tensors: {_some(missing)}; pull the model again")
+        raise ModelUnavailable(
+            f"{checkpoint.folder} lacks {len(missing)} tensors: {_some(missing)}; pull the model again"
+        )
     if "proj_out.weight" in checkpoint:
         expected["proj_out.weight"] = (dims.vocabulary, dims.width)
     strange = [name for name in (*expected, _ENCODER_POSITIONS) if name in checkpoint and not checkpoint.is_float(name)]
@@ -230,7 +237,7 @@ def _some(names: list[str]) -> str:
     return shown if len(names) <= _NAMES_SHOWN else f"{shown} and {len(names) - _NAMES_SHOWN} more"
 
 
-def encoder_positions(checkpoint: Checkpoint, dims: Dims) -> NDArray[np.float32]:
+def encoder_positions(checkpoint: Checkpoint, dims: ModelDimensions) -> NDArray[np.float32]:
     """The encoder's position table [positions, width]; sinusoids where the file leaves them out."""
     name = _ENCODER_POSITIONS
     if name in checkpoint:
@@ -243,7 +250,7 @@ def encoder_positions(checkpoint: Checkpoint, dims: Dims) -> NDArray[np.float32]
     return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)
 
 
-def head_name(checkpoint: Checkpoint, dims: Dims) -> str:
+def head_name(checkpoint: Checkpoint, dims: ModelDimensions) -> str:
     """The tensor that makes logits: the token embedding, unless the config unties them or the file holds another one
     (transformers ties no weights that differ, whatever the config says)."""
     return "proj_out.weight" if not dims.tied or checkpoint.has_own_head() else "decoder.embed_tokens.weight"

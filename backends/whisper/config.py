@@ -15,8 +15,9 @@ from backends.whisper.audio import HOP, SECONDS_PER_TIMESTAMP
 
 
 @dataclass(frozen=True, slots=True)
-class Dims:
-    """The network's shape. source_positions: encoder output length (1500 = 30 s); target_positions: longest decoding."""
+class ModelDimensions:
+    """The network's shape. source_positions: encoder output length (1500 = 30 s); target_positions: longest
+    decoding."""
 
     width: int
     mels: int
@@ -50,7 +51,7 @@ class Dims:
 
 
 @dataclass(frozen=True, slots=True)
-class GenerationRules:
+class GenerationConfig:
     """What the generation config says about tokens; None or empty where the file is silent.
 
     forced: what older files put behind the start token; only tells whether the model knows languages and tasks.
@@ -83,7 +84,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def read_dims(folder: Path) -> Dims:
+def read_dims(folder: Path) -> ModelDimensions:
     """The shape of the model in `folder`. Raises ModelUnavailable if it is not a Whisper."""
     raw = read_json(folder / "config.json")
     kind = raw.get("model_type")
@@ -103,8 +104,8 @@ def read_dims(folder: Path) -> Dims:
     return dims
 
 
-def _dims(raw: dict[str, Any]) -> Dims:
-    return Dims(
+def _dims(raw: dict[str, Any]) -> ModelDimensions:
+    return ModelDimensions(
         width=int(raw["d_model"]),
         mels=int(raw.get("num_mel_bins", 80)),
         encoder_layers=int(raw["encoder_layers"]),
@@ -121,22 +122,24 @@ def _dims(raw: dict[str, Any]) -> Dims:
     )
 
 
-def read_rules(folder: Path) -> GenerationRules:
+def read_generation_config(folder: Path) -> GenerationConfig:
     """generation_config.json over the generation keys that older repositories keep in config.json.
 
     Raises ModelUnavailable if a value is not of its kind.
     """
     raw = read_json(folder / "config.json")
     if (folder / "generation_config.json").is_file():
-        raw = raw | {key: value for key, value in read_json(folder / "generation_config.json").items() if value is not None}
+        raw = raw | {
+            key: value for key, value in read_json(folder / "generation_config.json").items() if value is not None
+        }
     try:
         return _rules(raw)
     except (AttributeError, TypeError, ValueError) as error:
         raise ModelUnavailable(f"the generation config in {folder} is garbled: {error}") from error
 
 
-def _rules(raw: dict[str, Any]) -> GenerationRules:
-    return GenerationRules(
+def _rules(raw: dict[str, Any]) -> GenerationConfig:
+    return GenerationConfig(
         start=_id(raw.get("decoder_start_token_id")),
         end=_first(raw.get("eos_token_id")),
         languages={str(name).strip("<|>"): int(token) for name, token in (raw.get("lang_to_id") or {}).items()},

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.whisper.logit_filters import Rule
-from backends.whisper.network import Decoding, Floats, Memory, Network
+from backends.whisper.logit_filters import LogitFilter
+from backends.whisper.network import Decoding, EncoderOutput, Floats, Network
 from backends.whisper.repetition import looping_tail
 from backends.whisper.tokenizer import SpecialTokens
 
@@ -21,9 +21,10 @@ _LOOK_FOR_LOOPS_EVERY = 16  # tokens
 
 @dataclass(frozen=True, slots=True)
 class WindowTask:
-    """One window to decode. prompt: all tokens before the answer, the start token at `start_index`; seed: of the choice."""
+    """One window to decode. prompt: all tokens before the answer, the start token at `start_index`; seed: of the
+    choice."""
 
-    memory: Memory
+    encoder_output: EncoderOutput
     prompt: tuple[int, ...]
     start_index: int
     temperature: float = 0.0
@@ -51,7 +52,7 @@ class WindowResult:
 
 
 def decode_windows(
-    network: Network, special: SpecialTokens, rules: Sequence[Rule], tasks: Sequence[WindowTask]
+    network: Network, special: SpecialTokens, rules: Sequence[LogitFilter], tasks: Sequence[WindowTask]
 ) -> list[WindowResult]:
     """All tasks together, at most network.max_batch; results in the order of the tasks."""
     loop = _Loop(network, special, rules, tasks)
@@ -60,7 +61,9 @@ def decode_windows(
 
 
 class _Loop:
-    def __init__(self, network: Network, special: SpecialTokens, rules: Sequence[Rule], tasks: Sequence[WindowTask]) -> None:
+    def __init__(
+        self, network: Network, special: SpecialTokens, rules: Sequence[LogitFilter], tasks: Sequence[WindowTask]
+    ) -> None:
         self.special, self.rules, self.tasks = special, rules, tasks
         self.results = [WindowResult(temperature=task.temperature) for task in tasks]
         self.choosers = [np.random.default_rng(task.seed) for task in tasks]
@@ -68,7 +71,7 @@ class _Loop:
         room = network.dims.target_positions - width
         self.limits = [min(task.max_tokens, room) for task in tasks]
         self.padding = [width - len(task.prompt) for task in tasks]
-        self.decoding: Decoding = network.decode([task.memory for task in tasks], self.padding)
+        self.decoding: Decoding = network.decode([task.encoder_output for task in tasks], self.padding)
         self.active = list(range(len(tasks)))
 
     def run(self) -> None:
@@ -82,7 +85,8 @@ class _Loop:
 
     def _prefill(self) -> Floats:
         tokens = np.array(
-            [[self.special.end] * pad + list(task.prompt) for pad, task in zip(self.padding, self.tasks, strict=True)], np.int64
+            [[self.special.end] * pad + list(task.prompt) for pad, task in zip(self.padding, self.tasks, strict=True)],
+            np.int64,
         )
         starts = [pad + task.start_index for pad, task in zip(self.padding, self.tasks, strict=True)]
         first = min(starts)

@@ -36,7 +36,7 @@ class Thresholds:
         return result.avg_logprob < self.logprob and not self.is_silence(result)
 
 
-def climb(
+def decode_with_fallback(
     tasks: Sequence[WindowTask],
     temperatures: Sequence[Sequence[float]],
     thresholds: Thresholds,
@@ -49,14 +49,17 @@ def climb(
     """
     attempts: list[list[WindowResult]] = [[] for _ in tasks]
     open_rows = list(range(len(tasks)))
-    rung = 0
+    attempt = 0
     while open_rows:
-        batch = [replace(tasks[row], temperature=temperatures[row][rung], seed=tasks[row].seed + rung) for row in open_rows]
+        batch = [
+            replace(tasks[row], temperature=temperatures[row][attempt], seed=tasks[row].seed + attempt)
+            for row in open_rows
+        ]
         for row, result in zip(open_rows, decode_batch(batch), strict=True):
             attempts[row].append(result)
-        rung += 1
+        attempt += 1
         open_rows = [row for row in open_rows if _failed(attempts[row][-1], thresholds, text_of)]
-        open_rows = [row for row in open_rows if rung < len(temperatures[row])]
+        open_rows = [row for row in open_rows if attempt < len(temperatures[row])]
     return [_without_loop(_answer(row, thresholds, text_of)) for row in attempts]
 
 

@@ -19,11 +19,11 @@ class WhisperOptions:
 
     language: forced when a request names none ("" = detect); vad: a speech gate removes silence before the model;
     vad_threshold: speech probability 0..1 above which a frame is speech; max_batch: windows decoded together;
-    temperatures: the fallback ladder of a request with temperature 0; no_speech_threshold: probability above which a window
-    with a low log-probability is silence; logprob_threshold: average per token below which a decode is repeated hotter;
-    compression_ratio_threshold: text that compresses better than this is a repetition; carry_prompt: the text of the
-    window before is the prompt of the next, while that is safe; cache_folder: where built graphs lie when the weights'
-    folder is read-only ("" = the user's cache folder).
+    temperatures: the fallback ladder of a request with temperature 0; no_speech_threshold: probability above which a
+    window with a low log-probability is silence; logprob_threshold: average per token below which a decode is repeated
+    hotter; compression_ratio_threshold: text that compresses better than this is a repetition; carry_prompt: the text
+    of the window before is the prompt of the next, while that is safe; cache_folder: where built graphs lie when the
+    weights' folder is read-only ("" = the user's cache folder).
     """
 
     language: str = ""
@@ -43,8 +43,8 @@ INFO = BackendInfo(
     entry="backends.whisper.backend:WhisperBackend",
     tasks=("transcription",),
     engines=("onnx", "torch"),
-    wishes=("cuda", "directml", "mps", "xpu", "cpu"),
-    engine_wishes={
+    device_preference=("cuda", "directml", "mps", "xpu", "cpu"),
+    engine_device_preference={
         "onnx": ("directml", "cpu"),
         "torch": ("cuda", "mps", "xpu", "directml", "cpu"),
     },

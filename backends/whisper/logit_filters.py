@@ -17,7 +17,7 @@ from backends.whisper.tokenizer import SpecialTokens
 _NEVER = -np.inf
 
 
-class Rule(Protocol):
+class LogitFilter(Protocol):
     def apply(self, logits: Floats, chosen: Sequence[Sequence[int]]) -> None:
         """Set the logits of forbidden tokens to -inf."""
 

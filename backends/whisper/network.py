@@ -11,13 +11,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.whisper.config import Dims
+from backends.whisper.config import ModelDimensions
 
 Floats = NDArray[np.float32]
 Tokens = NDArray[np.int64]
 
 
-class Memory(Protocol):
+class EncoderOutput(Protocol):
     """One encoded window: whatever cross-attention of its engine reads."""
 
 
@@ -34,23 +34,25 @@ class Decoding(Protocol):
 class Network(Protocol):
     """A loaded model on one device. max_batch: rows that one Decoding may hold."""
 
-    dims: Dims
+    dims: ModelDimensions
     engine: str
     device: str
     dtype: str
     max_batch: int
 
-    def lanes(self, windows: int) -> Sequence[Network]:
+    def replicas(self, windows: int) -> Sequence[Network]:
         """Networks of the same weights to decode so many windows with, each in a thread of its own; all take this one's
         memories. Only itself where more than one would not be quicker."""
 
-    def encode(self, mels: Sequence[Floats]) -> list[Memory]:
+    def encode(self, mels: Sequence[Floats]) -> list[EncoderOutput]:
         """mels: [mels, frames] each; one Memory per window."""
 
-    def decode(self, memories: Sequence[Memory], padding: Sequence[int] = ()) -> Decoding:
+    def decode(self, encoder_outputs: Sequence[EncoderOutput], padding: Sequence[int] = ()) -> Decoding:
         """Begin sequences; padding[i]: how many tokens at the beginning of row i are only there to fill the batch."""
 
-    def cross_weights(self, memory: Memory, tokens: Sequence[int], heads: Sequence[tuple[int, int]]) -> Floats:
+    def cross_weights(
+        self, encoder_output: EncoderOutput, tokens: Sequence[int], heads: Sequence[tuple[int, int]]
+    ) -> Floats:
         """Cross-attention of (layer, head) pairs for a whole sequence: probabilities [heads, tokens, positions]."""
 
     def footprint(self) -> int:

@@ -25,7 +25,9 @@ def looping_tail(tokens: Sequence[int], *, repeats: int = 6) -> int:
         if length * count > len(tokens):
             continue
         pattern = list(tokens[-length:])
-        if all(list(tokens[len(tokens) - length * (i + 1) : len(tokens) - length * i]) == pattern for i in range(1, count)):
+        if all(
+            list(tokens[len(tokens) - length * (i + 1) : len(tokens) - length * i]) == pattern for i in range(1, count)
+        ):
             return length
     return 0
 

@@ -14,7 +14,7 @@ from backends.whisper.decoding import WindowResult
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class Chunk:
     """One segment of a window. tokens: with its timestamps; first: index of tokens[0] in the window's result."""
 
     start: float
@@ -24,14 +24,14 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class WindowOutput:
     """advance: seconds until the next window begins."""
 
-    pieces: tuple[Piece, ...]
+    pieces: tuple[Chunk, ...]
     advance: float
 
 
-def read_window(result: WindowResult, first_timestamp: int, seconds: float) -> Reading:
+def read_window(result: WindowResult, first_timestamp: int, seconds: float) -> WindowOutput:
     """Pieces of a window that holds `seconds` of audio.
 
     Two neighbouring times end one segment and begin the next. A last segment without an end was cut by the window: the
@@ -42,29 +42,31 @@ def read_window(result: WindowResult, first_timestamp: int, seconds: float) -> R
     is_time = [token >= first_timestamp for token in tokens]
     cuts = [index for index in range(1, len(tokens)) if is_time[index] and is_time[index - 1]]
     if not cuts:
-        return Reading(tuple(_single(tokens, is_time, first_timestamp, seconds)), seconds)
+        return WindowOutput(tuple(_single(tokens, is_time, first_timestamp, seconds)), seconds)
     complete = is_time[-2:] == [False, True]
     edges = [0, *cuts, *([len(tokens)] if complete else [])]
     pieces = [_piece(tokens, begin, end, first_timestamp, seconds) for begin, end in pairwise(edges)]
     advance = seconds if complete else _time(tokens[cuts[-1] - 1], first_timestamp, seconds)
-    return Reading(tuple(piece for piece in pieces if piece.end > piece.start), advance if advance > 0 else seconds)
+    return WindowOutput(
+        tuple(piece for piece in pieces if piece.end > piece.start), advance if advance > 0 else seconds
+    )
 
 
-def _single(tokens: Sequence[int], is_time: Sequence[bool], first_timestamp: int, seconds: float) -> list[Piece]:
+def _single(tokens: Sequence[int], is_time: Sequence[bool], first_timestamp: int, seconds: float) -> list[Chunk]:
     """A window without a pair of times is one segment."""
     if not tokens:
         return []
     times = [_time(token, first_timestamp, seconds) for token, timed in zip(tokens, is_time, strict=True) if timed]
     start = times[0] if is_time[0] and times[0] < seconds else 0.0
     end = times[-1] if times and times[-1] > start else seconds
-    return [Piece(start, end, tuple(tokens), 0)]
+    return [Chunk(start, end, tuple(tokens), 0)]
 
 
-def _piece(tokens: Sequence[int], begin: int, end: int, first_timestamp: int, seconds: float) -> Piece:
+def _piece(tokens: Sequence[int], begin: int, end: int, first_timestamp: int, seconds: float) -> Chunk:
     part = tuple(tokens[begin:end])
     start = _time(part[0], first_timestamp, seconds)
     start = 0.0 if begin == 0 and start >= seconds else start
-    return Piece(start, max(start, _time(part[-1], first_timestamp, seconds)), part, begin)
+    return Chunk(start, max(start, _time(part[-1], first_timestamp, seconds)), part, begin)
 
 
 def _time(token: int, first_timestamp: int, seconds: float) -> float:

@@ -1,7 +1,8 @@
 """Cut a recording into stretches of speech that are decoded independently of each other.
 
-A stretch is at most one window long where pauses allow it, so that stretches can share a batch. Works through the recording
-piece by piece and as late as possible: hours of audio need one piece of memory. Knows no model but the speech detector.
+A stretch is at most one window long where pauses allow it, so that stretches can share a batch. Works through the
+recording piece by piece and as late as possible: hours of audio need one piece of memory. Knows no model but the speech
+detector.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _CLICKS = 0.01  # share of frames that may be louder than the level
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class SpeechSegment:
     """Samples `start` to `end` (exclusive) of the recording."""
 
     start: int
@@ -34,7 +35,7 @@ class Stretch:
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
+class VadOptions:
     """threshold: speech probability; padding, pause: seconds kept around speech, and of silence that end it."""
 
     threshold: float = 0.5
@@ -42,61 +43,64 @@ class Gate:
     pause: float = 0.4
 
     @classmethod
-    def of(cls, chunking: Chunking | None, threshold: float) -> Gate:
+    def of(cls, chunking: Chunking | None, threshold: float) -> VadOptions:
         """The request's own wishes over the deployment's threshold."""
         if chunking is None:
             return cls(threshold=threshold)
         return cls(chunking.threshold, chunking.prefix_padding_ms / 1000, chunking.silence_duration_ms / 1000)
 
 
-def whole(samples: NDArray[np.float32]) -> Iterator[Stretch]:
+def whole(samples: NDArray[np.float32]) -> Iterator[SpeechSegment]:
     """Without a gate the recording is one stretch."""
     if len(samples):
-        yield Stretch(0, len(samples))
+        yield SpeechSegment(0, len(samples))
 
 
-def speech_stretches(
-    samples: NDArray[np.float32], detector: SpeechDetector, gate: Gate, window_seconds: float
-) -> Iterator[Stretch]:
+def find_speech(
+    samples: NDArray[np.float32], detector: SpeechDetector, vad_options: VadOptions, window_seconds: float
+) -> Iterator[SpeechSegment]:
     """Regions of speech with their padding, packed into stretches no longer than the window where pauses allow it."""
     window = int(window_seconds * SAMPLE_RATE)
-    current: Stretch | None = None
-    for region in _padded(_regions(samples, detector, gate), gate, len(samples)):
+    current: SpeechSegment | None = None
+    for region in _padded(_regions(samples, detector, vad_options), vad_options, len(samples)):
         if current is None:
             current = region
         elif region.end - current.start <= window and region.start - current.end <= _LONGEST_PAUSE * SAMPLE_RATE:
-            current = Stretch(current.start, region.end)
+            current = SpeechSegment(current.start, region.end)
         else:
             yield current
-            current = Stretch(max(region.start, current.end), region.end)
+            current = SpeechSegment(max(region.start, current.end), region.end)
     if current is not None:
         yield current
 
 
-def _regions(samples: NDArray[np.float32], detector: SpeechDetector, gate: Gate) -> Iterator[Stretch]:
+def _regions(
+    samples: NDArray[np.float32], detector: SpeechDetector, vad_options: VadOptions
+) -> Iterator[SpeechSegment]:
     """Frames above the threshold, joined over short pauses."""
     listening, loudness = detector.listen(), _Loudness()
     begin, last = -1, -1  # first and last speech frame of the open region
-    pause = max(1, round(gate.pause / FRAME_SECONDS))
+    pause = max(1, round(vad_options.pause / FRAME_SECONDS))
     shortest = max(1, int(_SHORTEST / FRAME_SECONDS))
     for first in range(0, len(samples), _PIECE):
         heard = listening.probabilities(loudness.raised(read_samples(samples, first, first + _PIECE)))
         for frame, probability in enumerate(heard.tolist(), first // FRAME):
-            if probability >= gate.threshold or (begin >= 0 and probability >= gate.threshold - _RELEASE):
+            if probability >= vad_options.threshold or (begin >= 0 and probability >= vad_options.threshold - _RELEASE):
                 begin, last = (frame if begin < 0 else begin), frame
             elif begin >= 0 and frame - last >= pause:
                 if last - begin + 1 >= shortest:
-                    yield Stretch(begin * FRAME, (last + 1) * FRAME)
+                    yield SpeechSegment(begin * FRAME, (last + 1) * FRAME)
                 begin = -1
     if begin >= 0 and last - begin + 1 >= shortest:
-        yield Stretch(begin * FRAME, min(len(samples), (last + 1) * FRAME))
+        yield SpeechSegment(begin * FRAME, min(len(samples), (last + 1) * FRAME))
 
 
 class _Loudness:
-    """How loud the recording is, so that the detector, which misses speech below a peak of about 0.005, hears quiet ones too.
+    """How loud the recording is, so that the detector, which misses speech below a peak of about 0.005, hears quiet
+    ones too.
 
-    The level is the peak of all frames but the loudest hundredth, and falls by half a piece at most: a click leaves quiet
-    speech raised, and the pauses of a recording at an ordinary level are heard as they are.
+    The level is the peak of all frames but the loudest hundredth, and falls by half a piece at most: a click leaves
+    quiet speech raised, and the pauses of a recording at an ordinary level are heard as they are.
     """
 
     def __init__(self) -> None:
@@ -113,16 +117,16 @@ class _Loudness:
         return louder
 
 
-def _padded(regions: Iterator[Stretch], gate: Gate, length: int) -> Iterator[Stretch]:
+def _padded(regions: Iterator[SpeechSegment], vad_options: VadOptions, length: int) -> Iterator[SpeechSegment]:
     """Give every region its padding; neighbours share what lies between them."""
-    padding = int(gate.padding * SAMPLE_RATE)
-    waiting: Stretch | None = None
+    padding = int(vad_options.padding * SAMPLE_RATE)
+    waiting: SpeechSegment | None = None
     for region in regions:
         start = max(0, region.start - padding)
         if waiting is not None:
             meeting = (waiting.end + region.start) // 2
-            yield Stretch(waiting.start, min(waiting.end + padding, max(meeting, waiting.end)))
+            yield SpeechSegment(waiting.start, min(waiting.end + padding, max(meeting, waiting.end)))
             start = max(start, meeting)
-        waiting = Stretch(start, region.end)
+        waiting = SpeechSegment(start, region.end)
     if waiting is not None:
-        yield Stretch(waiting.start, min(length, waiting.end + padding))
+        yield SpeechSegment(waiting.start, min(length, waiting.end + padding))

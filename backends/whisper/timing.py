@@ -1,8 +1,9 @@
 """When was each word said? From cross-attention by dynamic time warping.
 
-The weights of the alignment heads are normalised and smoothed as the Whisper paper's reference implementation does it. The
-best monotonous path through a segment's tokens and audio positions then gives each token its beginning. Unlike there, the
-path stays within the segment's own times, and no token gets less time than its letters take. Knows no engine.
+The weights of the alignment heads are normalised and smoothed as the Whisper paper's reference implementation does it.
+The best monotonous path through a segment's tokens and audio positions then gives each token its beginning. Unlike
+there, the path stays within the segment's own times, and no token gets less time than its letters take. Knows no
+engine.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from backends.interface import Word
 from backends.whisper.audio import SECONDS_PER_TIMESTAMP
-from backends.whisper.config import Dims, GenerationRules
+from backends.whisper.config import GenerationConfig, ModelDimensions
 from backends.whisper.network import Floats
 from backends.whisper.tokenizer import WhisperTokenizer
 
@@ -30,7 +31,7 @@ _LEADING = "\"'“¿([{-‘«"
 _TRAILING = "\"'.。,，!！?？:：”)]}、’»;…"
 
 
-def alignment_heads(rules: GenerationRules, dims: Dims) -> tuple[tuple[int, int], ...]:
+def alignment_heads(rules: GenerationConfig, dims: ModelDimensions) -> tuple[tuple[int, int], ...]:
     """(layer, head) pairs from the generation config; else all heads of the decoder's upper half."""
     known = [(la, h) for la, h in rules.alignment_heads if la < dims.decoder_layers and h < dims.decoder_heads]
     if known:
@@ -48,7 +49,8 @@ class TokenGroup:
 
 
 def split_words(tokens: Sequence[int], tokenizer: WhisperTokenizer, language: str | None) -> list[TokenGroup]:
-    """Words with their leading space; punctuation belongs to the word it touches. Joined texts are the decoded whole."""
+    """Words with their leading space; punctuation belongs to the word it touches. Joined texts are the decoded
+    whole."""
     groups = _characters(tokens, tokenizer)
     if language not in _UNSPACED:
         groups = _spaced(groups)
@@ -132,15 +134,16 @@ def _spoken(texts: Sequence[str]) -> int:
 
 
 def _is_spoken(character: str) -> bool:
-    """Letters, digits, signs that have a name in speech, and the part of a letter whose other bytes are in another token."""
+    """Letters, digits, signs that have a name in speech, and the part of a letter whose other bytes are in another
+    token."""
     return character in _NAMED_SIGNS or unicodedata.category(character)[0] not in "PZC"
 
 
 def alignment(weights: Floats, positions: int) -> Floats:
     """How much each token is about each position, against the other tokens: float32 [tokens, positions].
 
-    weights: probabilities [heads, tokens, positions of the window]; positions: those that hold audio, which are made to be all
-    that a token attends to.
+    weights: probabilities [heads, tokens, positions of the window]; positions: those that hold audio, which are made to
+    be all that a token attends to.
     """
     used = weights[:, :, : max(1, positions)]
     used = used / np.maximum(used.sum(axis=-1, keepdims=True), np.finfo(np.float32).tiny)
@@ -157,7 +160,8 @@ def token_starts(matrix: Floats, texts: Sequence[str], start: float, end: float)
     """
     last = max(1, min(matrix.shape[1], round(end / SECONDS_PER_TIMESTAMP)))
     first = min(round(start / SECONDS_PER_TIMESTAMP), last - 1)
-    # What is before the first token and after the last one belongs to neither where they are less about it than others are.
+    # What is before the first token and after the last one belongs to neither where they are less about it than others
+    # are.
     silence = np.zeros((1, last - first))
     score = np.concatenate([silence, matrix[:, first:last], silence])
     path = best_path(score, [0, *_least(texts, last - first), 0])
@@ -184,8 +188,8 @@ def _median(values: Floats) -> Floats:
 
 
 def best_path(score: NDArray[np.float64], least: Sequence[int]) -> NDArray[np.int64]:
-    """First column of every row when the columns are dealt out to the rows in order, at least least[i] of them to row i, so
-    that the sum of the scores is largest. There are no fewer columns than `least` demands together."""
+    """First column of every row when the columns are dealt out to the rows in order, at least least[i] of them to row
+    i, so that the sum of the scores is largest. There are no fewer columns than `least` demands together."""
     rows, columns = score.shape
     place = np.arange(columns + 1)
     best = np.where(place == 0, 0.0, -np.inf)  # of all rows so far, when they end before a column

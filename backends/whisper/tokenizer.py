@@ -14,7 +14,7 @@ from pathlib import Path
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from backends.interface import InvalidInput, ModelUnavailable
-from backends.whisper.config import Dims, GenerationRules, read_json
+from backends.whisper.config import GenerationConfig, ModelDimensions, read_json
 from backends.whisper.languages import LANGUAGES, language_code
 
 _MARKER = re.compile(r"<\|.*\|>", re.DOTALL)
@@ -23,7 +23,8 @@ _MULTILINGUAL_VOCABULARY = 51_865  # the smallest published vocabulary with lang
 
 @dataclass(frozen=True, slots=True)
 class SpecialTokens:
-    """Ids by meaning. None where a vocabulary has no such token; languages: code -> id, empty for English-only models."""
+    """Ids by meaning. None where a vocabulary has no such token; languages: code -> id, empty for English-only
+    models."""
 
     start: int
     end: int
@@ -45,7 +46,9 @@ class SpecialTokens:
         Raises InvalidInput for a task that the model does not know.
         """
         tokens = [self.start]
-        task_token = {"transcribe": self.transcribe, "translate": self.translate if self.multilingual else None}.get(task)
+        task_token = {"transcribe": self.transcribe, "translate": self.translate if self.multilingual else None}.get(
+            task
+        )
         if task_token is None and task != "transcribe":
             raise InvalidInput(f"this Whisper cannot {task}", param="task", code="invalid_value")
         if self.multilingual:
@@ -146,13 +149,14 @@ def _from_parts(folder: Path) -> Tokenizer:
 
 @lru_cache(maxsize=1)
 def _byte_of_character() -> dict[str, int]:
-    """The printable stand-ins of byte-level BPE: visible Latin-1 bytes are themselves, the others follow from 256 on."""
+    """The printable stand-ins of byte-level BPE: visible Latin-1 bytes are themselves, the others follow from 256
+    on."""
     visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in set(visible)]
     return {chr(byte): byte for byte in visible} | {chr(256 + index): byte for index, byte in enumerate(others)}
 
 
-def special_tokens(rules: GenerationRules, tokenizer: WhisperTokenizer, dims: Dims) -> SpecialTokens:
+def special_tokens(rules: GenerationConfig, tokenizer: WhisperTokenizer, dims: ModelDimensions) -> SpecialTokens:
     """The generation config's ids, completed from the tokenizer.
 
     Raises ModelUnavailable if neither names the start or end, or if the config names a token beyond the vocabulary.
@@ -170,7 +174,9 @@ def special_tokens(rules: GenerationRules, tokenizer: WhisperTokenizer, dims: Di
     no_timestamps = pick(rules.no_timestamps, "<|notimestamps|>")
     transcribe = pick(rules.tasks.get("transcribe"), "<|transcribe|>")
     translate = pick(rules.tasks.get("translate"), "<|translate|>")
-    languages = {code: _inside(number, dims) for code, number in rules.languages.items()} or _language_tokens(tokenizer, dims)
+    languages = {code: _inside(number, dims) for code, number in rules.languages.items()} or _language_tokens(
+        tokenizer, dims
+    )
     multilingual = _is_multilingual(rules, dims, {transcribe, translate, *languages.values()})
     return SpecialTokens(
         start=start,
@@ -185,20 +191,20 @@ def special_tokens(rules: GenerationRules, tokenizer: WhisperTokenizer, dims: Di
     )
 
 
-def _inside(number: int, dims: Dims) -> int:
+def _inside(number: int, dims: ModelDimensions) -> int:
     if number >= dims.vocabulary:
         raise ModelUnavailable(f"the generation config names token {number}, but the vocabulary has {dims.vocabulary}")
     return number
 
 
-def _is_multilingual(rules: GenerationRules, dims: Dims, prompting: set[int | None]) -> bool:
+def _is_multilingual(rules: GenerationConfig, dims: ModelDimensions, prompting: set[int | None]) -> bool:
     """prompting: tokens of languages and tasks, which the files of English-only models define too but never force."""
     if rules.multilingual is not None:
         return bool(rules.multilingual)
     return bool(rules.languages) or dims.vocabulary >= _MULTILINGUAL_VOCABULARY or bool(prompting & set(rules.forced))
 
 
-def _language_tokens(tokenizer: WhisperTokenizer, dims: Dims) -> dict[str, int]:
+def _language_tokens(tokenizer: WhisperTokenizer, dims: ModelDimensions) -> dict[str, int]:
     found = {code: tokenizer.token_id(f"<|{code}|>") for code in LANGUAGES}
     return {code: number for code, number in found.items() if number is not None and number < dims.vocabulary}
 
@@ -211,5 +217,7 @@ def checked_language(special: SpecialTokens, given: str | None) -> str | None:
     known: Sequence[str] = list(special.languages) or ["en"]
     if code is None or code not in known:
         shown = ", ".join(sorted(known)) if len(known) <= 12 else f"{len(known)} languages, ISO 639-1 codes"
-        raise InvalidInput(f"language {given!r} is not one of this model's ({shown})", param="language", code="invalid_language")
+        raise InvalidInput(
+            f"language {given!r} is not one of this model's ({shown})", param="language", code="invalid_language"
+        )
     return code

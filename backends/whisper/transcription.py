@@ -15,8 +15,8 @@ from backends.interface import Segment, TokenLogprob, Word
 from backends.whisper.audio import FRAMES_PER_SECOND, SAMPLE_RATE, read_samples
 from backends.whisper.decoding import WindowResult
 from backends.whisper.repetition import compression_ratio
-from backends.whisper.segments import Piece, read_window
-from backends.whisper.speech_segments import Stretch
+from backends.whisper.segments import Chunk, read_window
+from backends.whisper.speech_segments import SpeechSegment
 from backends.whisper.tokenizer import SpecialTokens, WhisperTokenizer
 
 _SAFE_TEMPERATURE = 0.5  # hotter text is no prompt for what follows
@@ -27,7 +27,7 @@ _SHORTEST_WINDOW = int(0.02 * SAMPLE_RATE)  # samples; what is left of a stretch
 class _Progress:
     """A stretch in work. seek: sample of its next window; context: tokens said so far, empty where unsafe."""
 
-    stretch: Stretch
+    speech_segment: SpeechSegment
     seek: int
     context: list[int] = field(default_factory=list)
     ready: list[Segment] = field(default_factory=list)
@@ -35,7 +35,7 @@ class _Progress:
 
     @property
     def over(self) -> bool:
-        return not self.waiting and self.stretch.end - self.seek < _SHORTEST_WINDOW
+        return not self.waiting and self.speech_segment.end - self.seek < _SHORTEST_WINDOW
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Transcription:
     def __init__(
         self,
         samples: NDArray[np.float32],
-        stretches: Iterator[Stretch],
+        speech_segments: Iterator[SpeechSegment],
         window_samples: int,
         tokenizer: WhisperTokenizer,
         special: SpecialTokens,
@@ -70,7 +70,7 @@ class Transcription:
         logprobs: bool = False,
     ) -> None:
         self.samples = samples
-        self._stretches = stretches
+        self._stretches = speech_segments
         self._window_samples = window_samples
         self._tokenizer, self._special = tokenizer, special
         self._carry_prompt, self._logprobs = carry_prompt, logprobs
@@ -83,11 +83,11 @@ class Transcription:
     def next_windows(self, limit: int) -> list[Window]:
         """Up to `limit` windows that do not depend on each other: one per stretch, in the order of time."""
         while not self._exhausted and len(self._idle()) < limit:
-            stretch = next(self._stretches, None)
-            if stretch is None:
+            speech_segment = next(self._stretches, None)
+            if speech_segment is None:
                 self._exhausted = True
             else:
-                self._open.append(_Progress(stretch, stretch.start))
+                self._open.append(_Progress(speech_segment, speech_segment.start))
         return [self._window(progress) for progress in self._idle()[:limit]]
 
     def _idle(self) -> list[_Progress]:
@@ -95,7 +95,7 @@ class Transcription:
 
     def _window(self, progress: _Progress) -> Window:
         progress.waiting = True
-        length = min(self._window_samples, progress.stretch.end - progress.seek)
+        length = min(self._window_samples, progress.speech_segment.end - progress.seek)
         return Window(progress, progress.seek, length, tuple(progress.context))
 
     def audio(self, window: Window) -> NDArray[np.float32]:
@@ -104,7 +104,7 @@ class Transcription:
 
     # --- Results ---------------------------------------------------------------------------------------------------
 
-    def pieces(self, window: Window, result: WindowResult) -> tuple[Piece, ...]:
+    def pieces(self, window: Window, result: WindowResult) -> tuple[Chunk, ...]:
         return read_window(result, self._special.first_timestamp, window.seconds).pieces
 
     def release(self, window: Window) -> None:
@@ -131,7 +131,7 @@ class Transcription:
         progress.seek = window.start + max(_SHORTEST_WINDOW, min(window.length, round(reading.advance * SAMPLE_RATE)))
         progress.waiting = False
 
-    def _segment(self, window: Window, result: WindowResult, piece: Piece, words: tuple[Word, ...]) -> Segment:
+    def _segment(self, window: Window, result: WindowResult, piece: Chunk, words: tuple[Word, ...]) -> Segment:
         text = self._tokenizer.decode(self.text_tokens(piece))
         offset = window.start / SAMPLE_RATE
         return Segment(
@@ -154,17 +154,17 @@ class Transcription:
         first = self._special.first_timestamp
         return self._tokenizer.decode(token for token in result.tokens if token < first).strip()
 
-    def text_tokens(self, piece: Piece) -> list[int]:
+    def text_tokens(self, piece: Chunk) -> list[int]:
         first = self._special.first_timestamp
         return [token for token in piece.tokens if token < first and self._tokenizer.is_text(token)]
 
-    def text_logprobs(self, piece: Piece, result: WindowResult) -> list[float]:
+    def text_logprobs(self, piece: Chunk, result: WindowResult) -> list[float]:
         """Log-probabilities of `text_tokens`."""
         first = self._special.first_timestamp
         values = zip(piece.tokens, result.logprobs[piece.first :], strict=False)
         return [logprob for token, logprob in values if token < first and self._tokenizer.is_text(token)]
 
-    def _token_logprobs(self, piece: Piece, result: WindowResult) -> tuple[TokenLogprob, ...]:
+    def _token_logprobs(self, piece: Chunk, result: WindowResult) -> tuple[TokenLogprob, ...]:
         values = zip(self.text_tokens(piece), self.text_logprobs(piece, result), strict=True)
         return tuple(self._token_logprob(token, logprob) for token, logprob in values)
 
@@ -189,7 +189,8 @@ class Transcription:
         return self._exhausted and not self._open
 
     def close(self) -> None:
-        """Let go of the samples: a mapped file takes space, and on Windows cannot be deleted, until nobody refers to it."""
+        """Let go of the samples: a mapped file takes space, and on Windows cannot be deleted, until nobody refers to
+        it."""
         self.samples = np.zeros(0, np.float32)
         self._stretches = iter(())
         self._open, self._exhausted = [], True

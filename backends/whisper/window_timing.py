@@ -1,7 +1,7 @@
 """How long one real window takes on a device: `python -m backends.whisper.window_timing FOLDER THREADS DEVICE DTYPE`.
 
-A process of its own, for `doctor`: it prints its answer as JSON on the last line, and whatever the driver does happens to it
-alone.
+A process of its own, for `doctor`: it prints its answer as JSON on the last line, and whatever the driver does happens
+to it alone.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _ROUNDS = 2  # after one that compiles and allocates
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """load: seconds until the model is ready, with the making of its graphs; window: of one encoded window and TOKENS tokens, the
-    best of several; error: why there are no figures."""
+    """load: seconds until the model is ready, with the making of its graphs; window: of one encoded window and TOKENS
+    tokens, the best of several; error: why there are no figures."""
 
     load: float = 0.0
     window: float = 0.0
@@ -45,7 +45,8 @@ def time_window(folder: Path, threads: int, device: str, dtype: str) -> Timing:
 
 
 def _one_window(model: Whisper) -> float:
-    """Seconds from samples to the last token. The tokens are fixed ones: random weights or noise must not end it early."""
+    """Seconds from samples to the last token. The tokens are fixed ones: random weights or noise must not end it
+    early."""
     samples = (np.random.default_rng(0).standard_normal(model.dims.window_samples) * 0.1).astype(np.float32)
     begun = time.perf_counter()
     decoding = model.network.decode(model.encode([samples]))

@@ -1,7 +1,9 @@
-"""One Whisper engine, ours or a peer's, in this process: `python -m scripts.bench.whisper_engines ENGINE FOLDER BATCH THREADS`.
+"""One Whisper engine, ours or a peer's, in this process: `python -m scripts.bench.whisper_engines ENGINE FOLDER BATCH
+THREADS`.
 
-Prints one JSON object: seconds of processor time and of wall time, and the peak of memory. Used by `bench_whisper`, which starts
-one such process per engine and round. Every engine decodes greedily, without timestamps' rules, the same number of tokens.
+Prints one JSON object: seconds of processor time and of wall time, and the peak of memory. Used by `bench_whisper`,
+which starts one such process per engine and round. Every engine decodes greedily, without timestamps' rules, the same
+number of tokens.
 """
 
 from __future__ import annotations
@@ -54,7 +56,9 @@ def _network(network: Network, batch: int) -> Engine:
         for _ in range(tokens - 1):
             logits = decoding.feed(logits[:, -1].argmax(-1)[:, None])
 
-    return encode, lambda tokens: _side_by_side(lambda lane, windows: decode_part(lane, windows, tokens), lanes, memories)
+    return encode, lambda tokens: _side_by_side(
+        lambda lane, windows: decode_part(lane, windows, tokens), lanes, memories
+    )
 
 
 def _side_by_side(work: Callable[..., Any], lanes: Sequence[Network], parts: Sequence[Any]) -> list[Any]:
@@ -68,14 +72,18 @@ def ct2(folder: Path, dtype: str, batch: int, threads: int) -> Engine:
     import ctranslate2
 
     kind = "int8_float32" if dtype == "int8" else dtype
-    model = ctranslate2.models.Whisper(f"{folder}-ct2", device="cpu", compute_type=kind, intra_threads=threads, inter_threads=1)
+    model = ctranslate2.models.Whisper(
+        f"{folder}-ct2", device="cpu", compute_type=kind, intra_threads=threads, inter_threads=1
+    )
     mels = ctranslate2.StorageView.from_array(np.stack([_mel() for _ in range(batch)]))
     encoded = model.encode(mels)
     prompt = [[START, ENGLISH, TRANSCRIBE, NO_TIMESTAMPS]] * batch
 
     def decode(tokens: int) -> None:
         # It stops at half of max_length.
-        found = model.generate(encoded, prompt, beam_size=1, max_length=2 * tokens, suppress_tokens=[50257], suppress_blank=False)
+        found = model.generate(
+            encoded, prompt, beam_size=1, max_length=2 * tokens, suppress_tokens=[50257], suppress_blank=False
+        )
         assert len(found[0].sequences_ids[0]) == tokens
 
     return lambda: model.encode(mels), decode
@@ -138,7 +146,8 @@ def _mel() -> np.ndarray:
 
 
 def measure(engine: str, folder: Path, batch: int, threads: int) -> dict[str, float]:
-    """Per window: processor and wall seconds of the encoder, of one token (ms), of everything; the process's peak in MiB."""
+    """Per window: processor and wall seconds of the encoder, of one token (ms), of everything; the process's peak in
+    MiB."""
     name, _, dtype = engine.partition("-")
     makers = {"ours": ours, "torch": ours_torch, "ct2": ct2, "transformers": transformers, "openai": openai}
     encode, decode = makers[name](folder, dtype, batch, threads)

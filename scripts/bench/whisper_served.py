@@ -1,8 +1,10 @@
-"""What a served Whisper makes of a two-core machine: 8 clients over HTTP, against faster-whisper called in its own process.
+"""What a served Whisper makes of a two-core machine: 8 clients over HTTP, against faster-whisper called in its own
+process.
 
-Windows per second of wall time, and processor seconds per window of all processes that serve (gateway, media workers, model
-worker; the clients are not counted). Both decode the same 30 s of noise to the same 100 tokens, greedily, without a speech
-gate (it would keep noise from the model), without a fallback, with a named language. Used by `bench_whisper --served`.
+Windows per second of wall time, and processor seconds per window of all processes that serve (gateway, media workers,
+model worker; the clients are not counted). Both decode the same 30 s of noise to the same 100 tokens, greedily, without
+a speech gate (it would keep noise from the model), without a fallback, with a named language. Used by `bench_whisper
+--served`.
 """
 
 from __future__ import annotations
@@ -61,7 +63,7 @@ def compare(folder: Path, title: str, load: Load, rounds: int) -> None:
         print(f"| {name} | {rate:.2f} | {cpu:.2f} | {ours / rate:.2f} |", flush=True)
 
 
-# --- Ours --------------------------------------------------------------------------------------------------------------
+# --- Ours -------------------------------------------------------------------------------------------------------------
 
 
 def gateway_rate(folder: Path, load: Load) -> tuple[float, float]:
@@ -87,7 +89,9 @@ def _client(port: int) -> Callable[[], None]:
 
     def ask() -> None:
         form = {"model": "whisper-1", "language": "en"}
-        answer = httpx.post(address, data=form, files={"file": ("a.wav", upload)}, headers={"api-key": "x"}, timeout=600)
+        answer = httpx.post(
+            address, data=form, files={"file": ("a.wav", upload)}, headers={"api-key": "x"}, timeout=600
+        )
         answer.raise_for_status()
 
     return ask
@@ -121,7 +125,7 @@ def _wav(audio: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-# --- The peer, in a process of its own ----------------------------------------------------------------------------------
+# --- The peer, in a process of its own --------------------------------------------------------------------------------
 
 
 def _peer_process(folder: Path, workers: int, threads: int, load: Load) -> tuple[float, float]:
@@ -148,7 +152,7 @@ def peer_rate(folder: Path, workers: int, threads: int, load: Load) -> tuple[flo
     return _rate(ask, load, time.process_time)
 
 
-# --- Both --------------------------------------------------------------------------------------------------------------
+# --- Both -------------------------------------------------------------------------------------------------------------
 
 
 def _rate(ask: Callable[[], None], load: Load, seconds: Seconds) -> tuple[float, float]:

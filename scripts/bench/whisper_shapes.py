@@ -1,7 +1,8 @@
 """Whispers of the published shapes with random weights that say a fixed number of tokens, for benchmarks.
 
-Every decoder position has a strong vector of its own, and the token that is due there has the same vector as its embedding;
-so any engine says the script and ends, whatever the audio, while it computes everything a trained model would.
+Every decoder position has a strong vector of its own, and the token that is due there has the same vector as its
+embedding; so any engine says the script and ends, whatever the audio, while it computes everything a trained model
+would.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ def published_tokenizer(languages: int = 99) -> Tokenizer:
     """The multilingual tokenizer, rebuilt from the rank file inside the openai-whisper package."""
     import whisper
 
-    lines = (Path(whisper.__file__).parent / "assets" / "multilingual.tiktoken").read_text(encoding="utf-8").splitlines()
+    lines = (
+        (Path(whisper.__file__).parent / "assets" / "multilingual.tiktoken").read_text(encoding="utf-8").splitlines()
+    )
     ranks = {base64.b64decode(line.split()[0]): int(line.split()[1]) for line in lines if line}
     letters = _byte_letters()
     vocabulary = {"".join(letters[byte] for byte in token): rank for token, rank in ranks.items()}
@@ -99,7 +102,9 @@ def write_scripted(folder: Path, shape: str, tokens: int) -> None:
         decoder_start_token_id=ids["startoftranscript"],
         eos_token_id=ids["endoftext"],
         is_multilingual=True,
-        lang_to_id={f"<|{code}|>": tokenizer.token_to_id(f"<|{code}|>") for code in list(LANGUAGES)[: vocabulary - 51766]},
+        lang_to_id={
+            f"<|{code}|>": tokenizer.token_to_id(f"<|{code}|>") for code in list(LANGUAGES)[: vocabulary - 51766]
+        },
         no_timestamps_token_id=ids["notimestamps"],
         pad_token_id=ids["endoftext"],
         task_to_id={task: tokenizer.token_to_id(f"<|{task}|>") for task in ("transcribe", "translate")},

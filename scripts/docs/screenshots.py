@@ -1,7 +1,7 @@
 """Pictures of the web page for README and docs: `python scripts/docs/screenshots.py [--address http://127.0.0.1:8000]`.
 
-Starts a server with examples/all-tiny.toml (or uses a running one), works with its page in a headless Chromium as a person
-would, and writes docs/images/*.png. Needs Playwright and a Chromium; takes about a minute.
+Starts a server with examples/all-tiny.toml (or uses a running one), works with its page in a headless Chromium as a
+person would, and writes docs/images/*.png. Needs Playwright and a Chromium; takes about a minute.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Write docs/configuration.md from the settings and the backends' options: `python scripts/docs/write_docs.py [--check]`."""
+"""Write docs/configuration.md from the settings and the backends' options: `python scripts/docs/write_docs.py
+[--check]`."""
 
 from __future__ import annotations
 
@@ -62,7 +63,10 @@ def configuration_page() -> str:
 
 
 def _table(rows: Iterable[tuple[str, str, str]]) -> str:
-    return "\n".join(["| key | default | meaning |", "|---|---|---|", *map("| `{0[0]}` | {0[1]} | {0[2]} |".format, rows)]) + "\n"
+    return (
+        "\n".join(["| key | default | meaning |", "|---|---|---|", *map("| `{0[0]}` | {0[1]} | {0[2]} |".format, rows)])
+        + "\n"
+    )
 
 
 def _rows(model: type[BaseModel]) -> Iterator[tuple[str, str, str]]:
@@ -105,7 +109,9 @@ def main() -> None:
     check = parser.parse_args().check
     page = configuration_page()
     if check:
-        sys.exit(0 if PAGE.exists() and PAGE.read_text(encoding="utf-8") == page else "docs/configuration.md is not current")
+        sys.exit(
+            0 if PAGE.exists() and PAGE.read_text(encoding="utf-8") == page else "docs/configuration.md is not current"
+        )
     PAGE.write_text(page, encoding="utf-8", newline="\n")
 
 

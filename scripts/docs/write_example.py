@@ -1,7 +1,8 @@
-"""Write gateway.example.toml from the settings and the backends' options: `python scripts/docs/write_example.py [--check]`.
+"""Write gateway.example.toml from the settings and the backends' options: `python scripts/docs/write_example.py
+[--check]`.
 
-Every key stands there with its default, commented out, and one line that explains it. Explanations of a backend's options
-come from the docstring of its options class ("key: meaning; key, key: meaning").
+Every key stands there with its default, commented out, and one line that explains it. Explanations of a backend's
+options come from the docstring of its options class ("key: meaning; key, key: meaning").
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ from backends.registry import backend_info, backend_names  # noqa: E402
 FILE = ROOT / "gateway.example.toml"
 _HEAD = """\
 # Configuration of the speech gateway. Copy it to gateway.toml and remove the "#" before what you want to change: every
-# line that is commented out shows the default. Options of the command line beat the environment (SPEECH_GATEWAY_*, nested
-# with two underscores: SPEECH_GATEWAY_SERVER__PORT=8123), which beats this file.
+# line that is commented out shows the default. Options of the command line beat the environment (SPEECH_GATEWAY_*,
+# nested with two underscores: SPEECH_GATEWAY_SERVER__PORT=8123), which beats this file.
 # Made by scripts/docs/write_example.py; a test keeps it current.
 """
 _TABLES: tuple[tuple[str, type[BaseModel]], ...] = (
@@ -57,7 +58,11 @@ def example() -> str:
         parts += ["", f"[{name}]", *_lines(model, name)]
     for name, table in BUILTIN.items():
         parts += ["", f'[deployments."{name}"]', *_deployment(name, table)]
-    parts += ["", "# A test double for any of the three tasks; never there unless it is configured.", '# [deployments."fake"]']
+    parts += [
+        "",
+        "# A test double for any of the three tasks; never there unless it is configured.",
+        '# [deployments."fake"]',
+    ]
     parts += ['# backend = "fake"', *_options("fake")]
     parts += ["", "# Further names for deployments; these are built in.", "[aliases]"]
     parts += [f"# {json.dumps(alias)} = {json.dumps(target)}" for alias, target in BUILTIN_ALIASES.items()]
@@ -66,7 +71,9 @@ def example() -> str:
 
 def _deployment(name: str, table: Mapping[str, Any]) -> Iterator[str]:
     backend = str(table["backend"])
-    yield f"# Options of the backend {backend}" + (", after the keys that every deployment has." if name == _COMMON_IN else ".")
+    yield f"# Options of the backend {backend}" + (
+        ", after the keys that every deployment has." if name == _COMMON_IN else "."
+    )
     if name == _COMMON_IN:
         yield from _lines(DeploymentSettings, "", values={"backend": backend, **table})
     else:

@@ -1,7 +1,8 @@
 """A gateway in a process of its own that can be asked what it holds: tasks, files, slots, places, worker processes.
 
-The child (`python scripts/stress/gateway_process.py FILE`) serves on a free port and answers each line on stdin with one line
-of JSON; it ends when stdin does. `WatchedGateway` is the other end, for scripts and tests that send clients of their own.
+The child (`python scripts/stress/gateway_process.py FILE`) serves on a free port and answers each line on stdin with
+one line of JSON; it ends when stdin does. `WatchedGateway` is the other end, for scripts and tests that send clients of
+their own.
 Knows no client.
 """
 
@@ -38,7 +39,7 @@ UNEXPECTED = re.compile(
 Holdings = dict[str, Any]
 
 
-# --- The child -------------------------------------------------------------------------------------------------------------
+# --- The child --------------------------------------------------------------------------------------------------------
 
 
 def main() -> None:
@@ -79,12 +80,12 @@ async def _holdings(server: Any, app: Any) -> Holdings:
     gateway = app.state.gateway
     loop = asyncio.get_running_loop()
     me, dispatchers = psutil.Process(), gateway.pool._dispatchers
-    workers = {name: one.resident.worker for name, one in dispatchers.items() if one.resident.worker is not None}
+    workers = {name: one.supervisor.worker for name, one in dispatchers.items() if one.supervisor.worker is not None}
     others = asyncio.all_tasks() - {asyncio.current_task()}
     return {
         "tasks": dict(Counter(getattr(task.get_coro(), "__qualname__", "?") for task in others)),
         "in_flight": gateway.in_flight,
-        "places": sum(one.places.held for one in dispatchers.values()),
+        "places": sum(one.reserved_slots.held for one in dispatchers.values()),
         "queued": sum(len(one._queue) + len(one._requests) for one in dispatchers.values()),
         "active": sum(one.active for one in dispatchers.values()),
         "jobs": sum(len(worker._jobs) for worker in workers.values()),
@@ -107,14 +108,14 @@ def _body_bytes(layer: Any) -> int:
     """Held by all uploads, as the guard counts them; it is one of the layers around the app."""
     while not hasattr(layer, "_bodies"):
         layer = layer.app
-    return int(layer._bodies.held)
+    return int(layer._body_budget.held)
 
 
 def _files_in(folder: Path) -> int:
     return sum(1 for file in folder.rglob("*") if file.is_file())
 
 
-# --- The other end ---------------------------------------------------------------------------------------------------------
+# --- The other end ----------------------------------------------------------------------------------------------------
 
 
 class WatchedGateway:
@@ -141,7 +142,8 @@ class WatchedGateway:
         raise SystemExit(f"the gateway ended:\n{self.log.read_text(encoding='utf-8')[-2000:]}")
 
     def settled(self) -> Holdings:
-        """What it holds once nothing is in flight and every worker has had a heartbeat since; else after a long wait."""
+        """What it holds once nothing is in flight and every worker has had a heartbeat since; else after a long
+        wait."""
         ends, quiet_since = time.monotonic() + SETTLE_SECONDS, 0.0
         while True:
             asked = time.monotonic()
@@ -185,8 +187,8 @@ def watched_gateway(config: str, folder: Path) -> Iterator[WatchedGateway]:
     temporary, file, log = folder / "temporary", folder / "gateway.toml", folder / "gateway.log"
     temporary.mkdir()
     file.write_text(config, encoding="utf-8")
-    places = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(temporary))
-    environment = children.environment(extra=places)
+    reserved_slots = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(temporary))
+    environment = children.environment(extra=reserved_slots)
     with log.open("w", encoding="utf-8") as errors:
         process = subprocess.Popen(
             [sys.executable, str(Path(__file__).resolve()), str(file)],

@@ -32,8 +32,8 @@ Chance = random.Random
 
 @dataclass
 class Tally:
-    """What happened to the requests of one deployment. seconds: of those that were answered; queued: what they waited for a
-    turn and a model, as the server tells; refusals: seconds until a 429 or 503; unplanned: everything else."""
+    """What happened to the requests of one deployment. seconds: of those that were answered; queued: what they waited
+    for a turn and a model, as the server tells; refusals: seconds until a 429 or 503; unplanned: everything else."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
@@ -55,7 +55,7 @@ def spoken(sentences: int) -> bytes:
     return buffer.getvalue()
 
 
-# --- The requests: each returns the seconds that the server says it waited ----------------------------------------------------
+# --- The requests: each returns the seconds that the server says it waited --------------------------------------------
 
 
 def _queued(headers: Mapping[str, str]) -> float:
@@ -73,9 +73,13 @@ async def transcription(client: openai.AsyncOpenAI, name: str, chance: Chance) -
 
 async def speech(client: openai.AsyncOpenAI, name: str, chance: Chance) -> tuple[str, float]:
     form = chance.choice(["wav", "mp3", "flac", "opus", "pcm", "sse"])
-    wish: dict[str, Any] = {"stream_format": "sse", "response_format": "pcm"} if form == "sse" else {"response_format": form}
+    wish: dict[str, Any] = (
+        {"stream_format": "sse", "response_format": "pcm"} if form == "sse" else {"response_format": form}
+    )
     text = "Every good boy deserves fudge. " * chance.choice([1, 2, 4])
-    async with client.audio.speech.with_streaming_response.create(model=name, voice="alloy", input=text, **wish) as answer:
+    async with client.audio.speech.with_streaming_response.create(
+        model=name, voice="alloy", input=text, **wish
+    ) as answer:
         await _read(answer)
         return f"speech {form}", _queued(answer.headers)
 
@@ -115,10 +119,12 @@ ASK: Mapping[str, Callable[[openai.AsyncOpenAI, str, Chance], Awaitable[tuple[st
 }
 
 
-# --- The clients --------------------------------------------------------------------------------------------------------------
+# --- The clients ------------------------------------------------------------------------------------------------------
 
 
-async def one(client: openai.AsyncOpenAI, name: str, task: str, chance: Chance, tally: Tally, hang_up: float = HANG_UP) -> float:
+async def one(
+    client: openai.AsyncOpenAI, name: str, task: str, chance: Chance, tally: Tally, hang_up: float = HANG_UP
+) -> float:
     """Send a request, or leave half-way with this probability; returns how long to pause before the next one."""
     began = time.perf_counter()
     patience = chance.uniform(0.005, 1.0) if chance.random() < hang_up else PATIENCE_SECONDS

@@ -13,7 +13,7 @@ import pytest
 from app.config.settings import ConfigError, load_settings
 from app.errors import Overloaded
 from app.http.middleware import Guard
-from app.http.request_body import Share
+from app.http.request_body import BodyReservation
 from app.serving.shares import FairShares
 from backends.interface import Event, Request
 from tests.support.running import Running, fake_settings, running
@@ -48,7 +48,7 @@ def bodies(monkeypatch: pytest.MonkeyPatch) -> list[FairShares]:
 
     def note(self: Guard, *arguments: Any, **named: Any) -> None:
         build(self, *arguments, **named)
-        made.append(self._bodies)
+        made.append(self._body_budget)
 
     monkeypatch.setattr(Guard, "__init__", note)
     return made
@@ -98,7 +98,7 @@ def test_a_request_whose_audio_was_decoded_holds_no_share_while_it_waits(wav: by
 
 def test_shares_add_up_and_are_given_back_once() -> None:
     bodies = FairShares(100)
-    one, two = Share(bodies), Share(bodies)
+    one, two = BodyReservation(bodies), BodyReservation(bodies)
     one.take(60)
     with pytest.raises(Overloaded):
         two.take(41)

@@ -56,9 +56,7 @@ def test_a_broken_configuration_ends_serve_with_its_line(tmp_path: Path) -> None
 
 
 def test_the_command_line_loads_no_tensor_library() -> None:
-    code = (
-        "import sys, app.cli; print([m for m in ('torch', 'onnxruntime', 'av', 'soundfile', 'transformers') if m in sys.modules])"
-    )
+    code = "import sys, app.cli; print([m for m in ('torch', 'onnxruntime', 'av', 'soundfile', 'transformers') if m in sys.modules])"
     assert run(sys.executable, "-c", code).stdout.strip() == "[]"
 
 
@@ -66,7 +64,12 @@ def test_the_command_line_loads_no_tensor_library() -> None:
 def test_output_that_cannot_be_written_is_told_without_a_traceback() -> None:
     with Path("/dev/full").open("wb") as full:
         told = subprocess.run(
-            [sys.executable, "-m", "app.cli", "models"], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, timeout=LIMIT
+            [sys.executable, "-m", "app.cli", "models"],
+            cwd=ROOT,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=LIMIT,
         )
     assert told.returncode == 1
     assert told.stderr == "speech-gateway: No space left on device\n"

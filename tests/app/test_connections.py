@@ -28,7 +28,12 @@ def _form(wav: bytes, model: str = "fake-asr", **fields: str) -> bytes:
         f'--b\r\nContent-Disposition: form-data; name="{k}"\r\n\r\n{v}\r\n'.encode()
         for k, v in ({"model": model} | fields).items()
     ]
-    return b"".join(parts) + b'--b\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n' + wav + b"\r\n--b--\r\n"
+    return (
+        b"".join(parts)
+        + b'--b\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n'
+        + wav
+        + b"\r\n--b--\r\n"
+    )
 
 
 def _head(length: int | None, *extra: str, key: str = "api-key: k", path: str = PATH) -> bytes:
@@ -98,7 +103,9 @@ def test_a_storm_of_clients_that_leave_anywhere_leaves_nothing_behind(wav: bytes
         wait_until(lambda: not list(server.gateway.media.folder.iterdir()))
         tasks = server.do(lambda: len(asyncio.all_tasks()))
         time.sleep(0.05)
-        answer = httpx.post(server.url + PATH, headers={"api-key": "k"}, data={"model": "fake-asr"}, files={"file": wav})
+        answer = httpx.post(
+            server.url + PATH, headers={"api-key": "k"}, data={"model": "fake-asr"}, files={"file": wav}
+        )
         assert answer.status_code == 200
         assert tasks < 20
 
@@ -230,7 +237,11 @@ def test_two_requests_on_one_connection(server: Running, wav: bytes) -> None:
 def test_an_offer_of_http_2_is_not_taken_up(server: Running, wav: bytes, chunked: bool, cuts: tuple[int, ...]) -> None:
     """Java's own client offers it with every request to a plain address, and sends the body at once."""
     body = _form(wav, prompt="\r\nUpgrade: no header")
-    offer = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA")
+    offer = (
+        "Connection: Upgrade, HTTP2-Settings",
+        "Upgrade: h2c",
+        "HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA",
+    )
     sent = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) if chunked else body
     data = _head(None if chunked else len(body), *offer) + sent
     with server.connect() as connection:
@@ -257,7 +268,11 @@ def test_http_1_0_gets_no_chunks(server: Running, path: str, body: dict[str, str
     assert b"transfer-encoding" not in told
     assert told.count(b"connection: close") == 1
     headers = {"api-key": "k"}
-    wanted = httpx.post(server.url + path, headers=headers, json=body) if body else httpx.get(server.url + path, headers=headers)
+    wanted = (
+        httpx.post(server.url + path, headers=headers, json=body)
+        if body
+        else httpx.get(server.url + path, headers=headers)
+    )
     assert wanted.headers.get("transfer-encoding") == ("chunked" if body else None)
     assert got == wanted.content
 
@@ -267,7 +282,10 @@ def test_quiet_streams_are_kept_alive(server: Running, wav: bytes, monkeypatch: 
     server.pool.delay = 0.2
     try:
         answer = httpx.post(
-            server.url + PATH, headers={"api-key": "k"}, data={"model": "fake-asr", "stream": "true"}, files={"file": wav}
+            server.url + PATH,
+            headers={"api-key": "k"},
+            data={"model": "fake-asr", "stream": "true"},
+            files={"file": wav},
         )
     finally:
         server.pool.delay = 0.0

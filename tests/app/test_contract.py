@@ -44,7 +44,9 @@ def _every_path() -> list[tuple[Operation, str]]:
 
 
 @pytest.mark.parametrize(("operation", "path"), _every_path(), ids=[f"{o.method} {p}" for o, p in _every_path()])
-def test_nothing_but_the_short_public_list_answers_without_a_key(server: Running, operation: Operation, path: str) -> None:
+def test_nothing_but_the_short_public_list_answers_without_a_key(
+    server: Running, operation: Operation, path: str
+) -> None:
     answer = httpx.request(operation.method, server.url + path)
     if operation.path in PUBLIC:
         assert answer.status_code == 200
@@ -162,10 +164,17 @@ def test_further_versions_can_be_configured() -> None:
         ("/v1/audio/transcriptions", None, 400, "missing_required_parameter"),
         ("/v1/audio/transcriptions", "", 400, "missing_required_parameter"),
         ("/v1/audio/transcriptions", "fake-tts", 400, "OperationNotSupported"),
-        ("/openai/deployments/fake-chat/audio/transcriptions?api-version=2024-10-21", None, 400, "OperationNotSupported"),
+        (
+            "/openai/deployments/fake-chat/audio/transcriptions?api-version=2024-10-21",
+            None,
+            400,
+            "OperationNotSupported",
+        ),
     ],
 )
-def test_deployments_that_do_not_fit(server: Running, wav: bytes, path: str, model: str | None, status: int, code: str) -> None:
+def test_deployments_that_do_not_fit(
+    server: Running, wav: bytes, path: str, model: str | None, status: int, code: str
+) -> None:
     data = {} if model is None else {"model": model}
     answer = httpx.post(server.url + path, headers=KEY, files={"file": wav}, data=data)
     assert (answer.status_code, error_of(answer)["code"]) == (status, code)
@@ -285,14 +294,22 @@ def test_listings_have_the_fields_of_both_worlds(server: Running) -> None:
         ids = {model["id"] for model in listing["data"]}
         assert {"team/asr model", "embedded-tts", "whisper-1", "gpt-4o-transcribe"} <= ids
         for model in listing["data"]:
-            assert {"created", "owned_by", "created_at", "status", "lifecycle_status", "capabilities", "deprecation"} <= set(
-                model
-            )
+            assert {
+                "created",
+                "owned_by",
+                "created_at",
+                "status",
+                "lifecycle_status",
+                "capabilities",
+                "deprecation",
+            } <= set(model)
     one = httpx.get(f"{server.url}/v1/models/team%2Fasr%20model", headers=KEY)
     assert one.json()["id"] == "team/asr model"
     assert httpx.get(f"{server.url}/v1/models/team/asr model", headers=KEY).json() == one.json()
     assert error_of(httpx.get(f"{server.url}/v1/models/ghost", headers=KEY))["code"] == "model_not_found"
     legacy = httpx.get(f"{server.url}/openai/deployments?api-version=2022-12-01", headers=KEY).json()
-    assert {"id", "model", "object", "status", "owner", "created_at", "updated_at", "scale_settings"} <= set(legacy["data"][0])
+    assert {"id", "model", "object", "status", "owner", "created_at", "updated_at", "scale_settings"} <= set(
+        legacy["data"][0]
+    )
     one_deployment = httpx.get(f"{server.url}/openai/deployments/fake-asr?api-version=2022-12-01", headers=KEY).json()
     assert (one_deployment["id"], one_deployment["object"]) == ("fake-asr", "deployment")

@@ -42,8 +42,8 @@ def _active(server: Running, model: str) -> int:
 
 def _kill_worker(server: Running, model: str) -> None:
     """Kill the process that holds the model, as the system's memory killer would."""
-    resident = server.gateway.pool._dispatchers[model].resident  # type: ignore[attr-defined]
-    psutil.Process(resident.worker.pid).kill()
+    supervisor = server.gateway.pool._dispatchers[model].supervisor  # type: ignore[attr-defined]
+    psutil.Process(supervisor.worker.pid).kill()
 
 
 def test_a_request_goes_all_the_way(server: Running, wav: bytes) -> None:

@@ -55,7 +55,9 @@ def test_an_unexpected_failure_keeps_its_text_to_itself() -> None:
     [(404, "404"), (405, "405"), (400, "invalid_value"), (415, "invalid_value"), (500, "internal_server_error")],
 )
 def test_exceptions_of_the_framework_are_rendered_like_ours(status: int, code: str) -> None:
-    error = from_http_exception(HTTPException(status, detail="inner words", headers={"allow": "GET"} if status == 405 else None))
+    error = from_http_exception(
+        HTTPException(status, detail="inner words", headers={"allow": "GET"} if status == 405 else None)
+    )
     assert (error.status, error.code) == (status, code)
     answer = error.response()
     assert set(json.loads(bytes(answer.body))) == {"error"}

@@ -11,7 +11,19 @@ from tests.support.running import FAKES, Running, fake_settings, running
 
 KEY = {"api-key": "any"}
 TOP = {"status", "version", "uptime_seconds", "devices", "deployments", "in_flight"}
-ROW = {"backend", "model", "engine", "device", "dtype", "reason", "state", "error", "fallback", "footprint_bytes", "jobs_active"}
+ROW = {
+    "backend",
+    "model",
+    "engine",
+    "device",
+    "dtype",
+    "reason",
+    "state",
+    "error",
+    "fallback",
+    "footprint_bytes",
+    "jobs_active",
+}
 ROW |= {"queue_depth", "real_time_factor", "last_used"}
 DEVICE = {"id", "kind", "name", "memory_total_bytes", "memory_used_bytes", "budget_bytes"}
 

@@ -30,18 +30,23 @@ def _clients(server: Running) -> dict[str, OpenAI]:
         "azure, token": AzureOpenAI(azure_endpoint=server.url, azure_ad_token="a.b.c", api_version="2024-10-21"),
         "azure on v1": AzureOpenAI(base_url=f"{server.url}/openai/v1", api_key=KEY, api_version="2024-10-21"),
         "v1": OpenAI(base_url=f"{server.url}/openai/v1/", api_key=KEY),
-        "v1, preview": OpenAI(base_url=f"{server.url}/openai/v1/", api_key=KEY, default_query={"api-version": "preview"}),
+        "v1, preview": OpenAI(
+            base_url=f"{server.url}/openai/v1/", api_key=KEY, default_query={"api-version": "preview"}
+        ),
         "plain": OpenAI(base_url=f"{server.url}/v1", api_key=KEY),
     }
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
-    "scheme", ["azure", "azure, slash", "azure, deployment", "azure, token", "azure on v1", "v1", "v1, preview", "plain"]
+    "scheme",
+    ["azure", "azure, slash", "azure, deployment", "azure, token", "azure on v1", "v1", "v1, preview", "plain"],
 )
 def test_transcriptions_on_every_scheme(server: Running, wav: bytes, scheme: str, name: str) -> None:
     with _clients(server)[scheme] as client:
-        heard = client.audio.transcriptions.create(model=name, file=("a b.wav", wav), language="en", prompt="p", temperature=0.2)
+        heard = client.audio.transcriptions.create(
+            model=name, file=("a b.wav", wav), language="en", prompt="p", temperature=0.2
+        )
         assert heard.text == "Good morning to you."
         assert heard.usage is not None
         assert heard.usage.type == "duration"
@@ -53,7 +58,10 @@ def test_transcriptions_on_every_scheme(server: Running, wav: bytes, scheme: str
 def test_verbose_json_is_valid_for_the_strict_client(server: Running, wav: bytes) -> None:
     with _azure(server, _strict_response_validation=True) as client:
         heard = client.audio.transcriptions.create(
-            model="fake-asr", file=io.BytesIO(wav), response_format="verbose_json", timestamp_granularities=["word", "segment"]
+            model="fake-asr",
+            file=io.BytesIO(wav),
+            response_format="verbose_json",
+            timestamp_granularities=["word", "segment"],
         )
     assert (heard.language, heard.duration, heard.text) == ("english", 2.0, "Good morning to you.")
     assert heard.segments is not None
@@ -139,7 +147,9 @@ async def test_the_asynchronous_client(server: Running, wav: bytes) -> None:
     async with AsyncAzureOpenAI(azure_endpoint=server.url, api_key=KEY, api_version="2024-10-21") as client:
         heard = await client.audio.transcriptions.create(model="team/asr model", file=wav)
         assert heard.text == "Good morning to you."
-        events = [event async for event in await client.audio.transcriptions.create(model="fake-asr", file=wav, stream=True)]
+        events = [
+            event async for event in await client.audio.transcriptions.create(model="fake-asr", file=wav, stream=True)
+        ]
         assert events[-1].type == "transcript.text.done"
         assert "fake-asr" in [model.id async for model in client.models.list()]
 
@@ -181,7 +191,10 @@ def test_the_client_repeats_a_refusal_and_succeeds(server: Running, wav: bytes) 
 
 
 def test_a_failure_before_the_first_event_keeps_its_status(server: Running, wav: bytes) -> None:
-    server.pool.script, script = lambda _: iter([Failed("invalid_input", "no such language", "language")]), server.pool.script
+    server.pool.script, script = (
+        lambda _: iter([Failed("invalid_input", "no such language", "language")]),
+        server.pool.script,
+    )
     try:
         with _azure(server) as client, pytest.raises(openai.BadRequestError) as told:
             client.audio.transcriptions.create(model="fake-asr", file=wav, stream=True)
@@ -211,7 +224,11 @@ def test_notes_and_the_fallback_are_told(server: Running, wav: bytes) -> None:
         server.pool.script = script
         server.pool.fallbacks.clear()
     assert (headers["x-gateway-note"], headers["x-gateway-fallback"]) == ("cut at 30 s", "team/asr model")
-    assert (headers["x-gateway-engine"], headers["x-gateway-device"], headers["x-gateway-dtype"]) == ("fake", "cpu", "float32")
+    assert (headers["x-gateway-engine"], headers["x-gateway-device"], headers["x-gateway-dtype"]) == (
+        "fake",
+        "cpu",
+        "float32",
+    )
     for stage in ("queue", "decode", "model", "encode"):
         assert float(headers[f"x-gateway-{stage}-ms"]) >= 0
 
@@ -274,13 +291,23 @@ def test_keywords_and_language_hints(server: Running, wav: bytes) -> None:
 @pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning")
 def test_fields_that_mean_nothing_are_named(server: Running, wav: bytes) -> None:
     with _azure(server) as client:
-        transcriptions, translations = client.audio.transcriptions.with_raw_response, client.audio.translations.with_raw_response
-        told = transcriptions.create(model="fake-asr", file=wav, language="en", extra_body={"user": "u", "best": [1, 2]})
+        transcriptions, translations = (
+            client.audio.transcriptions.with_raw_response,
+            client.audio.translations.with_raw_response,
+        )
+        told = transcriptions.create(
+            model="fake-asr", file=wav, language="en", extra_body={"user": "u", "best": [1, 2]}
+        )
         assert told.headers["x-gateway-ignored"] == "user, best"
         unused = {"stream": True, "language": "de", "empty": ""}
         told = translations.create(model="fake-asr", file=wav, prompt="x", extra_body=unused)
         assert told.headers["x-gateway-ignored"] == "stream, language"
-        known = {"filename": "a.wav", "chunking_strategy": {"type": "server_vad"}, "keywords": ["a"], "languages": ["de"]}
+        known = {
+            "filename": "a.wav",
+            "chunking_strategy": {"type": "server_vad"},
+            "keywords": ["a"],
+            "languages": ["de"],
+        }
         fields = {"timestamp_granularities": ["word"], "response_format": "verbose_json", "stream": False} | known
         assert "x-gateway-ignored" not in transcriptions.create(model="fake-asr", file=wav, extra_body=fields).headers
         told = transcriptions.create(model="fake-asr", file=wav, stream=True, extra_body={"a" * 250: "b"})
@@ -300,4 +327,6 @@ def test_long_audio_is_diarized_only_with_a_chunking_strategy(server: Running) -
         with pytest.raises(openai.BadRequestError) as told:
             client.audio.transcriptions.create(model="fake-asr", file=long, response_format="diarized_json")
         assert told.value.param == "chunking_strategy"
-        client.audio.transcriptions.create(model="fake-asr", file=long, response_format="diarized_json", chunking_strategy="auto")
+        client.audio.transcriptions.create(
+            model="fake-asr", file=long, response_format="diarized_json", chunking_strategy="auto"
+        )

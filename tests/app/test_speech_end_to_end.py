@@ -78,7 +78,11 @@ def test_a_faster_voice_needs_less_time(client: openai.OpenAI) -> None:
 def test_openais_voices_are_the_backends_in_a_fixed_order(client: openai.OpenAI) -> None:
     """The double has two voices and refuses all other names."""
     first = speak(client, model="two-voices", voice="alloy")
-    assert first == speak(client, model="two-voices", voice="ballad") == speak(client, model="two-voices", voice="fake-low")
+    assert (
+        first
+        == speak(client, model="two-voices", voice="ballad")
+        == speak(client, model="two-voices", voice="fake-low")
+    )
     assert first != speak(client, model="two-voices", voice="ash")
 
 
@@ -97,7 +101,9 @@ def test_voices_are_listed_once_the_model_was_loaded(server: Running, client: op
 
 def test_a_client_that_hangs_up_stops_the_work(server: Running) -> None:
     body = {"model": "slow-tts", "input": LONG, "voice": "fake-low", "response_format": "mp3"}
-    with httpx.stream("POST", f"{server.url}/v1/audio/speech", json=body, headers={"api-key": "k"}, timeout=LIMIT) as answer:
+    with httpx.stream(
+        "POST", f"{server.url}/v1/audio/speech", json=body, headers={"api-key": "k"}, timeout=LIMIT
+    ) as answer:
         next(answer.iter_raw())
         assert pool_of(server).status()["slow-tts"].jobs_active == 1
     wait_until(lambda: pool_of(server).status()["slow-tts"].jobs_active == 0)
@@ -106,7 +112,13 @@ def test_a_client_that_hangs_up_stops_the_work(server: Running) -> None:
 
 @pytest.mark.parametrize("stream_format", ["sse", "audio"])
 def test_a_worker_killed_in_the_middle_costs_one_answer(server: Running, stream_format: str) -> None:
-    body = {"model": "slow-tts", "input": LONG, "voice": "fake-low", "response_format": "pcm", "stream_format": stream_format}
+    body = {
+        "model": "slow-tts",
+        "input": LONG,
+        "voice": "fake-low",
+        "response_format": "pcm",
+        "stream_format": stream_format,
+    }
     post = httpx.stream("POST", f"{server.url}/v1/audio/speech", json=body, headers={"api-key": "k"}, timeout=LIMIT)
     with post as answer:
         pieces = answer.iter_raw()
@@ -120,20 +132,25 @@ def test_a_worker_killed_in_the_middle_costs_one_answer(server: Running, stream_
             with pytest.raises(httpx.RemoteProtocolError):
                 list(pieces)
     short = {**body, "input": "Again.", "stream_format": "audio"}
-    while (again := httpx.post(f"{server.url}/v1/audio/speech", json=short, headers={"api-key": "k"})).status_code == 503:
+    while (
+        again := httpx.post(f"{server.url}/v1/audio/speech", json=short, headers={"api-key": "k"})
+    ).status_code == 503:
         time.sleep(float(again.headers["retry-after-ms"]) / 1000)
     assert again.status_code == 200
 
 
 def worker_of(server: Running, name: str) -> int:
-    worker = pool_of(server)._dispatchers[name].resident.worker
+    worker = pool_of(server)._dispatchers[name].supervisor.worker
     assert worker is not None
     return worker.pid
 
 
 def test_a_chat_answer_spoken_by_the_embedded_voice(client: openai.OpenAI) -> None:
     clip = base64.b64encode(speak(client)).decode()
-    content: Any = [{"type": "input_audio", "input_audio": {"data": clip, "format": "wav"}}, {"type": "text", "text": "Hm?"}]
+    content: Any = [
+        {"type": "input_audio", "input_audio": {"data": clip, "format": "wav"}},
+        {"type": "text", "text": "Hm?"},
+    ]
     messages: Any = [{"role": "user", "content": content}]
     answer = client.chat.completions.create(
         model="talker", messages=messages, modalities=["text", "audio"], audio={"voice": "alloy", "format": "wav"}

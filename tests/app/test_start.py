@@ -119,7 +119,9 @@ def test_a_drain_that_runs_out_of_time_says_so_by_its_exit_code(tmp_path: Path, 
     more = '[deployments.stuck]\nbackend = "fake"\ndelay = 60\n'
     with started(tmp_path, more) as server, ThreadPoolExecutor() as threads:
         path = f"{server.url}/v1/audio/transcriptions"
-        running = threads.submit(httpx.post, path, headers=KEY, data={"model": "stuck"}, files={"file": wav}, timeout=LIMIT)
+        running = threads.submit(
+            httpx.post, path, headers=KEY, data={"model": "stuck"}, files={"file": wav}, timeout=LIMIT
+        )
         wait_until(lambda: _in_flight(server) == 1)
         server.stop()
         wait_until(lambda: httpx.get(f"{server.url}/health/live").status_code == 200)
@@ -217,7 +219,10 @@ def test_the_factory_serves_under_plain_uvicorn(tmp_path: Path, wav: bytes) -> N
         port = listener.getsockname()[1]
     command = [sys.executable, "-m", "uvicorn", "app.main:create_app", "--factory", "--port", str(port)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "SPEECH_GATEWAY_OFFLINE": "true"}
-    with (tmp_path / "log").open("wb") as log, subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=log) as popen:
+    with (
+        (tmp_path / "log").open("wb") as log,
+        subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=log) as popen,
+    ):
         process = Process(popen, port=port)
         try:
             wait_until_live(process.url, popen)
@@ -236,7 +241,13 @@ def test_the_factory_works_for_other_servers_and_is_light(tmp_path: Path) -> Non
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT), "SPEECH_GATEWAY_OFFLINE": "true"}
     answer = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=LIMIT, check=True
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=True,
     )
     assert answer.stdout.strip() == "Speech gateway []"
 

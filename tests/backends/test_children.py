@@ -87,14 +87,18 @@ async def test_a_child_that_takes_too_long_is_gone(monkeypatch: pytest.MonkeyPat
 
 async def test_what_an_asynchronous_child_prints_and_how_it_ends() -> None:
     program = "import sys; print(sys.stdin.read()); sys.exit(3)"
-    done = await children.run_async(children.command_of_program(program), children.environment(), seconds=60, stdin=b"in")
+    done = await children.run_async(
+        children.command_of_program(program), children.environment(), seconds=60, stdin=b"in"
+    )
     assert (done.returncode, done.stdout.strip()) == (3, b"in")
 
 
 @pytest.mark.parametrize("module", ["backends.whisper.config", "app.main", "app.media.worker"])
 def test_whatever_is_imported_first_telemetry_is_off(module: str) -> None:
     program = f"import {module}, json, os; print(json.dumps(dict(os.environ)))"
-    on = {name: value for name, value in os.environ.items() if name not in NO_TELEMETRY} | {"ORT_DISABLE_TELEMETRY": "0"}
+    on = {name: value for name, value in os.environ.items() if name not in NO_TELEMETRY} | {
+        "ORT_DISABLE_TELEMETRY": "0"
+    }
     printed = subprocess.run([sys.executable, "-c", program], env=on, cwd=ROOT, capture_output=True, check=True).stdout
     assert json.loads(printed).items() >= NO_TELEMETRY.items()
 

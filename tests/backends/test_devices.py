@@ -41,7 +41,9 @@ MPS = Device("mps", "mps", "Apple", 16 * GIB, 16 * GIB, ("float32", "float16", "
 WHISPER, LLASA = backend_info("whisper"), backend_info("llasa")
 
 
-def manager(*found: Device, cores: int = 8, budget: Any = "auto", notes: tuple[tuple[str, str], ...] = ()) -> DeviceManager:
+def manager(
+    *found: Device, cores: int = 8, budget: Any = "auto", notes: tuple[tuple[str, str], ...] = ()
+) -> DeviceManager:
     return DeviceManager(budget, inventory=Inventory((*found, CPU), cores, notes))
 
 
@@ -109,7 +111,7 @@ def test_dtype_rules(device: Device, dtype: str) -> None:
     assert resolve_dtype("int8", device) == "int8"
 
 
-# --- Sizes ------------------------------------------------------------------------------------------------------------------
+# --- Sizes ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -150,7 +152,7 @@ def test_budgets() -> None:
     assert set_ones.budget("cpu") == 5
 
 
-# --- Threads ----------------------------------------------------------------------------------------------------------------
+# --- Threads ----------------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=100)
@@ -173,16 +175,16 @@ def test_threads_are_shared_by_halves() -> None:
     assert m.claim_threads("f", alone=False, single=False) >= 1
 
 
-# --- Ledger -----------------------------------------------------------------------------------------------------------------
+# --- FootprintCache ---------------------------------------------------------------------------------------------------
 
 
 def test_measured_footprints_survive_a_restart(tmp_path: Path) -> None:
     path = tmp_path / "cache" / "footprints.json"
-    first = DeviceManager(ledger=path)
+    first = DeviceManager(footprint_cache=path)
     key = first.key(WHISPER, "m", Placement("cpu", "int8", "onnx"), {"max_batch": 8})
     assert first.expect(key, 1000) == WORKER_BYTES + int(WEIGHTS_FACTOR * 1000)
     first.record(key, 5000)
-    assert DeviceManager(ledger=path).expect(key, 1000, ("torch",)) == 5000
+    assert DeviceManager(footprint_cache=path).expect(key, 1000, ("torch",)) == 5000
     other = first.key(WHISPER, "m", Placement("cpu", "int8", "onnx"), {"max_batch": 1})
     assert other != key
 
@@ -210,15 +212,15 @@ def test_the_ledger_keeps_the_most_a_model_held_and_forgets_one_unusual_job() ->
 
 def test_a_ledger_that_is_damaged_or_cannot_be_written_does_no_harm(tmp_path: Path) -> None:
     (tmp_path / "bad.json").write_text("{", encoding="utf-8")
-    DeviceManager(ledger=tmp_path / "bad.json").record("k", 5)
+    DeviceManager(footprint_cache=tmp_path / "bad.json").record("k", 5)
     assert json.loads((tmp_path / "bad.json").read_text(encoding="utf-8")) == {"k": 5}
     (tmp_path / "file").write_text("", encoding="utf-8")
-    m = DeviceManager(ledger=tmp_path / "file" / "x.json")
+    m = DeviceManager(footprint_cache=tmp_path / "file" / "x.json")
     m.record("k", 5)
     assert m.expect("k", 0) == 5
 
 
-# --- The probe --------------------------------------------------------------------------------------------------------------
+# --- The probe --------------------------------------------------------------------------------------------------------
 
 
 def test_the_processor_is_known_without_any_library() -> None:
@@ -317,7 +319,9 @@ def windows(monkeypatch: pytest.MonkeyPatch, with_torch: Any) -> Callable[..., N
         with_torch(None, "2.13.0+cpu")
         real = importlib.import_module
         dml = types.SimpleNamespace(device_count=lambda: len(torch), device_name=lambda i: torch[i] + "\0")
-        monkeypatch.setattr(importlib, "import_module", lambda name: dml if name == "torch_directml" and torch else real(name))
+        monkeypatch.setattr(
+            importlib, "import_module", lambda name: dml if name == "torch_directml" and torch else real(name)
+        )
         monkeypatch.setattr(inventory.platform, "system", lambda: "Windows")
         monkeypatch.setattr(inventory, "_memory", lambda: (32 * GIB, 10 * GIB))
         monkeypatch.setattr(inventory, "_onnx_providers", lambda: ("DmlExecutionProvider",) if onnx else ())
@@ -340,8 +344,12 @@ def test_directml_devices_are_dxgis_adapters_with_their_numbers(windows: Callabl
         ("onnxruntime",),
         "32.0.11.12",
     )
-    assert (radeon.memory_total, radeon.memory_free) == (GIB // 2 + 12 * GIB, GIB // 2 + 10 * GIB), "the system's memory, too"
-    assert (geforce.id, geforce.memory_total, geforce.memory_free) == ("directml:2", 8 * GIB, 8 * GIB), "its own memory only"
+    assert (radeon.memory_total, radeon.memory_free) == (GIB // 2 + 12 * GIB, GIB // 2 + 10 * GIB), (
+        "the system's memory, too"
+    )
+    assert (geforce.id, geforce.memory_total, geforce.memory_free) == ("directml:2", 8 * GIB, 8 * GIB), (
+        "its own memory only"
+    )
 
 
 def test_without_an_adapter_there_is_no_directml(windows: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -370,7 +378,9 @@ def test_torch_and_onnx_share_a_device_only_where_they_mean_the_same(windows: Ca
     ]
 
 
-def test_torch_directml_that_cannot_load_its_library_is_no_crash(monkeypatch: pytest.MonkeyPatch, with_torch: Any) -> None:
+def test_torch_directml_that_cannot_load_its_library_is_no_crash(
+    monkeypatch: pytest.MonkeyPatch, with_torch: Any
+) -> None:
     """On plain Linux the import dies with OSError: libd3d12.so."""
     with_torch(None, "2.13.0+cpu")
     monkeypatch.setattr(inventory.platform, "system", lambda: "Windows")
@@ -386,7 +396,9 @@ def test_torch_directml_that_cannot_load_its_library_is_no_crash(monkeypatch: py
 
 
 def test_the_probe_process_answers_in_one_line() -> None:
-    done = subprocess.run([sys.executable, "-m", "backends.devices", "--json"], capture_output=True, check=True, timeout=LIMIT)
+    done = subprocess.run(
+        [sys.executable, "-m", "backends.devices", "--json"], capture_output=True, check=True, timeout=LIMIT
+    )
     found = devices.parse_inventory(b"a library prints this first\n" + done.stdout)
     assert found.devices[-1].id == "cpu"
     assert found.cores >= 1

@@ -130,7 +130,8 @@ class Windows:
 
 def test_an_integrated_and_a_separate_card() -> None:
     windows = Windows(
-        Card("AMD Radeon(TM) 780M", GIB // 2, 12 * GIB, unified=True), Card("NVIDIA GeForce", 8 * GIB, 16 * GIB, driver=None)
+        Card("AMD Radeon(TM) 780M", GIB // 2, 12 * GIB, unified=True),
+        Card("NVIDIA GeForce", 8 * GIB, 16 * GIB, driver=None),
     )
     assert windows.found() == [
         Adapter(0, "AMD Radeon(TM) 780M", GIB // 2, 12 * GIB, True, "32.0.11.12"),

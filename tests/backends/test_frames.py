@@ -63,7 +63,9 @@ SOUND = np.linspace(-1, 1, 50, dtype=np.float32)
 MESSAGES: list[frames.Message] = [
     frames.LoadModel(
         "whisper",
-        ModelFiles("w", "a/b", Path("models") / "a--b", Path("models"), Path("user"), {"x": (1, 2), "y": {"z": [1, "a"]}}),
+        ModelFiles(
+            "w", "a/b", Path("models") / "a--b", Path("models"), Path("user"), {"x": (1, 2), "y": {"z": [1, "a"]}}
+        ),
         Placement("cuda:0", "float16", "torch", 3, 1 << 40, "because"),
         2,
     ),
@@ -179,7 +181,9 @@ def test_a_mapped_file_travels_as_its_path(tmp_path: Path) -> None:
 
 def test_a_mapped_file_that_is_gone_names_its_job(tmp_path: Path) -> None:
     SOUND.tofile(tmp_path / "audio")
-    frame = frames.encode(frames.StartJob(11, TranscriptionRequest(np.memmap(tmp_path / "audio", np.float32, mode="r"))))
+    frame = frames.encode(
+        frames.StartJob(11, TranscriptionRequest(np.memmap(tmp_path / "audio", np.float32, mode="r")))
+    )
     (tmp_path / "audio").unlink()
     with pytest.raises(frames.JobBroken) as broken:
         frames.read_frame(io.BytesIO(frame))

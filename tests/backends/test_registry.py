@@ -8,7 +8,15 @@ import sys
 import numpy as np
 import pytest
 
-from backends.interface import ChatRequest, InvalidInput, Message, Request, SpeechRequest, TextPart, TranscriptionRequest
+from backends.interface import (
+    ChatRequest,
+    InvalidInput,
+    Message,
+    Request,
+    SpeechRequest,
+    TextPart,
+    TranscriptionRequest,
+)
 from backends.registry import UnknownOption, backend_info, backend_names, check_options, check_request
 
 

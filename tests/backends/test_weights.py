@@ -19,13 +19,15 @@ from backends import hub as hub_module
 from backends import weights
 from backends.interface import ModelUnavailable
 from backends.registry import backend_info
-from backends.weights import Wanted, import_folder, model_folder, problems, pull, wanted_models
+from backends.weights import ModelSpec, import_folder, model_folder, problems, pull, required_models
 from tests.support.hub import COMMIT, Hub, running_hub, tensors
 from tests.support.waiting import LIMIT, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = "org/model"
-WANTED = Wanted(MODEL, ("config.json", "*.safetensors"), ("config.json", "*.safetensors", "*.safetensors.index.json"))
+WANTED = ModelSpec(
+    MODEL, ("config.json", "*.safetensors"), ("config.json", "*.safetensors", "*.safetensors.index.json")
+)
 FILES = {"config.json": b"{}", "model.safetensors": tensors(), "README.md": b"no", "pytorch_model.bin": b"pickle"}
 
 
@@ -46,7 +48,7 @@ def fill(folder: Path, files: dict[str, bytes]) -> Path:
     return folder
 
 
-# --- Where, and whether complete --------------------------------------------------------------------------------------------
+# --- Where, and whether complete --------------------------------------------------------------------------------------
 
 
 def test_where_a_model_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,16 +89,16 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
 
 
 def test_what_deployments_want() -> None:
-    names = [w.model for w in wanted_models(backend_info("diffa"), "", "", {})]
+    names = [w.model for w in required_models(backend_info("diffa"), "", "", {})]
     assert names == ["GSAI-ML/LLaDA-8B-Instruct", "openai/whisper-small", "zhoujiaming777/DIFFA"]
-    assert wanted_models(backend_info("espeak"), "", "", {}) == []
-    (whisper,) = wanted_models(backend_info("whisper"), "a/b", "v1", {})
+    assert required_models(backend_info("espeak"), "", "", {}) == []
+    (whisper,) = required_models(backend_info("whisper"), "a/b", "v1", {})
     assert (whisper.model, whisper.revision) == ("a/b", "v1")
-    chosen = wanted_models(backend_info("diffa"), "", "", {"adapter_model": "", "whisper_model": "x/y"})
+    chosen = required_models(backend_info("diffa"), "", "", {"adapter_model": "", "whisper_model": "x/y"})
     assert [w.model for w in chosen][1:] == ["x/y"]
 
 
-# --- Pulling ----------------------------------------------------------------------------------------------------------------
+# --- Pulling ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_pull_fetches_what_is_wanted_and_nothing_else(hub: Hub, tmp_path: Path) -> None:
@@ -170,7 +172,9 @@ def test_a_connection_that_gives_nothing_is_given_up(hub: Hub, tmp_path: Path, m
     assert hub.broken == hub_module.TRIES
 
 
-def test_a_server_without_ranges_sends_the_file_again(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_without_ranges_sends_the_file_again(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(hub_module, "PAUSE_SECONDS", 0.0)
     data = hub.repositories[MODEL]["model.safetensors"]
     hub.knows_ranges = False
@@ -202,7 +206,9 @@ def test_a_repository_cannot_write_outside_of_its_folder(hub: Hub, tmp_path: Pat
 
 def test_two_pulls_of_one_model_fetch_it_once(hub: Hub, tmp_path: Path) -> None:
     results: list[Path] = []
-    threads = [threading.Thread(target=lambda: results.append(pull(WANTED, tmp_path, endpoint=hub.url))) for _ in range(3)]
+    threads = [
+        threading.Thread(target=lambda: results.append(pull(WANTED, tmp_path, endpoint=hub.url))) for _ in range(3)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -212,10 +218,10 @@ def test_two_pulls_of_one_model_fetch_it_once(hub: Hub, tmp_path: Path) -> None:
 
 
 def test_a_pinned_revision_is_fetched_and_another_one_is_not_taken_for_it(hub: Hub, tmp_path: Path) -> None:
-    pinned = Wanted(MODEL, WANTED.required, WANTED.patterns, COMMIT)
+    pinned = ModelSpec(MODEL, WANTED.required, WANTED.patterns, COMMIT)
     folder = pull(pinned, tmp_path, endpoint=hub.url)
     assert problems(folder, pinned) == []
-    other = Wanted(MODEL, WANTED.required, WANTED.patterns, "b" * 40)
+    other = ModelSpec(MODEL, WANTED.required, WANTED.patterns, "b" * 40)
     assert "not " + "b" * 40 in problems(folder, other)[0]
     with pytest.raises(ModelUnavailable, match="no revision"):
         pull(other, tmp_path, endpoint=hub.url)
@@ -233,7 +239,9 @@ def test_a_pinned_revision_is_fetched_and_another_one_is_not_taken_for_it(hub: H
         (lambda hub: hub.repositories[MODEL].update({"model.safetensors": tensors()[:-5]}), "truncated"),
     ],
 )
-def test_what_is_wrong_with_the_hub_is_told_and_nothing_looks_complete(hub: Hub, tmp_path: Path, prepare: Any, told: str) -> None:
+def test_what_is_wrong_with_the_hub_is_told_and_nothing_looks_complete(
+    hub: Hub, tmp_path: Path, prepare: Any, told: str
+) -> None:
     prepare(hub)
     with pytest.raises(ModelUnavailable, match=told):
         pull(WANTED, tmp_path, endpoint=hub.url)
@@ -248,14 +256,16 @@ def test_a_hub_that_is_away(hub: Hub, tmp_path: Path) -> None:
 
 
 def test_a_folder_is_not_pulled(tmp_path: Path) -> None:
-    own = Wanted(str(fill(tmp_path / "own", FILES)), WANTED.required, WANTED.patterns)
+    own = ModelSpec(str(fill(tmp_path / "own", FILES)), WANTED.required, WANTED.patterns)
     assert pull(own, tmp_path) == tmp_path / "own"
     (tmp_path / "own" / "config.json").unlink()
     with pytest.raises(ModelUnavailable, match="not a hub id"):
         pull(own, tmp_path)
 
 
-def test_a_full_disk_is_told_before_and_during_a_pull(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_told_before_and_during_a_pull(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     usage = weights.shutil.disk_usage(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(hub_module.shutil, "disk_usage", lambda _: usage._replace(free=1000))
@@ -272,7 +282,12 @@ def test_a_full_disk_is_told_before_and_during_a_pull(hub: Hub, tmp_path: Path, 
 
 
 def test_the_process_tells_progress_and_outcome(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    order = {"model": MODEL, "required": ["nothing"], "patterns": ["*.json", "*.safetensors"], "models_dir": str(tmp_path)}
+    order = {
+        "model": MODEL,
+        "required": ["nothing"],
+        "patterns": ["*.json", "*.safetensors"],
+        "models_dir": str(tmp_path),
+    }
     hub_url = hub.url
 
     import huggingface_hub.constants
@@ -287,7 +302,7 @@ def test_the_process_tells_progress_and_outcome(hub: Hub, tmp_path: Path, capsys
         huggingface_hub.constants.ENDPOINT = before
 
 
-# --- Pickles ------------------------------------------------------------------------------------------------------------------
+# --- Pickles ----------------------------------------------------------------------------------------------------------
 
 
 class Evil:
@@ -312,7 +327,7 @@ def test_a_named_pickle_is_taken_only_if_it_holds_nothing_but_tensors(
     data = pickled(tmp_path / "made", {"w": 1} if harmless else {"w": Evil()})
     hub.repositories["org/pickled"] = {"model.bin": data, "other.bin": b"x"}
     monkeypatch.setattr(weights, "NAMED_PICKLES", {"org/pickled": ("model.bin",)})
-    wanted = Wanted("org/pickled", ("model.bin",), ("*.bin",))
+    wanted = ModelSpec("org/pickled", ("model.bin",), ("*.bin",))
     if harmless:
         folder = pull(wanted, tmp_path, endpoint=hub.url)
         assert not (folder / "other.bin").exists()
@@ -322,7 +337,7 @@ def test_a_named_pickle_is_taken_only_if_it_holds_nothing_but_tensors(
     assert problems(model_folder(tmp_path, "org/pickled"), wanted)
 
 
-# --- From a folder ------------------------------------------------------------------------------------------------------------
+# --- From a folder ----------------------------------------------------------------------------------------------------
 
 
 def test_a_model_is_imported_from_a_folder_without_a_network(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from backends.interface import (
     TranscriptionRequest,
 )
 from backends.memory import free_caches, is_out_of_memory, resident_bytes
-from backends.worker import Pulse, StepLoop, failure
+from backends.worker import StepLoop, WorkerProgress, failure
 from tests.support.waiting import LIMIT, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -218,7 +218,7 @@ def test_a_corrupted_stream_ends_the_worker() -> None:
         assert w.child.wait(LIMIT) == 0
 
 
-# --- The step loop with a scripted backend ----------------------------------------------------------------------------------
+# --- The step loop with a scripted backend ----------------------------------------------------------------------------
 
 
 class Recorder:
@@ -231,7 +231,9 @@ class Recorder:
         self.sent.append(report)
 
     def last_events(self) -> dict[int, Event]:
-        return {r.job: r.event for r in self.sent if isinstance(r, frames.JobEvent) and isinstance(r.event, Done | Failed)}
+        return {
+            r.job: r.event for r in self.sent if isinstance(r, frames.JobEvent) and isinstance(r.event, Done | Failed)
+        }
 
 
 class Scripted:
@@ -271,7 +273,7 @@ class Scripted:
 
 def loop_of(backend: Scripted, max_batch: int = 4) -> tuple[StepLoop, Recorder]:
     recorder = Recorder()
-    return StepLoop(backend, recorder, Pulse(), max_batch), recorder  # type: ignore[arg-type]
+    return StepLoop(backend, recorder, WorkerProgress(), max_batch), recorder  # type: ignore[arg-type]
 
 
 def run(loop: StepLoop, names: str, turns: int = 20) -> None:
@@ -389,7 +391,7 @@ def test_a_close_that_raises_is_logged_and_survived(capsys: pytest.CaptureFixtur
     assert "ZeroDivisionError" in capsys.readouterr().err
 
 
-# --- Errors -----------------------------------------------------------------------------------------------------------------
+# --- Errors -----------------------------------------------------------------------------------------------------------
 
 
 class OutOfMemoryError(RuntimeError):
@@ -404,13 +406,17 @@ class OutOfMemoryError(RuntimeError):
         OutOfMemoryError("anything"),
         np._core._exceptions._ArrayMemoryError((10**9, 10**9), np.dtype("f8")),  # type: ignore[attr-defined]
         RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"),
-        RuntimeError("[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"
+        ),
         RuntimeError("Could not allocate tensor with 4194304 bytes. There is not enough GPU video memory available!"),
         RuntimeError("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : bad allocation: std::bad_alloc"),
         RuntimeError(
             "Non-zero status code ... BFCArena::AllocateRawInternal Failed to allocate memory for requested buffer of size 1"
         ),
-        RuntimeError("DmlExecutionProvider ... 8007000E Not enough memory resources are available to complete this operation."),
+        RuntimeError(
+            "DmlExecutionProvider ... 8007000E Not enough memory resources are available to complete this operation."
+        ),
         RuntimeError("MPS backend out of memory (MPS allocated: 18.10 GB"),
         OSError(1455, "The paging file is too small for this operation to complete."),
         OSError(12, "Cannot allocate memory"),

@@ -133,7 +133,9 @@ def test_the_busy_lane_runs_the_tests_alone(monkeypatch: pytest.MonkeyPatch) -> 
     assert command[-2:] == ["-k", "media"]
 
 
-def test_nothing_installed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_installed_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(bootstrap, "ROOT", tmp_path)
     assert bootstrap.main(["run"]) == 1
     assert "first" in capsys.readouterr().err
@@ -142,7 +144,11 @@ def test_nothing_installed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_it_runs_with_the_standard_library_alone() -> None:
     """-I -S: no site-packages, as on a fresh machine."""
     answer = subprocess.run(
-        [sys.executable, "-I", "-S", "scripts/bootstrap.py", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=LIMIT
+        [sys.executable, "-I", "-S", "scripts/bootstrap.py", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
     )
     assert answer.returncode == 0, answer.stderr
     assert "serve" in answer.stdout
@@ -153,7 +159,10 @@ def test_it_runs_with_the_standard_library_alone() -> None:
     ("arguments", "expected"),
     [
         (["serve", "PORT=8123"], ["serve", "--port", "8123"]),
-        (["serve", "HOST=192.168.0.2", "CONFIG=my.toml", "EXTRAS=torch ui"], ["--host", "--config", "my.toml", "torch ui"]),
+        (
+            ["serve", "HOST=192.168.0.2", "CONFIG=my.toml", "EXTRAS=torch ui"],
+            ["--host", "--config", "my.toml", "torch ui"],
+        ),
         (["test", "ARGS=-k media"], ["test", "--", "-k media"]),
         (["check"], ["test --checks-only"]),
         (["setup", "EXTRAS=torch"], ["setup", "torch"]),

@@ -1,4 +1,5 @@
-"""The lane for other processors: when it emulates, what it says where it cannot, and that a part which fails is counted."""
+"""The lane for other processors: when it emulates, what it says where it cannot, and that a part which fails is
+counted."""
 
 from __future__ import annotations
 
@@ -34,7 +35,9 @@ def emulators(monkeypatch: pytest.MonkeyPatch) -> None:
         ("here", MODERN, []),
     ],
 )
-def test_a_processor_is_emulated_where_this_one_is_another(profile: str, features: frozenset[str], command: list[str]) -> None:
+def test_a_processor_is_emulated_where_this_one_is_another(
+    profile: str, features: frozenset[str], command: list[str]
+) -> None:
     assert emulation(PROFILES[profile], features) == command
 
 

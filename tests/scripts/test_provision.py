@@ -73,7 +73,9 @@ def test_the_list_of_torch_backends_is_what_the_registry_says() -> None:
         engines |= {(name, engine) for engine in info.engines if "torch" in info.libraries.get(engine, ())}
     assert needing <= provision.TORCH_BACKENDS
     assert engines - {(name, e) for name, e in engines if name in provision.TORCH_BACKENDS} == provision.TORCH_ENGINES
-    assert {name for name, table in BUILTIN.items() if table["backend"] in provision.TORCH_BACKENDS} == provision.TORCH_BUILTINS
+    assert {
+        name for name, table in BUILTIN.items() if table["backend"] in provision.TORCH_BACKENDS
+    } == provision.TORCH_BUILTINS
 
 
 def test_a_broken_configuration_is_left_to_the_server(tmp_path: Path) -> None:
@@ -160,7 +162,9 @@ def test_3_11_is_preferred_and_3_12_will_do(tmp_path: Path) -> None:
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project folder in which a program stands in for uv and notes how it was called."""
-    (tmp_path / "pyproject.toml").write_text('[project]\noptional-dependencies = {torch = ["torch==1.2.3"]}\n', encoding="utf-8")
+    (tmp_path / "pyproject.toml").write_text(
+        '[project]\noptional-dependencies = {torch = ["torch==1.2.3"]}\n', encoding="utf-8"
+    )
     monkeypatch.setattr(provision, "ROOT", tmp_path)
     monkeypatch.setattr(provision, "find_uv", lambda: "uv")
     calls: list[tuple[list[str], str]] = []

@@ -1,4 +1,5 @@
-"""The environment with the onnxruntime of Windows: the version comes from the resolution, and no other one is tested."""
+"""The environment with the onnxruntime of Windows: the version comes from the resolution, and no other one is
+tested."""
 
 from __future__ import annotations
 
@@ -26,13 +27,17 @@ def test_a_resolution_without_it_is_an_error() -> None:
         windows_runtime.windows_version("onnxruntime==1.32.0\n")
 
 
-def test_the_environment_is_refused_where_another_version_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_is_refused_where_another_version_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     commands: list[list[str]] = []
     imported = ["1.32.0"]
     monkeypatch.setattr(windows_runtime, "ROOT", tmp_path)
     monkeypatch.setattr(windows_runtime, "run_command", lambda command, *_: commands.append(list(command)))
     monkeypatch.setattr(
-        windows_runtime, "_answer", lambda python, code: imported[0] if "onnxruntime" in code else str(tmp_path / "packages")
+        windows_runtime,
+        "_answer",
+        lambda python, code: imported[0] if "onnxruntime" in code else str(tmp_path / "packages"),
     )
     (tmp_path / "packages").mkdir()
     with pytest.raises(windows_runtime.SetupError, match=r"imports onnxruntime 1\.32\.0, not 1\.24\.4"):

@@ -1,5 +1,5 @@
-"""A body that would occupy the parser, and with it every other request, is refused before it is parsed; no value that a client
-chose is repeated at any length."""
+"""A body that would occupy the parser, and with it every other request, is refused before it is parsed; no value that a
+client chose is repeated at any length."""
 
 from __future__ import annotations
 
@@ -59,7 +59,9 @@ def test_deep_nesting_is_refused() -> None:
 
 def test_as_many_values_as_a_long_conversation_has_are_taken(server: Running) -> None:
     messages = [{"role": "user", "content": [{"type": "text", "text": "a, b"}]} for _ in range(1000)]
-    answer = httpx.post(f"{server.url}/v1/chat/completions", headers=KEY, json={"model": "fake-chat", "messages": messages})
+    answer = httpx.post(
+        f"{server.url}/v1/chat/completions", headers=KEY, json={"model": "fake-chat", "messages": messages}
+    )
     assert answer.status_code == 200
 
 
@@ -95,7 +97,10 @@ def _part(name: str, value: str, more: str = "") -> str:
     [
         (_part("n" * 300, "v"), "The name of a form field has 300 characters"),
         (_part("n", "v", " " * 5000), "more than 4096 bytes"),
-        ("".join(_part(f"n{number}", "v" * TEXT_BYTES) for number in range(17)), f"may have {ALL_TEXT_BYTES} bytes together"),
+        (
+            "".join(_part(f"n{number}", "v" * TEXT_BYTES) for number in range(17)),
+            f"may have {ALL_TEXT_BYTES} bytes together",
+        ),
     ],
     ids=["long name", "long head", "many texts"],
 )
@@ -106,14 +111,18 @@ def test_forms_whose_names_heads_or_texts_are_too_long_are_refused(form: str, te
 
 def test_a_form_field_may_hold_audio_at_length() -> None:
     value = "A" * (2 * ALL_TEXT_BYTES)
-    form = parse_form("multipart/form-data; boundary=b", f"{_part('known_speaker_references[]', value)}--b--\r\n".encode(), 9)
+    form = parse_form(
+        "multipart/form-data; boundary=b", f"{_part('known_speaker_references[]', value)}--b--\r\n".encode(), 9
+    )
     assert form.texts == [("known_speaker_references[]", value)]
 
 
 def test_a_list_of_millions_in_a_form_field_is_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(json_text.msgspec.json, "decode", lambda *_: pytest.fail("it was parsed"))
     value = json.dumps(["a"] * (MOST_VALUES + 1))
-    form = parse_form("multipart/form-data; boundary=b", f"{_part('known_speaker_references', value)}--b--\r\n".encode(), 9)
+    form = parse_form(
+        "multipart/form-data; boundary=b", f"{_part('known_speaker_references', value)}--b--\r\n".encode(), 9
+    )
     assert form.texts_of("known_speaker_references") == [value]
 
 

@@ -63,7 +63,9 @@ def watch(library: Path, tmp_path: Path) -> Watch:
     home = tmp_path / "home"
     home.mkdir()
     places = dict.fromkeys(("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"), str(home))
-    return Watch({**usual, **places, "LD_PRELOAD": str(library), "NETWORK_WATCH": str(log), "PYTHONPATH": str(ROOT)}, log, home)
+    return Watch(
+        {**usual, **places, "LD_PRELOAD": str(library), "NETWORK_WATCH": str(log), "PYTHONPATH": str(ROOT)}, log, home
+    )
 
 
 def test_the_watch_sees_python_and_native_libraries(watch: Watch) -> None:
@@ -111,7 +113,10 @@ def _use(url: str, process: subprocess.Popen[bytes]) -> None:
     assert heard.status_code == 200, heard.text
     assert heard.headers["x-gateway-engine"] == "onnx"
     said = httpx.post(
-        f"{url}/v1/audio/speech", headers=key, json={"model": "embedded-tts", "input": "Yes.", "voice": "alloy"}, timeout=120
+        f"{url}/v1/audio/speech",
+        headers=key,
+        json={"model": "embedded-tts", "input": "Yes.", "voice": "alloy"},
+        timeout=120,
     )
     assert said.status_code == 200, said.text
     assert httpx.get(f"{url}/ui/gradio_api/info", timeout=120).status_code in (200, 501)

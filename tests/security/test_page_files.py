@@ -62,7 +62,10 @@ def _serving(folder: Path, config: str) -> Iterator[Server]:
     file.write_text(config, encoding="utf-8")
     environment = children.environment(extra=dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(temporary)))
     command = children.command("app", "--port", str(port), "--config", str(file))
-    with (folder / "log").open("wb") as log, subprocess.Popen(command, env=environment, stdout=log, stderr=log) as process:
+    with (
+        (folder / "log").open("wb") as log,
+        subprocess.Popen(command, env=environment, stdout=log, stderr=log) as process,
+    ):
         try:
             _wait_until_it_answers(f"http://127.0.0.1:{port}/health/live", process)
             yield Server(f"http://127.0.0.1:{port}", temporary)
@@ -182,7 +185,8 @@ def test_without_a_key_nothing_is_stored_or_called(locked_server: Server, header
         body = {"data": _data("transcribe", None), "session_hash": "s", "fn_index": 0}
         answers.append(httpx.post(f"{locked_server.url}{API}/{route}", json=body, headers=headers))
     answers += [
-        httpx.get(f"{locked_server.url}{path}", headers=headers) for path in ("/ui/config", f"{API}/info", "/ui/assets/x")
+        httpx.get(f"{locked_server.url}{path}", headers=headers)
+        for path in ("/ui/config", f"{API}/info", "/ui/assets/x")
     ]
     assert [answer.status_code for answer in answers] == [401] * len(answers)
     assert answers[0].json()["error"]["code"] == "invalid_api_key"

@@ -1,4 +1,5 @@
-"""Requests that two parsers could read in two ways: each is answered once or cut, and nothing of it passes for a further one."""
+"""Requests that two parsers could read in two ways: each is answered once or cut, and nothing of it passes for a
+further one."""
 
 from __future__ import annotations
 

@@ -117,7 +117,9 @@ async def _decode(media: FairMediaPool, owner: str, data: bytes = FLAC) -> Decod
     return await media.decode(data, rate=16_000)
 
 
-async def test_decodings_of_one_key_leave_a_decoder_to_another(media: FairMediaPool, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_decodings_of_one_key_leave_a_decoder_to_another(
+    media: FairMediaPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ends, begun, decode = asyncio.Event(), list[str](), MediaPool.decode
 
     async def slow(self: MediaPool, data: bytes, **named: Any) -> Decoded:
@@ -155,7 +157,9 @@ def _free(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     monkeypatch.setattr("app.media.fair.shutil.disk_usage", lambda _: usage)
 
 
-async def test_one_key_gets_its_share_of_a_small_temp_disk(media: FairMediaPool, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_key_gets_its_share_of_a_small_temp_disk(
+    media: FairMediaPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _free(monkeypatch, 8 << 20)
     long = by_soundfile(np.zeros((16_000 * 60, 1), np.float32), 16_000, "WAV", "PCM_16")  # 3.8 MB of samples
     first = await _decode(media, "hostile", long)

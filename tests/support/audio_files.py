@@ -24,7 +24,9 @@ def by_soundfile(samples: NDArray[np.float32], rate: int, container: str, codec:
     return buffer.getvalue()
 
 
-def by_av(samples: NDArray[np.float32], rate: int, container: str, codec: str, *, video: bool = False, **options: Any) -> bytes:
+def by_av(
+    samples: NDArray[np.float32], rate: int, container: str, codec: str, *, video: bool = False, **options: Any
+) -> bytes:
     """samples: [frames, 1, 2, 6 or 8]; with video=True a small picture track comes first."""
     layout = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}[samples.shape[1]]
     buffer = io.BytesIO()
@@ -37,7 +39,9 @@ def by_av(samples: NDArray[np.float32], rate: int, container: str, codec: str, *
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples).reshape(1, -1), format="flt", layout=layout)
         frame.sample_rate = rate
         context = stream.codec_context
-        cut = av.AudioResampler(format=context.format.name, layout=layout, rate=rate, frame_size=context.frame_size or 0)
+        cut = av.AudioResampler(
+            format=context.format.name, layout=layout, rate=rate, frame_size=context.frame_size or 0
+        )
         for piece in [*cut.resample(frame), *cut.resample(None), None]:
             file.mux(stream.encode(piece))
     return buffer.getvalue()

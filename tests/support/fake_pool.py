@@ -50,7 +50,12 @@ def answer(request: Request) -> Iterator[Event]:
 def _transcription(request: TranscriptionRequest) -> Iterator[Event]:
     seconds = len(request.samples) / 16_000
     half = round(seconds / 2, 3)
-    words = (("good", 0.0, half / 2), ("morning", half / 2, half), ("to", half, half * 1.5), ("you", half * 1.5, seconds))
+    words = (
+        ("good", 0.0, half / 2),
+        ("morning", half / 2, half),
+        ("to", half, half * 1.5),
+        ("you", half * 1.5, seconds),
+    )
     timed = tuple(Word(*word) for word in words) if request.words else ()
     yield TextDelta(" Good morning")
     yield Segment(0, 0.0, half, " Good morning", words=timed[:2], tokens=(1, 2))
@@ -100,14 +105,14 @@ class FakeTicket:
         if self.pool.refuse_run is not None:
             raise self.pool.refuse_run
         self.pool.requests.append(request)
-        return FakeRun(self.deployment, self.pool.told, self.pool.script(request), self.pool)
+        return FakeRun(self.deployment, self.pool.run_capabilities, self.pool.script(request), self.pool)
 
 
 @dataclass
 class FakePool:
     """delay: seconds before each event; refuse, refuse_run: raised by admit or run; script: what a run says;
-    fallbacks: deployment name -> the one that answers for it; told: what runs tell of themselves. active, requests: what
-    happened."""
+    fallbacks: deployment name -> the one that answers for it; told: what runs tell of themselves. active, requests:
+    what happened."""
 
     deployments: Mapping[str, Deployment]
     script: Script = answer
@@ -117,7 +122,7 @@ class FakePool:
     refuse_canary: ApiError | None = None
     fallbacks: dict[str, str] = field(default_factory=dict)
     states: dict[str, str] = field(default_factory=dict)
-    told: Capabilities = field(
+    run_capabilities: Capabilities = field(
         default_factory=lambda: Capabilities("fake", "cpu", "float32", sample_rate=SPEECH_RATE, voices=(Voice("fake"),))
     )
     requests: list[Any] = field(default_factory=list)
@@ -166,7 +171,7 @@ class FakePool:
         self.states[name] = "unloaded"
 
     def capabilities(self, deployment: Deployment) -> Capabilities | None:
-        return self.told if self.loaded else None
+        return self.run_capabilities if self.loaded else None
 
     def status(self) -> dict[str, DeploymentStatus]:
         return {name: self._status(deployment) for name, deployment in self.deployments.items()}

@@ -70,13 +70,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _api(self, name: str, files: dict[str, bytes]) -> None:
         siblings = [
-            {"rfilename": path, "size": len(data), "blobId": _git_id(data), **_lfs(path, data)} for path, data in files.items()
+            {"rfilename": path, "size": len(data), "blobId": _git_id(data), **_lfs(path, data)}
+            for path, data in files.items()
         ]
         self._json(200, {"id": name, "modelId": name, "sha": self.hub.commit(name), "siblings": siblings}, {})
 
     def _file(self, name: str, files: dict[str, bytes], path: str, body: bool) -> None:
         if path not in files:
-            self._json(404, {"error": "no entry"}, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": self.hub.commit(name)})
+            self._json(
+                404, {"error": "no entry"}, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": self.hub.commit(name)}
+            )
             return
         data, first = self.hub.sends.get(path, files[path]), 0
         wanted = self.headers.get("Range", "")

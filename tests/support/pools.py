@@ -25,14 +25,16 @@ from tests.support.waiting import LIMIT
 
 MIB = 1 << 20
 # Short pauses, and limits that no busy machine makes a healthy worker miss.
-QUICK = Policy(hang=LIMIT, load=LIMIT, watch=0.1, first_back_off=0.1, longest_back_off=0.4, residency=0.2, memory_wait=LIMIT)
+QUICK = Policy(
+    hang=LIMIT, load=LIMIT, watch=0.1, first_back_off=0.1, longest_back_off=0.4, residency=0.2, memory_wait=LIMIT
+)
 # For tests in which something hangs: as short as a healthy worker can keep although other processes want its core.
 HANGING = replace(QUICK, hang=4.0)
 
 
-def fake(name: str = "fake", *, wishes: tuple[str, ...] = ("cpu",), **keys: Any) -> Deployment:
+def fake(name: str = "fake", *, device_preference: tuple[str, ...] = ("cpu",), **keys: Any) -> Deployment:
     """A deployment of the test double; keys of Deployment are taken out of the options."""
-    info = replace(backend_info("fake"), wishes=wishes)
+    info = replace(backend_info("fake"), device_preference=device_preference)
     own = {k: keys.pop(k) for k in list(keys) if k in Deployment.__dataclass_fields__}
     return Deployment(name, info, options=check_options(info, keys), **own)
 
@@ -100,8 +102,8 @@ def chat(text: str, **keys: Any) -> ChatRequest:
 
 async def ask(pool: WorkerPool, deployment: Deployment, request: Any, owner: str = "me") -> list[Event]:
     """All events of one request."""
-    async with pool.admit(deployment, owner=owner, request_id="r") as ticket:
-        return [event async for event in await ticket.run(request)]
+    async with pool.admit(deployment, owner=owner, request_id="r") as reservation:
+        return [event async for event in await reservation.run(request)]
 
 
 async def text_of(pool: WorkerPool, deployment: Deployment, request: Any, owner: str = "me") -> str:

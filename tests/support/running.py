@@ -1,4 +1,5 @@
-"""A real server on a free loopback port, in a thread of the test process, for tests with real clients and raw sockets."""
+"""A real server on a free loopback port, in a thread of the test process, for tests with real clients and raw
+sockets."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Waits of the tests: for events, never for an amount of time.
 
-Owns the one limit that ends a wait for something that never comes. It says nothing about how fast anything has to be, so it
-is far longer than anything takes on a slow machine that has much else to do.
+Owns the one limit that ends a wait for something that never comes. It says nothing about how fast anything has to be,
+so it is far longer than anything takes on a slow machine that has much else to do.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 def wait_until(condition: Callable[[], object]) -> None:
-    """Block until `condition()` is true; what other threads and processes do goes on. Raises TimeoutError after LIMIT."""
+    """Block until `condition()` is true; what other threads and processes do goes on. Raises TimeoutError after
+    LIMIT."""
     ends = time.monotonic() + LIMIT
     while not condition():
         if time.monotonic() > ends:

@@ -12,7 +12,7 @@ MOST_ANSWERS = 10_000
 MOST_CHARACTERS = 32_768  # of one transcript that is kept
 
 
-class SpokenAnswers:
+class SpokenHistory:
     """audio id -> transcript, oldest first."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:

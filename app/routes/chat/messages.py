@@ -35,7 +35,8 @@ class SentMessage:
 
 
 def read_messages(value: object, spoken: Callable[[str], str | None]) -> tuple[SentMessage, ...]:
-    """spoken: transcript of an earlier answer by its audio id. Raises InvalidRequest and its kin with param messages."""
+    """spoken: transcript of an earlier answer by its audio id. Raises InvalidRequest and its kin with param
+    messages."""
     if value is None:
         raise MissingParameter("You must provide messages.", param=PARAM)
     if not isinstance(value, list) or not value:

@@ -12,12 +12,12 @@ from typing import Any
 from starlette.types import ASGIApp
 
 from app.errors import InvalidRequest, MissingParameter
-from app.routes.chat import schema as chat_doc
+from app.routes.chat import schema
 from app.routes.chat.completion import usage_document
 from app.routes.chat.messages import SentAudio, SentMessage
-from app.routes.chat.request import ChatWish, read_chat
+from app.routes.chat.request import ChatBody, read_chat
 from app.routes.chat.route import start, whole_answer
-from app.routes.context import Call
+from app.routes.context import RequestContext
 from app.routes.json_text import decode
 from app.routes.multipart import Form, parse_form
 from app.routes.operations import FORM, Operation
@@ -27,19 +27,19 @@ _OWN = ("model", "question", "system", "file", "response_format", "options", "st
 _REFUSED = ("stream", "modalities", "audio", "messages")
 
 
-async def ask(call: Call) -> ASGIApp:
+async def ask(context: RequestContext) -> ASGIApp:
     """The whole way of one question."""
-    form = parse_form(call.content_type, call.body, call.gateway.settings.limits.form_fields)
-    deployment = call.choose(form.text("model"), "chat")
+    form = parse_form(context.content_type, context.body, context.gateway.settings.limits.form_fields)
+    deployment = context.choose(form.text("model"), "chat")
     kind = form.choice("response_format", ("json", "text"), "json")
     question = _question(form)
-    wish = _with_file(read_chat(_as_chat(form, question), deployment, call.gateway.spoken), form, question)
-    call.ignored = wish.ignored
+    chat_body = _with_file(read_chat(_as_chat(form, question), deployment, context.gateway.spoken), form, question)
+    context.ignored = chat_body.ignored
     del form
-    ticket = await call.admit(deployment)
-    done, text = await whole_answer(call, await start(call, wish, ticket))
+    reservation = await context.admit(deployment)
+    done, text = await whole_answer(context, await start(context, chat_body, reservation))
     document = {"text": text, "finish_reason": done.finish_reason, "usage": usage_document(done.usage)}
-    return call.answer(f"{text}\n".encode(), TEXT_TYPE) if kind == "text" else call.json(document)
+    return context.answer(f"{text}\n".encode(), TEXT_TYPE) if kind == "text" else context.json(document)
 
 
 def _question(form: Form) -> str:
@@ -66,11 +66,11 @@ def _as_chat(form: Form, question: str) -> dict[str, Any]:
     return {**body, "messages": [{"role": "user", "content": question}]}
 
 
-def _with_file(wish: ChatWish, form: Form, question: str) -> ChatWish:
+def _with_file(chat_body: ChatBody, form: Form, question: str) -> ChatBody:
     system = form.text("system")
     first = (SentMessage("system", (system,)),) if system else ()
     asked = SentMessage("user", (SentAudio(bytes(form.file("file").data), "file"), question))
-    return replace(wish, messages=(*first, asked))
+    return replace(chat_body, messages=(*first, asked))
 
 
 def _value(text: str) -> Any:
@@ -82,4 +82,4 @@ def _value(text: str) -> Any:
     return value if value is None or isinstance(value, bool | int | float) else text
 
 
-OPERATIONS = (Operation("audio/questions", "POST", ask, task="chat", consumes=(FORM,), doc=chat_doc.ASK),)
+OPERATIONS = (Operation("audio/questions", "POST", ask, task="chat", consumes=(FORM,), doc=schema.ASK),)

@@ -12,7 +12,7 @@ from typing import Any
 
 from app.config.deployments import Deployment
 from app.errors import InvalidRequest, MissingParameter, UnsupportedParameter, UnsupportedValue
-from app.routes.chat.history import SpokenAnswers
+from app.routes.chat.history import SpokenHistory
 from app.routes.chat.messages import SentMessage, read_messages
 from app.routes.multipart import as_mapping, checked_number
 from app.routes.speech.request import read_options, read_seed, voice_name
@@ -47,7 +47,7 @@ _NEUTRAL: Mapping[str, tuple[object, ...]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class SpokenWish:
+class SpokenOptions:
     """How the answer is to be spoken. format: a key of writers.audio.MEDIA_TYPES."""
 
     voice: str
@@ -55,11 +55,11 @@ class SpokenWish:
 
 
 @dataclass(frozen=True, slots=True)
-class ChatWish:
+class ChatBody:
     """One request. spoken: None for text answers; ignored: keys that mean nothing here."""
 
     messages: tuple[SentMessage, ...]
-    spoken: SpokenWish | None = None
+    spoken: SpokenOptions | None = None
     stream: bool = False
     include_usage: bool = False
     max_tokens: int | None = None
@@ -83,12 +83,12 @@ class ChatWish:
         )
 
 
-def read_chat(body: Mapping[str, Any], deployment: Deployment, memory: SpokenAnswers) -> ChatWish:
+def read_chat(body: Mapping[str, Any], deployment: Deployment, memory: SpokenHistory) -> ChatBody:
     """Raises InvalidRequest and its kin, naming the parameter."""
     _refuse_unsupported(body)
     stream = flag(body.get("stream"), "stream")
     decoding = _decoding_names(deployment)
-    return ChatWish(
+    return ChatBody(
         messages=read_messages(body.get("messages"), memory.transcript),
         spoken=_spoken(body, deployment, stream=stream),
         stream=stream,
@@ -118,7 +118,7 @@ def _refuse_unsupported(body: Mapping[str, Any]) -> None:
             raise UnsupportedParameter(f"The parameter {name} is not supported here.", param=name)
 
 
-def _spoken(body: Mapping[str, Any], deployment: Deployment, *, stream: bool) -> SpokenWish | None:
+def _spoken(body: Mapping[str, Any], deployment: Deployment, *, stream: bool) -> SpokenOptions | None:
     modalities = body.get("modalities")
     if modalities is None:
         return None
@@ -142,7 +142,7 @@ def _spoken(body: Mapping[str, Any], deployment: Deployment, *, stream: bool) ->
             f"The deployment {deployment.name!r} answers in text only: it has no audio_deployment configured.",
             param="modalities",
         )
-    return SpokenWish(voice, "pcm" if kind == "pcm16" else kind)
+    return SpokenOptions(voice, "pcm" if kind == "pcm16" else kind)
 
 
 def max_tokens(body: Mapping[str, Any]) -> int | None:
@@ -179,6 +179,12 @@ def _stops(value: object) -> tuple[str, ...]:
     stops = [value] if isinstance(value, str) else value
     if stops is None:
         return ()
-    if not isinstance(stops, list) or len(stops) > MOST_STOPS or not all(isinstance(stop, str) and stop for stop in stops):
-        raise InvalidRequest(f"stop must be a string or a list of at most {MOST_STOPS} strings, none empty.", param="stop")
+    if (
+        not isinstance(stops, list)
+        or len(stops) > MOST_STOPS
+        or not all(isinstance(stop, str) and stop for stop in stops)
+    ):
+        raise InvalidRequest(
+            f"stop must be a string or a list of at most {MOST_STOPS} strings, none empty.", param="stop"
+        )
     return tuple(stops)

@@ -14,107 +14,115 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from app.errors import InvalidRequest
-from app.routes.chat import schema as chat_doc
+from app.routes.chat import schema
 from app.routes.chat.completion import Completion, PcmCutter
-from app.routes.chat.history import SpokenAnswers
+from app.routes.chat.history import SpokenHistory
 from app.routes.chat.messages import SentAudio, SentMessage
-from app.routes.chat.request import ChatWish, read_chat
+from app.routes.chat.request import ChatBody, read_chat
 from app.routes.chat.spoken import Speaker
-from app.routes.context import Call, Stream
+from app.routes.context import RequestContext, Stream
 from app.routes.inline_audio import base64_text
 from app.routes.operations import JSON, Operation
-from app.serving.interfaces import Run, Ticket
+from app.serving.interfaces import Reservation, Run
 from app.writers import sse
-from backends.interface import LISTENING_RATE, AudioPart, Done, Event, Message, Progress, TextDelta, TextPart
+from backends.interface import ASR_SAMPLE_RATE, AudioPart, Done, Event, Message, Progress, TextDelta, TextPart
 
 Delta = dict[str, Any]
 PROGRESS_HEADER = "x-gateway-progress"  # who sends it gets the steps as comments in the stream
 
 
-async def complete(call: Call) -> ASGIApp:
+async def complete(context: RequestContext) -> ASGIApp:
     """The whole way of one request, up to its answer."""
-    body = call.json_body()
-    deployment = call.choose(body.get("model"), "chat")
-    wish = read_chat(body, deployment, call.gateway.spoken)
-    call.ignored = wish.ignored
+    body = context.json_body()
+    deployment = context.choose(body.get("model"), "chat")
+    chat_body = read_chat(body, deployment, context.gateway.spoken)
+    context.ignored = chat_body.ignored
     del body
-    ticket = await call.admit(deployment)
-    speaker = await find_speaker(call, wish, ticket)
-    running = await start(call, wish, ticket)
-    completion = Completion(f"chatcmpl-{call.request_id.replace('-', '')}", ticket.deployment.name)
-    return await (_streamed if wish.stream else _complete)(call, wish, running, completion, speaker)
+    reservation = await context.admit(deployment)
+    speaker = await find_speaker(context, chat_body, reservation)
+    running = await start(context, chat_body, reservation)
+    completion = Completion(f"chatcmpl-{context.request_id.replace('-', '')}", reservation.deployment.name)
+    return await (_streamed if chat_body.stream else _complete)(context, chat_body, running, completion, speaker)
 
 
-async def start(call: Call, wish: ChatWish, ticket: Ticket) -> Run:
+async def start(context: RequestContext, chat_body: ChatBody, reservation: Reservation) -> Run:
     """Decode the audio and hand the question to a worker."""
-    with call.stage("decode"):
-        messages = await _decoded(call, wish.messages)
-    call.drop_body()
-    return await call.run(ticket, wish.request(messages))
+    with context.stage("decode"):
+        messages = await _decoded(context, chat_body.messages)
+    context.drop_body()
+    return await context.run(reservation, chat_body.request(messages))
 
 
-async def whole_answer(call: Call, running: Run) -> tuple[Done, str]:
+async def whole_answer(context: RequestContext, running: Run) -> tuple[Done, str]:
     """The last event and the whole text."""
     done, deltas = Done(), list[str]()
-    with call.stage("model"):
+    with context.stage("model"):
         async for event in running:
             if isinstance(event, TextDelta):
                 deltas.append(event.text)
             elif isinstance(event, Done):
                 done = event
-    call.finish(done)
+    context.finish(done)
     return done, done.text or "".join(deltas)
 
 
-async def find_speaker(call: Call, wish: ChatWish, ticket: Ticket) -> Speaker | None:
+async def find_speaker(context: RequestContext, chat_body: ChatBody, reservation: Reservation) -> Speaker | None:
     """Who speaks the answer; None where text is wanted. The voice is looked up first, which may load its model."""
-    if wish.spoken is None:
+    if chat_body.spoken is None:
         return None
-    name = ticket.deployment.audio_deployment
+    name = reservation.deployment.audio_deployment
     if not name:
-        raise InvalidRequest(f"The deployment {ticket.deployment.name!r} answers in text only.", param="modalities")
-    speaker = Speaker(call, call.gateway.deployments[name], wish.spoken, wish.seed)
+        raise InvalidRequest(
+            f"The deployment {reservation.deployment.name!r} answers in text only.", param="modalities"
+        )
+    speaker = Speaker(context, context.gateway.deployments[name], chat_body.spoken, chat_body.seed)
     await speaker.check_voice()
     return speaker
 
 
-async def _complete(call: Call, wish: ChatWish, running: Run, completion: Completion, speaker: Speaker | None) -> Response:
-    done, text = await whole_answer(call, running)
+async def _complete(
+    context: RequestContext, chat_body: ChatBody, running: Run, completion: Completion, speaker: Speaker | None
+) -> Response:
+    done, text = await whole_answer(context, running)
     if speaker is None:
-        return call.json(completion.whole(done, text, None, None))
+        return context.json(completion.whole(done, text, None, None))
     begun = time.perf_counter()
     data = b"".join([piece async for piece in speaker.speak(text, streaming=False)])
-    call.record("encode", max(0.0, time.perf_counter() - begun - speaker.waited))
-    memory = call.gateway.spoken
+    context.record("encode", max(0.0, time.perf_counter() - begun - speaker.waited))
+    memory = context.gateway.spoken
     name = memory.new_id()
     memory.keep(name, text)
     audio = {"id": name, "data": base64_text(data), "expires_at": memory.expiry(), "transcript": text}
-    return call.json(completion.whole(done, text, audio, speaker.usage))
+    return context.json(completion.whole(done, text, audio, speaker.usage))
 
 
-async def _streamed(call: Call, wish: ChatWish, running: Run, completion: Completion, speaker: Speaker | None) -> Stream:
+async def _streamed(
+    context: RequestContext, chat_body: ChatBody, running: Run, completion: Completion, speaker: Speaker | None
+) -> Stream:
     """The first event is awaited before the headers go, so that a refusal at the start keeps its status."""
     events = aiter(running)
-    with call.stage("model"):
+    with context.stage("model"):
         first = await anext(events, None)
-    answer = _Answer(call, _with_first(first, events))
+    answer = _Answer(context, _with_first(first, events))
     body = answer.text_chunks() if speaker is None else answer.audio_chunks(speaker)
-    chunks = _events(body, answer, wish, completion, speaker)
-    return call.stream(sse.kept_alive(sse.guarded(chunks, call.request_id)), sse.MEDIA_TYPE)
+    chunks = _events(body, answer, chat_body, completion, speaker)
+    return context.stream(sse.kept_alive(sse.guarded(chunks, context.request_id)), sse.MEDIA_TYPE)
 
 
 async def _events(
     body: AsyncIterator[dict[str, Any] | Progress],
     answer: _Answer,
-    wish: ChatWish,
+    chat_body: ChatBody,
     completion: Completion,
     speaker: Speaker | None,
 ) -> AsyncIterator[bytes]:
     yield sse.event(completion.chunk({"role": "assistant", "content": "", "refusal": None}))
     async for delta in body:
-        yield sse.progress(delta.done, delta.total) if isinstance(delta, Progress) else sse.event(completion.chunk(delta))
+        yield (
+            sse.progress(delta.done, delta.total) if isinstance(delta, Progress) else sse.event(completion.chunk(delta))
+        )
     yield sse.event(completion.chunk({}, answer.done.finish_reason))
-    if wish.include_usage:
+    if chat_body.include_usage:
         yield sse.event(completion.usage_chunk(answer.done.usage, speaker.usage if speaker else None))
     yield sse.DONE
 
@@ -122,9 +130,9 @@ async def _events(
 class _Answer:
     """The events of a streamed answer as deltas. done: the last event, once it came."""
 
-    def __init__(self, call: Call, events: AsyncIterator[Event]) -> None:
-        self._call, self._events = call, events
-        self._shows_steps = bool(call.headers.get(PROGRESS_HEADER))
+    def __init__(self, context: RequestContext, events: AsyncIterator[Event]) -> None:
+        self._call, self._events = context, events
+        self._shows_steps = bool(context.headers.get(PROGRESS_HEADER))
         self.done = Done()
         self.text = ""
 
@@ -150,7 +158,7 @@ class _Answer:
 
     async def audio_chunks(self, speaker: Speaker) -> AsyncIterator[Delta | Progress]:
         """Transcript first, as it is thought; then the audio, as it is spoken; then how long its id is good for."""
-        memory: SpokenAnswers = self._call.gateway.spoken
+        memory: SpokenHistory = self._call.gateway.spoken
         name = memory.new_id()
         opening: dict[str, Any] = {"id": name}
         async for piece in self.pieces():
@@ -177,9 +185,9 @@ async def _with_first(first: Event | None, events: AsyncIterator[Event]) -> Asyn
             yield event
 
 
-async def _decoded(call: Call, messages: tuple[SentMessage, ...]) -> tuple[Message, ...]:
+async def _decoded(context: RequestContext, messages: tuple[SentMessage, ...]) -> tuple[Message, ...]:
     """The backend's messages. All audio of a request together keeps to the limit of one upload."""
-    left = call.gateway.settings.limits.audio_seconds
+    left = context.gateway.settings.limits.audio_seconds
     answer: list[Message] = []
     for message in messages:
         parts: list[TextPart | AudioPart] = []
@@ -187,19 +195,21 @@ async def _decoded(call: Call, messages: tuple[SentMessage, ...]) -> tuple[Messa
             if isinstance(part, str):
                 parts.append(TextPart(part))
                 continue
-            sound, seconds = await _sound(call, part, left)
+            sound, seconds = await _sound(context, part, left)
             left -= seconds
             parts.append(sound)
         answer.append(Message(message.role, tuple(parts)))
     return tuple(answer)
 
 
-async def _sound(call: Call, part: SentAudio, most_seconds: float) -> tuple[AudioPart, float]:
-    decoded = await call.gateway.media.decode(part.data, rate=LISTENING_RATE, param=part.param, max_seconds=most_seconds)
-    call.stack.callback(decoded.close)
+async def _sound(context: RequestContext, part: SentAudio, most_seconds: float) -> tuple[AudioPart, float]:
+    decoded = await context.gateway.media.decode(
+        part.data, rate=ASR_SAMPLE_RATE, param=part.param, max_seconds=most_seconds
+    )
+    context.stack.callback(decoded.close)
     if not len(decoded.samples):
         raise InvalidRequest("The audio is too short.", param=part.param, code="audio_too_short")
     return AudioPart(decoded.samples), decoded.duration
 
 
-OPERATIONS = (Operation("chat/completions", "POST", complete, task="chat", consumes=(JSON,), doc=chat_doc.COMPLETE),)
+OPERATIONS = (Operation("chat/completions", "POST", complete, task="chat", consumes=(JSON,), doc=schema.COMPLETE),)

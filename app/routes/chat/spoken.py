@@ -13,8 +13,8 @@ import numpy as np
 
 from app.config.deployments import Deployment
 from app.errors import InvalidRequest, ModelUnavailable, OutOfMemory, WorkerLost
-from app.routes.chat.request import SpokenWish
-from app.routes.context import Call
+from app.routes.chat.request import SpokenOptions
+from app.routes.context import RequestContext
 from app.routes.speech.audio import SpeechAudio
 from app.routes.voices import backend_voice, fallback_voice
 from app.writers.audio import OUTPUT_RATE, encode
@@ -25,19 +25,21 @@ _SILENCE_SECONDS = 0.1  # what is heard of an answer without words
 
 @dataclass(slots=True)
 class Speaker:
-    """The voice of one answer. usage: of the speech, once all of it was made; waited: seconds that were not encoding."""
+    """The voice of one answer. usage: of the speech, once all of it was made; waited: seconds that were not
+    encoding."""
 
-    call: Call
+    context: RequestContext
     deployment: Deployment
-    wish: SpokenWish
+    options: SpokenOptions
     seed: int | None = None
     usage: Usage = field(default_factory=Usage)
     waited: float = 0.0
 
     async def check_voice(self) -> None:
-        """Find the voice before any work is done. Raises ApiError if the speaker cannot be loaded and has no stand-in."""
+        """Find the voice before any work is done. Raises ApiError if the speaker cannot be loaded and has no
+        stand-in."""
         try:
-            await backend_voice(self.call.gateway, self.deployment, self.wish.voice)
+            await backend_voice(self.context.gateway, self.deployment, self.options.voice)
         except (ModelUnavailable, OutOfMemory, WorkerLost):
             if not self.deployment.fallback:
                 raise
@@ -45,8 +47,8 @@ class Speaker:
 
     async def speak(self, text: str, *, streaming: bool) -> AsyncIterator[bytes]:
         """The encoded audio of an answer. Raises ApiError."""
-        pieces = encode(self._chunks(text, streaming), self.wish.format, streaming=streaming)
-        self.call.stack.push_async_callback(pieces.aclose)
+        pieces = encode(self._chunks(text, streaming), self.options.format, streaming=streaming)
+        self.context.stack.push_async_callback(pieces.aclose)
         async for piece in pieces:
             yield piece
 
@@ -67,15 +69,15 @@ class Speaker:
             yield AudioChunk(np.zeros(round(_SILENCE_SECONDS * OUTPUT_RATE), np.float32), OUTPUT_RATE)
 
     async def _run(self, text: str, streaming: bool) -> AsyncIterator[AudioChunk]:
-        call, begun = self.call, time.perf_counter()
-        admitted = call.gateway.pool.admit(self.deployment, owner=call.client, request_id=call.request_id)
-        ticket = await call.stack.enter_async_context(admitted)
-        if ticket.fallback_from is not None:
-            self._note_stand_in(ticket.deployment.name)
-        find_voice = backend_voice if ticket.fallback_from is None else fallback_voice
-        voice = await find_voice(call.gateway, ticket.deployment, self.wish.voice)
-        request = SpeechRequest(text, voice, stream=streaming, seed=self.seed, answer_id=call.request_id)
-        audio = SpeechAudio(call, await ticket.run(request), stage="speech")
+        context, begun = self.context, time.perf_counter()
+        admitted = context.gateway.pool.admit(self.deployment, owner=context.client, request_id=context.request_id)
+        reservation = await context.stack.enter_async_context(admitted)
+        if reservation.fallback_from is not None:
+            self._note_stand_in(reservation.deployment.name)
+        find_voice = backend_voice if reservation.fallback_from is None else fallback_voice
+        voice = await find_voice(context.gateway, reservation.deployment, self.options.voice)
+        request = SpeechRequest(text, voice, stream=streaming, seed=self.seed, answer_id=context.request_id)
+        audio = SpeechAudio(context, await reservation.run(request), stage="speech")
         accepted = time.perf_counter() - begun
         async for chunk in audio.chunks():
             yield chunk
@@ -85,5 +87,5 @@ class Speaker:
     def _note_stand_in(self, name: str) -> None:
         """Known before the headers of a stream go only where the speaker had to be loaded to find the voice."""
         note = f"{name} speaks instead of {self.deployment.name}"
-        if note not in self.call.notes:
-            self.call.notes.append(note)
+        if note not in self.context.notes:
+            self.context.notes.append(note)

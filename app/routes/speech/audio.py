@@ -11,17 +11,18 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator
 
 from app.errors import InvalidRequest
-from app.routes.context import Call
+from app.routes.context import RequestContext
 from app.serving.interfaces import Run
 from backends.interface import AudioChunk, Done
 
 
 class SpeechAudio:
-    """The chunks of a job. done: its last event, once all chunks are out; native_speed: it speaks at the wished speed."""
+    """The chunks of a job. done: its last event, once all chunks are out; native_speed: it speaks at the wished
+    speed."""
 
-    def __init__(self, call: Call, running: Run, stage: str = "model") -> None:
+    def __init__(self, request_context: RequestContext, running: Run, stage: str = "model") -> None:
         """stage: the name under which the time is told."""
-        self._call, self._running, self._stage = call, running, stage
+        self._call, self._running, self._stage = request_context, running, stage
         self.native_speed = running.capabilities.native_speed
         self.done = Done()
         self.model_seconds = 0.0  # time spent waiting for the model so far
@@ -29,7 +30,7 @@ class SpeechAudio:
         self._ahead: list[AudioChunk] = []
         self._chunks = self._receive()
         self._pending: asyncio.Task[AudioChunk | None] | None = None
-        call.stack.push_async_callback(self._close)
+        request_context.stack.push_async_callback(self._close)
 
     async def chunks(self) -> AsyncIterator[AudioChunk]:
         """All chunks of the job, once."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.errors import InvalidRequest, MissingParameter
-from app.routes.context import Call
+from app.routes.context import RequestContext
 from app.routes.inline_audio import audio_bytes
 from app.routes.json_text import NAME_CHARACTERS, decode
 from app.routes.multipart import Form, checked_number, parse_form
@@ -40,7 +40,7 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
-class SpeechWish:
+class SpeechBody:
     """One request. stream: send audio as it is made; sse: as events; ignored: keys that mean nothing here."""
 
     text: str
@@ -58,11 +58,13 @@ class SpeechWish:
     ignored: tuple[str, ...] = ()
 
 
-def speech_body(call: Call) -> dict[str, Any]:
+def speech_body(request_context: RequestContext) -> dict[str, Any]:
     """The fields of the body. JSON is the rule; a form is tolerated, because Azure's reference pages show one."""
-    if not call.content_type.lower().startswith(FORM):
-        return call.json_body()
-    form = parse_form(call.content_type, call.body, call.gateway.settings.limits.form_fields)
+    if not request_context.content_type.lower().startswith(FORM):
+        return request_context.json_body()
+    form = parse_form(
+        request_context.content_type, request_context.body, request_context.gateway.settings.limits.form_fields
+    )
     fields: dict[str, Any] = {name: value for name in _KNOWN if (value := form.text(name)) is not None}
     fields |= {name: None for name in form.names() if name not in _KNOWN}  # to be told that they are ignored
     for name in ("options", "context"):
@@ -75,7 +77,7 @@ def speech_body(call: Call) -> dict[str, Any]:
     return _with_upload(fields, form)
 
 
-def read_speech(body: Mapping[str, Any]) -> SpeechWish:
+def read_speech(body: Mapping[str, Any]) -> SpeechBody:
     """Raises InvalidRequest or MissingParameter, naming the field."""
     stream_format = choice(body, "stream_format", ("audio", "sse"), "audio")
     reference = body.get("reference_audio")
@@ -83,7 +85,7 @@ def read_speech(body: Mapping[str, Any]) -> SpeechWish:
         reference = audio_bytes(reference, "reference_audio", "reference_audio")
     elif reference is not None and not isinstance(reference, bytes):
         raise InvalidRequest("reference_audio must be a base64 string.", param="reference_audio")
-    return SpeechWish(
+    return SpeechBody(
         text=_input(body),
         voice=voice_name(body.get("voice"), "voice"),
         format=choice(body, "response_format", tuple(MEDIA_TYPES), "mp3"),
@@ -151,7 +153,9 @@ def text_field(body: Mapping[str, Any], name: str, longest: int) -> str:
         raise InvalidRequest(f"{name} must be a string.", param=name)
     if len(value) > longest:
         raise InvalidRequest(
-            f"{name} has {len(value)} characters; at most {longest} are allowed.", param=name, code="string_above_max_length"
+            f"{name} has {len(value)} characters; at most {longest} are allowed.",
+            param=name,
+            code="string_above_max_length",
         )
     return value
 

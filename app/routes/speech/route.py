@@ -14,61 +14,74 @@ from starlette.types import ASGIApp
 
 from app.config.deployments import Deployment
 from app.errors import ApiError, InvalidRequest
-from app.routes.context import Call, Stream, find_deployment
+from app.routes.context import RequestContext, Stream, find_deployment
 from app.routes.inline_audio import base64_text
 from app.routes.operations import FORM, JSON, Operation
-from app.routes.speech import schema as speech_doc
+from app.routes.speech import schema
 from app.routes.speech.audio import SpeechAudio
-from app.routes.speech.request import SpeechWish, Turn, read_speech, speech_body
+from app.routes.speech.request import SpeechBody, Turn, read_speech, speech_body
 from app.routes.voices import backend_voice, fallback_voice
-from app.serving.interfaces import Ticket
+from app.serving.interfaces import Reservation
 from app.writers import sse
 from app.writers.audio import MEDIA_TYPES, encode
-from backends.interface import LISTENING_RATE, ContextTurn, Done, Samples, SpeechRequest, TranscriptionRequest, VoiceSample
+from backends.interface import (
+    ASR_SAMPLE_RATE,
+    ContextTurn,
+    Done,
+    Samples,
+    SpeechRequest,
+    TranscriptionRequest,
+    VoiceSample,
+)
 
-# A wav or flac says its length at the start; the whole answer is waited for this long, seconds, so that it can be said. A wav
-# of unknown length plays everywhere, so only the wait for a short text is worth it; libsndfile refuses such a flac.
+# A wav or flac says its length at the start; the whole answer is waited for this long, seconds, so that it can be said.
+# A wav of unknown length plays everywhere, so only the wait for a short text is worth it; libsndfile refuses such a
+# flac.
 _GRACE_SECONDS = {"wav": 0.05, "flac": 3.0}
 _SHORT_TEXT = 600  # characters, spoken at once by a fast engine
 _CONTEXT_SECONDS = 120.0  # of one earlier utterance or reference clip
 
 
-async def speak(call: Call) -> ASGIApp:
+async def speak(request_context: RequestContext) -> ASGIApp:
     """The whole way of one request, up to its answer."""
-    body = speech_body(call)
-    deployment = call.choose(body.get("model"), "speech")
-    wish = read_speech(body)
-    call.ignored = wish.ignored
-    ticket = await call.admit(deployment)
-    request = await _request(call, wish, ticket)
-    call.drop_body()
-    running = await call.run(ticket, request)
-    audio = SpeechAudio(call, running)
-    answer = await (_events if wish.sse else _audio)(call, wish, audio)
+    body = speech_body(request_context)
+    deployment = request_context.choose(body.get("model"), "speech")
+    speech_request = read_speech(body)
+    request_context.ignored = speech_request.ignored
+    reservation = await request_context.admit(deployment)
+    request = await _request(request_context, speech_request, reservation)
+    request_context.drop_body()
+    running = await request_context.run(reservation, request)
+    audio = SpeechAudio(request_context, running)
+    answer = await (_events if speech_request.sse else _audio)(request_context, speech_request, audio)
     answer.headers["x-gateway-answer-id"] = request.answer_id
     return answer
 
 
-async def _audio(call: Call, wish: SpeechWish, audio: SpeechAudio) -> Response | Stream:
-    whole = not wish.stream
-    patient = wish.format == "flac" or (wish.format == "wav" and len(wish.text) <= _SHORT_TEXT)
-    if wish.stream and patient:
-        whole = await audio.ends_within(_GRACE_SECONDS[wish.format])
-    encoded = _encoded(call, wish, audio, streaming=not whole)
+async def _audio(request_context: RequestContext, speech_request: SpeechBody, audio: SpeechAudio) -> Response | Stream:
+    whole = not speech_request.stream
+    patient = speech_request.format == "flac" or (
+        speech_request.format == "wav" and len(speech_request.text) <= _SHORT_TEXT
+    )
+    if speech_request.stream and patient:
+        whole = await audio.ends_within(_GRACE_SECONDS[speech_request.format])
+    encoded = _encoded(request_context, speech_request, audio, streaming=not whole)
     first = await anext(encoded)  # awaited before the headers go, so that a refusal keeps its status
     if not whole:
-        return call.stream(_joined(first, encoded), MEDIA_TYPES[wish.format])
-    answer = call.answer(first + b"".join([piece async for piece in encoded]), MEDIA_TYPES[wish.format])
+        return request_context.stream(_joined(first, encoded), MEDIA_TYPES[speech_request.format])
+    answer = request_context.answer(
+        first + b"".join([piece async for piece in encoded]), MEDIA_TYPES[speech_request.format]
+    )
     if audio.done.seed is not None:
         answer.headers["x-gateway-seed"] = str(audio.done.seed)
     return answer
 
 
-async def _events(call: Call, wish: SpeechWish, audio: SpeechAudio) -> Stream:
-    encoded = _encoded(call, wish, audio, streaming=True)
+async def _events(request_context: RequestContext, speech_request: SpeechBody, audio: SpeechAudio) -> Stream:
+    encoded = _encoded(request_context, speech_request, audio, streaming=True)
     first = await anext(encoded)
     events = _speech_events(_joined(first, encoded), audio)
-    return call.stream(sse.kept_alive(sse.guarded(events, call.request_id)), sse.MEDIA_TYPE)
+    return request_context.stream(sse.kept_alive(sse.guarded(events, request_context.request_id)), sse.MEDIA_TYPE)
 
 
 async def _speech_events(pieces: AsyncIterator[bytes], audio: SpeechAudio) -> AsyncIterator[bytes]:
@@ -88,29 +101,35 @@ def usage_document(done: Done) -> dict[str, int]:
     }
 
 
-def _encoded(call: Call, wish: SpeechWish, audio: SpeechAudio, *, streaming: bool) -> AsyncIterator[bytes]:
+def _encoded(
+    request_context: RequestContext, speech_request: SpeechBody, audio: SpeechAudio, *, streaming: bool
+) -> AsyncIterator[bytes]:
     """The file in pieces, stretched where the backend cannot speak at another speed. Freed when the call is over."""
-    speed = 1.0 if audio.native_speed else wish.speed
-    pieces = encode(audio.chunks(), wish.format, streaming=streaming, speed=speed)
-    call.stack.push_async_callback(pieces.aclose)
-    return _timed(call, audio, pieces)
+    speed = 1.0 if audio.native_speed else speech_request.speed
+    pieces = encode(audio.chunks(), speech_request.format, streaming=streaming, speed=speed)
+    request_context.stack.push_async_callback(pieces.aclose)
+    return _timed(request_context, audio, pieces)
 
 
-async def _timed(call: Call, audio: SpeechAudio, encoded: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _timed(
+    request_context: RequestContext, audio: SpeechAudio, encoded: AsyncIterator[bytes]
+) -> AsyncIterator[bytes]:
     """The encoded pieces; what is not waiting for the model is encoding. Observes the first audio byte."""
     spent, is_first = 0.0, True
     begun, model = time.perf_counter(), audio.model_seconds
     try:
         async for piece in encoded:
             spent += time.perf_counter() - begun - (audio.model_seconds - model)
-            call.timings["encode"] = max(0.0, spent)
+            request_context.timings["encode"] = max(0.0, spent)
             if is_first:
-                call.gateway.metrics.first_audio_seconds.observe(time.perf_counter() - call.arrived)
+                request_context.gateway.metrics.first_audio_seconds.observe(
+                    time.perf_counter() - request_context.arrived
+                )
                 is_first = False
             yield piece
             begun, model = time.perf_counter(), audio.model_seconds
     finally:
-        call.gateway.metrics.stage_seconds.labels("encode").observe(max(0.0, spent))
+        request_context.gateway.metrics.stage_seconds.labels("encode").observe(max(0.0, spent))
 
 
 async def _joined(first: bytes, rest: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
@@ -119,63 +138,71 @@ async def _joined(first: bytes, rest: AsyncIterator[bytes]) -> AsyncGenerator[by
         yield piece
 
 
-async def _request(call: Call, wish: SpeechWish, ticket: Ticket) -> SpeechRequest:
-    deployment = ticket.deployment
-    find_voice = backend_voice if ticket.fallback_from is None else fallback_voice
+async def _request(
+    request_context: RequestContext, speech_request: SpeechBody, reservation: Reservation
+) -> SpeechRequest:
+    deployment = reservation.deployment
+    find_voice = backend_voice if reservation.fallback_from is None else fallback_voice
     rate = deployment.info.input_rate
-    with call.stage("decode"):
-        reference = await _reference(call, wish, deployment)
-        context = tuple([await _context_turn(call, turn, rate) for turn in wish.context])
+    with request_context.stage("decode"):
+        reference = await _reference(request_context, speech_request, deployment)
+        context = tuple([await _context_turn(request_context, turn, rate) for turn in speech_request.context])
     return SpeechRequest(
-        text=wish.text,
-        voice=await find_voice(call.gateway, deployment, wish.voice),
-        speed=wish.speed,
-        instructions=wish.instructions,
-        stream=wish.stream,
-        seed=wish.seed,
-        answer_id=call.request_id,
+        text=speech_request.text,
+        voice=await find_voice(request_context.gateway, deployment, speech_request.voice),
+        speed=speech_request.speed,
+        instructions=speech_request.instructions,
+        stream=speech_request.stream,
+        seed=speech_request.seed,
+        answer_id=request_context.request_id,
         context=context,
         reference=reference,
-        options=wish.options,
+        options=speech_request.options,
     )
 
 
-async def _context_turn(call: Call, turn: Turn, rate: int) -> ContextTurn:
-    samples = None if turn.audio is None else await _samples(call, turn.audio, rate, "context")
+async def _context_turn(request_context: RequestContext, turn: Turn, rate: int) -> ContextTurn:
+    samples = None if turn.audio is None else await _samples(request_context, turn.audio, rate, "context")
     return ContextTurn(turn.speaker, turn.text, samples, turn.answer_id)
 
 
-async def _reference(call: Call, wish: SpeechWish, deployment: Deployment) -> VoiceSample | None:
+async def _reference(
+    request_context: RequestContext, speech_request: SpeechBody, deployment: Deployment
+) -> VoiceSample | None:
     """The clip to clone. Its transcript, if none came, is written by the deployment's transcription_deployment."""
-    if wish.reference_audio is None:
-        if wish.reference_text:
+    if speech_request.reference_audio is None:
+        if speech_request.reference_text:
             raise InvalidRequest("reference_text comes without reference_audio.", param="reference_text")
         return None
-    samples = await _samples(call, wish.reference_audio, deployment.info.input_rate, "reference_audio")
-    transcript = wish.reference_text
+    samples = await _samples(
+        request_context, speech_request.reference_audio, deployment.info.input_rate, "reference_audio"
+    )
+    transcript = speech_request.reference_text
     listener = deployment.options.get("transcription_deployment", "")
     if not transcript and listener:
-        heard = await _samples(call, wish.reference_audio, LISTENING_RATE, "reference_audio")
-        transcript = await _transcript(call, str(listener), heard)
+        heard = await _samples(request_context, speech_request.reference_audio, ASR_SAMPLE_RATE, "reference_audio")
+        transcript = await _transcript(request_context, str(listener), heard)
     return VoiceSample(samples, transcript)
 
 
-async def _transcript(call: Call, name: str, samples: Samples) -> str:
-    gateway = call.gateway
-    listener = find_deployment(gateway.deployments, name, call.scheme)
-    async with gateway.pool.admit(listener, owner=call.client, request_id=call.request_id) as ticket:
-        async for event in await ticket.run(TranscriptionRequest(samples)):
+async def _transcript(request_context: RequestContext, name: str, samples: Samples) -> str:
+    gateway = request_context.gateway
+    listener = find_deployment(gateway.deployments, name, request_context.scheme)
+    async with gateway.pool.admit(
+        listener, owner=request_context.client, request_id=request_context.request_id
+    ) as reservation:
+        async for event in await reservation.run(TranscriptionRequest(samples)):
             if isinstance(event, Done):
                 return event.text.strip()
     raise ApiError("The transcription of the reference clip ended without a result.")
 
 
-async def _samples(call: Call, data: bytes, rate: int, param: str) -> Samples:
-    decoded = await call.gateway.media.decode(data, rate=rate, param=param, max_seconds=_CONTEXT_SECONDS)
-    call.stack.callback(decoded.close)
+async def _samples(request_context: RequestContext, data: bytes, rate: int, param: str) -> Samples:
+    decoded = await request_context.gateway.media.decode(data, rate=rate, param=param, max_seconds=_CONTEXT_SECONDS)
+    request_context.stack.callback(decoded.close)
     if not len(decoded.samples):
         raise InvalidRequest("The audio is too short.", param=param, code="audio_too_short")
     return decoded.samples
 
 
-OPERATIONS = (Operation("audio/speech", "POST", speak, task="speech", consumes=(JSON, FORM), doc=speech_doc.SPEAK),)
+OPERATIONS = (Operation("audio/speech", "POST", speak, task="speech", consumes=(JSON, FORM), doc=schema.SPEAK),)

@@ -28,8 +28,9 @@ _LONGEST_MS = 60_000  # of padding or silence in a chunking strategy
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """One request. granularities: () unless the client named some; notes: remarks for the client; ignored: unused fields."""
+class TranscriptionForm:
+    """One request. granularities: () unless the client named some; notes: remarks for the client; ignored: unused
+    fields."""
 
     file: UploadedFile
     task: TranscriptionTask
@@ -73,7 +74,7 @@ class Wish:
         )
 
 
-def read_wish(form: Form, task: TranscriptionTask) -> Wish:
+def read_form(form: Form, task: TranscriptionTask) -> TranscriptionForm:
     """The checked fields. Raises InvalidRequest and its kin, naming the field."""
     file = form.file("file")
     prompt = form.text("prompt") or ""
@@ -81,10 +82,10 @@ def read_wish(form: Form, task: TranscriptionTask) -> Wish:
     if task == "translate":
         kind = form.choice("response_format", _TRANSLATION_FORMATS, "json")
         unused = _unused(form, _TRANSLATION_FIELDS)
-        return Wish(file, task, cast(Format, kind), prompt=prompt, temperature=temperature, ignored=unused)
+        return TranscriptionForm(file, task, cast(Format, kind), prompt=prompt, temperature=temperature, ignored=unused)
     kind = form.choice("response_format", FORMATS, "json")
     language, notes = _language(form)
-    wish = Wish(
+    transcription_form = TranscriptionForm(
         file,
         task,
         cast(Format, kind),
@@ -99,28 +100,28 @@ def read_wish(form: Form, task: TranscriptionTask) -> Wish:
         notes=notes,
         ignored=_unused(form, _FIELDS),
     )
-    if wish.stream and wish.format not in STREAMED_FORMATS:
+    if transcription_form.stream and transcription_form.format not in STREAMED_FORMATS:
         raise InvalidRequest(
             f"response_format {kind} cannot be streamed; use {' or '.join(STREAMED_FORMATS)}.", param="response_format"
         )
-    return wish
+    return transcription_form
 
 
-def check_capabilities(wish: Wish, deployment: Deployment) -> None:
+def check_capabilities(transcription_form: TranscriptionForm, deployment: Deployment) -> None:
     """Raises UnsupportedValue, UnsupportedParameter or OperationNotSupported for what the deployment cannot do."""
     info, name = deployment.info, deployment.name
-    if wish.task == "translate" and not info.translation:
+    if transcription_form.task == "translate" and not info.translation:
         raise OperationNotSupported(f"The audio/translations operation does not work with the deployment {name!r}.")
-    if wish.diarized and not info.diarization:
+    if transcription_form.diarized and not info.diarization:
         raise UnsupportedValue(
             f"response_format diarized_json is not supported by {name!r}; it offers {', '.join(_TRANSLATION_FORMATS)}.",
             param="response_format",
         )
-    if wish.words and not info.words:
+    if transcription_form.words and not info.words:
         raise UnsupportedValue(f"{name!r} does not give word times.", param="timestamp_granularities")
-    if wish.logprobs and not info.logprobs:
+    if transcription_form.logprobs and not info.logprobs:
         raise UnsupportedValue(f"{name!r} does not give log probabilities.", param="include")
-    if wish.speakers and not info.diarization:
+    if transcription_form.speakers and not info.diarization:
         raise UnsupportedParameter(f"{name!r} does not tell speakers apart.", param="known_speaker_names")
 
 
@@ -154,10 +155,13 @@ def _granularities(form: Form, kind: str) -> tuple[str, ...]:
     for name in given:
         if name not in _GRANULARITIES:
             raise InvalidRequest(
-                f"timestamp_granularities may hold word and segment, not {name[:40]!r}.", param="timestamp_granularities"
+                f"timestamp_granularities may hold word and segment, not {name[:40]!r}.",
+                param="timestamp_granularities",
             )
     if given and kind != "verbose_json":
-        raise InvalidRequest("timestamp_granularities needs response_format verbose_json.", param="timestamp_granularities")
+        raise InvalidRequest(
+            "timestamp_granularities needs response_format verbose_json.", param="timestamp_granularities"
+        )
     return tuple(dict.fromkeys(given))
 
 
@@ -177,7 +181,9 @@ def _chunking(form: Form) -> Chunking | None:
         return None
     if isinstance(given, str):
         if given != "auto":
-            raise InvalidRequest("chunking_strategy must be auto or an object of type server_vad.", param="chunking_strategy")
+            raise InvalidRequest(
+                "chunking_strategy must be auto or an object of type server_vad.", param="chunking_strategy"
+            )
         return Chunking()
     return _server_vad(dict(as_mapping(given, "chunking_strategy")))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from app.routes.openapi_schema import Schema, array, form, integer, number, obj, stated, text
+from app.routes.openapi_schema import Schema, array, form, integer, number, obj, schema_with, text
 from app.writers.transcripts import FORMATS
 
 _FILE: Schema = {
@@ -13,7 +13,9 @@ _FILE: Schema = {
     "description": "flac, mp3, mp4, mpeg, mpga, m4a, oga, ogg, wav or webm; recognised by content.",
 }
 _MODEL = text("Name of a deployment; needed unless the path names one, which wins.")
-_TEMPERATURE = stated(number("0 lets the model raise it where it repeats itself."), minimum=0, maximum=1, default=0)
+_TEMPERATURE = schema_with(
+    number("0 lets the model raise it where it repeats itself."), minimum=0, maximum=1, default=0
+)
 _LANGUAGE = text("ISO 639-1 code such as en; detected if unset.")
 
 _FIELDS: dict[str, Schema] = {
@@ -23,24 +25,26 @@ _FIELDS: dict[str, Schema] = {
     "languages[]": array(_LANGUAGE),
     "keywords[]": array(text("A word to expect.")),
     "prompt": text("Text that might have come before; steers spelling."),
-    "response_format": stated(text(""), enum=list(FORMATS), default="json"),
+    "response_format": schema_with(text(""), enum=list(FORMATS), default="json"),
     "temperature": _TEMPERATURE,
-    "timestamp_granularities[]": array(stated(text(""), enum=["word", "segment"])),
-    "include[]": array(stated(text(""), enum=["logprobs"])),
+    "timestamp_granularities[]": array(schema_with(text(""), enum=["word", "segment"])),
+    "include[]": array(schema_with(text(""), enum=["logprobs"])),
     "stream": {"type": "boolean", "default": False},
     "chunking_strategy": text('"auto", or a JSON object {"type": "server_vad", ...}.'),
-    "known_speaker_names[]": stated(array(text("")), maxItems=4),
-    "known_speaker_references[]": stated(array(text("data: URL of a clip of 2 to 10 s.")), maxItems=4),
+    "known_speaker_names[]": schema_with(array(text("")), maxItems=4),
+    "known_speaker_references[]": schema_with(array(text("data: URL of a clip of 2 to 10 s.")), maxItems=4),
 }
 _TRANSLATION_FIELDS = {
     "file": _FILE,
     "model": _MODEL,
     "prompt": text("English text that might have come before."),
-    "response_format": stated(text(""), enum=[name for name in FORMATS if name != "diarized_json"], default="json"),
+    "response_format": schema_with(
+        text(""), enum=[name for name in FORMATS if name != "diarized_json"], default="json"
+    ),
     "temperature": _TEMPERATURE,
 }
 
-_USAGE = obj({"type": stated(text(""), enum=["duration"]), "seconds": integer("Rounded up.")}, ("type", "seconds"))
+_USAGE = obj({"type": schema_with(text(""), enum=["duration"]), "seconds": integer("Rounded up.")}, ("type", "seconds"))
 _LOGPROB = obj({"token": text(""), "bytes": array(integer("")), "logprob": number("")}, ("token", "bytes", "logprob"))
 _SEGMENT_FIELDS = {
     "id": integer(""),
@@ -57,7 +61,7 @@ _SEGMENT_FIELDS = {
 _WORD = obj({"word": text(""), "start": number("Seconds."), "end": number("Seconds.")}, ("word", "start", "end"))
 _SPOKEN = obj(
     {
-        "type": stated(text(""), enum=["transcript.text.segment"]),
+        "type": schema_with(text(""), enum=["transcript.text.segment"]),
         "id": text(""),
         "start": number("Seconds."),
         "end": number("Seconds."),
@@ -70,7 +74,7 @@ SCHEMAS: dict[str, Schema] = {
     "Transcription": obj({"text": text(""), "usage": _USAGE, "logprobs": array(_LOGPROB)}, ("text",)),
     "VerboseTranscription": obj(
         {
-            "task": stated(text(""), enum=["transcribe", "translate"]),
+            "task": schema_with(text(""), enum=["transcribe", "translate"]),
             "language": text("Lower-case English name."),
             "duration": number("Seconds."),
             "text": text(""),
@@ -81,7 +85,13 @@ SCHEMAS: dict[str, Schema] = {
         ("task", "language", "duration", "text"),
     ),
     "DiarizedTranscription": obj(
-        {"task": text(""), "duration": number("Seconds."), "text": text(""), "segments": array(_SPOKEN), "usage": _USAGE},
+        {
+            "task": text(""),
+            "duration": number("Seconds."),
+            "text": text(""),
+            "segments": array(_SPOKEN),
+            "usage": _USAGE,
+        },
         ("task", "duration", "text", "segments"),
     ),
 }

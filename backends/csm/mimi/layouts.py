@@ -31,7 +31,9 @@ from backends.transformer.rope import interleave
 _INDEXES = ("transformers.safetensors.index.json", "model.safetensors.index.json")
 _INSIDE_CSM = "codec_model."
 _MOSHI_KEY, _TRANSFORMERS_KEY = "encoder.model.0.conv.conv.weight", "encoder.layers.0.conv.weight"
-_CODEC_NAME = re.compile(r"(en|de)coder(\.(model|layers)\.\d+\.(conv|block)|_transformer\.)|quantizer\.|(down|up)sample\.")
+_CODEC_NAME = re.compile(
+    r"(en|de)coder(\.(model|layers)\.\d+\.(conv|block)|_transformer\.)|quantizer\.|(down|up)sample\."
+)
 _MOSHI_NAME = re.compile(r".*(\.model\.|\.conv\.conv\.|\.convtr\.|_transformer\.transformer\.|\.rvq_)")
 _STEPS_PER_FRAME = 2  # of the 25 Hz inside per 12.5 Hz frame
 
@@ -242,7 +244,9 @@ def _transformers_tensor(checkpoint: Checkpoint, name: str, shape: tuple[int, ..
     if renamed.endswith("self_attn.in_proj_weight"):
         return _fused_qkv(checkpoint, renamed, shape, heads)
     if renamed.endswith("put_proj.weight") and shape[0] == shape[1] and renamed not in checkpoint.names:
-        return torch.eye(shape[0])[:, :, None]  # transformers projects to and from code vectors only if the widths differ
+        return torch.eye(shape[0])[
+            :, :, None
+        ]  # transformers projects to and from code vectors only if the widths differ
     return checkpoint.take(renamed, shape)
 
 

@@ -1,8 +1,8 @@
 """Mimi's decoder, streaming: every convolution as one matrix product over a short window of rows.
 
 Built from moshi's modules, whose own streaming spends most of its time setting up convolutions of length 1 (80 ms per
-frame on one thread; this form takes about a sixth) and loses one key of its attention window once that is full. Here the
-window is cut exactly, so the joined pieces equal the one-shot decode at every length. Rows are channel-last.
+frame on one thread; this form takes about a sixth) and loses one key of its attention window once that is full. Here
+the window is cut exactly, so the joined pieces equal the one-shot decode at every length. Rows are channel-last.
 """
 
 from __future__ import annotations
@@ -117,7 +117,8 @@ class _Group:
 
 
 class _Window:
-    """A causal convolution of `kernel` taps `dilation` rows apart; `spread` > 1: each row gives that many output rows."""
+    """A causal convolution of `kernel` taps `dilation` rows apart; `spread` > 1: each row gives that many output
+    rows."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, kernel: int, dilation: int = 1, spread: int = 1) -> None:
         self._weight, self._bias = weight.detach().contiguous(), None if bias is None else bias.detach()
@@ -184,7 +185,9 @@ class _Layer:
         self._out = self._out * layer.layer_scale_1.scale.detach()[:, None]
         self._down = layer.linear2.weight.detach() * layer.layer_scale_2.scale.detach()[:, None]
         self._up = layer.linear1.weight.detach()
-        self._norms = [(n.normalized_shape, n.weight.detach(), n.bias.detach(), n.eps) for n in (layer.norm1, layer.norm2)]
+        self._norms = [
+            (n.normalized_shape, n.weight.detach(), n.bias.detach(), n.eps) for n in (layer.norm1, layer.norm2)
+        ]
         self.heads, self._context = heads, context
         self.head_dim = self._out.shape[0] // heads
 

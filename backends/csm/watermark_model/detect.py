@@ -68,7 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--models-dir", type=Path, default=Path("models"))
     parser.add_argument("--user-dir", type=Path, help="where watermark.key lies")
     parser.add_argument("--key", default="", help="ten hex digits to compare with, instead")
-    parser.add_argument("--key-from-stdin", action="store_true", help="read these digits from stdin: others can read commands")
+    parser.add_argument(
+        "--key-from-stdin", action="store_true", help="read these digits from stdin: others can read commands"
+    )
     parser.add_argument("--rate", type=int, help="Hz of samples in .npy")
     parser.add_argument("--statistics", choices=("batch", "running"), default="batch")
     arguments = parser.parse_args(argv)

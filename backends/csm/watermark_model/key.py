@@ -52,7 +52,8 @@ def read_key(file: Path) -> tuple[int, ...]:
 
 
 def _await_text(file: Path) -> None:
-    """Wait until whoever just created the file has written into it; an empty file that stays so is left to `parse_key`."""
+    """Wait until whoever just created the file has written into it; an empty file that stays so is left to
+    `parse_key`."""
     until = time.monotonic() + _WRITTEN_SECONDS
     while file.stat().st_size == 0 and time.monotonic() < until:
         time.sleep(0.01)

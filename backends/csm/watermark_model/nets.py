@@ -147,7 +147,9 @@ def _package() -> ModuleType:
     found = importlib.util.find_spec("silentcipher")
     if found is None or not found.submodule_search_locations:
         raise ModelUnavailable("the watermark needs the package silentcipher; install the extra `torch`")
-    spec = importlib.util.spec_from_file_location("silentcipher_networks", Path(found.submodule_search_locations[0]) / "model.py")
+    spec = importlib.util.spec_from_file_location(
+        "silentcipher_networks", Path(found.submodule_search_locations[0]) / "model.py"
+    )
     if spec is None or spec.loader is None:
         raise ModelUnavailable("the package silentcipher has no module `model`")
     module = importlib.util.module_from_spec(spec)

@@ -2,8 +2,8 @@
 
     python -m backends.llasa.training.dataset AUDIO_DIR TEXT_FILE -o data.jsonl --codec FOLDER
 
-Clips are read, resampled and trimmed by several threads while the codec encodes the batch before. Everything that is left
-out is reported with its line and reason. Knows nothing of the language model.
+Clips are read, resampled and trimmed by several threads while the codec encodes the batch before. Everything that is
+left out is reported with its line and reason. Knows nothing of the language model.
 """
 
 from __future__ import annotations
@@ -79,21 +79,32 @@ def create(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Report:
-    """Write the dataset to `output` (jsonl). Raises InvalidInput for what concerns the whole; clips are reported instead.
+    """Write the dataset to `output` (jsonl). Raises InvalidInput for what concerns the whole; clips are reported
+    instead.
 
     text_file None: a .txt beside every clip. An interrupted run is continued. progress: called after every batch.
     """
     recipe, report = recipe or Recipe(), Report()
     found = list(
         read_entries(
-            Path(audio_dir), None if text_file is None else Path(text_file), separator, id_column, text_column, extension
+            Path(audio_dir),
+            None if text_file is None else Path(text_file),
+            separator,
+            id_column,
+            text_column,
+            extension,
         )
     )
     entries = [item for item in found if isinstance(item, Entry)]
     report.skipped += [item for item in found if isinstance(item, Skipped)]
     if not entries:
         raise InvalidInput(f"no usable clip: {next(report.lines(), 'nothing was found')}")
-    settings = {"trim_db": recipe.trim_db, "shortest": recipe.shortest, "longest": recipe.longest, "codec": codec.identity}
+    settings = {
+        "trim_db": recipe.trim_db,
+        "shortest": recipe.shortest,
+        "longest": recipe.longest,
+        "codec": codec.identity,
+    }
     settings["clips"] = str(Path(audio_dir).resolve())
     texts = {entry.id: entry.text for entry in entries}
     with DatasetWriter(Path(output), settings, texts, overwrite=overwrite) as writer:
@@ -114,7 +125,8 @@ def create(
 def _prepared(
     entries: Sequence[Entry], done: Container[str], recipe: Recipe, report: Report
 ) -> Iterator[list[tuple[Entry, Samples]]]:
-    """Batches of readable clips; the others go to the report. Clips that are done are heard only, to know them again."""
+    """Batches of readable clips; the others go to the report. Clips that are done are heard only, to know them
+    again."""
     heard: dict[tuple[bytes, str], Entry] = {}
     for results in _ahead(entries, recipe):
         group = []
@@ -186,13 +198,15 @@ def _encoded(codec: Codec, group: Iterable[tuple[Entry, Samples]]) -> Iterator[C
         yield Clip(entry.text, tuple(codes[0, 0].tolist()), entry.id, len(samples) / SAMPLE_RATE)
 
 
-# --- command line ------------------------------------------------------------------------------------------------------------
+# --- command line -----------------------------------------------------------------------------------------------------
 
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of `python -m backends.llasa.training.dataset`, which `speech-gateway dataset create` passes on."""
     usual = Recipe()
-    made = argparse.ArgumentParser(prog="speech-gateway dataset create", description="Turn clips and texts into a LLASA dataset.")
+    made = argparse.ArgumentParser(
+        prog="speech-gateway dataset create", description="Turn clips and texts into a LLASA dataset."
+    )
     made.add_argument("audio_dir", type=Path, help="folder of clips")
     made.add_argument("text_file", type=Path, nargs="?", help="texts; without it, a .txt beside every clip")
     made.add_argument("-o", "--output", type=Path, default=Path("dataset/data.jsonl"), help="(default: %(default)s)")

@@ -34,7 +34,8 @@ def export_npy(clips: Sequence[Clip], folder: Path) -> None:
 
 
 def export_memmap(clips: Sequence[Clip], tokenizer: Path, folder: Path, row: int = ROW, seed: int = 0) -> Iterator[str]:
-    """Token rows int32 [clips, row], shuffled, in a training and a validation file. Yields what was left out and why."""
+    """Token rows int32 [clips, row], shuffled, in a training and a validation file. Yields what was left out and
+    why."""
     vocabulary = Vocabulary.from_folder(tokenizer)
     rows, skipped = [], []
     for clip in clips:

@@ -32,7 +32,8 @@ class Clip:
 
 
 def read_clips(path: Path) -> Iterator[Clip]:
-    """Every line of a dataset, of whatever tool: only `text` and `code` are needed. Raises InvalidInput with the line."""
+    """Every line of a dataset, of whatever tool: only `text` and `code` are needed. Raises InvalidInput with the
+    line."""
     try:
         with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
@@ -57,7 +58,9 @@ def _clip(line: str, where: str) -> Clip:
     if not all(isinstance(value, int) and not isinstance(value, bool) and value >= 0 for value in code):
         raise InvalidInput(f"{where} has codes that are not whole numbers from 0 on")
     duration = found.get("duration")
-    return Clip(found["text"], tuple(code), str(found.get("source", "")), duration if isinstance(duration, int | float) else 0.0)
+    return Clip(
+        found["text"], tuple(code), str(found.get("source", "")), duration if isinstance(duration, int | float) else 0.0
+    )
 
 
 class DatasetWriter:
@@ -67,7 +70,9 @@ class DatasetWriter:
     clips; of a working file, only lines that are still wanted stay. done: those, by source.
     """
 
-    def __init__(self, output: Path, settings: Mapping[str, Any], wanted: Mapping[str, str], *, overwrite: bool = False) -> None:
+    def __init__(
+        self, output: Path, settings: Mapping[str, Any], wanted: Mapping[str, str], *, overwrite: bool = False
+    ) -> None:
         """Raises InvalidInput if the output exists already."""
         if output.exists() and not overwrite:
             raise InvalidInput(f"{output} exists already; choose another name or overwrite it")
@@ -101,8 +106,11 @@ class DatasetWriter:
         self._file.write(clip.line())
         self._file.flush()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """The output appears only if nothing went wrong; a working file stays only if there is something to continue."""
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """The output appears only if nothing went wrong; a working file stays only if there is something to
+        continue."""
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()

@@ -61,7 +61,9 @@ def read_entries(
     for number, columns in _rows(text_file, separator, text_column):
         # Of more columns, or of a text that holds the separator, nobody knows what is meant.
         if columns is None:
-            yield Skipped(number, "", f"it has more than {_MOST_COLUMNS} columns: say which one is the text (--text-column)")
+            yield Skipped(
+                number, "", f"it has more than {_MOST_COLUMNS} columns: say which one is the text (--text-column)"
+            )
             continue
         entry = _entry(number, columns, audio_dir, index, id_column, text_column, extension)
         if isinstance(entry, Entry) and entry.audio in seen:
@@ -106,7 +108,8 @@ def _rows(text_file: Path, separator: str | None, text_column: int | None) -> It
 
 
 def _quoted(text_file: Path, content: str, mark: str) -> Iterator[tuple[int, list[str]]]:
-    """Rows of a csv file with quotes, numbered by their first line. Raises InvalidInput for a quote that is never closed."""
+    """Rows of a csv file with quotes, numbered by their first line. Raises InvalidInput for a quote that is never
+    closed."""
     reader, began = csv.reader(io.StringIO(content, newline=""), delimiter=mark, strict=True), 1
     try:
         for columns in reader:
@@ -139,7 +142,11 @@ def _entry(
     if not name or not text:
         return Skipped(number, name, "its text is empty" if name else "it names no clip")
     audio = _find(audio_dir, index, name, extension)
-    return Entry(number, name, text, audio) if audio else Skipped(number, name, f"there is no clip {name!r} in {audio_dir}")
+    return (
+        Entry(number, name, text, audio)
+        if audio
+        else Skipped(number, name, f"there is no clip {name!r} in {audio_dir}")
+    )
 
 
 def _find(audio_dir: Path, index: dict[str, Path], name: str, extension: str) -> Path | None:

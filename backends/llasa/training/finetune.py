@@ -2,8 +2,8 @@
 
     python -m backends.llasa.training.finetune data.jsonl --model FOLDER -o lora_checkpoints
 
-The result folder and its checkpoint-N folders are adapters that can be served at once. Knows no audio: a clip is text and
-codes. Only what comes after the start of speech is learnt.
+The result folder and its checkpoint-N folders are adapters that can be served at once. Knows no audio: a clip is text
+and codes. Only what comes after the start of speech is learnt.
 """
 
 from __future__ import annotations
@@ -142,7 +142,9 @@ def _known(clip: Clip, number: int, vocabulary: Vocabulary) -> list[int]:
         raise InvalidInput(f"{named} has code {max(clip.code)}; codes lie in 0..{CODEBOOK - 1}")
     known = vocabulary.known_codes(clip.code)
     if len(known) < len(clip.code):
-        log.warning("clip %d (%s): the model has no token for %d codes", number, clip.source, len(clip.code) - len(known))
+        log.warning(
+            "clip %d (%s): the model has no token for %d codes", number, clip.source, len(clip.code) - len(known)
+        )
     return known
 
 
@@ -205,7 +207,9 @@ class _Trainer:
     def _group(self, step: int) -> list[Row]:
         """The rows of an optimiser step: every epoch in an order of its own that depends on the seed only."""
         epoch, place = divmod(step, self._per_epoch)
-        order = torch.randperm(len(self._rows), generator=torch.Generator().manual_seed(self._training.seed + epoch)).tolist()
+        order = torch.randperm(
+            len(self._rows), generator=torch.Generator().manual_seed(self._training.seed + epoch)
+        ).tolist()
         size = self._training.batch * self._training.accumulation
         return [self._rows[i] for i in order[place * size : (place + 1) * size]]
 
@@ -253,12 +257,18 @@ class _Trainer:
         """Continue after the last checkpoint. Raises InvalidInput if there is none."""
         from peft import load_peft_weights, set_peft_model_state_dict
 
-        found = [path.parent for path in self._output.glob(f"checkpoint-*/{_STATE}") if not path.parent.name.endswith(".part")]
+        found = [
+            path.parent
+            for path in self._output.glob(f"checkpoint-*/{_STATE}")
+            if not path.parent.name.endswith(".part")
+        ]
         if not found:
             raise InvalidInput(f"{self._output} holds no checkpoint to resume from")
         last = max(found, key=lambda path: int(path.name.rpartition("-")[2]))
         self._same_training(last)
-        set_peft_model_state_dict(self._accelerator.unwrap_model(self._model), load_peft_weights(str(last), device="cpu"))
+        set_peft_model_state_dict(
+            self._accelerator.unwrap_model(self._model), load_peft_weights(str(last), device="cpu")
+        )
         state = torch.load(last / _STATE, map_location="cpu", weights_only=True)
         self._optimiser.load_state_dict(state["optimiser"])
         self._schedule.load_state_dict(state["schedule"])
@@ -267,7 +277,8 @@ class _Trainer:
         print(f"continuing after {last.name}", flush=True)
 
     def _same_training(self, checkpoint: Path) -> None:
-        """Raise InvalidInput if the checkpoint was trained with settings that make it another adapter or other batches."""
+        """Raise InvalidInput if the checkpoint was trained with settings that make it another adapter or other
+        batches."""
         try:
             then = json.loads((checkpoint / _SETTINGS).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -311,16 +322,20 @@ def _adapted_model(base: Path, training: Training) -> Any:
         raise InvalidInput(f"the adapter cannot be made: {error}") from error
 
 
-# --- command line ------------------------------------------------------------------------------------------------------------
+# --- command line -----------------------------------------------------------------------------------------------------
 
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of `python -m backends.llasa.training.finetune`, which `speech-gateway finetune` passes on."""
     usual = Training()
-    made = argparse.ArgumentParser(prog="speech-gateway finetune", description="Train a LoRA adapter for LLASA on a dataset.")
+    made = argparse.ArgumentParser(
+        prog="speech-gateway finetune", description="Train a LoRA adapter for LLASA on a dataset."
+    )
     made.add_argument("data", type=Path, help="jsonl file of `dataset create`")
     made.add_argument("--model", type=Path, required=True, help="folder of the base model")
-    made.add_argument("-o", "--output", type=Path, default=Path("lora_checkpoints"), help="folder (default: %(default)s)")
+    made.add_argument(
+        "-o", "--output", type=Path, default=Path("lora_checkpoints"), help="folder (default: %(default)s)"
+    )
     made.add_argument("--rank", type=int, default=usual.rank)
     made.add_argument("--alpha", type=int, default=usual.alpha)
     made.add_argument("--dropout", type=float, default=usual.dropout)
@@ -338,7 +353,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--gradient-checkpointing", action="store_true")
     made.add_argument("--date", default=usual.date, help="date in the prompt's header")
     made.add_argument("--double-bos", action="store_true", help="two begin tokens, as some other trainers write")
-    made.add_argument("--device", choices=["auto", "cpu"], default="auto", help="cpu, or auto for what accelerate finds")
+    made.add_argument(
+        "--device", choices=["auto", "cpu"], default="auto", help="cpu, or auto for what accelerate finds"
+    )
     made.add_argument("--resume", action="store_true", help="continue after the last checkpoint")
     return made
 

@@ -31,7 +31,7 @@ _SEMANTIC_FILE = "semantic_config.json"
 
 
 @dataclass(frozen=True, slots=True)
-class CodecDims:
+class CodecDimensions:
     """Widths and counts; the defaults are the published model's.
 
     width, depth, heads, head_dim, hidden: the decoder's transformer; fsq_width: width around the quantiser;
@@ -70,23 +70,30 @@ class CodecDims:
         return math.prod(self.levels)
 
 
-def read_dims(folder: Path) -> CodecDims:
-    """The dimensions that a codec folder states. Raises ModelUnavailable for a file that is missing or of another model."""
+def read_dims(folder: Path) -> CodecDimensions:
+    """The dimensions that a codec folder states. Raises ModelUnavailable for a file that is missing or of another
+    model."""
     config = _json(folder / "config.json")
     if config.get("model_type") not in ("xcodec2", "xcodec"):
-        raise ModelUnavailable(f"{folder / 'config.json'} describes {config.get('model_type')!r}, not an X-Codec-2 codec")
+        raise ModelUnavailable(
+            f"{folder / 'config.json'} describes {config.get('model_type')!r}, not an X-Codec-2 codec"
+        )
     rate = config.get("sampling_rate", config.get("fixture_dims", {}).get("sampling_rate", SAMPLE_RATE))
     if rate != SAMPLE_RATE:
-        raise ModelUnavailable(f"{folder} is a {rate} Hz variant of X-Codec-2; only the {SAMPLE_RATE} Hz codec is supported")
+        raise ModelUnavailable(
+            f"{folder} is a {rate} Hz variant of X-Codec-2; only the {SAMPLE_RATE} Hz codec is supported"
+        )
     semantic = _json(folder / _SEMANTIC_FILE) if (folder / _SEMANTIC_FILE).is_file() else {}
     try:
         legacy = "codec_decoder_hidden_size" in config or "fixture_dims" in config
         return _checked(_legacy(config, semantic) if legacy else _native(config, semantic))
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        raise ModelUnavailable(f"{folder / 'config.json'} is not a usable X-Codec-2 configuration: {error!r}") from error
+        raise ModelUnavailable(
+            f"{folder / 'config.json'} is not a usable X-Codec-2 configuration: {error!r}"
+        ) from error
 
 
-def _checked(dims: CodecDims) -> CodecDims:
+def _checked(dims: CodecDimensions) -> CodecDimensions:
     """Raises ValueError for sizes that no codec has."""
     check_size("the number of layers", dims.depth, MOST_LAYERS)
     check_size("the number of semantic layers", dims.semantic_layers, MOST_LAYERS)
@@ -106,12 +113,12 @@ def _checked(dims: CodecDims) -> CodecDims:
     return dims
 
 
-def _legacy(config: Mapping[str, Any], semantic: Mapping[str, Any]) -> CodecDims:
+def _legacy(config: Mapping[str, Any], semantic: Mapping[str, Any]) -> CodecDimensions:
     known = config.get("fixture_dims", {})
     semantic = {**known.get("semantic", {}), **semantic}
     width = known.get("decoder_hidden", config.get("codec_decoder_hidden_size", 1024))
     heads = known.get("decoder_heads", 16)
-    return CodecDims(
+    return CodecDimensions(
         width=width,
         depth=known.get("decoder_depth", 12),
         heads=heads,
@@ -129,10 +136,10 @@ def _legacy(config: Mapping[str, Any], semantic: Mapping[str, Any]) -> CodecDims
     )
 
 
-def _native(config: Mapping[str, Any], semantic: Mapping[str, Any]) -> CodecDims:
+def _native(config: Mapping[str, Any], semantic: Mapping[str, Any]) -> CodecDimensions:
     semantic = {**semantic, **(config.get("semantic_model_config") or {})}
     width, heads = config.get("hidden_size", 1024), config.get("num_attention_heads", 16)
-    return CodecDims(
+    return CodecDimensions(
         width=width,
         depth=config.get("num_hidden_layers", 12),
         heads=heads,

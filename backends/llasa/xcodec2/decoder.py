@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from backends.llasa.xcodec2.config import CodecDims
+from backends.llasa.xcodec2.config import CodecDimensions
 from backends.transformer.cpu_kernels import pack_dense, packed_product
 from backends.transformer.kernel_checks import packs
 
@@ -29,7 +29,7 @@ _LOUDEST = 100.0  # the published head clips magnitudes here
 class Decoder:
     """codes int64 [batch, time] -> waveform float32 [batch, hop * time]."""
 
-    def __init__(self, dims: CodecDims, take: Take, dtype: torch.dtype, device: torch.device | str) -> None:
+    def __init__(self, dims: CodecDimensions, take: Take, dtype: torch.dtype, device: torch.device | str) -> None:
         self._dims, self._dtype = dims, dtype
 
         def move(name: str, shape: tuple[int, ...]) -> Tensor:
@@ -56,7 +56,7 @@ class Decoder:
 class Digits:
     """Code -> one vector of `width`: digit values of the quantiser through its two affine layers, folded to one."""
 
-    def __init__(self, dims: CodecDims, take: Take, device: torch.device | str) -> None:
+    def __init__(self, dims: CodecDimensions, take: Take, device: torch.device | str) -> None:
         digits, inner, width = len(dims.levels), dims.fsq_width, dims.width
         first = take("generator.quantizer.project_out.weight", (inner, digits)).double()
         first_bias = take("generator.quantizer.project_out.bias", (inner,)).double()
@@ -106,7 +106,7 @@ class ResidualBlock:
 class Block:
     """Pre-norm attention over all frames and an ungated MLP."""
 
-    def __init__(self, name: str, dims: CodecDims, take: Take) -> None:
+    def __init__(self, name: str, dims: CodecDimensions, take: Take) -> None:
         width, inner = dims.width, dims.heads * dims.head_dim
         self._heads, self._eps = dims.heads, dims.norm_eps
         self._att_norm = take(f"{name}.att_norm.weight", (width,))
@@ -128,7 +128,7 @@ class Block:
 class SpectralHead:
     """Log-magnitudes and phases -> inverse STFT with "same" padding; float32 throughout."""
 
-    def __init__(self, dims: CodecDims, take: Take, device: torch.device | str) -> None:
+    def __init__(self, dims: CodecDimensions, take: Take, device: torch.device | str) -> None:
         self._hop, self._n_fft = dims.hop, dims.n_fft
         weight = take("generator.head.out.weight", (dims.n_fft + 2, dims.width)).to(device, torch.float32)
         self._product = linear(weight, take("generator.head.out.bias", (dims.n_fft + 2,)).to(device, torch.float32))
@@ -160,7 +160,8 @@ def basis(levels: tuple[int, ...]) -> list[int]:
 
 
 def linear(weight: Tensor, bias: Tensor | None = None) -> Layer:
-    """x [..., in] -> [..., out]. On the CPU the weight is packed for oneDNN: in float32 2.5 times as fast as the default."""
+    """x [..., in] -> [..., out]. On the CPU the weight is packed for oneDNN: in float32 2.5 times as fast as the
+    default."""
     if weight.device.type != "cpu" or not packs(weight.dtype):
         return lambda x: F.linear(x, weight, bias)
     packed = pack_dense(weight)

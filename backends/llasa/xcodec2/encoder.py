@@ -1,8 +1,8 @@
 """X-Codec-2's encoder: waveform to codes, for cloning and dataset work. Loaded only when something is to be encoded.
 
-Two branches see the padded clip: w2v-bert-2.0 (through transformers; only the layers below the hidden state in use) with a
-small convolutional adapter, and a convolutional encoder of the waveform. Both meet in a finite scalar quantiser that
-bounds its input twice, as the published one does. Tensors are [batch, channels, time].
+Two branches see the padded clip: w2v-bert-2.0 (through transformers; only the layers below the hidden state in use)
+with a small convolutional adapter, and a convolutional encoder of the waveform. Both meet in a finite scalar quantiser
+that bounds its input twice, as the published one does. Tensors are [batch, channels, time].
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from backends.interface import ModelUnavailable
-from backends.llasa.xcodec2.config import CodecDims
+from backends.llasa.xcodec2.config import CodecDimensions
 from backends.llasa.xcodec2.decoder import basis
 from backends.llasa.xcodec2.features import semantic_features
 from backends.llasa.xcodec2.layouts import CodecTensors, Shape, quantiser_shapes
@@ -29,7 +29,9 @@ _FILTER_TAPS, _CUTOFF, _HALF_WIDTH = 12, 0.25, 0.3
 class Encoder:
     """wave -> codes. dtype: of both branches; the quantiser computes in float32."""
 
-    def __init__(self, dims: CodecDims, tensors: CodecTensors, dtype: torch.dtype, device: torch.device | str) -> None:
+    def __init__(
+        self, dims: CodecDimensions, tensors: CodecTensors, dtype: torch.dtype, device: torch.device | str
+    ) -> None:
         self._dims, self._dtype, self._device = dims, dtype, torch.device(device)
 
         def move(name: str, shape: Shape) -> Tensor:
@@ -49,7 +51,8 @@ class Encoder:
 
     @torch.inference_mode()
     def batch(self, waves: Sequence[Tensor]) -> list[Tensor]:
-        """Codes of several clips. The large semantic model sees them together, masked, so that none hears another's padding."""
+        """Codes of several clips. The large semantic model sees them together, masked, so that none hears another's
+        padding."""
         padded = [self.padded(wave) for wave in waves]
         features = [semantic_features(wave)[0] for wave in padded]
         lengths = [len(rows) for rows in features]
@@ -67,7 +70,8 @@ class Encoder:
         return (own + self._semantic.parameters()) * self._dtype.itemsize
 
     def padded(self, wave: Tensor) -> Tensor:
-        """Zeros up to the next multiple of the hop; a clip that is one already gets a whole frame more, as published."""
+        """Zeros up to the next multiple of the hop; a clip that is one already gets a whole frame more, as
+        published."""
         wave = wave.to(self._device, torch.float32)
         return F.pad(wave, (0, self._dims.hop - wave.shape[-1] % self._dims.hop))
 
@@ -79,14 +83,19 @@ class Encoder:
 class SemanticModel:
     """w2v-bert-2.0 up to the hidden state in use: features [batch, time, 160] -> [batch, width, time]."""
 
-    def __init__(self, dims: CodecDims, tensors: CodecTensors, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, dims: CodecDimensions, tensors: CodecTensors, dtype: torch.dtype, device: torch.device) -> None:
         import_semantic_model()
         from transformers import Wav2Vec2BertConfig, Wav2Vec2BertModel
 
         known = Wav2Vec2BertConfig()
         stated = {key: value for key, value in dims.semantic.items() if hasattr(known, key)}
         # No masking of the spectrogram: it happens in training only, and its parameter would have to be loaded.
-        fixed = {"num_hidden_layers": dims.semantic_layers, "mask_time_prob": 0.0, "mask_feature_prob": 0.0, "layerdrop": 0.0}
+        fixed = {
+            "num_hidden_layers": dims.semantic_layers,
+            "mask_time_prob": 0.0,
+            "mask_feature_prob": 0.0,
+            "layerdrop": 0.0,
+        }
         config = Wav2Vec2BertConfig(**{**stated, "hidden_size": dims.semantic_width, **fixed})
         with torch.device("meta"):
             self._model = Wav2Vec2BertModel(config).eval()
@@ -124,9 +133,10 @@ class SemanticAdapter:
 
 
 class AcousticEncoder:
-    """Waveform [1, 1, samples] -> [1, width, frames]: blocks of dilated residual units, each ending in a strided convolution."""
+    """Waveform [1, 1, samples] -> [1, width, frames]: blocks of dilated residual units, each ending in a strided
+    convolution."""
 
-    def __init__(self, dims: CodecDims, take: Take) -> None:
+    def __init__(self, dims: CodecDimensions, take: Take) -> None:
         width = dims.encoder_width
         self._first = convolution("CodecEnc.conv_blocks.0", 1, width, 7, take, padding=3)
         self._blocks: list[Callable[[Tensor], Tensor]] = []
@@ -191,7 +201,7 @@ class Activation:
 class Quantiser:
     """Affine layers, two bounds, rounding: [batch, time, channels] -> codes int32 [batch, time]."""
 
-    def __init__(self, dims: CodecDims, take: Take, device: torch.device) -> None:
+    def __init__(self, dims: CodecDimensions, take: Take, device: torch.device) -> None:
         shapes = dict(quantiser_shapes(dims))
         tensors = {name: take(name, shape).to(device, torch.float32) for name, shape in shapes.items()}
         self._prior = [tensors[f"fc_prior.{part}"] for part in ("weight", "bias")]
@@ -222,7 +232,15 @@ def import_semantic_model() -> None:
 
 
 def convolution(
-    name: str, inputs: int, outputs: int, kernel: int, take: Take, *, stride: int = 1, dilation: int = 1, padding: int = 0
+    name: str,
+    inputs: int,
+    outputs: int,
+    kernel: int,
+    take: Take,
+    *,
+    stride: int = 1,
+    dilation: int = 1,
+    padding: int = 0,
 ) -> Callable[[Tensor], Tensor]:
     """A plain 1-d convolution with its loaded weight and bias."""
     weight, bias = take(f"{name}.weight", (outputs, inputs, kernel)), take(f"{name}.bias", (outputs,))
@@ -233,13 +251,17 @@ def kaiser_sinc() -> Tensor:
     """The half-band low-pass of the activations, float32 [12], summing to 1."""
     half = _FILTER_TAPS // 2
     attenuation = 2.285 * (half - 1) * math.pi * 4 * _HALF_WIDTH + 7.95  # Kaiser's formula
-    beta = 0.1102 * (attenuation - 8.7) if attenuation > 50 else 0.5842 * (attenuation - 21) ** 0.4 + 0.07886 * (attenuation - 21)
+    beta = (
+        0.1102 * (attenuation - 8.7)
+        if attenuation > 50
+        else 0.5842 * (attenuation - 21) ** 0.4 + 0.07886 * (attenuation - 21)
+    )
     window = torch.kaiser_window(_FILTER_TAPS, periodic=False, beta=beta, dtype=torch.float32)
     taps = window * torch.sinc(2 * _CUTOFF * (torch.arange(-half, half) + 0.5))
     return taps / taps.sum()
 
 
-def encoder_shapes(dims: CodecDims) -> Iterator[tuple[str, Shape]]:
+def encoder_shapes(dims: CodecDimensions) -> Iterator[tuple[str, Shape]]:
     """Name and shape of every tensor of the encoder outside the semantic model."""
     seen: list[tuple[str, Shape]] = []
 

@@ -1,7 +1,7 @@
 """The mel features that w2v-bert-2.0 hears: Kaldi filter banks, normalised per utterance, two frames to a row.
 
-The parameters are those of transformers' SeamlessM4TFeatureExtractor, computed here with torch so that neither torchaudio
-nor a loop over frames is needed. Knows nothing of the codec but that its frames are two mel frames long.
+The parameters are those of transformers' SeamlessM4TFeatureExtractor, computed here with torch so that neither
+torchaudio nor a loop over frames is needed. Knows nothing of the codec but that its frames are two mel frames long.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """One name for every tensor of X-Codec-2, whichever of the published layouts the file has.
 
-The names used here are the original repository's. Other layouts are renames: weight normalisation as weight_g/weight_v or
-as parametrizations, snake's beta called bias, and transformers' native class (also under the names of its first version)
-with folded convolutions and separate q, k, v. Knows names and shapes, nothing of what the tensors do.
+The names used here are the original repository's. Other layouts are renames: weight normalisation as weight_g/weight_v
+or as parametrizations, snake's beta called bias, and transformers' native class (also under the names of its first
+version) with folded convolutions and separate q, k, v. Knows names and shapes, nothing of what the tensors do.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from backends.interface import ModelUnavailable
-from backends.llasa.xcodec2.config import SAMPLE_RATE, CodecDims
+from backends.llasa.xcodec2.config import SAMPLE_RATE, CodecDimensions
 from backends.transformer.checkpoint import Checkpoint
 
 Shape = tuple[int, ...]
@@ -62,7 +62,9 @@ class CodecTensors:
         """The tensor, weight normalisation folded. Raises ModelUnavailable naming it if absent or of another shape."""
         places = self._places(name)
         if places is None:
-            raise ModelUnavailable(f"the codec in {self._checkpoint.source} lacks tensor {self._primary(name)} {list(shape)}")
+            raise ModelUnavailable(
+                f"the codec in {self._checkpoint.source} lacks tensor {self._primary(name)} {list(shape)}"
+            )
         if len(places) == 3:
             rows = (shape[0] // 3, *shape[1:])
             return torch.cat([self._checkpoint.take(place, rows) for place in places])
@@ -80,7 +82,7 @@ class CodecTensors:
         """Raise ModelUnavailable that names all missing tensors, before any is read."""
         self._checkpoint.demand(self._primary(name) for name in names if self._places(name) is None)
 
-    def refuse_unknown_decoder(self, dims: CodecDims) -> None:
+    def refuse_unknown_decoder(self, dims: CodecDimensions) -> None:
         """Raise ModelUnavailable for a decoder of another kind, such as the 44.1 kHz variants."""
         known = {place for name, _ in decoder_shapes(dims) for place in (self._places(name) or [])}
         known |= {place for name, _ in quantiser_shapes(dims) for place in (self._places(name) or [])}
@@ -150,7 +152,7 @@ def folded(gain: Tensor, direction: Tensor) -> Tensor:
     return gain * direction / length
 
 
-def quantiser_shapes(dims: CodecDims) -> Iterator[tuple[str, Shape]]:
+def quantiser_shapes(dims: CodecDimensions) -> Iterator[tuple[str, Shape]]:
     digits = len(dims.levels)
     yield "generator.quantizer.project_in.weight", (digits, dims.fsq_width)
     yield "generator.quantizer.project_in.bias", (digits,)
@@ -158,7 +160,7 @@ def quantiser_shapes(dims: CodecDims) -> Iterator[tuple[str, Shape]]:
     yield "fc_prior.bias", (dims.fsq_width,)
 
 
-def decoder_shapes(dims: CodecDims) -> Iterator[tuple[str, Shape]]:
+def decoder_shapes(dims: CodecDimensions) -> Iterator[tuple[str, Shape]]:
     """Name and shape of every tensor that decoding needs."""
     width, heads = dims.width, dims.heads * dims.head_dim
     yield "generator.quantizer.project_out.weight", (dims.fsq_width, len(dims.levels))
@@ -168,7 +170,12 @@ def decoder_shapes(dims: CodecDims) -> Iterator[tuple[str, Shape]]:
     yield "generator.backbone.embed.weight", (width, width, 7)
     yield "generator.backbone.embed.bias", (width,)
     for net in ("prior_net.0", "prior_net.1", "post_net.0", "post_net.1"):
-        for part, shape in (("norm1", (width,)), ("conv1", (width, width, 3)), ("norm2", (width,)), ("conv2", (width, width, 3))):
+        for part, shape in (
+            ("norm1", (width,)),
+            ("conv1", (width, width, 3)),
+            ("norm2", (width,)),
+            ("conv2", (width, width, 3)),
+        ):
             yield f"generator.backbone.{net}.{part}.weight", shape
             yield f"generator.backbone.{net}.{part}.bias", (width,)
     for layer in range(dims.depth):

@@ -1,7 +1,7 @@
 """Whether the compiled loops (loops.py) can be used here, and the ways into them that are not a stack's.
 
-They need numba, which comes with the `torch` extra (there is none for musl). Where it is missing or does not work, the reason
-is logged once and everything runs as plain torch operators.
+They need numba, which comes with the `torch` extra (there is none for musl). Where it is missing or does not work, the
+reason is logged once and everything runs as plain torch operators.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class Picker:
         self._loops, self._noise = loops, noise.contiguous().numpy()
         self._temperature = np.empty(rows, np.float32)
         self._temperature[:] = temperature
-        warm = self._temperature > 0
-        self._temperature[warm] = np.maximum(self._temperature[warm], COLDEST)
+        per_row = self._temperature > 0
+        self._temperature[per_row] = np.maximum(self._temperature[per_row], COLDEST)
         self._top_k = np.empty(rows, np.int64)
         self._top_k[:] = top_k
         self._space = np.empty(2 * noise.shape[2], np.float32)

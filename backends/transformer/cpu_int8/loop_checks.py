@@ -1,7 +1,8 @@
-"""Whether the compiled loops (loops.py) compute what they should here: each is run once and compared with numpy in float64.
+"""Whether the compiled loops (loops.py) compute what they should here: each is run once and compared with numpy in
+float64.
 
-That also compiles them, or loads them from their cache, so that no request waits for it. The arrays have the types that a
-stack gives, since numba compiles by types, and sizes that leave a rest beside full vector registers.
+That also compiles them, or loads them from their cache, so that no request waits for it. The arrays have the types that
+a stack gives, since numba compiles by types, and sizes that leave a rest beside full vector registers.
 """
 
 from __future__ import annotations
@@ -39,66 +40,79 @@ def _near(found: Floats, exact: NDArray[np.float64]) -> bool:
 
 
 def _norms(loops: ModuleType) -> bool:
-    x, raw, scale = _values(_ROWS, _WIDTH, seed=0), _values(_ROWS, _WIDTH, seed=1), _values(_WIDTH, seed=2)
-    peaks, weight = np.array([0.5, 1e4], np.float32), _values(_WIDTH, seed=3)
-    total = x.astype(np.float64) + raw.astype(np.float64) * scale * peaks[:, None]
+    x, accumulator, scale = _values(_ROWS, _WIDTH, seed=0), _values(_ROWS, _WIDTH, seed=1), _values(_WIDTH, seed=2)
+    absmax, weight = np.array([0.5, 1e4], np.float32), _values(_WIDTH, seed=3)
+    total = x.astype(np.float64) + accumulator.astype(np.float64) * scale * absmax[:, None]
     exact = total / np.sqrt((total**2).mean(1, keepdims=True) + _EPS) * weight
-    out, room, new = np.zeros_like(x), np.zeros((_ROWS, _WIDTH + 4), np.float32), peaks.copy()
-    loops.add_norm_out(x.copy(), raw, scale, peaks, weight, _EPS, out)
-    loops.add_norm(x, raw, scale, new, weight, _EPS, room)
-    divided = room[:, :_WIDTH]
-    return _near(out, exact) and _near(divided * new[:, None], exact) and _near(x, total) and np.abs(divided).max() == 1.0
+    out, workspace, new = np.zeros_like(x), np.zeros((_ROWS, _WIDTH + 4), np.float32), absmax.copy()
+    loops.add_norm_out(x.copy(), accumulator, scale, absmax, weight, _EPS, out)
+    loops.add_norm(x, accumulator, scale, new, weight, _EPS, workspace)
+    divided = workspace[:, :_WIDTH]
+    return (
+        _near(out, exact) and _near(divided * new[:, None], exact) and _near(x, total) and np.abs(divided).max() == 1.0
+    )
 
 
 def _gate(loops: ModuleType) -> bool:
     gates = np.array([[-1e30, -90.0, -3.0, -1e-3, 0.0, 1e-3, 5.0, 90.0, 1e4]], np.float32)
     hidden = gates.shape[1]
-    raw, scale = np.concatenate([gates, _values(1, hidden, seed=4)], 1), np.full(2 * hidden, 0.5, np.float32)
-    opened, ups = gates.astype(np.float64) / 2, raw[:, hidden:].astype(np.float64) / 2
+    accumulator, scale = np.concatenate([gates, _values(1, hidden, seed=4)], 1), np.full(2 * hidden, 0.5, np.float32)
+    opened, ups = gates.astype(np.float64) / 2, accumulator[:, hidden:].astype(np.float64) / 2
     exact = opened / (1 + np.exp(np.minimum(-opened, 700.0))) * ups
-    peaks, room = np.ones(1, np.float32), np.zeros((1, hidden + 4), np.float32)
-    loops.gate(raw, scale, peaks, room)
-    return _near(room[:, :hidden] * peaks, exact)
+    absmax, workspace = np.ones(1, np.float32), np.zeros((1, hidden + 4), np.float32)
+    loops.gate(accumulator, scale, absmax, workspace)
+    return _near(workspace[:, :hidden] * absmax, exact)
 
 
 def _attend(loops: ModuleType) -> bool:
     """One row at position 5 of six, two query heads to one key head of four numbers, turned by given angles."""
     width, position, length = 4, 5, 6
-    raw, scale = _values(1, 4 * width, seed=5), np.full(4 * width, 2.0, np.float32)
+    accumulator, scale = _values(1, 4 * width, seed=5), np.full(4 * width, 2.0, np.float32)
     angles = np.arange(length)[:, None] * np.array([0.7, 0.1])
-    turns = np.stack([np.cos(angles), np.sin(angles)], -1).reshape(length, width).astype(np.float32)
+    rotary = np.stack([np.cos(angles), np.sin(angles)], -1).reshape(length, width).astype(np.float32)
     keys, values = _values(1, 1, length, width, seed=6), _values(1, 1, length, width, seed=7)
-    heads = raw.astype(np.float64).reshape(4, width) * 2.0
+    heads = accumulator.astype(np.float64).reshape(4, width) * 2.0
     turned = (heads.view(np.complex128) * np.exp(1j * angles[position])).view(np.float64)
     seen, said = keys[0, 0].astype(np.float64), values[0, 0].astype(np.float64)
     seen[position], said[position] = turned[2], heads[3]
     weights = np.exp(turned[:2] @ seen.T / np.sqrt(width))
     exact = (weights / weights.sum(1, keepdims=True) @ said).reshape(1, -1)
-    peaks, room, scores = np.ones(1, np.float32), np.zeros((1, 2 * width + 4), np.float32), np.empty((2, length), np.float32)
+    absmax, workspace, scores = (
+        np.ones(1, np.float32),
+        np.zeros((1, 2 * width + 4), np.float32),
+        np.empty((2, length), np.float32),
+    )
     slots, positions = np.zeros(1, np.int64), np.full(1, position, np.int64)
-    loops.attend(raw, scale, peaks, turns, keys, values, slots, positions, scores, room)
-    return _near(room[:, :-4] * peaks, exact) and _near(keys[0, 0], seen) and _near(values[0, 0], said)
+    loops.attend(accumulator, scale, absmax, rotary, keys, values, slots, positions, scores, workspace)
+    return _near(workspace[:, :-4] * absmax, exact) and _near(keys[0, 0], seen) and _near(values[0, 0], said)
 
 
 def _divide(loops: ModuleType) -> bool:
     x = _values(_ROWS, _WIDTH, seed=8)
     x[1] = 0.0
-    peaks, room = np.empty(_ROWS, np.float32), np.zeros((_ROWS, _WIDTH + 4), np.float32)
-    loops.divide(x, room, peaks)
+    absmax, workspace = np.empty(_ROWS, np.float32), np.zeros((_ROWS, _WIDTH + 4), np.float32)
+    loops.divide(x, workspace, absmax)
     exact = np.maximum(np.abs(x).max(1), np.float32(1e-12))
-    return bool((peaks == exact).all() and (room[:, :_WIDTH] == x / exact[:, None]).all())
+    return bool((absmax == exact).all() and (workspace[:, :_WIDTH] == x / exact[:, None]).all())
 
 
 def _finish(loops: ModuleType) -> bool:
-    raw, scale, peaks = _values(_ROWS, _WIDTH, seed=9), _values(_WIDTH, seed=10), np.array([3.0, 1e-12], np.float32)
-    exact = raw * scale * peaks[:, None]
-    loops.finish(raw, scale, peaks)
-    return bool((raw == exact).all())
+    accumulator, scale, absmax = (
+        _values(_ROWS, _WIDTH, seed=9),
+        _values(_WIDTH, seed=10),
+        np.array([3.0, 1e-12], np.float32),
+    )
+    exact = accumulator * scale * absmax[:, None]
+    loops.finish(accumulator, scale, absmax)
+    return bool((accumulator == exact).all())
 
 
 def _pick(loops: ModuleType) -> bool:
     """A greedy row, and one that draws from its five strongest."""
-    logits, noise = _values(2, _WIDTH, seed=11), np.random.default_rng(12).exponential(size=(2, 1, _WIDTH)).astype(np.float32)
+    logits, noise = (
+        _values(2, _WIDTH, seed=11),
+        np.random.default_rng(12).exponential(size=(2, 1, _WIDTH)).astype(np.float32),
+    )
     temperature, top_k, out = np.array([0.0, 2.0], np.float32), np.array([0, 5], np.int64), np.empty(2, np.int64)
     loops.pick(logits, noise, 0, temperature, top_k, np.empty(2 * _WIDTH, np.float32), out)
     strongest = np.argsort(logits[1])[-5:]

@@ -4,8 +4,8 @@ A step of one row is made of products that run at the speed of memory and of som
 them, each of which costs more to call than to compute. Here they are one loop for each place: before the norms, around
 attention, in the SwiGLU, and around a head. Everything is float32 on numpy arrays, C-contiguous, one row per sequence.
 
-A product's *input room* is [rows, columns + 4]: the row divided by its peak, then the fixed columns of Int8Dynamic. What
-a product gives is *raw*: it still wants the weight's scale per column and the input's peak per row.
+A product's *input room* is [rows, columns + 4]: the row divided by its peak, then the fixed columns of Int8Dynamic.
+What a product gives is *raw*: it still wants the weight's scale per column and the input's peak per row.
 
 Rows are computed one after the other, so a row's bits depend on no other row. Sums may be reordered to fill vector
 registers and products fused with sums; nothing else is relaxed. Compiled code is kept beside this file, or where that
@@ -91,17 +91,17 @@ def _exp(x: Any) -> Any:
 
 
 @_compiled
-def add_norm(x: Any, raw: Any, scale: Any, peaks: Any, weight: Any, eps: Any, room: Any) -> None:
+def add_norm(x: Any, accumulator: Any, scale: Any, absmax: Any, weight: Any, eps: Any, workspace: Any) -> None:
     """x += the finished product, in place; room := RMSNorm(x) divided by its peaks, which become the new ones.
 
     x, raw [rows, width], scale and weight [width], peaks [rows], room [rows, width + 4].
     """
     width = x.shape[1]
     for i in range(x.shape[0]):
-        row, product, into, peak = x[i], raw[i], room[i], peaks[i]
+        row, product, into, absmax_value = x[i], accumulator[i], workspace[i], absmax[i]
         square, largest = _ZERO, np.int32(0)
         for j in range(width):
-            value = row[j] + product[j] * scale[j] * peak
+            value = row[j] + product[j] * scale[j] * absmax_value
             row[j] = value
             square += value * value
             value *= weight[j]
@@ -111,18 +111,18 @@ def add_norm(x: Any, raw: Any, scale: Any, peaks: Any, weight: Any, eps: Any, ro
         divisor = max(_as_float(largest), _LEAST * rms)
         for j in range(width):
             into[j] /= divisor
-        peaks[i] = divisor / rms
+        absmax[i] = divisor / rms
 
 
 @_compiled
-def add_norm_out(x: Any, raw: Any, scale: Any, peaks: Any, weight: Any, eps: Any, out: Any) -> None:
+def add_norm_out(x: Any, accumulator: Any, scale: Any, absmax: Any, weight: Any, eps: Any, out: Any) -> None:
     """out [rows, width] := RMSNorm of x plus the finished product."""
     width = x.shape[1]
     for i in range(x.shape[0]):
-        row, product, into, peak = x[i], raw[i], out[i], peaks[i]
+        row, product, into, absmax_value = x[i], accumulator[i], out[i], absmax[i]
         square = _ZERO
         for j in range(width):
-            value = row[j] + product[j] * scale[j] * peak
+            value = row[j] + product[j] * scale[j] * absmax_value
             square += value * value
             into[j] = value * weight[j]
         rms = np.sqrt(square / np.float32(width) + eps)
@@ -131,41 +131,50 @@ def add_norm_out(x: Any, raw: Any, scale: Any, peaks: Any, weight: Any, eps: Any
 
 
 @_compiled
-def gate(raw: Any, scale: Any, peaks: Any, room: Any) -> None:
+def gate(accumulator: Any, scale: Any, absmax: Any, workspace: Any) -> None:
     """room := silu(gate) * up divided by its peaks; raw [rows, 2 * hidden] holds gate, then up."""
-    hidden = raw.shape[1] // 2
+    hidden = accumulator.shape[1] // 2
     gate_scale, up_scale = scale[:hidden], scale[hidden:]
-    for i in range(raw.shape[0]):
-        gates, ups, into, peak = raw[i, :hidden], raw[i, hidden:], room[i], peaks[i]
+    for i in range(accumulator.shape[0]):
+        gates, ups, into, absmax_value = accumulator[i, :hidden], accumulator[i, hidden:], workspace[i], absmax[i]
         largest = np.int32(0)
         for j in range(hidden):
-            opened = gates[j] * gate_scale[j] * peak
-            value = opened / (_ONE + _exp(-opened)) * (ups[j] * up_scale[j] * peak)
+            opened = gates[j] * gate_scale[j] * absmax_value
+            value = opened / (_ONE + _exp(-opened)) * (ups[j] * up_scale[j] * absmax_value)
             into[j] = value
             largest = max(largest, _as_bits(value) & _MAGNITUDE)
         divisor = max(_as_float(largest), _LEAST)
         for j in range(hidden):
             into[j] /= divisor
-        peaks[i] = divisor
+        absmax[i] = divisor
 
 
 @_compiled
 def attend(
-    raw: Any, scale: Any, peaks: Any, turns: Any, keys: Any, values: Any, slots: Any, positions: Any, scores: Any, room: Any
+    accumulator: Any,
+    scale: Any,
+    absmax: Any,
+    rotary: Any,
+    keys: Any,
+    values: Any,
+    slots: Any,
+    positions: Any,
+    scores: Any,
+    workspace: Any,
 ) -> None:
     """room := attention of every row over positions 0..its own of its slot, divided by its peaks.
 
-    raw [rows, (heads + 2 * kv_heads) * D] holds q, k and v; turns [max_positions, D] cos and sin in turn; keys and values
-    [slots, kv_heads, length, D]; slots, positions int64 [rows]; scores: space for [heads per kv head, length].
+    raw [rows, (heads + 2 * kv_heads) * D] holds q, k and v; turns [max_positions, D] cos and sin in turn; keys and
+    values [slots, kv_heads, length, D]; slots, positions int64 [rows]; scores: space for [heads per kv head, length].
     All rows are stored before any is read, so rows of one slot may stand at consecutive positions.
     """
     kv_heads, width = keys.shape[1], keys.shape[3]
-    size = room.shape[1] - 4
+    size = workspace.shape[1] - 4
     group = size // width // kv_heads
-    for i in range(raw.shape[0]):
-        row, peak, turn = raw[i], peaks[i], turns[positions[i]]
+    for i in range(accumulator.shape[0]):
+        row, absmax_value, turn = accumulator[i], absmax[i], rotary[positions[i]]
         for j in range(row.shape[0]):
-            row[j] *= scale[j] * peak
+            row[j] *= scale[j] * absmax_value
         for head in range(kv_heads * (group + 1)):
             _turn(row[head * width : (head + 1) * width], turn)
         for head in range(kv_heads):
@@ -174,12 +183,14 @@ def attend(
             for d in range(width):
                 key[d] = row[at + d]
                 value[d] = row[at + kv_heads * width + d]
-    for i in range(raw.shape[0]):
-        into, used = room[i, :size], positions[i] + 1
+    for i in range(accumulator.shape[0]):
+        into, used = workspace[i, :size], positions[i] + 1
         for head in range(kv_heads):
             part = slice(head * group * width, (head + 1) * group * width)
-            _attend_head(raw[i, part], keys[slots[i], head, :used], values[slots[i], head, :used], scores, into[part])
-        peaks[i] = _divide_by_peak(into)
+            _attend_head(
+                accumulator[i, part], keys[slots[i], head, :used], values[slots[i], head, :used], scores, into[part]
+            )
+        absmax[i] = _divide_by_absmax(into)
 
 
 @_inner
@@ -226,7 +237,8 @@ def _products(query: Any, keys: Any, factor: Any, out: Any) -> None:
 
 @_inner
 def _mean(values: Any, weights: Any, share: Any, out: Any) -> None:
-    """out [D] := weights [used] times values [used, D] times share; four rows at a time, so that out is written less."""
+    """out [D] := weights [used] times values [used, D] times share; four rows at a time, so that out is written
+    less."""
     used, width = values.shape
     whole = used - used % 4
     for d in range(width):
@@ -256,7 +268,7 @@ def _exponentials(scores: Any) -> Any:
 
 
 @_inner
-def _divide_by_peak(row: Any) -> Any:
+def _divide_by_absmax(row: Any) -> Any:
     """row := row / its largest magnitude, which is given back."""
     largest = np.int32(0)
     for j in range(row.shape[0]):
@@ -268,31 +280,31 @@ def _divide_by_peak(row: Any) -> Any:
 
 
 @_exact
-def divide(x: Any, room: Any, peaks: Any) -> None:
+def divide(x: Any, workspace: Any, absmax: Any) -> None:
     """room := rows of x [rows, columns] divided by their peaks, which go to peaks [rows]."""
     columns = x.shape[1]
     for i in range(x.shape[0]):
-        row, into = x[i], room[i, :columns]
+        row, into = x[i], workspace[i, :columns]
         for j in range(columns):
             into[j] = row[j]
-        peaks[i] = _divide_by_peak(into)
+        absmax[i] = _divide_by_absmax(into)
 
 
 @_exact
-def finish(raw: Any, scale: Any, peaks: Any) -> None:
+def finish(accumulator: Any, scale: Any, absmax: Any) -> None:
     """A raw product [rows, out] times the weight's scale [out] and its input's peaks [rows], in place."""
-    for i in range(raw.shape[0]):
-        row, peak = raw[i], peaks[i]
+    for i in range(accumulator.shape[0]):
+        row, absmax_value = accumulator[i], absmax[i]
         for j in range(row.shape[0]):
-            row[j] = row[j] * scale[j] * peak
+            row[j] = row[j] * scale[j] * absmax_value
 
 
 @_compiled
 def pick(logits: Any, noise: Any, draw: Any, temperature: Any, top_k: Any, space: Any, out: Any) -> None:
     """out int64 [rows] := sampling.pick of logits [rows, n or more] with noise[:, draw], Exp(1) of [rows, draws, n].
 
-    temperature float32 [rows] (0: greedy), top_k int64 [rows]; space: float32 of at least 2 n. A heap of the k strongest
-    finds the cut, and only what lies above it is weighed against its noise: argmax(p / noise) needs no sum.
+    temperature float32 [rows] (0: greedy), top_k int64 [rows]; space: float32 of at least 2 n. A heap of the k
+    strongest finds the cut, and only what lies above it is weighed against its noise: argmax(p / noise) needs no sum.
     """
     size = noise.shape[2]
     for i in range(noise.shape[0]):

@@ -1,8 +1,8 @@
 """One run of an ONNX Runtime session over bound values, and the owner of every one of them.
 
-onnxruntime below 1.31 keeps no reference to what is bound to an input, and what it gives as outputs are places in the binding,
-which its next run writes over. So a binding here serves one run: it holds what is bound until that run is over, and is never
-used again, which leaves its outputs to whoever asked for them. Knows no graph and no model.
+onnxruntime below 1.31 keeps no reference to what is bound to an input, and what it gives as outputs are places in the
+binding, which its next run writes over. So a binding here serves one run: it holds what is bound until that run is
+over, and is never used again, which leaves its outputs to whoever asked for them. Knows no graph and no model.
 """
 
 from __future__ import annotations
@@ -23,12 +23,14 @@ class Target:
 
     provider: str
     options: dict[str, str]
-    memory: str
+    encoder_output: str
     device_id: int = 0
 
     def value(self, array: NDArray[Any]) -> onnxruntime.OrtValue:
         """The array on the device. On the CPU the value shares the array's memory and holds the array."""
-        return onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), self.memory, self.device_id)
+        return onnxruntime.OrtValue.ortvalue_from_numpy(
+            np.ascontiguousarray(array), self.encoder_output, self.device_id
+        )
 
 
 class BoundRun:
@@ -46,16 +48,22 @@ class BoundRun:
         self._inputs.append(held)
         self._binding.bind_ortvalue_input(name, held)
 
-    def output(self, name: str, *, into: onnxruntime.OrtValue | None = None, memory: str = "") -> None:
-        """Ask for an output: written into a value of its shape, or into new memory on the device (memory="cpu": the CPU)."""
+    def output(self, name: str, *, into: onnxruntime.OrtValue | None = None, encoder_output: str = "") -> None:
+        """Ask for an output: written into a value of its shape, or into new memory on the device (memory="cpu": the
+        CPU)."""
         self._outputs[name] = into
         if into is not None:
             self._binding.bind_ortvalue_output(name, into)
         else:
-            self._binding.bind_output(name, memory or self._target.memory, 0 if memory == "cpu" else self._target.device_id)
+            self._binding.bind_output(
+                name,
+                encoder_output or self._target.encoder_output,
+                0 if encoder_output == "cpu" else self._target.device_id,
+            )
 
     def run(self) -> dict[str, onnxruntime.OrtValue]:
-        """Compute; the outputs by name, in the order they were asked for. Raises what `engine_error` makes of a failure."""
+        """Compute; the outputs by name, in the order they were asked for. Raises what `engine_error` makes of a
+        failure."""
         try:
             self._session.run_with_iobinding(self._binding)
         except Exception as error:  # onnxruntime's own have no base class but this
@@ -64,4 +72,7 @@ class BoundRun:
         # Outputs may keep the binding alive; the inputs, above all the caches before these, must not live as long.
         self._binding.clear_binding_inputs()
         self._inputs.clear()
-        return {name: value if into is None else into for (name, into), value in zip(self._outputs.items(), given, strict=True)}
+        return {
+            name: value if into is None else into
+            for (name, into), value in zip(self._outputs.items(), given, strict=True)
+        }

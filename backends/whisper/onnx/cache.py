@@ -18,9 +18,9 @@ import platformdirs
 
 from backends.interface import ModelUnavailable
 from backends.whisper.checkpoint import Checkpoint, check
-from backends.whisper.config import Dims
+from backends.whisper.config import ModelDimensions
 from backends.whisper.onnx.graphs import write_decoder, write_encoder
-from backends.whisper.onnx.layers import Form
+from backends.whisper.onnx.layers import GraphConfig
 
 BUILDER_VERSION = 5  # raise it whenever the graphs that are built change
 _RECORD = "built.json"
@@ -29,7 +29,7 @@ _UNFINISHED = "building-"
 _ABANDONED = 3600.0  # seconds; a build takes some, and minutes on a slow disk
 
 
-def built_graphs(checkpoint: Checkpoint, dims: Dims, form: Form, cache_folder: str = "") -> Path:
+def built_graphs(checkpoint: Checkpoint, dims: ModelDimensions, form: GraphConfig, cache_folder: str = "") -> Path:
     """The folder with encoder.onnx and decoder.onnx for this form, built if need be.
 
     Raises ModelUnavailable if the checkpoint is incomplete or no folder can be written.
@@ -47,14 +47,16 @@ def built_graphs(checkpoint: Checkpoint, dims: Dims, form: Form, cache_folder: s
             return _build(root, key, checkpoint, dims, form)
         except OSError as error:
             problem = error
-    raise ModelUnavailable(f"no room for the ONNX graphs of {checkpoint.folder.name}: {problem}; set cache_folder") from problem
+    raise ModelUnavailable(
+        f"no room for the ONNX graphs of {checkpoint.folder.name}: {problem}; set cache_folder"
+    ) from problem
 
 
 def _fallback_root(cache_folder: str) -> Path:
     return Path(cache_folder) if cache_folder else platformdirs.user_cache_path("speech-gateway") / "onnx"
 
 
-def _key(checkpoint: Checkpoint, dims: Dims, form: Form) -> str:
+def _key(checkpoint: Checkpoint, dims: ModelDimensions, form: GraphConfig) -> str:
     marks = json.dumps([BUILDER_VERSION, checkpoint.content_hash(), asdict(dims), asdict(form)], sort_keys=True)
     return f"{form.weights}-{'static' if form.static else 'dynamic'}-{hashlib.sha256(marks.encode()).hexdigest()[:16]}"
 
@@ -70,7 +72,7 @@ def _is_whole(folder: Path) -> bool:
         return False
 
 
-def _build(root: Path, key: str, checkpoint: Checkpoint, dims: Dims, form: Form) -> Path:
+def _build(root: Path, key: str, checkpoint: Checkpoint, dims: ModelDimensions, form: GraphConfig) -> Path:
     """Write into a temporary folder and rename it, so that two processes cannot tear each other's work."""
     _drop_leftovers(root)
     with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=root, ignore_cleanup_errors=True) as name:

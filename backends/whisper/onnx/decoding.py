@@ -14,17 +14,17 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from backends.whisper.checkpoint import Checkpoint
-from backends.whisper.config import Dims
+from backends.whisper.config import ModelDimensions
 from backends.whisper.network import Floats, Tokens
 from backends.whisper.onnx.binding import BoundRun, Target
 from backends.whisper.onnx.graphs import cache_shapes
-from backends.whisper.onnx.layers import Form
+from backends.whisper.onnx.layers import GraphConfig
 
 _MASKED = -1e4  # far below any score, still a float16
 
 
 @dataclass(frozen=True, slots=True)
-class OnnxMemory:
+class OnnxEncoderOutput:
     """Cross keys and values by input name, on the session's device, batch of one."""
 
     tensors: dict[str, onnxruntime.OrtValue]
@@ -34,7 +34,12 @@ class DecoderSession:
     """The decoder graph on its device, with the embedding table it leaves outside."""
 
     def __init__(
-        self, session: onnxruntime.InferenceSession, target: Target, checkpoint: Checkpoint, dims: Dims, form: Form
+        self,
+        session: onnxruntime.InferenceSession,
+        target: Target,
+        checkpoint: Checkpoint,
+        dims: ModelDimensions,
+        form: GraphConfig,
     ) -> None:
         self.session, self.target, self.dims, self.form = session, target, dims, form
         self.element = np.dtype(form.element)
@@ -47,12 +52,15 @@ class DecoderSession:
         embedded: NDArray[Any] = (table + self._positions[positions]).astype(self.element)
         return embedded
 
-    def gather(self, memories: Sequence[OnnxMemory]) -> dict[str, onnxruntime.OrtValue]:
+    def gather(self, encoder_outputs: Sequence[OnnxEncoderOutput]) -> dict[str, onnxruntime.OrtValue]:
         """Cross keys and values of several windows as one batch."""
-        if len(memories) == 1:
-            return dict(memories[0].tensors)
-        names = list(memories[0].tensors)
-        together = {name: np.concatenate([memory.tensors[name].numpy() for memory in memories]) for name in names}
+        if len(encoder_outputs) == 1:
+            return dict(encoder_outputs[0].tensors)
+        names = list(encoder_outputs[0].tensors)
+        together = {
+            name: np.concatenate([encoder_output.tensors[name].numpy() for encoder_output in encoder_outputs])
+            for name in names
+        }
         return {name: self.target.value(array) for name, array in together.items()}
 
     def empty_caches(self, batch: int, length: int) -> dict[str, onnxruntime.OrtValue]:
@@ -72,11 +80,13 @@ def host(value: onnxruntime.OrtValue) -> NDArray[Any]:
 class DynamicDecoding:
     """Caches grow by what is fed. Rows may be padded at the left; padded positions are masked and not counted."""
 
-    def __init__(self, device: DecoderSession, memories: Sequence[OnnxMemory], padding: list[int]) -> None:
+    def __init__(
+        self, device: DecoderSession, encoder_outputs: Sequence[OnnxEncoderOutput], padding: list[int]
+    ) -> None:
         self._device = device
         self._padding = np.array(padding, np.int64)
         self._length = 0
-        self._cross = device.gather(memories)
+        self._cross = device.gather(encoder_outputs)
         self._past = device.empty_caches(len(padding), 0)
         self.queries: dict[int, Floats] = {}
 
@@ -89,8 +99,12 @@ class DynamicDecoding:
         run.input("keep", np.array([keep], np.int64))
         for name, value in (*self._cross.items(), *((f"past_{name}", value) for name, value in self._past.items())):
             run.input(name, value)
-        for name in ("logits", *(f"present_{name}" for name in self._past), *(f"cross_query.{layer}" for layer in query_layers)):
-            run.output(name, memory="cpu")
+        for name in (
+            "logits",
+            *(f"present_{name}" for name in self._past),
+            *(f"cross_query.{layer}" for layer in query_layers),
+        ):
+            run.output(name, encoder_output="cpu")
         outputs = run.run()
         self._past = {name: outputs[f"present_{name}"] for name in self._past}
         self.queries = {layer: host(outputs[f"cross_query.{layer}"])[0] for layer in query_layers}
@@ -117,12 +131,14 @@ class DynamicDecoding:
 class StaticDecoding:
     """One token a call into caches of fixed length that stay on the device. Rows beyond the batch are unused."""
 
-    def __init__(self, device: DecoderSession, memories: Sequence[OnnxMemory], padding: list[int]) -> None:
+    def __init__(
+        self, device: DecoderSession, encoder_outputs: Sequence[OnnxEncoderOutput], padding: list[int]
+    ) -> None:
         self._device, form = device, device.form
-        self._rows = list(range(len(memories)))
+        self._rows = list(range(len(encoder_outputs)))
         self._padding = np.array([*padding, *[0] * (form.batch - len(padding))], np.int64)
         self._length = 0
-        filled = [*memories, *[memories[0]] * (form.batch - len(memories))]
+        filled = [*encoder_outputs, *[encoder_outputs[0]] * (form.batch - len(encoder_outputs))]
         self._cross = device.gather(filled)
         # Two sets take turns as input and output of a step.
         self._caches = [device.empty_caches(form.batch, form.cache) for _ in range(2)]
@@ -150,7 +166,7 @@ class StaticDecoding:
             run.input(f"past_{name}", value)
             run.output(f"present_{name}", into=present[name])
         for name in ("logits", *(f"cross_query.{layer}" for layer in query_layers)):
-            run.output(name, memory="cpu")
+            run.output(name, encoder_output="cpu")
         outputs = run.run()
         self._caches.reverse()
         self._length += 1

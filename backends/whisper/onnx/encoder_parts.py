@@ -1,18 +1,19 @@
 """How the encoder is cut into graphs that run one after the other.
 
-Windows resets a GPU that works on one submission for more than 2 s (timeout detection and recovery), and a run is submitted as a
-whole. On DirectML a large encoder is therefore several runs, none of more than a fixed amount of work. Knows shapes only.
+Windows resets a GPU that works on one submission for more than 2 s (timeout detection and recovery), and a run is
+submitted as a whole. On DirectML a large encoder is therefore several runs, none of more than a fixed amount of work.
+Knows shapes only.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from backends.whisper.config import Dims
+from backends.whisper.config import ModelDimensions
 
-# Multiplications and additions of one run. Within 2 s a GPU must reach 125 GFLOP/s, a part of what the slowest integrated
-# graphics with DirectX 12 are specified for in float32. Derived, not measured on any GPU. tiny and base stay whole; small is
-# two runs, large twelve.
+# Multiplications and additions of one run. Within 2 s a GPU must reach 125 GFLOP/s, a part of what the slowest
+# integrated graphics with DirectX 12 are specified for in float32. Derived, not measured on any GPU. tiny and base stay
+# whole; small is two runs, large twelve.
 RUN_OPERATIONS = 2.5e11
 
 
@@ -30,14 +31,14 @@ class EncoderPart:
     is_last: bool
 
 
-def layer_operations(dims: Dims) -> tuple[float, float]:
+def layer_operations(dims: ModelDimensions) -> tuple[float, float]:
     """Multiplications and additions of an encoder layer, and of the cross keys and values of a decoder layer."""
     linear = 4 * dims.width**2 + 2 * dims.width * dims.encoder_ffn
     attention = 2 * dims.source_positions * dims.width
     return 2.0 * dims.source_positions * (linear + attention), 2.0 * dims.source_positions * 2 * dims.width**2
 
 
-def encoder_parts(dims: Dims, *, static: bool, most: float = RUN_OPERATIONS) -> list[EncoderPart]:
+def encoder_parts(dims: ModelDimensions, *, static: bool, most: float = RUN_OPERATIONS) -> list[EncoderPart]:
     """The parts in order; one where the graph is not static, that is on the processor."""
     layer, cross = layer_operations(dims)
     units = [(True, index, layer) for index in range(dims.encoder_layers)]

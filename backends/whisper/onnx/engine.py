@@ -16,15 +16,15 @@ import onnxruntime
 
 from backends.interface import ModelUnavailable
 from backends.whisper.checkpoint import Checkpoint
-from backends.whisper.config import Dims
-from backends.whisper.network import Floats, Memory, Network, Tokens, attention_probabilities
+from backends.whisper.config import ModelDimensions
+from backends.whisper.network import EncoderOutput, Floats, Network, Tokens, attention_probabilities
 from backends.whisper.onnx.binding import BoundRun, Target
 from backends.whisper.onnx.cache import built_graphs
-from backends.whisper.onnx.decoding import DecoderSession, DynamicDecoding, OnnxMemory, StaticDecoding
+from backends.whisper.onnx.decoding import DecoderSession, DynamicDecoding, OnnxEncoderOutput, StaticDecoding
 from backends.whisper.onnx.encoder_parts import encoder_parts
 from backends.whisper.onnx.faults import engine_error
 from backends.whisper.onnx.int8_probe import int8_choice
-from backends.whisper.onnx.layers import Form
+from backends.whisper.onnx.layers import GraphConfig
 
 _STATIC_CACHE = 448
 _SPIN = 100  # microseconds; the operators of one token that a single thread computes take less
@@ -54,7 +54,7 @@ class OnnxNetwork:
     def __init__(
         self,
         folder: Path,
-        dims: Dims,
+        dims: ModelDimensions,
         *,
         device: str = "cpu",
         dtype: str = "float32",
@@ -66,16 +66,16 @@ class OnnxNetwork:
         """static: force the DirectML form of the graphs (default: on DirectML only)."""
         self.dims, self.device, self.dtype = dims, device, dtype
         self._target = target_of(device)
-        use_static = self._target.memory == "dml" if static is None else static
+        use_static = self._target.encoder_output == "dml" if static is None else static
         self._form = _form(dims, dtype, use_static)
         self.max_batch = self._form.batch if use_static else max_batch
         self._threads = threads
         self.checkpoint = Checkpoint(folder)
         self._graphs = built_graphs(self.checkpoint, dims, self._form, cache_folder)
         self._open()
-        self._lane: OnnxNetwork | None = None
+        self._replica: OnnxNetwork | None = None
         if threads > 1 and not use_static and self.footprint() < _DOUBLED:
-            self._lane = self._one_thread()
+            self._replica = self._one_thread()
 
     def _open(self) -> None:
         self._encoders = [self._session(part.name) for part in encoder_parts(self.dims, static=self._form.static)]
@@ -83,24 +83,24 @@ class OnnxNetwork:
 
     def _one_thread(self) -> OnnxNetwork:
         """The same graphs in sessions of one thread, which any number of threads may use at the same time."""
-        lane = copy(self)
-        lane._threads = 1
-        lane._open()
-        return lane
+        replica = copy(self)
+        replica._threads = 1
+        replica._open()
+        return replica
 
     def _session(self, name: str) -> onnxruntime.InferenceSession:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        # A thread that waits for its share of the next operator spins, or waking it would cost more than the operator; but
-        # not for long, because several models and the gateway share the processor.
+        # A thread that waits for its share of the next operator spins, or waking it would cost more than the operator;
+        # but not for long, because several models and the gateway share the processor.
         options.add_session_config_entry("session.intra_op.allow_spinning", "1" if self._threads > 1 else "0")
         options.add_session_config_entry("session.intra_op.spin_duration_us", str(_SPIN))
         options.add_session_config_entry("session.force_spinning_stop", "1")
         if hasattr(onnxruntime.InferenceSession, "get_provider_graph_assignment_info"):
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        if self._target.memory == "dml":
+        if self._target.encoder_output == "dml":
             # A node that fell back to the processor would cost a copy per token: refuse rather than be slow in silence.
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
             # DirectML supports neither memory patterns nor parallel execution.
@@ -115,16 +115,16 @@ class OnnxNetwork:
 
     # --- Network ---------------------------------------------------------------------------------------------------
 
-    def lanes(self, windows: int) -> Sequence[Network]:
+    def replicas(self, windows: int) -> Sequence[Network]:
         """One window is quickest with all threads. Several are so with a thread each: none ever waits for another."""
-        if self._lane is None or windows <= self._threads // 2:
+        if self._replica is None or windows <= self._threads // 2:
             return [self]
-        return [self._lane] * min(self._threads, windows)
+        return [self._replica] * min(self._threads, windows)
 
-    def encode(self, mels: Sequence[Floats]) -> list[Memory]:
+    def encode(self, mels: Sequence[Floats]) -> list[EncoderOutput]:
         return [self._encode_one(mel) for mel in mels]
 
-    def _encode_one(self, mel: Floats) -> OnnxMemory:
+    def _encode_one(self, mel: Floats) -> OnnxEncoderOutput:
         """The parts of the encoder in turn; what goes from one to the next stays on the device."""
         tensors: dict[str, onnxruntime.OrtValue] = {}
         value: onnxruntime.OrtValue | Floats = mel[None].astype(self._form.element)
@@ -135,29 +135,39 @@ class OnnxNetwork:
                 run.output(output.name)
             tensors |= run.run()
             value = tensors.pop("next_hidden", value)
-        return OnnxMemory(tensors)
+        return OnnxEncoderOutput(tensors)
 
-    def decode(self, memories: Sequence[Memory], padding: Sequence[int] = ()) -> DynamicDecoding | StaticDecoding:
-        windows = [memory for memory in memories if isinstance(memory, OnnxMemory)]
+    def decode(
+        self, encoder_outputs: Sequence[EncoderOutput], padding: Sequence[int] = ()
+    ) -> DynamicDecoding | StaticDecoding:
+        windows = [
+            encoder_output for encoder_output in encoder_outputs if isinstance(encoder_output, OnnxEncoderOutput)
+        ]
         if not self._form.static:
             return DynamicDecoding(self._decoder, windows, list(padding) or [0] * len(windows))
         if len(windows) > self._form.batch:
             raise ValueError(f"a static graph of {self._form.batch} rows cannot hold {len(windows)} windows")
         return StaticDecoding(self._decoder, windows, list(padding) or [0] * len(windows))
 
-    def cross_weights(self, memory: Memory, tokens: Sequence[int], heads: Sequence[tuple[int, int]]) -> Floats:
-        assert isinstance(memory, OnnxMemory)  # noqa: S101 - each engine gets its own memories back
-        queries = self._cross_queries(memory, np.array([tokens], np.int64), sorted({layer for layer, _ in heads}))
+    def cross_weights(
+        self, encoder_output: EncoderOutput, tokens: Sequence[int], heads: Sequence[tuple[int, int]]
+    ) -> Floats:
+        assert isinstance(encoder_output, OnnxEncoderOutput)  # noqa: S101 - each engine gets its own memories back
+        queries = self._cross_queries(
+            encoder_output, np.array([tokens], np.int64), sorted({layer for layer, _ in heads})
+        )
         width, rows = self.dims.head_width, []
         for layer, head in heads:
-            key = memory.tensors[f"cross_key.{layer}"].numpy()[0, head].astype(np.float32) * np.float32(np.sqrt(width))
+            key = encoder_output.tensors[f"cross_key.{layer}"].numpy()[0, head].astype(np.float32) * np.float32(
+                np.sqrt(width)
+            )
             part = slice(head * width, (head + 1) * width)
             rows.append(attention_probabilities(queries[layer][:, part], key.T))
         return np.stack(rows)
 
-    def _cross_queries(self, memory: OnnxMemory, tokens: Tokens, layers: list[int]) -> dict[int, Floats]:
+    def _cross_queries(self, encoder_output: OnnxEncoderOutput, tokens: Tokens, layers: list[int]) -> dict[int, Floats]:
         """Cross-attention queries [tokens, width] by layer."""
-        decoding = self.decode([memory])
+        decoding = self.decode([encoder_output])
         if not isinstance(decoding, StaticDecoding):
             decoding.feed(tokens, tokens.shape[1] - 1, layers)
             return decoding.queries
@@ -168,7 +178,7 @@ class OnnxNetwork:
         return {layer: np.concatenate([piece[layer] for piece in pieces]) for layer in layers}
 
     def footprint(self) -> int:
-        sessions = 1 if self._lane is None else 2
+        sessions = 1 if self._replica is None else 2
         return sessions * sum(path.stat().st_size for path in self._graphs.glob("*.data"))
 
     def detail(self) -> dict[str, Any]:
@@ -196,20 +206,20 @@ def nodes_by_provider(sessions: Sequence[onnxruntime.InferenceSession]) -> dict[
     return counts
 
 
-def _form(dims: Dims, dtype: str, static: bool) -> Form:
+def _form(dims: ModelDimensions, dtype: str, static: bool) -> GraphConfig:
     if dtype not in {"float32", "float16", "int8"}:
         raise ModelUnavailable(f"Whisper's onnx engine has no dtype {dtype!r} (float32, float16 or int8)")
     if dtype == "float16" and not static:
         raise ModelUnavailable("float16 is for DirectML; on the CPU choose float32 or int8")
     if dtype == "int8" and static:
         raise ModelUnavailable("int8 is for the CPU; on DirectML choose float32 or float16")
-    form = _int8_form() if dtype == "int8" else Form(weights=dtype)
+    form = _int8_form() if dtype == "int8" else GraphConfig(weights=dtype)
     return replace(form, static=True, cache=min(_STATIC_CACHE, dims.target_positions)) if static else form
 
 
-def _int8_form() -> Form:
+def _int8_form() -> GraphConfig:
     choice = int8_choice()
     if not choice.is_right:
         faults = "; ".join(choice.faults)
         raise ModelUnavailable(f'no int8 product is right on this processor ({faults}); set dtype = "float32"')
-    return Form(weights="int8", wide=choice.wide, narrow=choice.narrow)
+    return GraphConfig(weights="int8", wide=choice.wide, narrow=choice.narrow)

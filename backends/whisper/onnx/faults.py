@@ -9,7 +9,8 @@ _NO_MEMORY = ("out of memory", "bad_alloc", "8007000e", "failed to allocate")
 
 
 def engine_error(error: Exception, remedy: str = "") -> Exception:
-    """DeviceLost, OutOfMemory or ModelUnavailable for what onnxruntime raised. remedy: what helps against a refused graph."""
+    """DeviceLost, OutOfMemory or ModelUnavailable for what onnxruntime raised. remedy: what helps against a refused
+    graph."""
     text = str(error)
     if lost := device_lost(error):
         return lost

@@ -3,8 +3,8 @@
 encoder: mel [1, mels, frames] -> cross keys and values of every decoder layer, so that they are made once per
 window; on DirectML in several graphs where it is large (`encoder_parts`).
 decoder: the next tokens' embeddings -> logits and grown caches. Embeddings are looked up outside, masks come in from
-outside, so the graph holds no index and no comparison. Two forms of the decoder: dynamic (CPU), and static (DirectML: one
-token a call, a cache of fixed length that is written through a mask; only plain operators).
+outside, so the graph holds no index and no comparison. Two forms of the decoder: dynamic (CPU), and static (DirectML:
+one token a call, a cache of fixed length that is written through a mask; only plain operators).
 """
 
 from __future__ import annotations
@@ -15,20 +15,22 @@ import numpy as np
 from onnx import TensorProto
 
 from backends.whisper.checkpoint import Checkpoint, encoder_positions, head_name
-from backends.whisper.config import Dims
+from backends.whisper.config import ModelDimensions
 from backends.whisper.onnx.encoder_parts import EncoderPart, encoder_parts
 from backends.whisper.onnx.graph import GraphWriter, Shape
-from backends.whisper.onnx.layers import Form, Layers
+from backends.whisper.onnx.layers import GraphConfig, Layers
 
 
-def write_encoder(folder: Path, checkpoint: Checkpoint, dims: Dims, form: Form) -> None:
-    """encoder.onnx, and encoder-1.onnx and so on where one run would be too long; one window at a time, because batching gains
-    nothing in a compute-bound network."""
+def write_encoder(folder: Path, checkpoint: Checkpoint, dims: ModelDimensions, form: GraphConfig) -> None:
+    """encoder.onnx, and encoder-1.onnx and so on where one run would be too long; one window at a time, because
+    batching gains nothing in a compute-bound network."""
     for part in encoder_parts(dims, static=form.static):
         _write_part(folder, checkpoint, dims, form, part)
 
 
-def _write_part(folder: Path, checkpoint: Checkpoint, dims: Dims, form: Form, part: EncoderPart) -> None:
+def _write_part(
+    folder: Path, checkpoint: Checkpoint, dims: ModelDimensions, form: GraphConfig, part: EncoderPart
+) -> None:
     graph = GraphWriter(folder, part.name, form.element)
     layers = Layers(graph, checkpoint, dims, form, wide=True)
     shape = [1, dims.source_positions, dims.width]
@@ -41,26 +43,28 @@ def _write_part(folder: Path, checkpoint: Checkpoint, dims: Dims, form: Form, pa
         hidden = _encoder_attention(layers, hidden, prefix)
         hidden = layers.feed_forward(hidden, prefix)
     if part.cross:
-        memory = layers.norm(hidden, "encoder.layer_norm")
+        encoder_output = layers.norm(hidden, "encoder.layer_norm")
     for layer in part.cross:
-        _cross_projections(layers, memory, layer)
+        _cross_projections(layers, encoder_output, layer)
     if not part.is_last:
         graph.output(hidden, "next_hidden", shape)
     graph.save()
 
 
-def _cross_projections(layers: Layers, memory: str, layer: int) -> None:
+def _cross_projections(layers: Layers, encoder_output: str, layer: int) -> None:
     graph, dims = layers.graph, layers.dims
     prefix = f"decoder.layers.{layer}.encoder_attn"
     scale = np.float32(dims.head_width**-0.5)  # of the scores; here once, and not for every token
-    key = layers.split_heads(layers.linear(memory, f"{prefix}.k_proj", scale=scale), dims.decoder_heads, across=True)
-    value = layers.split_heads(layers.linear(memory, f"{prefix}.v_proj"), dims.decoder_heads)
+    key = layers.split_heads(
+        layers.linear(encoder_output, f"{prefix}.k_proj", scale=scale), dims.decoder_heads, across=True
+    )
+    value = layers.split_heads(layers.linear(encoder_output, f"{prefix}.v_proj"), dims.decoder_heads)
     shapes = cross_shapes(dims, 1)
     graph.output(key, f"cross_key.{layer}", shapes[0])
     graph.output(value, f"cross_value.{layer}", shapes[1])
 
 
-def cross_shapes(dims: Dims, batch: int | str) -> tuple[list[int | str], list[int | str]]:
+def cross_shapes(dims: ModelDimensions, batch: int | str) -> tuple[list[int | str], list[int | str]]:
     """Shapes of a layer's cross keys (transposed and scaled) and values.
 
     So both products of a single token are those of a row vector and a matrix that is read once, from front to back.
@@ -123,16 +127,18 @@ def _attend(layers: Layers, query: str, key: str, value: str, bias: str = "") ->
     return graph.op("MatMul", graph.op("Softmax", scores, axis=-1), value)
 
 
-# --- Decoder -----------------------------------------------------------------------------------------------------------
+# --- Decoder ----------------------------------------------------------------------------------------------------------
 
 
-def write_decoder(folder: Path, checkpoint: Checkpoint, dims: Dims, form: Form) -> None:
+def write_decoder(folder: Path, checkpoint: Checkpoint, dims: ModelDimensions, form: GraphConfig) -> None:
     """decoder.onnx.
 
-    Dynamic: embedded [batch, new, width], bias [batch, 1, new, past + new], keep [1] (first new position whose logits are
-    wanted), past_key/past_value.i [batch, heads, past, d], cross_key/cross_value.i -> logits [batch, kept, vocabulary],
-    present_key/present_value.i, cross_query.i [batch, new, width] (for word times; costs nothing unless fetched).
-    Static: the same with new = 1, no keep, write [1, 1, cache, 1] (one at the position to fill) and write_key [1, 1, 1, cache].
+    Dynamic: embedded [batch, new, width], bias [batch, 1, new, past + new], keep [1] (first new position whose logits
+    are wanted), past_key/past_value.i [batch, heads, past, d], cross_key/cross_value.i -> logits [batch, kept,
+    vocabulary], present_key/present_value.i, cross_query.i [batch, new, width] (for word times; costs nothing unless
+    fetched).
+    Static: the same with new = 1, no keep, write [1, 1, cache, 1] (one at the position to fill) and write_key [1, 1, 1,
+    cache].
     """
     graph = GraphWriter(folder, "decoder", form.element)
     layers = Layers(graph, checkpoint, dims, form, wide=False)
@@ -163,7 +169,7 @@ def _from_position(graph: GraphWriter, hidden: str) -> str:
     return graph.op("Slice", hidden, "keep", end, axis)
 
 
-def cache_shapes(dims: Dims, form: Form, batch: int | str, length: int | str) -> tuple[Shape, Shape]:
+def cache_shapes(dims: ModelDimensions, form: GraphConfig, batch: int | str, length: int | str) -> tuple[Shape, Shape]:
     """Shapes of a layer's self-attention keys (transposed in the static form) and values."""
     value: Shape = [batch, dims.decoder_heads, length, dims.head_width]
     key: Shape = [batch, dims.decoder_heads, dims.head_width, length]
@@ -184,7 +190,17 @@ def _decoder_self_attention(layers: Layers, hidden: str, bias: str, layer: int, 
         present = [key, value]
     else:
         mixed, *present = graph.ops(
-            "MultiHeadAttention", query, key, value, "", "", bias, *past, outputs=3, domain="ms", num_heads=dims.decoder_heads
+            "MultiHeadAttention",
+            query,
+            key,
+            value,
+            "",
+            "",
+            bias,
+            *past,
+            outputs=3,
+            domain="ms",
+            num_heads=dims.decoder_heads,
         )
     grown = cache_shapes(dims, form, batch, form.cache if form.static else "total")
     for name, tensor, shape in zip(("key", "value"), present, grown, strict=True):

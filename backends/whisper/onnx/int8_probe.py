@@ -1,9 +1,9 @@
 """Which products of int8 weights this processor computes right, and which of those is best.
 
 Instruction sets differ in what they do to sums of byte products: without VNNI, x86 adds pairs of them in 16 bits, which
-saturates for full-range weights. Nobody is asked for a processor's name here: every candidate is built as the graphs build
-it and computes small problems whose exact results are known, extreme values included. What is wrong is never chosen. Then
-the right ones are timed.
+saturates for full-range weights. Nobody is asked for a processor's name here: every candidate is built as the graphs
+build it and computes small problems whose exact results are known, extreme values included. What is wrong is never
+chosen. Then the right ones are timed.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from backends.whisper.checkpoint import Checkpoint
-from backends.whisper.config import Dims
+from backends.whisper.config import ModelDimensions
 from backends.whisper.onnx.faults import engine_error
 from backends.whisper.onnx.graph import GraphWriter
-from backends.whisper.onnx.layers import Form, Layers
+from backends.whisper.onnx.layers import GraphConfig, Layers
 
 Floats = NDArray[np.float32]
 Multiply = Callable[[Floats], Floats]
@@ -39,8 +39,8 @@ _ROWS = (1, 4, 33)  # a kernel may treat one row, few and many by different code
 _TOLERANCE = 1e-4  # of the sum of all magnitudes; float32 loses less over 512 terms, saturation far more
 _WIDE_ROWS, _TIMED_INPUTS, _TIMED_OUTPUTS = 128, 768, 2304  # small's fused attention projection
 _ROUNDS = 4  # the first one allocates
-# How much slower a more precise product may be and still be taken: times on a busy machine are no more exact than the first; what
-# an imprecise decoder costs in words was not measured, so precision weighs more there.
+# How much slower a more precise product may be and still be taken: times on a busy machine are no more exact than the
+# first; what an imprecise decoder costs in words was not measured, so precision weighs more there.
 _WIDE_MARGIN, _NARROW_MARGIN = 1.25, 2.0
 _INT8_MARGIN = 1.5  # int8 needs a quarter of the memory, so float32 has to be clearly faster
 _WINDOW_ROWS, _WINDOW_TOKENS = 1500, 100  # of 30 s of speech: encoder positions, and about as many tokens
@@ -56,8 +56,8 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """wide, narrow: the products chosen, "" where none is right; faults: of those that are wrong; seconds: estimate of all linear
-    layers of a window, by dtype, in units of one layer of the timed size."""
+    """wide, narrow: the products chosen, "" where none is right; faults: of those that are wrong; seconds: estimate of
+    all linear layers of a window, by dtype, in units of one layer of the timed size."""
 
     wide: str
     narrow: str
@@ -74,7 +74,10 @@ class Choice:
             return FLOAT, f"float32, because no int8 product is right on this processor: {'; '.join(self.faults)}"
         int8, single = self.seconds["int8"] * 1e3, self.seconds[FLOAT] * 1e3
         best = "int8" if int8 <= _INT8_MARGIN * single else FLOAT
-        return best, f"{best}: one layer's products of a window took {int8:.1f} ms in int8 and {single:.1f} ms in float32"
+        return (
+            best,
+            f"{best}: one layer's products of a window took {int8:.1f} ms in int8 and {single:.1f} ms in float32",
+        )
 
 
 @lru_cache(maxsize=1)
@@ -132,7 +135,9 @@ def find_fault(make: MakeProduct, product: str) -> str:
     try:
         multiply = make(product, weight)
         worst = max(_worst(multiply, values[:rows], weight) for rows in _ROWS)
-    except Exception as error:  # onnxruntime's own have no base class but this; one that cannot run is not chosen either
+    except (
+        Exception
+    ) as error:  # onnxruntime's own have no base class but this; one that cannot run is not chosen either
         return f"{product} does not run on this processor ({error})"
     if worst <= _TOLERANCE:
         return ""
@@ -140,8 +145,9 @@ def find_fault(make: MakeProduct, product: str) -> str:
 
 
 def exact_problem(top: int) -> tuple[Floats, Floats]:
-    """Weights [inputs, outputs] up to `top` and values [rows, inputs] up to 127 that quantisation leaves as they are: whole
-    numbers, with the largest in every block of 16 inputs. Columns and rows of extremes of one sign, of both, and of zeros."""
+    """Weights [inputs, outputs] up to `top` and values [rows, inputs] up to 127 that quantisation leaves as they are:
+    whole numbers, with the largest in every block of 16 inputs. Columns and rows of extremes of one sign, of both, and
+    of zeros."""
     chooser = np.random.default_rng(2)
     weight = chooser.integers(-top, top + 1, (_INPUTS, _OUTPUTS))
     values = chooser.integers(-127, 128, (max(_ROWS), _INPUTS))
@@ -167,10 +173,12 @@ def _worst(multiply: Multiply, values: Floats, weight: Floats) -> float:
 def onnx_product(product: str, weight: Floats) -> Multiply:
     """The product as the graphs hold it, on one thread of the CPU. Raises what `engine_error` makes of a failure."""
     weights = FLOAT if product == FLOAT else "int8"
-    form = Form(weights=weights, wide=product, narrow=product)
+    form = GraphConfig(weights=weights, wide=product, narrow=product)
     with tempfile.TemporaryDirectory(prefix="speech-gateway-", ignore_cleanup_errors=True) as name:
         graph = GraphWriter(Path(name), "product")
-        layers = Layers(graph, cast(Checkpoint, None), cast(Dims, None), form, wide=product.startswith("rows"))
+        layers = Layers(
+            graph, cast(Checkpoint, None), cast(ModelDimensions, None), form, wide=product.startswith("rows")
+        )
         given = graph.input("values", ["rows", weight.shape[0]])
         graph.output(layers.product(given, weight, None), "product", ["rows", weight.shape[1]])
         graph.save()

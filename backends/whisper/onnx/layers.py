@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.whisper.checkpoint import Checkpoint
-from backends.whisper.config import Dims
+from backends.whisper.config import ModelDimensions
 from backends.whisper.onnx.graph import GraphWriter
 
 Floats = NDArray[np.float32]
@@ -20,13 +20,14 @@ _ONE = np.float32(1)
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class GraphConfig:
     """How a graph is built.
 
-    weights: "float32", "float16" or "int8" (weights in bytes, activations quantised on the fly); wide, narrow: how the encoder
-    and the decoder multiply by int8 weights: "rows-8" or "rows-7" (one scale per output channel and per row of activations, for
-    weights of 8 or 7 bits) or "blocks-8" (scales per block of inputs); `products` finds out which of them this processor
-    computes right. static: fixed shapes for DirectML, with a cache of `cache` positions and `batch` rows.
+    weights: "float32", "float16" or "int8" (weights in bytes, activations quantised on the fly); wide, narrow: how the
+    encoder and the decoder multiply by int8 weights: "rows-8" or "rows-7" (one scale per output channel and per row of
+    activations, for weights of 8 or 7 bits) or "blocks-8" (scales per block of inputs); `products` finds out which of
+    them this processor computes right. static: fixed shapes for DirectML, with a cache of `cache` positions and `batch`
+    rows.
     """
 
     weights: str = "float32"
@@ -71,7 +72,9 @@ def block_size(inputs: int) -> int:
 class Layers:
     """Emits named pieces of the checkpoint into a graph."""
 
-    def __init__(self, graph: GraphWriter, checkpoint: Checkpoint, dims: Dims, form: Form, *, wide: bool) -> None:
+    def __init__(
+        self, graph: GraphWriter, checkpoint: Checkpoint, dims: ModelDimensions, form: GraphConfig, *, wide: bool
+    ) -> None:
         """wide: products see many rows (the encoder), not one per sequence (the decoder)."""
         self.graph, self.checkpoint, self.dims, self.form, self.wide = graph, checkpoint, dims, form, wide
         self._quantised: dict[str, tuple[str, str, str, str]] = {}
@@ -81,12 +84,14 @@ class Layers:
         return self.graph.op("LayerNormalization", value, *weights, axis=-1, epsilon=1e-5)
 
     def linear(self, value: str, *prefixes: str, scale: np.float32 = _ONE) -> str:
-        """(x W^T + b) scale; several prefixes share one product and their outputs lie side by side. A missing bias is zero."""
+        """(x W^T + b) scale; several prefixes share one product and their outputs lie side by side. A missing bias is
+        zero."""
         weight = np.concatenate([self.checkpoint[f"{prefix}.weight"] for prefix in prefixes]).T
         return self.product(value, weight * scale, np.concatenate([self._bias(prefix) for prefix in prefixes]) * scale)
 
     def product(self, value: str, weight: Floats, bias: Floats | None) -> str:
-        """weight [inputs, outputs]. In int8, every row of `value` has its own scale, so rows do not depend on each other."""
+        """weight [inputs, outputs]. In int8, every row of `value` has its own scale, so rows do not depend on each
+        other."""
         graph = self.graph
         kind, _, bits = (self.form.wide if self.wide else self.form.narrow).partition("-")
         if self.form.weights != "int8":

@@ -1,6 +1,7 @@
 """Whisper on torch: transformers' modules and weights, with a decoder pass of our own over a static cache.
 
-CUDA, ROCm, MPS, XPU, CPU, and DirectML through torch-directml, which gets eager attention, float32 and dense buffers only.
+CUDA, ROCm, MPS, XPU, CPU, and DirectML through torch-directml, which gets eager attention, float32 and dense buffers
+only.
 The pass is our own because torch-directml is bound to an old transformers, and because rows may be padded at the left.
 """
 
@@ -21,8 +22,8 @@ from transformers.models.whisper.modeling_whisper import WhisperModel
 from backends.interface import ModelUnavailable, OutOfMemory
 from backends.transformer.linear import precision
 from backends.whisper.checkpoint import Checkpoint, encoder_positions, expected_shapes, head_name
-from backends.whisper.config import Dims
-from backends.whisper.network import Floats, Memory, Network, Tokens, attention_probabilities
+from backends.whisper.config import ModelDimensions
+from backends.whisper.network import EncoderOutput, Floats, Network, Tokens, attention_probabilities
 from backends.whisper.torch.int8 import Int8Linear, quantise_linears
 
 _MASKED = -1e4
@@ -41,7 +42,9 @@ def torch_device(name: str) -> torch.device:
         "xpu": hasattr(torch, "xpu") and torch.xpu.is_available(),
     }
     if not there.get(kind):
-        raise ModelUnavailable(f"this torch ({torch.__version__}) has no device {name}; `speech-gateway doctor` tells why")
+        raise ModelUnavailable(
+            f"this torch ({torch.__version__}) has no device {name}; `speech-gateway doctor` tells why"
+        )
     return torch.device(name)
 
 
@@ -59,7 +62,7 @@ def _directml_device(number: int) -> torch.device:
 
 
 @dataclass(frozen=True, slots=True)
-class TorchMemory:
+class TorchEncoderOutput:
     """Cross keys and values [1, heads, positions, d] of every decoder layer."""
 
     layers: tuple[tuple[torch.Tensor, torch.Tensor], ...]
@@ -71,7 +74,14 @@ class TorchNetwork:
     engine = "torch"
 
     def __init__(
-        self, folder: Path, dims: Dims, *, device: str = "cpu", dtype: str = "float32", threads: int = 1, max_batch: int = 8
+        self,
+        folder: Path,
+        dims: ModelDimensions,
+        *,
+        device: str = "cpu",
+        dtype: str = "float32",
+        threads: int = 1,
+        max_batch: int = 8,
     ) -> None:
         self.dims, self.device, self.dtype, self.max_batch = dims, device, dtype, max_batch
         if dtype not in _DTYPES:
@@ -92,22 +102,22 @@ class TorchNetwork:
         except (RuntimeError, MemoryError) as error:
             raise device_error(error) from error
 
-    def lanes(self, windows: int) -> Sequence[Network]:
+    def replicas(self, windows: int) -> Sequence[Network]:
         """One: a device does one thing at a time, and torch's threads share the rows of a batch well."""
         return [self]
 
     @torch.no_grad()  # inference_mode tensors have no version counter, which torch-directml needs
-    def encode(self, mels: Sequence[Floats]) -> list[Memory]:
+    def encode(self, mels: Sequence[Floats]) -> list[EncoderOutput]:
         size = 1 if self.place.type == "cpu" else self.max_batch
-        memories: list[Memory] = []
+        encoder_outputs: list[EncoderOutput] = []
         try:
             for first in range(0, len(mels), size):
-                memories += self._encode(np.stack(list(mels[first : first + size])))
+                encoder_outputs += self._encode(np.stack(list(mels[first : first + size])))
         except (RuntimeError, MemoryError) as error:
             raise device_error(error) from error
-        return memories
+        return encoder_outputs
 
-    def _encode(self, mels: Floats) -> list[TorchMemory]:
+    def _encode(self, mels: Floats) -> list[TorchEncoderOutput]:
         features = torch.from_numpy(mels).to(self.place, self.element)
         hidden = self.model.encoder(features).last_hidden_state
         layers = []
@@ -115,19 +125,26 @@ class TorchNetwork:
             attention = layer.encoder_attn
             layers.append((self.heads(attention.k_proj(hidden)), self.heads(attention.v_proj(hidden))))
         rows = range(len(mels))
-        return [TorchMemory(tuple((key[row : row + 1], value[row : row + 1]) for key, value in layers)) for row in rows]
+        return [
+            TorchEncoderOutput(tuple((key[row : row + 1], value[row : row + 1]) for key, value in layers))
+            for row in rows
+        ]
 
     def heads(self, value: torch.Tensor) -> torch.Tensor:
         """[batch, time, width] -> [batch, heads, time, d]."""
         batch, time, _ = value.shape
         return value.view(batch, time, self.dims.decoder_heads, self.dims.head_width).transpose(1, 2).contiguous()
 
-    def decode(self, memories: Sequence[Memory], padding: Sequence[int] = ()) -> TorchDecoding:
-        windows = [memory for memory in memories if isinstance(memory, TorchMemory)]
+    def decode(self, encoder_outputs: Sequence[EncoderOutput], padding: Sequence[int] = ()) -> TorchDecoding:
+        windows = [
+            encoder_output for encoder_output in encoder_outputs if isinstance(encoder_output, TorchEncoderOutput)
+        ]
         return TorchDecoding(self, windows, list(padding) or [0] * len(windows))
 
-    def cross_weights(self, memory: Memory, tokens: Sequence[int], heads: Sequence[tuple[int, int]]) -> Floats:
-        decoding = self.decode([memory])
+    def cross_weights(
+        self, encoder_output: EncoderOutput, tokens: Sequence[int], heads: Sequence[tuple[int, int]]
+    ) -> Floats:
+        decoding = self.decode([encoder_output])
         decoding.watched = {layer for layer, _ in heads}
         decoding.feed(np.array([tokens], np.int64), len(tokens) - 1)
         rows = []
@@ -158,7 +175,7 @@ class _Product(nn.Module):
 
 
 def _load(
-    folder: Path, dims: Dims, place: torch.device, element: torch.dtype, *, eager: bool
+    folder: Path, dims: ModelDimensions, place: torch.device, element: torch.dtype, *, eager: bool
 ) -> tuple[WhisperModel, torch.Tensor]:
     """The modules with the checkpoint's tensors, and the matrix that makes logits."""
     checkpoint = Checkpoint(folder)
@@ -174,7 +191,7 @@ def _load(
     return model, head
 
 
-def _config(dims: Dims, *, eager: bool) -> WhisperConfig:
+def _config(dims: ModelDimensions, *, eager: bool) -> WhisperConfig:
     return WhisperConfig(
         vocab_size=dims.vocabulary,
         num_mel_bins=dims.mels,
@@ -199,26 +216,38 @@ def _config(dims: Dims, *, eager: bool) -> WhisperConfig:
 def device_error(error: BaseException) -> Exception:
     """CUDA has an exception for exhausted memory, the other devices only words."""
     text = str(error)
-    is_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in text or "out of memory" in text
-    return OutOfMemory(f"no memory for Whisper: {text[:300]}") if is_memory else ModelUnavailable(f"torch failed: {text[:500]}")
+    is_memory = (
+        isinstance(error, MemoryError | torch.OutOfMemoryError)
+        or "not enough memory" in text
+        or "out of memory" in text
+    )
+    return (
+        OutOfMemory(f"no memory for Whisper: {text[:300]}")
+        if is_memory
+        else ModelUnavailable(f"torch failed: {text[:500]}")
+    )
 
 
 class TorchDecoding:
     """Token sequences over caches of fixed length."""
 
-    def __init__(self, network: TorchNetwork, memories: Sequence[TorchMemory], padding: list[int]) -> None:
+    def __init__(
+        self, network: TorchNetwork, encoder_outputs: Sequence[TorchEncoderOutput], padding: list[int]
+    ) -> None:
         self._network, dims = network, network.dims
         self._padding = torch.tensor(padding)
         self._length = 0
         layers = range(dims.decoder_layers)
         self.cross = [
-            (torch.cat([m.layers[i][0] for m in memories]), torch.cat([m.layers[i][1] for m in memories]))
-            if len(memories) > 1
-            else memories[0].layers[i]
+            (torch.cat([m.layers[i][0] for m in encoder_outputs]), torch.cat([m.layers[i][1] for m in encoder_outputs]))
+            if len(encoder_outputs) > 1
+            else encoder_outputs[0].layers[i]
             for i in layers
         ]
-        shape = (len(memories), dims.decoder_heads, dims.target_positions, dims.head_width)
-        self._caches = [tuple(torch.zeros(shape, dtype=network.element, device=network.place) for _ in "kv") for _ in layers]
+        shape = (len(encoder_outputs), dims.decoder_heads, dims.target_positions, dims.head_width)
+        self._caches = [
+            tuple(torch.zeros(shape, dtype=network.element, device=network.place) for _ in "kv") for _ in layers
+        ]
         self.watched: set[int] = set()
         self.queries: dict[int, torch.Tensor] = {}
 
@@ -275,7 +304,9 @@ class TorchDecoding:
         result: torch.Tensor = hidden + layer.fc2(inner)
         return result
 
-    def _attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    def _attend(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None
+    ) -> torch.Tensor:
         """[batch, new, width]."""
         if self._network.eager:
             scores = query @ key.transpose(2, 3) * self._network.dims.head_width**-0.5

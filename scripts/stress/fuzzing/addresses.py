@@ -89,7 +89,12 @@ def _path(chance: Random) -> bytes:
 
 
 def _request(method: bytes, target: bytes, *headers: bytes, body: bytes = b"") -> Case:
-    lines = [method + b" " + target + b" HTTP/1.1", b"Host: localhost", b"api-key: " + KEY.encode(), b"Connection: close"]
+    lines = [
+        method + b" " + target + b" HTTP/1.1",
+        b"Host: localhost",
+        b"api-key: " + KEY.encode(),
+        b"Connection: close",
+    ]
     lines += headers
     if body:
         lines.append(b"Content-Length: %d" % len(body))
@@ -103,10 +108,21 @@ def _version(chance: Random) -> Case:
     if chance.random() < 0.4:
         version = quote_from_bytes(damaged(b"2024-10-21-preview", chance)).encode()
     name = chance.choice(
-        (b"api-version", b"api-version", b"api-version", b"API-Version", b"api%2Dversion", b"api_version", b"api-version[]")
+        (
+            b"api-version",
+            b"api-version",
+            b"api-version",
+            b"API-Version",
+            b"api%2Dversion",
+            b"api_version",
+            b"api-version[]",
+        )
     )
     query = (
-        name + b"=" + version + chance.choice((b"", b"", b"&api-version=v1", b"&&&", b"&=", b";", b"&%", b"&a=" + b"b" * 3000))
+        name
+        + b"="
+        + version
+        + chance.choice((b"", b"", b"&api-version=v1", b"&&&", b"&=", b";", b"&%", b"&a=" + b"b" * 3000))
     )
     return _request(chance.choice((b"GET", b"POST")), _path(chance) + b"?" + query)
 
@@ -122,7 +138,10 @@ def _name(chance: Random) -> Case:
     )
     last = chance.choice((b"", b"/audio/speech", b"/chat/completions", b"/audio/transcriptions", b"/models", b"/"))
     version = chance.choice((b"?api-version=2024-10-21", b"?api-version=2024-10-21", b""))
-    body, kind = b'{"input":"a","voice":"alloy","messages":[{"role":"user","content":"a"}]}', b"Content-Type: application/json"
+    body, kind = (
+        b'{"input":"a","voice":"alloy","messages":[{"role":"user","content":"a"}]}',
+        b"Content-Type: application/json",
+    )
     return _request(chance.choice((b"GET", b"POST")), prefix + text + last + version, kind, body=body)
 
 

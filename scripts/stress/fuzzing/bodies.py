@@ -47,14 +47,14 @@ BROKEN: tuple[bytes, ...] = (
 )  # fmt: skip
 
 
-class Bodies:
+class BodyBudget:
     """speech, chat: names of the deployments that are asked, more than one if real models are there too."""
 
     def __init__(self, speech: Sequence[str] = ("speak",), chat: Sequence[str] = ("ask",)) -> None:
         self._speech, self._chat = speech, chat
 
     def json_cases(self, chance: Random) -> Iterator[Case]:
-        """Bodies that are wrong JSON, or right JSON with something wrong in it."""
+        """BodyBudget that are wrong JSON, or right JSON with something wrong in it."""
         return forever(chance, self._odd, self._odd, self._odd, self._odd_options, self._injured, self._broken)
 
     def base64_cases(self, chance: Random) -> Iterator[Case]:
@@ -99,15 +99,21 @@ class Bodies:
     def _odd_options(self, chance: Random) -> Case:
         path, body = self._good(chance)
         body["options"] = {chance.choice(OPTIONS): chance.choice(ODD) for _ in range(chance.choice((1, 2, 5)))}
-        return Case(f"{path.decode()} options {str(body['options'])[:100]}", request(path, _text(body), b"application/json"))
+        return Case(
+            f"{path.decode()} options {str(body['options'])[:100]}", request(path, _text(body), b"application/json")
+        )
 
     def _injured(self, chance: Random) -> Case:
         path, body = self._good(chance)
-        return Case(f"{path.decode()} damaged JSON", request(path, damaged(_text(body), chance, 4), b"application/json"))
+        return Case(
+            f"{path.decode()} damaged JSON", request(path, damaged(_text(body), chance, 4), b"application/json")
+        )
 
     def _broken(self, chance: Random) -> Case:
         path, body = chance.choice((b"/v1/audio/speech", b"/v1/chat/completions")), chance.choice(BROKEN)
-        kind = chance.choice((b"application/json", b"application/json; charset=utf-16", b"text/plain", b"application/json;;;"))
+        kind = chance.choice(
+            (b"application/json", b"application/json; charset=utf-16", b"text/plain", b"application/json;;;")
+        )
         return Case(f"{path.decode()} {body[:60]!r}", request(path, body, kind))
 
     def _bad_base64(self, chance: Random) -> Case:

@@ -30,7 +30,8 @@ Tell = Callable[[str, Outcome], None]
 
 
 def run(port: int, seed: int, ends: float, names: Sequence[str], tell: Tell, examples: int = 3) -> None:
-    """Call every operation until the clock says `ends`, a few times each in turn; `tell` gets a note and the outcome of each."""
+    """Call every operation until the clock says `ends`, a few times each in turn; `tell` gets a note and the outcome of
+    each."""
     schema = schemathesis.openapi.from_dict(document())
     operations = [result.ok() for result in schema.get_all_operations()]
     with requests.Session() as session:
@@ -47,7 +48,11 @@ def _try(
 ) -> None:
     @hypothesis.seed(seed)
     @hypothesis.settings(
-        max_examples=examples, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
     )
     @hypothesis.given(operation.as_strategy(generation_mode=mode), st.sampled_from(["", "", *names]))
     def one(case: Any, name: str) -> None:
@@ -74,7 +79,9 @@ def _call(case: Any, port: int, session: requests.Session, tell: Tell) -> None:
     began = time.monotonic()
     note = f"{case.method} {case.formatted_path}"
     try:
-        answer = case.call(base_url=f"http://127.0.0.1:{port}", headers=HEADERS, session=session, timeout=PATIENCE_SECONDS)
+        answer = case.call(
+            base_url=f"http://127.0.0.1:{port}", headers=HEADERS, session=session, timeout=PATIENCE_SECONDS
+        )
     except (requests.RequestException, Failure, OSError) as error:
         tell(note, Outcome(0, time.monotonic() - began, f"no answer: {error!r}"))
         return

@@ -27,8 +27,8 @@ Choices = Sequence[Any]
 class Case:
     """A request as it travels.
 
-    note: how it was made; complete: an answer must come; method: for reading that answer; page: the web page answers, in
-    shapes of its own.
+    note: how it was made; complete: an answer must come; method: for reading that answer; page: the web page answers,
+    in shapes of its own.
     """
 
     note: str

@@ -1,4 +1,5 @@
-"""Hostile multipart forms: a grammar of everything that a boundary, a part's head, a field and a transfer can get wrong."""
+"""Hostile multipart forms: a grammar of everything that a boundary, a part's head, a field and a transfer can get
+wrong."""
 
 from __future__ import annotations
 
@@ -9,8 +10,27 @@ from scripts.stress.fuzzing.exchange import Case, damaged, forever, request
 from scripts.stress.fuzzing.ordinary import tone
 
 RECORDING = tone(0.5)
-OPERATIONS = (b"/v1/audio/transcriptions", b"/v1/audio/translations", b"/v1/audio/speech", b"/v1/audio/watermark/detect")
-BOUNDARIES = (b"edge", b"x" * 70, b"x" * 300, b'"a b;c"', b"'()+_,-./:=?", b"-", b"--", b"\xe9", b'""', b"", b'"', b"=", b"edge ")
+OPERATIONS = (
+    b"/v1/audio/transcriptions",
+    b"/v1/audio/translations",
+    b"/v1/audio/speech",
+    b"/v1/audio/watermark/detect",
+)
+BOUNDARIES = (
+    b"edge",
+    b"x" * 70,
+    b"x" * 300,
+    b'"a b;c"',
+    b"'()+_,-./:=?",
+    b"-",
+    b"--",
+    b"\xe9",
+    b'""',
+    b"",
+    b'"',
+    b"=",
+    b"edge ",
+)
 NAMES = (
     b"file", b"model", b"prompt", b"language", b"response_format", b"temperature", b"stream", b"include[]", b"input", b"voice",
     b"timestamp_granularities[]", b"timestamp_granularities", b"timestamp_granularities[0]", b"chunking_strategy", b"seed",
@@ -87,7 +107,9 @@ def _good_part(name: bytes, value: bytes, filename: bytes = b"") -> bytes:
 
 def _part(chance: Random) -> bytes:
     name = chance.choice(NAMES)
-    shape = chance.choice((b'name="%s"', b'name="%s"', b'name="%s"', b"name=%s", b"name='%s'", b'name="%s', b"%s", b'NAME="%s"'))
+    shape = chance.choice(
+        (b'name="%s"', b'name="%s"', b'name="%s"', b"name=%s", b"name='%s'", b'name="%s', b"%s", b'NAME="%s"')
+    )
     kind = chance.choice((b"form-data", b"form-data", b"form-data", b"attachment", b""))
     filename = chance.choice(FILENAMES) if chance.random() < 0.3 else b""
     headers = [b"Content-Disposition: " + kind + b"; " + shape.replace(b"%s", name) + filename]
@@ -136,7 +158,10 @@ def _sent(chance: Random, body: bytes, boundary: bytes, note: str) -> Case:
 def _chunked(chance: Random, path: bytes, body: bytes, kind: bytes, note: str) -> Case:
     size = chance.choice((1, 7, 1000, 65_536)) if len(body) < 30_000 else 20_000
     extension = chance.choice((b"", b"", b";name=value", b";" + b"x" * 500))
-    pieces = [b"%x" % len(p) + extension + b"\r\n" + p + b"\r\n" for p in (body[i : i + size] for i in range(0, len(body), size))]
+    pieces = [
+        b"%x" % len(p) + extension + b"\r\n" + p + b"\r\n"
+        for p in (body[i : i + size] for i in range(0, len(body), size))
+    ]
     end = chance.choice(
         (b"0\r\n\r\n", b"0\r\n\r\n", b"0\r\nTrailer: x\r\n\r\n", b"", b"0\r\n", b"zz\r\n", b"-1\r\n\r\n", b"f" * 17)
     )

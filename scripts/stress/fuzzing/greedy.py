@@ -1,7 +1,7 @@
 """A client that takes all it can get beside one that asks politely: how many requests of the polite one are answered.
 
-Owns the ways of being greedy: uploads that do not end, floods of jobs, bodies that are long to parse, canaries, answers that
-are not read. Counts; judges no time.
+Owns the ways of being greedy: uploads that do not end, floods of jobs, bodies that are long to parse, canaries, answers
+that are not read. Counts; judges no time.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ _UNREAD = 4  # answers that nobody reads
 
 @dataclass
 class Count:
-    """honest: statuses of the polite client; greedy: of the other one; findings: what was answered against a promise."""
+    """honest: statuses of the polite client; greedy: of the other one; findings: what was answered against a
+    promise."""
 
     honest: Counter[int] = field(default_factory=Counter)
     greedy: Counter[int] = field(default_factory=Counter)
@@ -117,7 +118,12 @@ def _case(note: str, path: bytes, kind: bytes, body: bytes) -> Case:
 
 
 def _head(path: bytes, kind: bytes, size: int) -> bytes:
-    lines = (b"POST /v1/" + path + b" HTTP/1.1", b"Host: localhost", b"api-key: " + GREEDY.encode(), b"Connection: close")
+    lines = (
+        b"POST /v1/" + path + b" HTTP/1.1",
+        b"Host: localhost",
+        b"api-key: " + GREEDY.encode(),
+        b"Connection: close",
+    )
     return b"\r\n".join((*lines, b"Content-Type: " + kind, b"Content-Length: %d" % size)) + b"\r\n\r\n"
 
 

@@ -1,4 +1,5 @@
-"""Ordinary requests of every kind as they travel, and the four tiny models as deployments: what hostile clients start from.
+"""Ordinary requests of every kind as they travel, and the four tiny models as deployments: what hostile clients start
+from.
 
 Knows nothing of what is done to them.
 """
@@ -91,7 +92,14 @@ def chat(model: str, text: str, seconds: float = 0.0, **fields: Any) -> tuple[by
 def head(request: tuple[bytes, bytes, bytes], *extra: bytes, chunked: bool = False) -> bytes:
     path, kind, body = request
     length = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % len(body)
-    lines = (b"POST /v1/" + path + b" HTTP/1.1", b"Host: localhost", b"api-key: k", b"Content-Type: " + kind, length, *extra)
+    lines = (
+        b"POST /v1/" + path + b" HTTP/1.1",
+        b"Host: localhost",
+        b"api-key: k",
+        b"Content-Type: " + kind,
+        length,
+        *extra,
+    )
     return b"\r\n".join(lines) + b"\r\n\r\n"
 
 

@@ -21,7 +21,16 @@ _ROUTES = (
     "/gradio_api/heartbeat", "/gradio_api/reset", "/gradio_api/component_server", "/login", "/logout", "/monitoring", "/mcp",
     "/gradio_api/stream/x/y/z/playlist.m3u8", "/gradio_api/custom_component/x/server/component/../x",
 )  # fmt: skip
-_DATA = ([], [""], [None] * 8, ["a" * 10_000], [{"path": "/nowhere.wav", "meta": {"_type": "gradio.FileData"}}], {}, None, 1)
+_DATA = (
+    [],
+    [""],
+    [None] * 8,
+    ["a" * 10_000],
+    [{"path": "/nowhere.wav", "meta": {"_type": "gradio.FileData"}}],
+    {},
+    None,
+    1,
+)
 _OPENING_SECONDS = 300.0
 _STILL_OPENING = b"Opening the page"
 _METHODS = (b"GET", b"POST", b"POST", b"HEAD", b"DELETE")
@@ -50,7 +59,9 @@ def cases(chance: Random) -> Iterator[Case]:
 
 def _case(chance: Random) -> Case:
     route, method = chance.choice(_ROUTES), chance.choice(_METHODS)
-    body = json.dumps({"data": chance.choice(_DATA), "fn_index": chance.choice((0, 99, -1, "x")), "session_hash": "x"}).encode()
+    body = json.dumps(
+        {"data": chance.choice(_DATA), "fn_index": chance.choice((0, 99, -1, "x")), "session_hash": "x"}
+    ).encode()
     if chance.random() < 0.3:
         body = damaged(body, chance)
     kind = chance.choice((b"application/json", b"application/json", b"multipart/form-data; boundary=x", b"text/plain"))

@@ -22,7 +22,9 @@ from tests.support.running import Running
 
 def test_a_form_holds_fields_and_file() -> None:
     body, content_type = multipart('a"b\r\nc.wav', b"\r\n--sound\x00", {"language": "pt", "prompt": "Olá"})
-    message = email.message_from_bytes(f"Content-Type: {content_type}\r\n\r\n".encode() + body, policy=email.policy.HTTP)
+    message = email.message_from_bytes(
+        f"Content-Type: {content_type}\r\n\r\n".encode() + body, policy=email.policy.HTTP
+    )
     parts = list(message.iter_parts())
     assert [part.get_param("name", header="content-disposition") for part in parts] == ["language", "prompt", "file"]
     assert parts[1].get_payload(decode=True).decode() == "Olá"
@@ -31,11 +33,14 @@ def test_a_form_holds_fields_and_file() -> None:
 
 
 def test_names_are_percent_encoded_in_the_path() -> None:
-    assert deployment_path("team/asr model", "audio/speech").startswith("/openai/deployments/team%2Fasr%20model/audio/speech?")
+    assert deployment_path("team/asr model", "audio/speech").startswith(
+        "/openai/deployments/team%2Fasr%20model/audio/speech?"
+    )
 
 
 @pytest.mark.parametrize(
-    ("size", "text"), [(None, "-"), (0, "-"), (900, "900 B"), (1536, "1.5 KiB"), (5 << 30, "5.0 GiB"), (3000 << 30, "3000.0 GiB")]
+    ("size", "text"),
+    [(None, "-"), (0, "-"), (900, "900 B"), (1536, "1.5 KiB"), (5 << 30, "5.0 GiB"), (3000 << 30, "3000.0 GiB")],
 )
 def test_sizes_for_people(size: int | None, text: str) -> None:
     assert size_text(size) == text
@@ -93,7 +98,9 @@ def test_a_temporary_server_that_cannot_start_says_why(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pretends to be there")
-@pytest.mark.parametrize("error", [OSError(6, "The handle is invalid"), SystemError("returned a result with an exception set")])
+@pytest.mark.parametrize(
+    "error", [OSError(6, "The handle is invalid"), SystemError("returned a result with an exception set")]
+)
 def test_without_a_console_the_temporary_server_is_ended_at_once(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
 ) -> None:

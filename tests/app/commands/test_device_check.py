@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from app.cli import cli
 from app.commands import diagnostics as examination
 from app.commands.client import Answer, CallFailed
-from app.commands.device_check import prove
+from app.commands.device_check import check_device
 from backends.inventory import cpu_inventory
 from tests.support.running import Running
 
@@ -21,7 +21,14 @@ class Server:
 
     def __init__(self, **state: Any) -> None:
         self.calls: list[str] = []
-        self._state = {"engine": "onnx", "device": "cpu", "dtype": "int8", "reason": "", "error": None, "footprint_bytes": 5}
+        self._state = {
+            "engine": "onnx",
+            "device": "cpu",
+            "dtype": "int8",
+            "reason": "",
+            "error": None,
+            "footprint_bytes": 5,
+        }
         self._state |= {"detail": {}} | state
 
     def post_json(self, path: str, document: object) -> Answer:
@@ -35,47 +42,52 @@ class Server:
         return Answer(json.dumps({"deployments": {"whisper-1": self._state}}).encode(), {})
 
 
-def proof(name: str = "whisper-1", **state: Any):  # type: ignore[no-untyped-def]
-    return prove(Server(**state), name)  # type: ignore[arg-type]
+def device_check(name: str = "whisper-1", **state: Any):  # type: ignore[no-untyped-def]
+    return check_device(Server(**state), name)  # type: ignore[arg-type]
 
 
-GPU_NODES = {"encoder": {"DmlExecutionProvider": 300, "CPUExecutionProvider": 4}, "decoder": {"DmlExecutionProvider": 500}}
+GPU_NODES = {
+    "encoder": {"DmlExecutionProvider": 300, "CPUExecutionProvider": 4},
+    "decoder": {"DmlExecutionProvider": 500},
+}
 
 
 def test_it_loads_then_checks() -> None:
     server = Server()
-    assert prove(server, "whisper-1").where == "onnx on cpu in int8"  # type: ignore[arg-type]
+    assert check_device(server, "whisper-1").where == "onnx on cpu in int8"  # type: ignore[arg-type]
     assert server.calls == ["/admin/load/whisper-1", "/health?deep=1"]
 
 
 def test_kernels_that_were_given_up_are_told() -> None:
     given_up = {"packed bfloat16 weights": "plain products are used, which are slower (no AVX-512)"}
-    assert proof(detail={"kernels": given_up}).kernels == given_up
-    assert proof().kernels == {}
+    assert device_check(detail={"kernels": given_up}).kernels == given_up
+    assert device_check().kernels == {}
 
 
 def test_a_gpu_that_holds_the_graph_is_no_trouble() -> None:
-    found = proof(device="directml:0", detail={"nodes": GPU_NODES})
-    assert found.trouble == ""
+    found = device_check(device="directml:0", detail={"nodes": GPU_NODES})
+    assert found.failure == ""
     assert found.nodes == GPU_NODES
 
 
-@pytest.mark.parametrize("providers", [{"CPUExecutionProvider": 500}, {"CPUExecutionProvider": 500, "DmlExecutionProvider": 0}])
+@pytest.mark.parametrize(
+    "providers", [{"CPUExecutionProvider": 500}, {"CPUExecutionProvider": 500, "DmlExecutionProvider": 0}]
+)
 def test_a_gpu_that_holds_nothing_is_found_out(providers: dict[str, int]) -> None:
-    found = proof(device="directml:0", detail={"nodes": GPU_NODES | {"decoder": providers}})
-    assert found.trouble == "all nodes of the decoder lie on the processor, although directml:0 was chosen"
+    found = device_check(device="directml:0", detail={"nodes": GPU_NODES | {"decoder": providers}})
+    assert found.failure == "all nodes of the decoder lie on the processor, although directml:0 was chosen"
 
 
 def test_a_fall_back_to_the_processor_is_told() -> None:
-    assert "no directml" in proof(reason="cpu, because there is no better device: no directml").trouble
-    assert proof(reason="cpu: espeak wants no other device").trouble == ""
+    assert "no directml" in device_check(reason="cpu, because there is no better device: no directml").failure
+    assert device_check(reason="cpu: espeak wants no other device").failure == ""
 
 
 def test_a_failed_check_is_an_error() -> None:
     with pytest.raises(CallFailed, match="canary: it hangs"):
-        proof(error="canary: it hangs")
+        device_check(error="canary: it hangs")
     with pytest.raises(CallFailed, match="no deployment"):
-        proof("nobody")
+        device_check("nobody")
 
 
 def test_against_a_running_server(served: Running, monkeypatch: pytest.MonkeyPatch) -> None:

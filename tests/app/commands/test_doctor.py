@@ -58,7 +58,9 @@ def test_what_is_missing_does_not_hide_where_it_would_run_and_why(quick_probe: I
 def test_a_gpu_that_cannot_be_used_is_spoken_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A laptop with integrated graphics: Whisper runs there; why do the others not?"""
     graphics = Device("directml:0", "directml", "Radeon 780M", 16 << 30, 14 << 30, ("float32",), ("onnxruntime",))
-    inventory = Inventory((graphics, Device("cpu", "cpu", "Test CPU", 16 << 30, 12 << 30)), 8, (("cuda", "no NVIDIA driver"),))
+    inventory = Inventory(
+        (graphics, Device("cpu", "cpu", "Test CPU", 16 << 30, 12 << 30)), 8, (("cuda", "no NVIDIA driver"),)
+    )
     monkeypatch.setattr(examination, "run_probe", lambda python="": inventory)
     table = f'[deployments."whisper-1"]\nmodel = {json.dumps((ROOT / "tests/data/whisper_tiny").as_posix())}\n'
     (tmp_path / "gateway.toml").write_text(table, encoding="utf-8")
@@ -115,7 +117,9 @@ def test_where_nothing_competes_nothing_is_timed(tmp_path: Path) -> None:
     for more in ({"device": "cpu"}, {"engine": "torch"}):
         settings = Settings.model_validate({"deployments": {"mine": {**table, **more}}})
         assert examination.timing_candidates(Deployments.from_settings(settings)["mine"], manager) == []
-    free = Deployments.from_settings(Settings.model_validate({"deployments": {"mine": {**table, "dtype": "float32"}}}))["mine"]
+    free = Deployments.from_settings(Settings.model_validate({"deployments": {"mine": {**table, "dtype": "float32"}}}))[
+        "mine"
+    ]
     assert examination.timing_candidates(free, manager) == [("cpu", "float32"), ("directml:0", "float32")]
     assert examination.timing_candidates(free, DeviceManager("auto", inventory=Inventory((PROCESSOR,), 8))) == []
 
@@ -130,7 +134,9 @@ def test_a_failed_probe_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "the device probe of this interpreter failed: nothing printed" in result.stdout
 
 
-def test_missing_libraries_name_the_command_that_adds_them(quick_probe: Inventory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_libraries_name_the_command_that_adds_them(
+    quick_probe: Inventory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import app.serving.requirements as sources
 
     monkeypatch.setattr(sources, "_importable", lambda module: module != "torch")

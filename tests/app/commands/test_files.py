@@ -68,7 +68,9 @@ def test_a_folder_that_takes_no_file_is_told_before_the_work(tmp_path: Path, mon
         raise PermissionError(13, "Permission denied")
 
     check_writable(tmp_path / "out.txt")
-    monkeypatch.setattr("app.commands.files.tempfile.TemporaryFile", refuse)  # the tests may run as root, who may write anywhere
+    monkeypatch.setattr(
+        "app.commands.files.tempfile.TemporaryFile", refuse
+    )  # the tests may run as root, who may write anywhere
     with pytest.raises(NotWritten, match=r"out\.txt cannot be written: Permission denied"):
         check_writable(tmp_path / "out.txt")
     assert not list(tmp_path.iterdir())

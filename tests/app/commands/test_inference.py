@@ -14,7 +14,16 @@ from typer.testing import CliRunner
 from app.cli import cli
 from app.commands.client import Answer
 from app.errors import Overloaded
-from backends.interface import AudioChunk, ChatRequest, Done, Failed, Progress, SpeechRequest, TextDelta, TranscriptionRequest
+from backends.interface import (
+    AudioChunk,
+    ChatRequest,
+    Done,
+    Failed,
+    Progress,
+    SpeechRequest,
+    TextDelta,
+    TranscriptionRequest,
+)
 from tests.app.commands.conftest import Run
 from tests.support.running import Running
 
@@ -75,7 +84,9 @@ def test_the_name_of_the_output_chooses_the_format(run: Run, name: str, starts: 
 
 def test_speak_reads_standard_input(served: Running) -> None:
     served.pool.requests.clear()
-    result = CliRunner().invoke(cli, ["speak", "-", "-m", "fake-tts", "-o", "a.wav", "--server", served.url], input="from a pipe")
+    result = CliRunner().invoke(
+        cli, ["speak", "-", "-m", "fake-tts", "-o", "a.wav", "--server", served.url], input="from a pipe"
+    )
     assert result.exit_code == 0, result.stderr
     assert served.pool.requests[-1].text == "from a pipe"
 
@@ -173,7 +184,9 @@ def test_the_key_is_sent(served: Running, recording: str) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["speak", "Hello."], ["transcribe", "RECORDING"], ["ask", "RECORDING", "Who?"]])
-def test_a_folder_that_is_not_there_is_told_before_the_work(arguments: list[str], recording: str, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_there_is_told_before_the_work(
+    arguments: list[str], recording: str, tmp_path: Path
+) -> None:
     out = tmp_path / "nowhere" / "result"
     given = [recording if part == "RECORDING" else part for part in arguments]
     result = CliRunner().invoke(cli, [*given, "--output", str(out), "--server", "http://127.0.0.1:1"])

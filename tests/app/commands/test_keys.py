@@ -37,7 +37,9 @@ def test_keys_differ() -> None:
 
 
 def test_a_name_is_taken_once_and_plain() -> None:
-    Path("gateway.toml").write_text('[server]\napi_keys = [{ name = "desk", key = "plain-secret" }]\n', encoding="utf-8")
+    Path("gateway.toml").write_text(
+        '[server]\napi_keys = [{ name = "desk", key = "plain-secret" }]\n', encoding="utf-8"
+    )
     taken = key("new", "desk")
     assert (taken.exit_code, "already" in taken.stderr) == (2, True)
     assert key("new", "two words").exit_code == 2

@@ -29,7 +29,11 @@ def _deployments(started: list[Settings], *options: str) -> Deployments:
 def test_compile_and_bf16_reach_the_deployments_that_know_them(started: list[Settings]) -> None:
     names = _deployments(started, "--compile", "--bf16")
     assert names["llasa-1b"].options["compile"] is True
-    assert [name for name, deployment in names.items() if deployment.dtype == "bfloat16"] == ["csm-1b", "llasa-1b", "diffa"]
+    assert [name for name, deployment in names.items() if deployment.dtype == "bfloat16"] == [
+        "csm-1b",
+        "llasa-1b",
+        "diffa",
+    ]
 
 
 def test_without_them_nothing_is_changed(started: list[Settings]) -> None:
@@ -40,6 +44,8 @@ def test_without_them_nothing_is_changed(started: list[Settings]) -> None:
 
 
 def test_an_option_beats_the_file(started: list[Settings]) -> None:
-    Path("gateway.toml").write_text('[deployments."llasa-1b"]\ndtype = "float32"\ncodec_dtype = "float32"\n', encoding="utf-8")
+    Path("gateway.toml").write_text(
+        '[deployments."llasa-1b"]\ndtype = "float32"\ncodec_dtype = "float32"\n', encoding="utf-8"
+    )
     llasa = _deployments(started, "--bf16")["llasa-1b"]
     assert (llasa.dtype, llasa.options["codec_dtype"]) == ("bfloat16", "float32")

@@ -52,7 +52,9 @@ def test_dataset_gets_the_configured_codec(programs: Programs) -> None:
     assert programs.calls == [["-m", "backends.llasa.training.dataset", *expected]]
 
 
-@pytest.mark.parametrize(("command", "option"), [(["finetune", "d.jsonl"], "--model"), (["dataset", "create", "c"], "--codec")])
+@pytest.mark.parametrize(
+    ("command", "option"), [(["finetune", "d.jsonl"], "--model"), (["dataset", "create", "c"], "--codec")]
+)
 def test_a_named_configuration_is_read(programs: Programs, tmp_path: Path, command: list[str], option: str) -> None:
     table = '[deployments.mine]\nbackend = "llasa"\nmodel = "./weights"\ncodec_model = "./weights"\n'
     (tmp_path / "mine.toml").write_text(table, encoding="utf-8")
@@ -80,7 +82,9 @@ def test_the_programs_status_is_the_commands_status(programs: Programs) -> None:
         ({"status": "too short", "message": None, "confidence": 0.0, "ours": None}, "Too short"),
     ],
 )
-def test_a_detection_in_words_and_as_json(programs: Programs, recording: str, found: dict[str, object], says: str) -> None:
+def test_a_detection_in_words_and_as_json(
+    programs: Programs, recording: str, found: dict[str, object], says: str
+) -> None:
     programs.answer = subprocess.CompletedProcess([], 0, json.dumps(found).encode(), b"")
     assert says in invoke("watermark", "detect", recording).stdout
     assert json.loads(invoke("watermark", "detect", recording, "--json").stdout) == found
@@ -105,7 +109,9 @@ def test_the_key_stands_on_no_command_line(programs: Programs, tmp_path: Path, r
         (b"", b"", "without a word"),
     ],
 )
-def test_a_detector_that_fails_is_told(programs: Programs, recording: str, stdout: bytes, stderr: bytes, says: str) -> None:
+def test_a_detector_that_fails_is_told(
+    programs: Programs, recording: str, stdout: bytes, stderr: bytes, says: str
+) -> None:
     programs.answer = subprocess.CompletedProcess([], 1, stdout, stderr)
     result = invoke("watermark", "detect", recording)
     assert result.exit_code == 1

@@ -87,9 +87,15 @@ def test_aliases_of_aliases_and_links_through_aliases_are_followed() -> None:
         ({"deployments": {"x": FAKE | {"delay": "long"}}}, ['[deployments."x"]', "delay"]),
         ({"deployments": {"x": FAKE | {"engine": "warp"}}}, ['[deployments."x"]', "engine", "warp"]),
         ({"deployments": {"x": FAKE | {"fallback": "ghost"}}}, ['[deployments."x"]', "fallback", "ghost"]),
-        ({"deployments": {"x": FAKE | {"fallback": "embedded-asr"}}}, ['[deployments."x"]', "fallback", "does not do speech"]),
+        (
+            {"deployments": {"x": FAKE | {"fallback": "embedded-asr"}}},
+            ['[deployments."x"]', "fallback", "does not do speech"],
+        ),
         ({"deployments": {"x": FAKE | {"fallback": "x"}}}, ['[deployments."x"]', "circle"]),
-        ({"deployments": {"x": FAKE | {"fallback": "y"}, "y": FAKE | {"fallback": "x"}}}, ["fallback", "circle", "x -> y -> x"]),
+        (
+            {"deployments": {"x": FAKE | {"fallback": "y"}, "y": FAKE | {"fallback": "x"}}},
+            ["fallback", "circle", "x -> y -> x"],
+        ),
         ({"deployments": {"x": FAKE | {"audio_deployment": "embedded-asr"}}}, ["audio_deployment", "does not speak"]),
         ({"aliases": {"a": "ghost"}}, ['[aliases] "a"', "ghost"]),
         ({"aliases": {"a": "b", "b": "a"}}, ["[aliases]", "circle"]),

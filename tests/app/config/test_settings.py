@@ -63,7 +63,9 @@ def test_lists_and_tables_from_the_environment_are_json(monkeypatch: pytest.Monk
     assert settings.offline
 
 
-def test_deployments_in_the_environment_keep_their_spelling_and_types(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deployments_in_the_environment_keep_their_spelling_and_types(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _file(tmp_path, '[deployments."Team/My ASR"]\nbackend = "fake"\n')
     monkeypatch.setenv("SPEECH_GATEWAY_DEPLOYMENTS__TEAM/MY ASR__DELAY", "0.5")
     monkeypatch.setenv("SPEECH_GATEWAY_DEPLOYMENTS__WHISPER-1__DEVICE", "cpu")
@@ -85,10 +87,19 @@ def test_the_variables_of_the_client_commands_are_no_settings(monkeypatch: pytes
         ("[server]\nport = 'many'\n", ["gateway.toml, line 2", "[server]", "port", "integer"]),
         ("[sever]\nport = 1\n", ["gateway.toml, line 1", "sever", "did you mean server?"]),
         ("[limits]\nbody_bytes = -1\n", ["line 2", "[limits]", "body_bytes"]),
-        ('[deployments."a b"]\nbackend = "fake"\nkeep_alive = "long"\n', ["line 3", '[deployments."a b"]', "keep_alive"]),
+        (
+            '[deployments."a b"]\nbackend = "fake"\nkeep_alive = "long"\n',
+            ["line 3", '[deployments."a b"]', "keep_alive"],
+        ),
         ("[devices]\nmemory_budget = 3\n", ["line 2", "[devices]", "memory_budget"]),
-        ("[devices]\nmemory_budget = '8GiB'\n", ["line 2", "[devices]", "memory_budget", "a table of devices and sizes"]),
-        ("[devices]\nmemory_budget = { cpu = '8 potatoes' }\n", ["line 2", "memory_budget", "'8 potatoes' is not a size"]),
+        (
+            "[devices]\nmemory_budget = '8GiB'\n",
+            ["line 2", "[devices]", "memory_budget", "a table of devices and sizes"],
+        ),
+        (
+            "[devices]\nmemory_budget = { cpu = '8 potatoes' }\n",
+            ["line 2", "memory_budget", "'8 potatoes' is not a size"],
+        ),
         ("[devices.memory_budget]\ncpu = -1\n", ["gateway.toml", "[devices]", "memory_budget", "-1 is not a size"]),
         ("[devices]\nmemory_budget = { cup = '8GiB' }\n", ["line 2", "memory_budget", "no device 'cup'"]),
         ("[deployments.whisper-1]\ndevice = 'gpu'\n", ["line 2", '[deployments."whisper-1"]', "device", "cuda:0"]),
@@ -113,7 +124,10 @@ def test_a_mistake_in_the_file_is_named(tmp_path: Path, text: str, parts: list[s
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
-        ("[deployments.x]\nbackend = 'fakr'\n", ["gateway.toml, line 2", '[deployments."x"] backend', "does not exist"]),
+        (
+            "[deployments.x]\nbackend = 'fakr'\n",
+            ["gateway.toml, line 2", '[deployments."x"] backend', "does not exist"],
+        ),
         ("[deployments.x]\n", ["gateway.toml, line 1", '[deployments."x"] backend', "is missing"]),
         ("[deployments.whisper-1]\n\nbeam = 3\n", ["gateway.toml, line 3", '[deployments."whisper-1"] beam']),
         ("[deployments.whisper-1]\nmax_batch = 'x'\n", ["gateway.toml, line 2", '[deployments."whisper-1"] max_batch']),
@@ -121,7 +135,9 @@ def test_a_mistake_in_the_file_is_named(tmp_path: Path, text: str, parts: list[s
         ('[aliases]\n"tts-1" = "nobody"\n', ["gateway.toml, line 2", '[aliases] "tts-1"', "'nobody'"]),
     ],
 )
-def test_a_mistake_that_only_the_deployments_know_of_is_named_with_its_line(tmp_path: Path, text: str, parts: list[str]) -> None:
+def test_a_mistake_that_only_the_deployments_know_of_is_named_with_its_line(
+    tmp_path: Path, text: str, parts: list[str]
+) -> None:
     _file(tmp_path, text)
     with pytest.raises(ConfigError) as told:
         Deployments.from_settings(load_settings())

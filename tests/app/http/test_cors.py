@@ -55,14 +55,20 @@ def test_pages(origin: str, allowed: bool) -> None:
     with running(fake_settings(server={"cors_origins": ["https://chat.example/"]})) as server:
         preflight = httpx.options(
             f"{server.url}/v1/audio/speech",
-            headers={"origin": origin, "access-control-request-method": "POST", "access-control-request-headers": "api-key"},
+            headers={
+                "origin": origin,
+                "access-control-request-method": "POST",
+                "access-control-request-headers": "api-key",
+            },
         )
         assert preflight.status_code == (204 if allowed else 403)
         listing = httpx.get(f"{server.url}/v1/models", headers=KEY | {"origin": origin})
         work = httpx.post(f"{server.url}/v1/audio/transcriptions?subscription-key=k", headers={"origin": origin})
         if allowed:
             assert preflight.headers["access-control-allow-headers"] == "api-key"
-            assert listing.headers["access-control-allow-origin"] == work.headers["access-control-allow-origin"] == origin
+            assert (
+                listing.headers["access-control-allow-origin"] == work.headers["access-control-allow-origin"] == origin
+            )
             assert "x-request-id" in listing.headers["access-control-expose-headers"]
             assert work.status_code == 400
         else:
@@ -78,7 +84,9 @@ def test_pages_may_read_every_header_of_ours(server: Running, wav: bytes) -> Non
     answers = [
         httpx.post(f"{server.url}/v1/audio/speech", headers=headers, json=speech),
         httpx.post(f"{server.url}/v1/chat/completions", headers=headers, json=chat),
-        httpx.post(f"{server.url}/v1/audio/transcriptions", headers=headers, data={"model": "fake-asr"}, files={"file": wav}),
+        httpx.post(
+            f"{server.url}/v1/audio/transcriptions", headers=headers, data={"model": "fake-asr"}, files={"file": wav}
+        ),
     ]
     ours = {name for answer in answers for name in answer.headers if name.startswith("x-gateway-")}
     exposed = answers[0].headers["access-control-expose-headers"].split(", ")
@@ -89,6 +97,7 @@ def test_pages_may_read_every_header_of_ours(server: Running, wav: bytes) -> Non
 
 def test_our_own_page_may_call_us(server: Running) -> None:
     answer = httpx.post(
-        f"{server.url}/v1/audio/transcriptions", headers=KEY | {"origin": server.url, "host": f"127.0.0.1:{server.port}"}
+        f"{server.url}/v1/audio/transcriptions",
+        headers=KEY | {"origin": server.url, "host": f"127.0.0.1:{server.port}"},
     )
     assert answer.status_code == 400

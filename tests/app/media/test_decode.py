@@ -237,8 +237,14 @@ def test_a_defect_of_ours_is_not_taken_for_a_damaged_file(monkeypatch: pytest.Mo
 
 
 MUTATED = [
-    *[by_soundfile(tone(8_000, 0.4), 8_000, *kind) for kind in (("WAV", "PCM_16"), ("WAV", "MS_ADPCM"), ("FLAC", "PCM_16"))],
-    *[by_soundfile(tone(48_000, 0.4), 48_000, *kind) for kind in (("OGG", "VORBIS"), ("MP3", None), ("CAF", "ALAC_16"))],
+    *[
+        by_soundfile(tone(8_000, 0.4), 8_000, *kind)
+        for kind in (("WAV", "PCM_16"), ("WAV", "MS_ADPCM"), ("FLAC", "PCM_16"))
+    ],
+    *[
+        by_soundfile(tone(48_000, 0.4), 48_000, *kind)
+        for kind in (("OGG", "VORBIS"), ("MP3", None), ("CAF", "ALAC_16"))
+    ],
     *[by_av(tone(48_000, 0.4), 48_000, *kind) for kind in (("mp4", "aac"), ("webm", "libopus"), ("ogg", "libopus"))],
     *[by_av(tone(48_000, 0.4), 48_000, *kind) for kind in (("adts", "aac"), ("mpegts", "aac"), ("mpeg", "mp2"))],
 ]

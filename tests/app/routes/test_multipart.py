@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from app.errors import BrokenBody, InvalidRequest, MissingParameter
 from app.routes.multipart import Form, parse_form
 
-NAMES = st.text(st.characters(codec="utf-8", exclude_categories=("C",), exclude_characters='"\\%'), min_size=1, max_size=20)
+NAMES = st.text(
+    st.characters(codec="utf-8", exclude_categories=("C",), exclude_characters='"\\%'), min_size=1, max_size=20
+)
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=50)
 
 
@@ -29,7 +31,10 @@ def test_what_an_independent_encoder_writes_is_read_back(texts: dict[str, str], 
     assert form.files["the file"].name == filename
 
 
-@given(st.binary(max_size=200), st.sampled_from(["multipart/form-data; boundary=xx", 'multipart/form-data; boundary="x;y"', ""]))
+@given(
+    st.binary(max_size=200),
+    st.sampled_from(["multipart/form-data; boundary=xx", 'multipart/form-data; boundary="x;y"', ""]),
+)
 def test_random_bytes_give_a_form_or_a_clear_error(body: bytes, content_type: str) -> None:
     with contextlib.suppress(InvalidRequest):
         parse_form(content_type, body, 1000)

@@ -1,4 +1,5 @@
-"""A streamed answer that is cut while its next piece is being made leaves nothing running in what the call then closes."""
+"""A streamed answer that is cut while its next piece is being made leaves nothing running in what the call then
+closes."""
 
 from __future__ import annotations
 

@@ -35,13 +35,18 @@ def test_voices(server: Running, base: str) -> None:
 
 @pytest.mark.parametrize("base", BASES)
 def test_models(server: Running, base: str) -> None:
-    names = {model["id"] for model in httpx.get(f"{server.url}{base}/audio/models{VERSION}", headers=KEY).json()["models"]}
+    names = {
+        model["id"] for model in httpx.get(f"{server.url}{base}/audio/models{VERSION}", headers=KEY).json()["models"]
+    }
     assert {"fake-tts", "my voice", "embedded-tts"} <= names
     assert not {"embedded-asr", "fake-asr"} & names
 
 
 def test_voices_of_one_deployment(server: Running) -> None:
-    ids = {voice["id"] for voice in httpx.get(f"{server.url}/v1/audio/voices?model=embedded-tts", headers=KEY).json()["voices"]}
+    ids = {
+        voice["id"]
+        for voice in httpx.get(f"{server.url}/v1/audio/voices?model=embedded-tts", headers=KEY).json()["voices"]
+    }
     assert "Anna" not in ids
     assert httpx.get(f"{server.url}/v1/audio/voices?model=nobody", headers=KEY).status_code == 404
     assert httpx.get(f"{server.url}/openai/deployments/nobody/audio/voices{VERSION}", headers=KEY).status_code == 404

@@ -118,7 +118,7 @@ def test_owners_do_not_pile_up() -> None:
     assert len(queue._served) == 0
 
 
-# --- Prices ---------------------------------------------------------------------------------------------------------------
+# --- Prices -----------------------------------------------------------------------------------------------------------
 
 
 def chat(seconds: float = 0.0, **keys: Any) -> ChatRequest:
@@ -147,7 +147,7 @@ def test_the_price_converges_to_what_jobs_really_cost(rate: float, lengths: list
     pricer = Pricer()
     assert not pricer.known
     for length in lengths:
-        pricer.learn(heard(length), length * rate)
+        pricer.record(heard(length), length * rate)
     assert pricer.known
     assert pricer.price(heard(next_length)) == pytest.approx(next_length * rate, rel=0.05)
     assert pricer.real_time_factor == pytest.approx(rate, rel=0.05)
@@ -155,20 +155,22 @@ def test_the_price_converges_to_what_jobs_really_cost(rate: float, lengths: list
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.floats(0.01, 100), min_size=1, max_size=30), st.floats(0.5, 300), st.floats(1.01, 10))
-def test_prices_grow_with_the_work_and_stay_between_the_measurements(costs: list[float], length: float, factor: float) -> None:
+def test_prices_grow_with_the_work_and_stay_between_the_measurements(
+    costs: list[float], length: float, factor: float
+) -> None:
     pricer = Pricer()
     for cost in costs:
-        pricer.learn(heard(1), cost)
+        pricer.record(heard(1), cost)
     assert min(costs) * 0.999 <= pricer.price(heard(1)) <= max(costs) * 1.001
     assert pricer.price(heard(length * factor)) >= pricer.price(heard(length))
 
 
 def test_a_chat_has_a_real_time_factor_only_if_it_heard_something() -> None:
     pricer = Pricer()
-    pricer.learn(chat(0, max_tokens=10), 2.0)
+    pricer.record(chat(0, max_tokens=10), 2.0)
     assert pricer.real_time_factor is None
     assert pricer.price(chat(max_tokens=20)) == pytest.approx(4.0)
-    pricer.learn(chat(4, max_tokens=10), 2.0)
+    pricer.record(chat(4, max_tokens=10), 2.0)
     assert pricer.real_time_factor == pytest.approx(0.5)
 
 

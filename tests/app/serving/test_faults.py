@@ -1,4 +1,5 @@
-"""Faults injected for real, one beside the other: each is told with its reason, and whoever asks another model is answered."""
+"""Faults injected for real, one beside the other: each is told with its reason, and whoever asks another model is
+answered."""
 
 from __future__ import annotations
 
@@ -37,7 +38,7 @@ def whisper(folder: Path) -> Deployment:
 
 
 def pid_of(pool: WorkerPool, name: str) -> int:
-    worker = pool._dispatchers[name].resident.worker
+    worker = pool._dispatchers[name].supervisor.worker
     assert worker is not None
     return worker.pid
 
@@ -87,7 +88,7 @@ async def test_truncated_weights_are_named_before_any_process_starts(tmp_path: P
         assert pool.status()["whisper"].state == "absent"
 
 
-# --- Pulls --------------------------------------------------------------------------------------------------------------------
+# --- Pulls ------------------------------------------------------------------------------------------------------------
 
 
 async def pull_trouble(tmp_path: Path, told: str) -> None:
@@ -124,7 +125,7 @@ async def test_a_hub_that_is_away_is_told(tmp_path: Path, monkeypatch: pytest.Mo
     await pull_trouble(tmp_path, "The last try failed")
 
 
-# --- Clocks -------------------------------------------------------------------------------------------------------------------
+# --- Clocks -----------------------------------------------------------------------------------------------------------
 
 
 async def test_a_machine_that_slept_blames_no_worker() -> None:

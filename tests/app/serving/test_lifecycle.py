@@ -1,10 +1,10 @@
 """A state machine over the life of models: hypothesis looks for an order of events that breaks a promise.
 
-The workers are in memory and obey the test: a load ends when it is told to, a job ends when it is told to, a worker dies
-when it is told to, a loaded model grows when it is told to. The states it passes: absent, loading, ready, busy, failed,
-unloaded (also by eviction), and a pool that drains. What is checked after every event are the promises: no device holds
-more than its budget while anyone idles, a running job is never evicted, there is one worker per deployment at most, and
-in the end every request was answered or refused.
+The workers are in memory and obey the test: a load ends when it is told to, a job ends when it is told to, a worker
+dies when it is told to, a loaded model grows when it is told to. The states it passes: absent, loading, ready, busy,
+failed, unloaded (also by eviction), and a pool that drains. What is checked after every event are the promises: no
+device holds more than its budget while anyone idles, a running job is never evicted, there is one worker per deployment
+at most, and in the end every request was answered or refused.
 """
 
 from __future__ import annotations
@@ -33,7 +33,14 @@ SIZES = {"a": 400 * MIB, "b": 400 * MIB, "c": 700 * MIB, "d": 100 * MIB}
 FALLBACKS = {"a": "b"}
 BUDGET = 1000 * MIB
 CALM = Policy(
-    hang=100, watch=3600, first_back_off=0.001, longest_back_off=0.002, residency=0, memory_wait=1000, availability=0, crashes=4
+    hang=100,
+    watch=3600,
+    first_back_off=0.001,
+    longest_back_off=0.002,
+    residency=0,
+    memory_wait=1000,
+    availability=0,
+    crashes=4,
 )
 
 
@@ -52,7 +59,7 @@ class MemoryWorker:
         world.alive.append(self)
 
     @property
-    def pulse(self) -> frames.Heartbeat:
+    def heartbeat(self) -> frames.Heartbeat:
         return frames.Heartbeat(1, False, 0, 0, self.size, 0)
 
     @property
@@ -143,7 +150,9 @@ class World:
             del self.loading[name]
         if outcome == "good":
             return MemoryWorker(self, spec, on_lost)
-        raise LoadError(OutOfMemory("no room").to_event() if outcome == "memory" else Failed("internal", "broken weights"))
+        raise LoadError(
+            OutOfMemory("no room").to_event() if outcome == "memory" else Failed("internal", "broken weights")
+        )
 
     def worker(self, name: str) -> MemoryWorker | None:
         return next((w for w in self.alive if w.name == name and not w.lost), None)
@@ -159,7 +168,7 @@ class Lives(RuleBasedStateMachine):
         self.deployments = {
             name: fake(
                 name,
-                wishes=("cuda",),
+                device_preference=("cuda",),
                 device="cuda:0",
                 keep_alive=-1 if pinned and name == "d" else keep_alive,
                 fallback=FALLBACKS.get(name, ""),
@@ -191,7 +200,7 @@ class Lives(RuleBasedStateMachine):
     async def nothing(self) -> None:
         """Only let the loop turn."""
 
-    # --- Events -----------------------------------------------------------------------------------------------------------
+    # --- Events -------------------------------------------------------------------------------------------------------
 
     @rule(name=st.sampled_from(NAMES), owner=st.sampled_from(["x", "y"]))
     def a_client_asks(self, name: str, owner: str) -> None:
@@ -231,7 +240,10 @@ class Lives(RuleBasedStateMachine):
         self.run(self.nothing())
 
     @precondition(lambda self: any(w.jobs for w in self.world.alive))
-    @rule(data=st.data(), last=st.sampled_from([Done("one"), Done("two"), Failed("internal", "x"), Failed("out_of_memory", "y")]))
+    @rule(
+        data=st.data(),
+        last=st.sampled_from([Done("one"), Done("two"), Failed("internal", "x"), Failed("out_of_memory", "y")]),
+    )
     def a_job_ends(self, data: st.DataObject, last: Done | Failed) -> None:
         busy = sorted({w.name for w in self.world.alive if w.jobs})
         worker = self.world.worker(data.draw(st.sampled_from(busy)))
@@ -252,7 +264,7 @@ class Lives(RuleBasedStateMachine):
             assert worker is not None
             if hangs:
                 worker.may_be_killed = True
-                self.pool._dispatchers[name].resident.watch(self.loop.time() + 1000)
+                self.pool._dispatchers[name].supervisor.watch(self.loop.time() + 1000)
             else:
                 worker.lose()
 
@@ -276,12 +288,12 @@ class Lives(RuleBasedStateMachine):
         if (worker := self.world.worker(name)) is not None:
             worker.size = size
         for dispatcher in self.pool._dispatchers.values():
-            dispatcher.resident.watch(self.loop.time())
+            dispatcher.supervisor.watch(self.loop.time())
 
     @rule(name=st.sampled_from(NAMES), there=st.sampled_from([True, True, False]))
     def libraries_go_or_come(self, name: str, there: bool) -> None:
-        sources: Any = self.pool._sources[name]
-        sources.lacks = lambda: [] if there else ["module"]
+        requirements: Any = self.pool._requirements[name]
+        requirements.missing_libraries = lambda: [] if there else ["module"]
         assert there or self.pool.status()[name].state != "unloaded"
 
     @precondition(lambda self: not self.pool.draining)
@@ -300,7 +312,7 @@ class Lives(RuleBasedStateMachine):
     def time_passes(self) -> None:
         self.run(asyncio.sleep(0.003))
 
-    # --- Promises -----------------------------------------------------------------------------------------------------------
+    # --- Promises -----------------------------------------------------------------------------------------------------
 
     @invariant()
     def no_promise_was_broken(self) -> None:
@@ -323,7 +335,7 @@ class Lives(RuleBasedStateMachine):
 
     def idle(self) -> list[str]:
         """Models that could make room at once: no job, nobody waits, not pinned, not ending already."""
-        residents = [dispatcher.resident for dispatcher in self.pool._dispatchers.values()]
+        residents = [dispatcher.supervisor for dispatcher in self.pool._dispatchers.values()]
         return [r.name for r in residents if r.worker and not r.active and not r.waiting and not r.pinned]
 
     async def let_everything_end(self) -> None:

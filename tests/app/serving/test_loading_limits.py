@@ -57,7 +57,7 @@ async def test_a_worker_that_was_killed_while_idle_costs_nobody_a_request() -> N
     d = fake()
     async with pool_of(d) as pool:
         await text_of(pool, d, audio(1))
-        worker = pool._dispatchers["fake"].resident.worker
+        worker = pool._dispatchers["fake"].supervisor.worker
         assert worker is not None
         psutil.Process(worker.pid).kill()
         assert not worker.lost  # nobody has noticed yet
@@ -69,7 +69,7 @@ async def test_a_request_that_kills_its_worker_at_the_start_is_sent_again_only_o
     async with pool_of(d, policy=QUICK) as pool:
         with pytest.raises(WorkerLost):
             await text_of(pool, d, audio(1))
-        assert pool._dispatchers["fake"].resident._failures == 2
+        assert pool._dispatchers["fake"].supervisor._failures == 2
 
 
 async def test_a_worker_that_dies_at_work_costs_the_request() -> None:
@@ -78,7 +78,7 @@ async def test_a_worker_that_dies_at_work_costs_the_request() -> None:
         job = asyncio.create_task(text_of(pool, d, audio(1)))
         dispatcher = pool._dispatchers["fake"]
         await until(lambda: any(job.taken_up for job in dispatcher._active), 60)
-        worker = dispatcher.resident.worker
+        worker = dispatcher.supervisor.worker
         assert worker is not None
         psutil.Process(worker.pid).kill()
         with pytest.raises(WorkerLost, match="in the middle"):

@@ -35,7 +35,7 @@ from tests.support.waiting import LIMIT, until
 
 
 def workers(pool: WorkerPool) -> list[int]:
-    return [d.resident.worker.pid for d in pool._dispatchers.values() if d.resident.worker]
+    return [d.supervisor.worker.pid for d in pool._dispatchers.values() if d.supervisor.worker]
 
 
 def count(metrics: Metrics, name: str) -> float:
@@ -77,11 +77,11 @@ async def test_events_come_in_order_and_end_with_done() -> None:
 
 async def test_a_run_tells_capabilities_and_queue_time() -> None:
     d = fake(load_seconds=0.2)
-    async with pool_of(d) as pool, pool.admit(d, owner="me", request_id="r") as ticket:
-        run = await ticket.run(audio(1))
+    async with pool_of(d) as pool, pool.admit(d, owner="me", request_id="r") as reservation:
+        run = await reservation.run(audio(1))
         assert (run.capabilities.engine, run.capabilities.device) == ("fake", "cpu")
         assert run.queue_seconds >= 0.2
-        assert (ticket.deployment, ticket.fallback_from) == (d, None)
+        assert (reservation.deployment, reservation.fallback_from) == (d, None)
 
 
 async def test_a_detail_that_changes_while_it_works_is_shown() -> None:
@@ -125,18 +125,21 @@ async def test_two_requests_for_one_cold_model_load_it_once() -> None:
 async def test_a_client_that_leaves_frees_its_slot_at_the_next_step() -> None:
     d, metrics = fake(delay=0.05, steps=10_000, max_batch=1), Metrics()
     async with pool_of(d, metrics=metrics) as pool:
-        async with pool.admit(d, owner="me", request_id="r") as ticket:
-            async for _ in await ticket.run(audio(1)):
+        async with pool.admit(d, owner="me", request_id="r") as reservation:
+            async for _ in await reservation.run(audio(1)):
                 break
             assert pool.status()["fake"].jobs_active == 1
         await until(lambda: pool.status()["fake"].jobs_active == 0)
-        worker = pool._dispatchers["fake"].resident.worker
+        worker = pool._dispatchers["fake"].supervisor.worker
         assert worker is not None
-        before = worker.pulse
-        await until(lambda: worker.pulse is not before)
-        after = worker.pulse
-        await until(lambda: worker.pulse is not after)
-        assert (worker.pulse.active, worker.pulse.steps) == (0, after.steps)  # it does no more work for that client
+        before = worker.heartbeat
+        await until(lambda: worker.heartbeat is not before)
+        after = worker.heartbeat
+        await until(lambda: worker.heartbeat is not after)
+        assert (worker.heartbeat.active, worker.heartbeat.steps) == (
+            0,
+            after.steps,
+        )  # it does no more work for that client
 
 
 async def test_a_client_that_leaves_the_queue_never_reaches_the_worker() -> None:
@@ -151,7 +154,7 @@ async def test_a_client_that_leaves_the_queue_never_reaches_the_worker() -> None
         await asyncio.gather(waiting, running, return_exceptions=True)
         assert pool.status()["fake"].queue_depth == 0
         await until(lambda: pool.status()["fake"].jobs_active == 0)
-        assert pool._dispatchers["fake"].places.held == 0
+        assert pool._dispatchers["fake"].reserved_slots.held == 0
 
 
 async def test_leaving_while_a_cold_model_loads_is_clean() -> None:
@@ -259,7 +262,7 @@ async def test_a_request_that_cannot_travel_is_refused_and_those_behind_it_are_s
         assert "64 bits" in refused.message
         assert isinstance(first, list)
         assert isinstance(last, list)
-        worker = pool._dispatchers[d.name].resident.worker
+        worker = pool._dispatchers[d.name].supervisor.worker
         assert isinstance(worker, ProcessWorker)
         assert not worker._jobs
 
@@ -269,7 +272,11 @@ async def test_a_defect_while_handing_a_request_over_costs_that_request_alone(mo
     encode = frames.encode
 
     def defective(message: frames.Message) -> bytes:
-        if isinstance(message, frames.StartJob) and isinstance(message.request, ChatRequest) and message.request.seed == 13:
+        if (
+            isinstance(message, frames.StartJob)
+            and isinstance(message.request, ChatRequest)
+            and message.request.seed == 13
+        ):
             raise RuntimeError("a defect of ours")
         return encode(message)
 
@@ -294,7 +301,9 @@ async def test_a_defect_while_handing_a_request_over_costs_that_request_alone(mo
         ({"fail_start": "error"}, 500),
     ],
 )
-async def test_errors_of_a_job_have_their_status_and_leave_the_worker_alive(options: dict[str, object], status: int) -> None:
+async def test_errors_of_a_job_have_their_status_and_leave_the_worker_alive(
+    options: dict[str, object], status: int
+) -> None:
     d = fake(fault_times=1, **options)
     async with pool_of(d) as pool:
         with pytest.raises(ApiError) as failed:
@@ -315,16 +324,16 @@ def no_tenor(request: Request, options: Mapping[str, object]) -> None:
 async def test_wrong_settings_are_refused_at_once_and_load_nothing() -> None:
     cold, busy = (fake(name, task="chat", delay=0.05, steps=40, max_batch=1) for name in ("cold", "busy"))
     cold, busy = (replace(d, info=replace(d.info, check=f"{__name__}:no_tenor")) for d in (cold, busy))
-    wrong = chat("sing", options={"tenor": True})
+    weight_problems = chat("sing", options={"tenor": True})
     async with pool_of(cold, busy) as pool:
         with pytest.raises(InvalidRequest, match="no tenor") as refused:
-            await ask(pool, cold, wrong)
+            await ask(pool, cold, weight_problems)
         assert refused.value.param == "options.tenor"
         assert pool.status()["cold"].state == "unloaded"
         running = asyncio.create_task(text_of(pool, busy, chat("good day")), name="test")
         await until(lambda: pool.status()["busy"].jobs_active == 1)
         with pytest.raises(InvalidRequest, match="no tenor"):
-            await ask(pool, busy, wrong)
+            await ask(pool, busy, weight_problems)
         assert not running.done()
         assert await running == "You said: good day"
 

@@ -11,7 +11,7 @@ import pytest
 from app.config.deployments import Deployment
 from app.errors import Draining, ModelUnavailable, OutOfMemory
 from app.serving.pool import WorkerPool
-from app.serving.reservation import PoolTicket
+from app.serving.reservation import PoolReservation
 from app.serving.worker import WorkerJob
 from backends.registry import backend_info, check_options
 from tests.support.pools import MIB, QUICK, ask, audio, chat, fake, machine, pool_of, text_of
@@ -25,30 +25,32 @@ def states(pool: WorkerPool) -> dict[str, str]:
 
 
 async def test_the_model_that_idles_longest_goes_first_and_its_process_ends() -> None:
-    a, b, c = (fake(name, wishes=GPU, memory=400 * MIB) for name in "abc")
+    a, b, c = (fake(name, device_preference=GPU, memory=400 * MIB) for name in "abc")
     async with pool_of(a, b, c, devices=machine({"cuda:0": 1000 * MIB}, gpu=True)) as pool:
         await text_of(pool, a, audio(1))
         await asyncio.sleep(0.05)
         await text_of(pool, b, audio(1))
-        evicted = pool._dispatchers["a"].resident.worker
+        evicted = pool._dispatchers["a"].supervisor.worker
         assert evicted is not None
         await text_of(pool, c, audio(1))
         assert states(pool) == {"a": "unloaded", "b": "ready", "c": "ready"}
         assert not psutil.pid_exists(evicted.pid)
-        assert pool.devices()[0].memory_used_bytes == 2 * QUICK.with_slack(400 * MIB)  # their size was known from the first
+        assert pool.devices()[0].memory_used_bytes == 2 * QUICK.with_slack(
+            400 * MIB
+        )  # their size was known from the first
         await text_of(pool, a, audio(1))  # and comes back, at the cost of the next one
         assert states(pool) == {"a": "ready", "b": "unloaded", "c": "ready"}
 
 
 async def test_cost_counts_too_a_model_that_loads_slowly_stays_longer() -> None:
-    slow, quick, new = (fake(name, wishes=GPU, memory=400 * MIB) for name in ("slow", "quick", "new"))
+    slow, quick, new = (fake(name, device_preference=GPU, memory=400 * MIB) for name in ("slow", "quick", "new"))
     async with pool_of(slow, quick, new, devices=machine({"cuda:0": 1000 * MIB}, gpu=True)) as pool:
         await text_of(pool, slow, audio(1))
         await text_of(pool, quick, audio(1))
         now = asyncio.get_running_loop().time()
         for name, idle, load in (("slow", 200.0, 1000.0), ("quick", 100.0, 10.0)):
-            resident = pool._dispatchers[name].resident
-            resident.idle_since, resident.load_seconds = now - idle, load
+            supervisor = pool._dispatchers[name].supervisor
+            supervisor.idle_since, supervisor.load_seconds = now - idle, load
         await text_of(pool, new, audio(1))
         assert states(pool) == {"slow": "ready", "quick": "unloaded", "new": "ready"}
 
@@ -80,13 +82,15 @@ async def test_models_that_grow_over_the_budget_push_out_idle_ones_and_no_runnin
 
 async def test_a_newcomer_that_is_larger_than_expected_waits_until_there_is_room_for_it() -> None:
     """Not even by a little does it push the device over its budget while the others work."""
-    busy = fake("busy", wishes=GPU, memory=700 * MIB, delay=0.05, steps=200)  # longer than a load takes on a busy machine
-    new = fake("new", wishes=GPU, memory=310 * MIB)  # as nobody knows before its first life
+    busy = fake(
+        "busy", device_preference=GPU, memory=700 * MIB, delay=0.05, steps=200
+    )  # longer than a load takes on a busy machine
+    new = fake("new", device_preference=GPU, memory=310 * MIB)  # as nobody knows before its first life
     async with pool_of(busy, new, devices=machine({"cuda": 1000 * MIB}, gpu=True)) as pool:
         long = asyncio.create_task(text_of(pool, busy, audio(1)), name="test")
         await until(lambda: pool.status()["busy"].jobs_active == 1)
         short = asyncio.create_task(text_of(pool, new, audio(1)), name="test")
-        await until(lambda: pool._dispatchers["busy"].resident.yielding or long.done())
+        await until(lambda: pool._dispatchers["busy"].supervisor.draining or long.done())
         assert not long.done()
         assert states(pool) == {"busy": "busy", "new": "loading"}
         assert await asyncio.gather(long, short) == ["one two"] * 2
@@ -101,7 +105,7 @@ async def test_a_model_that_grows_a_little_beyond_its_last_life_is_within_what_i
         assert await pool.unload("grower")
         await pool.load("grower")
         kept = pool.devices()[-1].memory_used_bytes
-        worker = pool._dispatchers["grower"].resident
+        worker = pool._dispatchers["grower"].supervisor
         worker.loader.measure(int(kept / (1 + QUICK.slack) * 1.04))
         assert pool.devices()[-1].memory_used_bytes == kept
 
@@ -125,23 +129,26 @@ async def test_a_lone_model_over_the_budget_goes_when_its_job_is_done() -> None:
 
 async def test_a_job_that_is_over_before_anyone_looks_keeps_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its worker idles by then, and may have been evicted."""
-    d, accepted = fake(), PoolTicket.accepted
+    d, accepted = fake(), PoolReservation.accepted
 
     async with pool_of(d) as pool:
 
-        async def late(self: PoolTicket) -> WorkerJob:
+        async def late(self: PoolReservation) -> WorkerJob:
             job = await accepted(self)
             await job.ended.wait()
             assert await pool.unload("fake")
             return job
 
-        monkeypatch.setattr(PoolTicket, "accepted", late)
+        monkeypatch.setattr(PoolReservation, "accepted", late)
         assert await text_of(pool, d, audio(1)) == "one two"
         assert states(pool)["fake"] == "unloaded"
 
 
 async def test_a_running_job_is_never_evicted_and_the_newcomer_waits() -> None:
-    busy, new = fake("busy", wishes=GPU, memory=800 * MIB, delay=0.05, steps=20), fake("new", wishes=GPU, memory=800 * MIB)
+    busy, new = (
+        fake("busy", device_preference=GPU, memory=800 * MIB, delay=0.05, steps=20),
+        fake("new", device_preference=GPU, memory=800 * MIB),
+    )
     async with pool_of(busy, new, devices=machine({"cuda": 1000 * MIB}, gpu=True)) as pool:
         long = asyncio.create_task(text_of(pool, busy, audio(1)), name="test")
         await until(lambda: pool.status()["busy"].jobs_active == 1)
@@ -152,7 +159,10 @@ async def test_a_running_job_is_never_evicted_and_the_newcomer_waits() -> None:
 
 
 async def test_a_model_under_constant_load_yields_so_that_others_get_their_turn() -> None:
-    hog, other = (fake(name, wishes=GPU, memory=800 * MIB, delay=0.02, steps=5, max_batch=2) for name in ("hog", "other"))
+    hog, other = (
+        fake(name, device_preference=GPU, memory=800 * MIB, delay=0.02, steps=5, max_batch=2)
+        for name in ("hog", "other")
+    )
     async with pool_of(hog, other, devices=machine({"cuda:0": 1000 * MIB}, gpu=True)) as pool:
         await text_of(pool, hog, audio(1))
         stop = asyncio.Event()
@@ -173,7 +183,10 @@ async def test_a_model_under_constant_load_yields_so_that_others_get_their_turn(
 
 
 async def test_a_pinned_model_is_never_evicted_and_the_refusal_names_it() -> None:
-    pinned, new = fake("pinned", wishes=GPU, memory=800 * MIB, keep_alive=-1), fake("new", wishes=GPU, memory=800 * MIB)
+    pinned, new = (
+        fake("pinned", device_preference=GPU, memory=800 * MIB, keep_alive=-1),
+        fake("new", device_preference=GPU, memory=800 * MIB),
+    )
     async with pool_of(pinned, new, devices=machine({"cuda:0": 1000 * MIB}, gpu=True)) as pool:
         await text_of(pool, pinned, audio(1))
         with pytest.raises(OutOfMemory, match="pinned") as refused:
@@ -183,7 +196,7 @@ async def test_a_pinned_model_is_never_evicted_and_the_refusal_names_it() -> Non
 
 
 async def test_a_model_that_does_not_fit_at_all_says_so_and_leaves_nothing() -> None:
-    d = fake(memory=2000 * MIB, wishes=GPU, device="cuda:0")
+    d = fake(memory=2000 * MIB, device_preference=GPU, device="cuda:0")
     async with pool_of(d, devices=machine({"cuda:0": 1000 * MIB}, gpu=True)) as pool:
         with pytest.raises(OutOfMemory, match="more than the budget"):
             await ask(pool, d, audio(1))
@@ -192,27 +205,27 @@ async def test_a_model_that_does_not_fit_at_all_says_so_and_leaves_nothing() -> 
 
 
 async def test_clients_that_leave_while_memory_is_awaited_take_the_wish_back() -> None:
-    busy = fake("busy", wishes=GPU, memory=800 * MIB, delay=0.05, steps=60, max_batch=1)
-    new = fake("new", wishes=GPU, memory=800 * MIB)
+    busy = fake("busy", device_preference=GPU, memory=800 * MIB, delay=0.05, steps=60, max_batch=1)
+    new = fake("new", device_preference=GPU, memory=800 * MIB)
     async with pool_of(busy, new, devices=machine({"cuda:0": 1000 * MIB}, gpu=True)) as pool:
         long = asyncio.create_task(text_of(pool, busy, audio(1)), name="test")
         await until(lambda: pool.status()["busy"].jobs_active == 1)
         waiting = asyncio.create_task(ask(pool, new, audio(1)), name="test")
-        await until(lambda: pool._dispatchers["busy"].resident.yielding)
+        await until(lambda: pool._dispatchers["busy"].supervisor.draining)
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
-        await until(lambda: not pool._dispatchers["busy"].resident.yielding)
+        await until(lambda: not pool._dispatchers["busy"].supervisor.draining)
         second = asyncio.create_task(text_of(pool, busy, audio(1)), name="test")
         assert await asyncio.gather(long, second) == ["one two"] * 2
         assert states(pool) == {"busy": "ready", "new": "unloaded"}
 
 
-# --- The ladder -----------------------------------------------------------------------------------------------------------
+# --- The ladder -------------------------------------------------------------------------------------------------------
 
 
 async def test_out_of_memory_at_load_is_tried_again_alone(tmp_path: Path) -> None:
-    other = fake("other", wishes=GPU, memory=10 * MIB)
-    d = fake(oom_at="load", fault_times=1, counter_file=str(tmp_path / "n"), wishes=GPU)
+    other = fake("other", device_preference=GPU, memory=10 * MIB)
+    d = fake(oom_at="load", fault_times=1, counter_file=str(tmp_path / "n"), device_preference=GPU)
     async with pool_of(other, d, devices=machine(gpu=True)) as pool:
         await text_of(pool, other, audio(1))
         assert await text_of(pool, d, audio(1)) == "one two"
@@ -221,7 +234,7 @@ async def test_out_of_memory_at_load_is_tried_again_alone(tmp_path: Path) -> Non
 
 
 async def test_out_of_memory_at_load_moves_to_the_cpu_and_says_why() -> None:
-    d = fake(oom_at="load", oom_device="cuda", wishes=GPU)
+    d = fake(oom_at="load", oom_device="cuda", device_preference=GPU)
     async with pool_of(d, devices=machine(gpu=True)) as pool:
         assert await text_of(pool, d, audio(1)) == "one two"
         row = pool.status()["fake"]
@@ -230,7 +243,7 @@ async def test_out_of_memory_at_load_moves_to_the_cpu_and_says_why() -> None:
 
 
 async def test_a_deployment_that_insists_on_its_device_gets_a_503() -> None:
-    d = fake(oom_at="load", oom_device="cuda", wishes=GPU, device="cuda:0")
+    d = fake(oom_at="load", oom_device="cuda", device_preference=GPU, device="cuda:0")
     async with pool_of(d, devices=machine(gpu=True)) as pool:
         with pytest.raises(OutOfMemory) as refused:
             await ask(pool, d, audio(1))
@@ -250,7 +263,7 @@ async def test_out_of_memory_at_work_is_retried_and_the_client_sees_nothing(plac
 
 @pytest.mark.parametrize("place", ["start", "step"])
 async def test_out_of_memory_at_work_moves_to_the_cpu_in_the_end(place: str) -> None:
-    d = fake(oom_at=place, oom_device="cuda", wishes=GPU, task="chat")
+    d = fake(oom_at=place, oom_device="cuda", device_preference=GPU, task="chat")
     async with pool_of(d, devices=machine(gpu=True)) as pool:
         assert await text_of(pool, d, chat("a")) == "You said: a"
         assert pool.status()["fake"].device == "cpu"
@@ -280,11 +293,11 @@ async def test_too_large_a_batch_is_halved_and_nobody_fails() -> None:
         assert await asyncio.gather(*(text_of(pool, d, audio(1)) for _ in range(4))) == ["one two"] * 4
 
 
-# --- Where a model runs, and who answers when it cannot ---------------------------------------------------------------------
+# --- Where a model runs, and who answers when it cannot ---------------------------------------------------------------
 
 
 async def test_the_reason_for_the_device_is_told() -> None:
-    on_gpu, on_cpu = fake("gpu", wishes=GPU), fake("cpu")
+    on_gpu, on_cpu = fake("gpu", device_preference=GPU), fake("cpu")
     async with pool_of(on_gpu, on_cpu, devices=machine(gpu=True)) as pool:
         await asyncio.gather(text_of(pool, on_gpu, audio(1)), text_of(pool, on_cpu, audio(1)))
         assert pool.status()["gpu"].device == "cuda:0"
@@ -293,7 +306,7 @@ async def test_the_reason_for_the_device_is_told() -> None:
 
 
 async def test_a_device_that_is_not_there_is_an_error_that_lists_what_is() -> None:
-    d = fake(device="cuda:1", wishes=GPU)
+    d = fake(device="cuda:1", device_preference=GPU)
     async with pool_of(d, devices=machine(gpu=True)) as pool:
         with pytest.raises(ModelUnavailable, match=r"cuda:0 \(invented GPU\)"):
             await ask(pool, d, audio(1))
@@ -301,8 +314,8 @@ async def test_a_device_that_is_not_there_is_an_error_that_lists_what_is() -> No
 
 async def test_threads_are_set_before_libraries_load() -> None:
     d = fake()
-    async with pool_of(d) as pool, pool.admit(d, owner="me", request_id="r") as ticket:
-        run = await ticket.run(audio(1))
+    async with pool_of(d) as pool, pool.admit(d, owner="me", request_id="r") as reservation:
+        run = await reservation.run(audio(1))
         assert run.capabilities.detail == {"threads": 1, "omp_num_threads": "1"}
 
 
@@ -324,22 +337,29 @@ async def test_a_fallback_answers_while_a_deployment_cannot_and_says_so() -> Non
     async with pool_of(broken, good, policy=type(QUICK)(first_back_off=30)) as pool:
 
         async def names() -> tuple[str, str | None]:
-            async with pool.admit(broken, owner="me", request_id="r") as ticket:
-                assert [type(e).__name__ async for e in await ticket.run(audio(1))][-1] == "Done"
-                return ticket.deployment.name, ticket.fallback_from
+            async with pool.admit(broken, owner="me", request_id="r") as reservation:
+                assert [type(e).__name__ async for e in await reservation.run(audio(1))][-1] == "Done"
+                return reservation.deployment.name, reservation.fallback_from
 
         assert await asyncio.gather(names(), names(), names()) == [("good", "broken")] * 3  # they waited for its load
         assert await names() == ("good", "broken")  # it was known
-        assert [d.places.held for d in pool._dispatchers.values()] == [d.waiting for d in pool._dispatchers.values()] == [0, 0]
+        assert (
+            [d.reserved_slots.held for d in pool._dispatchers.values()]
+            == [d.waiting for d in pool._dispatchers.values()]
+            == [0, 0]
+        )
 
 
 @pytest.mark.parametrize("fault", [{"oom_at": "load"}, {"crash_at": "load"}, {"fail_load": "error"}])
 async def test_a_fallback_answers_whatever_the_load_failed_of(fault: dict[str, str]) -> None:
     first, last = fake("first", fallback="second", **fault), fake("last", task="chat")
     second = fake("second", fallback="third", **fault)
-    async with pool_of(first, second, fake("third"), last) as pool, pool.admit(first, owner="me", request_id="r") as ticket:
-        assert (ticket.deployment.name, ticket.fallback_from) == ("third", "first")
-        assert [type(e).__name__ async for e in await ticket.run(audio(1))][-1] == "Done"
+    async with (
+        pool_of(first, second, fake("third"), last) as pool,
+        pool.admit(first, owner="me", request_id="r") as reservation,
+    ):
+        assert (reservation.deployment.name, reservation.fallback_from) == ("third", "first")
+        assert [type(e).__name__ async for e in await reservation.run(audio(1))][-1] == "Done"
 
 
 async def test_without_a_fallback_that_works_the_last_reason_is_told() -> None:

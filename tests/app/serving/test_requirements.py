@@ -14,7 +14,7 @@ from app.config.deployments import Deployment
 from app.errors import ModelUnavailable
 from app.serving import downloads as pulls
 from app.serving.downloads import Puller, PullError
-from app.serving.requirements import ModelSources, install_command
+from app.serving.requirements import ModelRequirements, install_command
 from backends.registry import backend_info, check_options
 from backends.weights import UNFINISHED
 from tests.support.hub import running_hub, tensors
@@ -36,8 +36,8 @@ def lacking(name: str = "modern") -> Deployment:
     return Deployment(name, info, options=check_options(info, {}))
 
 
-def sources(deployment: Deployment, models_dir: Path) -> ModelSources:
-    return ModelSources(deployment, models_dir, lambda: 0.0, 0.0)
+def requirements(deployment: Deployment, models_dir: Path) -> ModelRequirements:
+    return ModelRequirements(deployment, models_dir, lambda: 0.0, 0.0)
 
 
 def fill(models_dir: Path) -> Path:
@@ -49,7 +49,7 @@ def fill(models_dir: Path) -> Path:
 
 def test_nothing_is_missing(tmp_path: Path) -> None:
     folder = fill(tmp_path)
-    found = sources(weighty(), tmp_path)
+    found = requirements(weighty(), tmp_path)
     found.check()
     assert found.state == "unloaded"
     assert found.files().folder == folder.resolve()
@@ -57,9 +57,11 @@ def test_nothing_is_missing(tmp_path: Path) -> None:
 
 
 def test_missing_weights_name_the_command_and_what_works_already(tmp_path: Path) -> None:
-    found = sources(weighty(), tmp_path)
-    found.works_already = "embedded-asr"
-    with pytest.raises(ModelUnavailable, match=r'speech-gateway pull "big model"\. embedded-asr works already') as refused:
+    found = requirements(weighty(), tmp_path)
+    found.alternative = "embedded-asr"
+    with pytest.raises(
+        ModelUnavailable, match=r'speech-gateway pull "big model"\. embedded-asr works already'
+    ) as refused:
         found.check()
     assert (refused.value.status, refused.value.code) == (503, "ModelUnavailable")
     assert refused.value.retry_after
@@ -72,22 +74,27 @@ def test_a_missing_model_that_can_be_done_without_says_how(tmp_path: Path) -> No
     (folder / "config.json").write_text("{}", encoding="utf-8")
     (folder / "model.safetensors").write_bytes(tensors(5000))
     info = replace(backend_info("csm"), libraries={})
-    with pytest.raises(ModelUnavailable, match=r"sony--silentcipher \(watermark = false in its table does without\)\. Fetch"):
-        sources(Deployment("voice", info), tmp_path).check()
-    sources(Deployment("voice", info, options={"watermark": False}), tmp_path).check()
-    assert "does without" not in sources(Deployment("ears", replace(backend_info("diffa"), libraries={})), tmp_path).problem()
+    with pytest.raises(
+        ModelUnavailable, match=r"sony--silentcipher \(watermark = false in its table does without\)\. Fetch"
+    ):
+        requirements(Deployment("voice", info), tmp_path).check()
+    requirements(Deployment("voice", info, options={"watermark": False}), tmp_path).check()
+    assert (
+        "does without"
+        not in requirements(Deployment("ears", replace(backend_info("diffa"), libraries={})), tmp_path).problem()
+    )
 
 
 def test_a_pull_in_progress_tells_how_far_it_is(tmp_path: Path) -> None:
-    found = sources(weighty(), tmp_path)
+    found = requirements(weighty(), tmp_path)
     found.pulling, found.done, found.total = True, 10**9, 4 * 10**9
     assert found.state == "pulling"
     assert "are being fetched (25 % of 4.0 GB)" in found.problem()
 
 
 def test_missing_libraries_name_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = sources(lacking(), tmp_path)
-    assert found.lacks() == ["a_library_that_nobody_has"]
+    found = requirements(lacking(), tmp_path)
+    assert found.missing_libraries() == ["a_library_that_nobody_has"]
     monkeypatch.setattr(sys, "platform", "linux")
     assert "make serve EXTRAS=torch" in found.problem()
     assert install_command("embedded") == "make serve"
@@ -97,9 +104,9 @@ def test_missing_libraries_name_the_command(tmp_path: Path, monkeypatch: pytest.
 
 def test_one_engine_with_its_libraries_is_enough(tmp_path: Path) -> None:
     info = replace(backend_info("fake"), engines=("new", "old"), libraries={"": ("json",), "new": ("nobody_has_this",)})
-    assert sources(Deployment("d", info), tmp_path).lacks() == []
-    assert sources(Deployment("d", info, engine="new"), tmp_path).lacks() == ["nobody_has_this"]
-    assert sources(Deployment("d", info, engine="new", python="other"), tmp_path).lacks() == []
+    assert requirements(Deployment("d", info), tmp_path).missing_libraries() == []
+    assert requirements(Deployment("d", info, engine="new"), tmp_path).missing_libraries() == ["nobody_has_this"]
+    assert requirements(Deployment("d", info, engine="new", python="other"), tmp_path).missing_libraries() == []
 
 
 async def test_the_pool_refuses_what_is_missing_and_names_the_alternative(tmp_path: Path) -> None:
@@ -118,9 +125,9 @@ async def test_a_missing_model_falls_back_where_that_is_configured(tmp_path: Pat
     missing = weighty(fallback="works")
     async with (
         pool_of(missing, fake("works"), models_dir=tmp_path) as pool,
-        pool.admit(missing, owner="me", request_id="r") as ticket,
+        pool.admit(missing, owner="me", request_id="r") as reservation,
     ):
-        assert (ticket.deployment.name, ticket.fallback_from) == ("works", "big model")
+        assert (reservation.deployment.name, reservation.fallback_from) == ("works", "big model")
 
 
 async def test_weights_that_appear_are_noticed(tmp_path: Path) -> None:
@@ -131,7 +138,9 @@ async def test_weights_that_appear_are_noticed(tmp_path: Path) -> None:
         assert await text_of(pool, weighty(), audio(1)) == "one two"
 
 
-async def test_weights_are_fetched_in_the_background_and_then_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_weights_are_fetched_in_the_background_and_then_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with running_hub() as hub:
         hub.repositories[MODEL] = {"model.safetensors": tensors(5000)}
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
@@ -153,9 +162,9 @@ async def test_nothing_is_fetched_offline(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 async def test_a_pull_that_fails_is_told_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found, tries = sources(weighty(), tmp_path), 0
+    found, tries = requirements(weighty(), tmp_path), 0
 
-    async def run(self: Puller, wanted: Any, where: ModelSources) -> None:
+    async def run(self: Puller, wanted: Any, where: ModelRequirements) -> None:
         nonlocal tries
         tries += 1
         if tries == 1:
@@ -174,7 +183,9 @@ async def test_a_pull_that_fails_is_told_and_tried_again(tmp_path: Path, monkeyp
     assert (tries, found.pull_error, found.state) == (2, "", "unloaded")
 
 
-async def test_ending_the_pool_ends_a_pull_and_nothing_looks_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_ending_the_pool_ends_a_pull_and_nothing_looks_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with running_hub() as hub:
         hub.repositories[MODEL] = {"model.safetensors": tensors(2_000_000)}
         hub.break_after = 1000

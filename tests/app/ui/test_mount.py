@@ -108,4 +108,7 @@ def test_importing_the_mount_does_not_import_gradio() -> None:
     import subprocess
 
     code = "import sys, app.ui.mount; print('gradio' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+        == "False"
+    )

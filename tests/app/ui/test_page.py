@@ -45,7 +45,9 @@ WITH_ADAPTER = {
 
 def _table(name: str, values: Mapping[str, object]) -> str:
     lines = [f"{key} = {json.dumps(value)}" for key, value in values.items()]
-    return "\n".join([f'[deployments."{name}"]', *lines, f"adapters = {{ mine = {json.dumps(str(LLASA / 'lora'))} }}", ""])
+    return "\n".join(
+        [f'[deployments."{name}"]', *lines, f"adapters = {{ mine = {json.dumps(str(LLASA / 'lora'))} }}", ""]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +85,10 @@ def page(server: str) -> Iterator[Page]:
     """The opened page; every request that leaves this machine is an error."""
     from playwright.sync_api import sync_playwright
 
-    with sync_playwright() as playwright, playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS) as browser:
+    with (
+        sync_playwright() as playwright,
+        playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS) as browser,
+    ):
         page = browser.new_page(viewport={"width": 1200, "height": 900})
         page.set_default_timeout(LIMIT * 1000)
         outside: list[str] = []
@@ -110,7 +115,10 @@ def _open(page: Page, tab: str) -> None:
 def test_what_can_answer_is_chosen_and_the_page_is_wide_from_the_start(page: Page) -> None:
     """The fixture has waited for the choice: the better deployments lack their weights."""
     panel = page.get_by_role("tabpanel").filter(visible=True)
-    transcript, recording = page.locator("#transcript").bounding_box(), panel.get_by_label("Deployment").first.bounding_box()
+    transcript, recording = (
+        page.locator("#transcript").bounding_box(),
+        panel.get_by_label("Deployment").first.bounding_box(),
+    )
     assert transcript is not None
     assert recording is not None
     assert transcript["x"] > recording["x"] + recording["width"], "side by side"
@@ -141,13 +149,17 @@ def test_what_is_chosen_before_the_page_knows_who_can_answer_stays(server: str, 
 def test_a_recording_is_transcribed_with_its_picture(server: str, page: Page, recording: Path) -> None:
     form = {"model": "embedded-asr", "response_format": "text"}
     files = {"file": recording.read_bytes()}
-    heard = httpx.post(f"{server}/v1/audio/transcriptions", data=form, files=files, headers={"api-key": "k"}, timeout=LIMIT).text
+    heard = httpx.post(
+        f"{server}/v1/audio/transcriptions", data=form, files=files, headers={"api-key": "k"}, timeout=LIMIT
+    ).text
     _open(page, "Transcribe")
     page.get_by_text("Ready").first.wait_for()  # the strip at the top
     _select(page, "Transcribe", "Deployment", "embedded-asr")
     page.get_by_label("Show when each word is said").check()
     page.locator("input[type=file]").first.set_input_files(recording)
-    page.get_by_role("button", name="Remove audio").or_(page.get_by_label("Clear")).filter(visible=True).first.wait_for()
+    page.get_by_role("button", name="Remove audio").or_(page.get_by_label("Clear")).filter(
+        visible=True
+    ).first.wait_for()
     page.get_by_role("button", name="Transcribe").click()
     page.get_by_text("Inference time").filter(visible=True).wait_for()
     assert heard.strip()
@@ -173,7 +185,9 @@ def test_every_format_can_be_saved(page: Page) -> None:
     _select(page, "Speak", "Format", "pcm")
     page.get_by_role("button", name="Speak", exact=True).click()
     with page.expect_download() as download:
-        page.get_by_role("button", name="Save speech.pcm").or_(page.get_by_role("link", name="Save speech.pcm")).first.click()
+        page.get_by_role("button", name="Save speech.pcm").or_(
+            page.get_by_role("link", name="Save speech.pcm")
+        ).first.click()
     assert download.value.suggested_filename == "speech.pcm"
     assert Path(download.value.path()).stat().st_size > 24_000
     assert page.locator("#spoken").get_by_label("Play").or_(page.locator("#spoken audio")).count()
@@ -202,7 +216,9 @@ def test_an_adapter_is_chosen_and_speaks(server: str, page: Page) -> None:
     panel = page.get_by_role("tabpanel").filter(visible=True)
     with page.expect_download() as download:
         page.get_by_role("button", name="Speak", exact=True).click()
-        panel.get_by_role("button", name="Save speech.wav").or_(panel.get_by_role("link", name="Save speech.wav")).first.click()
+        panel.get_by_role("button", name="Save speech.wav").or_(
+            panel.get_by_role("link", name="Save speech.wav")
+        ).first.click()
     assert Path(download.value.path()).stat().st_size > 1000
     voices = httpx.get(
         f"{server}/v1/audio/voices", params={"model": "with-adapter"}, headers={"api-key": "k"}, timeout=LIMIT

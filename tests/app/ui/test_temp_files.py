@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from app.ui import temp_files as shelves
-from app.ui.temp_files import Shelf
+from app.ui.temp_files import TempFiles
 
 
-def _put(shelf: Shelf, name: str, age: float) -> Path:
-    path = shelf.folder / "of-a-visitor" / name
+def _put(temp_files: TempFiles, name: str, age: float) -> Path:
+    path = temp_files.folder / "of-a-visitor" / name
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(b"speech")
     os.utime(path, (time.time() - age,) * 2)
@@ -23,20 +23,20 @@ def _put(shelf: Shelf, name: str, age: float) -> Path:
 
 async def test_old_files_go_and_the_folder_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shelves, "_LOOK_SECONDS", 0.01)
-    shelf = Shelf()
-    assert os.environ["GRADIO_TEMP_DIR"] == str(shelf.folder)
-    async with shelf.tended():
-        old, new = _put(shelf, "old.wav", 2 * shelves.KEPT_SECONDS), _put(shelf, "new.wav", 0)
+    temp_files = TempFiles()
+    assert os.environ["GRADIO_TEMP_DIR"] == str(temp_files.folder)
+    async with temp_files.tended():
+        old, new = _put(temp_files, "old.wav", 2 * shelves.KEPT_SECONDS), _put(temp_files, "new.wav", 0)
         while old.exists():  # noqa: ASYNC110 (a file, not a task, is waited for)
             await asyncio.sleep(0.01)
         assert new.exists()
-    assert not shelf.folder.exists()
+    assert not temp_files.folder.exists()
     assert "GRADIO_TEMP_DIR" not in os.environ
 
 
 def test_two_servers_of_one_machine_have_a_folder_each(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRADIO_TEMP_DIR", "")
-    first, second = Shelf(), Shelf()
+    first, second = TempFiles(), TempFiles()
     assert first.folder != second.folder
-    for shelf in (first, second):
-        shelf.folder.rmdir()
+    for temp_files in (first, second):
+        temp_files.folder.rmdir()

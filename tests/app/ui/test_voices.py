@@ -26,7 +26,9 @@ class Listing:
         return self._voices
 
 
-async def offered(voices: list[str] | None, chosen: str | None = None, **table: Any) -> tuple[list[tuple[str, str]], str | None]:
+async def offered(
+    voices: list[str] | None, chosen: str | None = None, **table: Any
+) -> tuple[list[tuple[str, str]], str | None]:
     settings = Settings.model_validate({"deployments": {"d": {"backend": "llasa", **table}}})
     handlers = Handlers(Listing(voices), Deployments.from_settings(settings), None, None)  # type: ignore[arg-type]
     voice, cloning = await handlers.voices("", "d", chosen)

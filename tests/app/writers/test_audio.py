@@ -46,7 +46,8 @@ async def encoded(format: str, *, streaming: bool = True, speed: float = 1.0, ra
 
 
 def decoded(data: bytes, format: str) -> NDArray[np.float64]:  # noqa: A002
-    """Mono samples at OUTPUT_RATE, by libsndfile where it can (it wants to know the length of a FLAC), else by FFmpeg."""
+    """Mono samples at OUTPUT_RATE, by libsndfile where it can (it wants to know the length of a FLAC), else by
+    FFmpeg."""
     if format == "pcm":
         return np.frombuffer(data, "<i2") / 32_768
     if format in {"wav", "mp3"} or (format == "flac" and data[21] & 15 | int.from_bytes(data[22:26], "big")):

@@ -119,7 +119,9 @@ def test_streamed_samples_equal_whole_ones(backend: CsmBackend) -> None:
 def test_eight_requests_give_what_each_gives_alone(backend: CsmBackend) -> None:
     """Four slots, two rounds; texts, seeds and settings differ."""
     requests = [
-        SpeechRequest(f"Text {'x' * i}.", str(i), seed=i, options={"max_seconds": 0.4 + 0.2 * i, "temperature": 0.3 * i})
+        SpeechRequest(
+            f"Text {'x' * i}.", str(i), seed=i, options={"max_seconds": 0.4 + 0.2 * i, "temperature": 0.3 * i}
+        )
         for i in range(4)
     ]
     together = run(backend, *requests)
@@ -216,7 +218,9 @@ def test_two_speakers_with_audio_context(backend: CsmBackend) -> None:
 
 
 def test_long_text_is_spoken_sentence_by_sentence(backend: CsmBackend) -> None:
-    long = " ".join(f"This is sentence number {i}, and it is long enough that no other one is joined to it." for i in range(3))
+    long = " ".join(
+        f"This is sentence number {i}, and it is long enough that no other one is joined to it." for i in range(3)
+    )
     audio, done, _ = run(backend, replace(HELLO, text=long, answer_id="long"))[0]
     assert done.usage.output_tokens == 3 * 12
     assert [segment.text[24] for segment in backend._answers.segments("long")] == ["0", "1", "2"]
@@ -238,7 +242,13 @@ def test_wrong_requests(backend: CsmBackend) -> None:
         "reference_text": [replace(HELLO, reference=VoiceSample(noise, " "))],
         "options": [
             replace(HELLO, options=options)
-            for options in ({"top_p": 1}, {"temperature": -1}, {"top_k": 1.5}, {"max_seconds": "long"}, {"temperature": True})
+            for options in (
+                {"top_p": 1},
+                {"temperature": -1},
+                {"top_k": 1.5},
+                {"max_seconds": "long"},
+                {"temperature": True},
+            )
         ],
         "context": [
             replace(HELLO, context=(turn,))
@@ -269,7 +279,8 @@ def speaking_codes(backend: CsmBackend, frames: Sequence[Sequence[int]]) -> tupl
 
 
 def test_ends_of_speech(tiny: Path, place: Path) -> None:
-    """The all-zero frame over all codebooks ends it (nearly zero does not), repetition ends it, nothing is a short silence."""
+    """The all-zero frame over all codebooks ends it (nearly zero does not), repetition ends it, nothing is a short
+    silence."""
     backend = loaded(tiny, place)
     varied = [[i % 30, 3, 5, 1, 2, 9, 8, 7] for i in range(6)]
     audio, done, _ = speaking_codes(backend, [*varied, [0] * 7 + [4], *varied, [0] * 8])
@@ -380,7 +391,10 @@ def test_missing_parts_are_named(tiny: Path, place: Path, tmp_path: Path) -> Non
     for options, message in (
         ({"codec_model": "nobody/mimi"}, "speech-gateway pull nobody/mimi"),
         ({"codec_model": str(write_codec(tmp_path / "a", {"codebook_size": 64}))}, "64 codes, the model knows 35"),
-        ({"codec_model": str(write_codec(tmp_path / "b", {"num_quantizers": 4}))}, "4 codebooks, the model speaks in 8"),
+        (
+            {"codec_model": str(write_codec(tmp_path / "b", {"num_quantizers": 4}))},
+            "4 codebooks, the model speaks in 8",
+        ),
         ({"tokenizer": str(tmp_path / "t.json")}, "tokenizer"),
         ({"watermark": True, "watermark_model": str(MARK), "watermark_key": "no"}, "ten hex digits"),
     ):

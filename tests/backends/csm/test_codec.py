@@ -117,7 +117,8 @@ def test_codecs_of_other_shapes(tmp_path: Path, changed: dict[str, Any]) -> None
 
 
 def random_transformers_codec(network: Any, *, equal_widths: bool) -> dict[str, torch.Tensor]:
-    """Fill moshi's network at random (projections with identities, if the widths are equal) and rename what is in it."""
+    """Fill moshi's network at random (projections with identities, if the widths are equal) and rename what is in
+    it."""
     published = {}
     for name, tensor in network.state_dict().items():
         if name.endswith("embedding_sum"):
@@ -127,15 +128,25 @@ def random_transformers_codec(network: Any, *, equal_widths: bool) -> dict[str, 
         elif equal_widths and name.endswith("put_proj.weight"):
             tensor.copy_(torch.eye(len(tensor))[:, :, None])
             continue
-        published[name.replace("in_projs.0.weight", "in_proj_weight").replace("out_projs.0.", "out_proj.")] = tensor.clone()
+        published[name.replace("in_projs.0.weight", "in_proj_weight").replace("out_projs.0.", "out_proj.")] = (
+            tensor.clone()
+        )
     return transformers_codec(published)
 
 
 def test_what_a_configuration_leaves_out_is_as_published() -> None:
     usual = moshi_config({})
-    assert (usual["seanet"]["ratios"], usual["quantizer"]["n_q"], usual["transformer"]["context"]) == ([8, 6, 5, 4], 32, 250)
+    assert (usual["seanet"]["ratios"], usual["quantizer"]["n_q"], usual["transformer"]["context"]) == (
+        [8, 6, 5, 4],
+        32,
+        250,
+    )
     partial = moshi_config({"seanet": {"n_filters": 4}, "quantizer": {"n_q": 8}})
-    assert partial == {**usual, "seanet": usual["seanet"] | {"n_filters": 4}, "quantizer": usual["quantizer"] | {"n_q": 8}}
+    assert partial == {
+        **usual,
+        "seanet": usual["seanet"] | {"n_filters": 4},
+        "quantizer": usual["quantizer"] | {"n_q": 8},
+    }
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 from backends.csm.config import parse_config
 from backends.registry import backend_info, check_options
 from backends.transformer import Llama3Scaling, Rope
-from backends.weights import wanted_models
+from backends.weights import required_models
 
 PUBLISHED = Rope(500_000.0, Llama3Scaling(32.0, 1.0, 4.0, 8192.0))
 
@@ -17,7 +17,7 @@ def test_what_is_absent_is_as_published() -> None:
         assert (config.backbone.layers, config.backbone.width, config.backbone.hidden) == (16, 2048, 8192)
         assert (config.decoder.layers, config.decoder.heads, config.decoder.head_dim) == (4, 8, 128)
         assert config.backbone.rope == config.decoder.rope == PUBLISHED
-        assert config.speakable == 2048
+        assert config.can_generate == 2048
 
 
 def test_absent_rope_scaling_is_llama3_and_default_is_plain() -> None:
@@ -27,7 +27,12 @@ def test_absent_rope_scaling_is_llama3_and_default_is_plain() -> None:
 
 
 def test_old_and_new_names_of_rope_scaling() -> None:
-    scaling = {"factor": 32.0, "low_freq_factor": 0.125, "high_freq_factor": 0.5, "original_max_position_embeddings": 1024}
+    scaling = {
+        "factor": 32.0,
+        "low_freq_factor": 0.125,
+        "high_freq_factor": 0.5,
+        "original_max_position_embeddings": 1024,
+    }
     expected = Rope(500_000.0, Llama3Scaling(32.0, 0.125, 0.5, 1024.0))
     new = {"hidden_size": 64, "rope_parameters": {"rope_type": "llama3", "rope_theta": 500000.0, **scaling}}
     old = {"hidden_size": 64, "rope_theta": 500000.0, "rope_scaling": {"rope_type": "llama3", **scaling}}
@@ -65,4 +70,4 @@ def test_a_deployment_without_a_watermark_needs_no_weights_for_it() -> None:
     info = backend_info("csm")
     for watermark, models in ((True, ["sesame/csm-1b", "sony/silentcipher"]), (False, ["sesame/csm-1b"])):
         options = check_options(info, {"watermark": watermark})
-        assert [wanted.model for wanted in wanted_models(info, "", "", options)] == models
+        assert [wanted.model for wanted in required_models(info, "", "", options)] == models

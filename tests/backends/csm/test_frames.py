@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from backends.csm.frames import Draw, FrameBatch, GraphedFrames, frame_batch
+from backends.csm.frames import FrameBatch, GraphedFrames, SamplingParams, frame_batch
 from backends.csm.model import CsmModel, NoiseSource, load_csm
 from backends.csm.prompt_frames import text_rows
 from backends.interface import InvalidInput
@@ -26,19 +26,21 @@ class Replayed(GraphedFrames):
 def spoken(batch: FrameBatch, who: list[int], frames: int = 6) -> dict[int, Tensor]:
     """The codes of the utterances `who`, made together: each in its own slot, with its own seed and settings."""
     model = batch.model
-    sources = {i: NoiseSource((model.config.codebooks, batch.speakable), 100 + i, "cpu") for i in who}
+    sources = {i: NoiseSource((model.config.codebooks, batch.can_generate), 100 + i, "cpu") for i in who}
     hidden = torch.stack([batch.prefill(i, *text_rows(PROMPTS[i], model.config.codebooks)) for i in who])
     positions, said = [len(PROMPTS[i]) for i in who], []
     for _ in range(frames):
-        draws = [Draw(sources[i].draw() if SETTINGS[i][0] else None, *SETTINGS[i]) for i in who]
-        codes, hidden = batch.frame(who, positions, hidden, draws)
+        sampling_params = [SamplingParams(sources[i].draw() if SETTINGS[i][0] else None, *SETTINGS[i]) for i in who]
+        codes, hidden = batch.frame(who, positions, hidden, sampling_params)
         positions = [position + 1 for position in positions]
         said.append(codes)
     return {i: torch.stack(said)[:, row] for row, i in enumerate(who)}
 
 
 @pytest.mark.parametrize(("dtype", "rows"), [("float32", 0), ("float32", 4), ("bfloat16", 4), ("int8", 0)])
-def test_the_same_codes_alone_and_beside_three_others(tmp_path_factory: pytest.TempPathFactory, dtype: str, rows: int) -> None:
+def test_the_same_codes_alone_and_beside_three_others(
+    tmp_path_factory: pytest.TempPathFactory, dtype: str, rows: int
+) -> None:
     folder = copy_tiny8(tmp_path_factory.mktemp("model"), "original", "original")
     batch = frame_batch(load_csm(folder, dtype=dtype, rows=rows), 4)
     together = spoken(batch, [0, 1, 2, 3])
@@ -69,18 +71,18 @@ def test_idle_slots_of_a_graph_disturb_nobody(tiny8: CsmModel) -> None:
     expected = spoken(batch, [0])[0]
     hidden = batch.prefill(0, *text_rows(PROMPTS[0], 8))
     spoken(batch, [3])
-    source, said, position = NoiseSource((8, batch.speakable), 100, "cpu"), [], len(PROMPTS[0])
+    source, said, position = NoiseSource((8, batch.can_generate), 100, "cpu"), [], len(PROMPTS[0])
     for frame in range(6):
-        codes, after = batch.frame([0], [position + frame], hidden[None], [Draw(source.draw(), *SETTINGS[0])])
+        codes, after = batch.frame([0], [position + frame], hidden[None], [SamplingParams(source.draw(), *SETTINGS[0])])
         hidden = after[0]
         said.append(codes[0])
     assert torch.equal(torch.stack(said), expected)
 
 
 def test_fewer_codes_than_the_heads_have(tiny8: CsmModel) -> None:
-    batch = frame_batch(tiny8, 2, speakable=5)
+    batch = frame_batch(tiny8, 2, can_generate=5)
     hidden = batch.prefill(0, *text_rows(PROMPTS[0], 8))
-    codes, _ = batch.frame([0], [4], hidden[None], [Draw(torch.rand(8, 5), 2.0, 0)])
+    codes, _ = batch.frame([0], [4], hidden[None], [SamplingParams(torch.rand(8, 5), 2.0, 0)])
     assert int(codes.max()) < 5
 
 

@@ -130,7 +130,8 @@ def test_mask_buffers_and_tied_copies_are_ignored(tmp_path: Path) -> None:
 
 
 def test_a_decoder_with_a_table_of_its_own(tmp_path: Path) -> None:
-    """Untied, as config.json says: the first codebook is the backbone's and the same, the others follow the other table."""
+    """Untied, as config.json says: the first codebook is the backbone's and the same, the others follow the other
+    table."""
     folder = copy_tiny8(tmp_path, "transformers", "transformers")
     values = json.loads((folder / "config.json").read_text(encoding="utf-8")) | {"tie_codebooks_embeddings": False}
     (folder / "config.json").write_text(json.dumps(values), encoding="utf-8")

@@ -1,4 +1,5 @@
-"""CSM against two independent implementations: transformers' own model, and torchtune's builder as the original uses it."""
+"""CSM against two independent implementations: transformers' own model, and torchtune's builder as the original uses
+it."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ def transformers_config() -> dict[str, Any]:
         "num_key_value_heads": 1,
         "head_dim": 8,
         "max_position_embeddings": 5,
-        "rope_parameters": LLAMA3 | {"low_freq_factor": 0.002, "high_freq_factor": 0.008, "original_max_position_embeddings": 4},
+        "rope_parameters": LLAMA3
+        | {"low_freq_factor": 0.002, "high_freq_factor": 0.008, "original_max_position_embeddings": 4},
     }
     codec = {
         "model_type": "mimi",
@@ -63,7 +65,8 @@ def transformers_config() -> dict[str, Any]:
         "bos_token_id": 1,
         "pad_token_id": 0,
         "codebook_pad_token_id": 32,
-        "rope_parameters": LLAMA3 | {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64},
+        "rope_parameters": LLAMA3
+        | {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64},
         "depth_decoder_config": depth,
         "codec_config": codec,
     }
@@ -88,7 +91,9 @@ def test_equals_transformers(tmp_path: Path) -> None:
     with torch.inference_mode():
         rows = ours.embed_rows(tokens, mask)
         audio = torch.cat([oracle.backbone_model.embed_tokens(frames[None, i : i + 1])[0] for i in range(2)])
-        hidden = oracle.backbone_model(inputs_embeds=torch.cat([rows, audio])[None]).last_hidden_state[0, len(tokens) - 1 :]
+        hidden = oracle.backbone_model(inputs_embeds=torch.cat([rows, audio])[None]).last_hidden_state[
+            0, len(tokens) - 1 :
+        ]
         expected = [oracle.lm_head(hidden)]
         inputs = torch.cat([torch.zeros(3, 1, dtype=torch.int64), frames], 1)
         depth = oracle.depth_decoder(input_ids=inputs[:, :4], backbone_last_hidden_state=hidden).logits
@@ -121,7 +126,9 @@ def test_equals_torchtune(tmp_path: Path) -> None:
         )
         oracle.tok_embeddings = oracle.output = torch.nn.Identity()
         prefix = f"{name}."
-        oracle.load_state_dict({key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)})
+        oracle.load_state_dict(
+            {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        )
         x = torch.randn(2, 30, sizes.width, generator=torch.Generator().manual_seed(3))
         from backends.transformer import Whole
 

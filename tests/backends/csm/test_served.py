@@ -1,4 +1,5 @@
-"""A tiny CSM over HTTP with a real worker: formats, streaming, context, voices, watermark, many clients, a lost worker."""
+"""A tiny CSM over HTTP with a real worker: formats, streaming, context, voices, watermark, many clients, a lost
+worker."""
 
 from __future__ import annotations
 
@@ -45,7 +46,15 @@ def server(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run
 
 
 def speak(server: Running, **body: Any) -> httpx.Response:
-    body = {"model": "csm", "input": "Hello there.", "voice": "0", "response_format": "wav", "seed": 1, "options": QUICK, **body}
+    body = {
+        "model": "csm",
+        "input": "Hello there.",
+        "voice": "0",
+        "response_format": "wav",
+        "seed": 1,
+        "options": QUICK,
+        **body,
+    }
     return httpx.post(f"{server.url}/v1/audio/speech", json=body, headers=HEADERS, timeout=LIMIT)
 
 
@@ -152,7 +161,13 @@ def workers() -> list[psutil.Process]:
 def test_a_worker_lost_in_mid_stream(server: Running) -> None:
     """The stream breaks off, later requests are answered by a new worker."""
     speak(server)
-    body = {"model": "csm", "input": "word " * 200, "voice": "0", "response_format": "pcm", "options": {"max_seconds": 30.0}}
+    body = {
+        "model": "csm",
+        "input": "word " * 200,
+        "voice": "0",
+        "response_format": "pcm",
+        "options": {"max_seconds": 30.0},
+    }
     url = f"{server.url}/v1/audio/speech"
     with httpx.stream("POST", url, json=body, headers=HEADERS, timeout=LIMIT) as answer:
         pieces = answer.iter_raw()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from backends.csm.text import load_tokenizer, sentences, speakable
+from backends.csm.text import can_generate, load_tokenizer, sentences
 from backends.interface import InvalidInput, ModelUnavailable
 
 
@@ -43,22 +43,28 @@ def test_ids_beyond_the_vocabulary(tiny: Path) -> None:
 @pytest.mark.parametrize("text", ["", " \n", "🙂🎉", "...!?", "\u200b\u2060"])
 def test_nothing_to_speak(text: str) -> None:
     with pytest.raises(InvalidInput, match="nothing that can be spoken"):
-        speakable(text)
+        can_generate(text)
 
 
 def test_pictures_go_and_words_stay() -> None:
-    assert speakable("Hi 🙂 there\t now") == "Hi there now"
-    assert speakable("ｅ\u0301 東京 1") == "é 東京 1".replace("é", "ｅ\u0301")
-    assert speakable("I \u2764\ufe0f ex\u00adam\u200dples\u200b\ufeffand 1\ufe0f\u20e3") == "I examples and 1"
+    assert can_generate("Hi 🙂 there\t now") == "Hi there now"
+    assert can_generate("ｅ\u0301 東京 1") == "é 東京 1".replace("é", "ｅ\u0301")
+    assert can_generate("I \u2764\ufe0f ex\u00adam\u200dples\u200b\ufeffand 1\ufe0f\u20e3") == "I examples and 1"
     with pytest.raises(InvalidInput, match="4097 characters"):
-        speakable("a" * 4097)
-    assert len(speakable("a" * 4096)) == 4096
+        can_generate("a" * 4097)
+    assert len(can_generate("a" * 4096)) == 4096
 
 
 def test_sentences_are_cut_at_their_ends() -> None:
     long = "This is a sentence that is long enough to stand for itself, with some more words to fill it up until it is over."
-    assert sentences("Hi. Yes. " + long + " Bye.") == sentences(f"Hi.\nYes.\n\n{long} Bye.") == ["Hi. Yes.", long + " Bye."]
-    assert sentences('He said "go." Then left.\n\nAnd 3.5 is a number.') == ['He said "go." Then left. And 3.5 is a number.']
+    assert (
+        sentences("Hi. Yes. " + long + " Bye.")
+        == sentences(f"Hi.\nYes.\n\n{long} Bye.")
+        == ["Hi. Yes.", long + " Bye."]
+    )
+    assert sentences('He said "go." Then left.\n\nAnd 3.5 is a number.') == [
+        'He said "go." Then left. And 3.5 is a number.'
+    ]
     assert sentences("一つ目です。二つ目です！", 8) == ["一つ目です。", "二つ目です！"]
 
 

@@ -1,4 +1,5 @@
-"""The mark: parity with silentcipher's own pipeline, recovery after streaming, cutting and resampling, and its files."""
+"""The mark: parity with silentcipher's own pipeline, recovery after streaming, cutting and resampling, and its
+files."""
 
 from __future__ import annotations
 
@@ -203,16 +204,30 @@ def test_a_second_worker_waits_for_the_key_that_the_first_is_writing(tmp_path: P
 def test_the_detector_process(tmp_path: Path, mark: Watermark) -> None:
     key = installation_key(tmp_path)
     soundfile.write(tmp_path / "a.wav", mark.encode(speech(0.8), 44_100, key, SDR), 44_100)
-    command = [sys.executable, "-m", "backends.csm.watermark_model.detect", "--model", str(MARK), "--user-dir", str(tmp_path)]
+    command = [
+        sys.executable,
+        "-m",
+        "backends.csm.watermark_model.detect",
+        "--model",
+        str(MARK),
+        "--user-dir",
+        str(tmp_path),
+    ]
     run = subprocess.run([*command, str(tmp_path / "a.wav")], capture_output=True, text=True, timeout=LIMIT, check=True)
     found = json.loads(run.stdout)
     assert (found["status"], tuple(found["message"]), found["ours"]) == ("found", key, True)
     np.save(tmp_path / "short.npy", speech(0.02))
     run = subprocess.run(
-        [*command, str(tmp_path / "short.npy"), "--rate", "44100"], capture_output=True, text=True, timeout=LIMIT, check=True
+        [*command, str(tmp_path / "short.npy"), "--rate", "44100"],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=True,
     )
     assert json.loads(run.stdout)["status"] == "too short"
     (tmp_path / "no.wav").write_bytes(b"nothing")
-    run = subprocess.run([*command, str(tmp_path / "no.wav")], capture_output=True, text=True, timeout=LIMIT, check=False)
+    run = subprocess.run(
+        [*command, str(tmp_path / "no.wav")], capture_output=True, text=True, timeout=LIMIT, check=False
+    )
     assert run.returncode == 1
     assert json.loads(run.stdout)["kind"] == "invalid_input"

@@ -57,7 +57,10 @@ def random_llada(
     shapes = {"q_proj": (width, width), "k_proj": (keys, width), "v_proj": (keys, width), "attn_out": (width, width)}
     shapes |= {"ff_proj": (hidden, width), "up_proj": (hidden, width), "ff_out": (width, hidden)}
     prefix = "model.transformer."
-    tensors = {f"{prefix}wte.weight": torch.randn(rows, width, generator=noise), f"{prefix}ln_f.weight": torch.ones(width)}
+    tensors = {
+        f"{prefix}wte.weight": torch.randn(rows, width, generator=noise),
+        f"{prefix}ln_f.weight": torch.ones(width),
+    }
     tensors[f"{prefix}ff_out.weight"] = matrix(rows, width) * scale
     for layer in range(layers):
         block = f"{prefix}blocks.{layer}."

@@ -1,7 +1,7 @@
 """LLaDA and its decoding loops once more, written plainly and apart from the product, to compare with.
 
-One sequence, no batching, no shared code: the network computes row by row what the facts say, the loops commit tokens as
-the published scripts do. Everything is float32 on the CPU.
+One sequence, no batching, no shared code: the network computes row by row what the facts say, the loops commit tokens
+as the published scripts do. Everything is float32 on the CPU.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class Plain:
         return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps) * self.weight(name)
 
     def forward(self, x: Tensor, positions: Tensor, memory: list[tuple[Tensor, Tensor]] | None = None) -> Tensor:
-        """Logits of rows x at `positions`; memory: per layer keys and values of the whole sequence, updated in place."""
+        """Logits of rows x at `positions`; memory: per layer keys and values of the whole sequence, updated in
+        place."""
         for layer in range(self.layers):
             block = f"blocks.{layer}."
             n = self.norm(x, f"{block}attn_norm")
@@ -68,7 +69,9 @@ class Plain:
     def empty_memory(self, length: int) -> list[tuple[Tensor, Tensor]]:
         width = self.weight("wte").shape[1] // self.heads
         kv_heads = self.weight("blocks.0.k_proj").shape[0] // width
-        return [(torch.zeros(kv_heads, length, width), torch.zeros(kv_heads, length, width)) for _ in range(self.layers)]
+        return [
+            (torch.zeros(kv_heads, length, width), torch.zeros(kv_heads, length, width)) for _ in range(self.layers)
+        ]
 
     def generate(
         self, prompt: Sequence[int], splice: int, speech: Tensor, mask: int, *, steps: int, block: int, new: int,
@@ -82,18 +85,24 @@ class Plain:
             last, step = first + block, 0
             budget = steps // (new // block)
             schedule = [block // budget + (n < block % budget) for n in range(budget)]
-            while step < budget if cache == "none" and threshold is None and factor is None else mask in ids[first:last]:
+            while (
+                step < budget if cache == "none" and threshold is None and factor is None else mask in ids[first:last]
+            ):
                 rows = []
                 for which, memory in enumerate(memories):
                     self.passes += 1
                     text = [mask] * len(prompt) if which else list(prompt)
                     if cache == "none" or step == 0:
-                        whole = torch.cat([self.embed(text[:splice]), speech, self.embed(text[splice:]), self.embed(ids)])
+                        whole = torch.cat(
+                            [self.embed(text[:splice]), speech, self.embed(text[splice:]), self.embed(ids)]
+                        )
                         logits = self.forward(whole, torch.arange(len(whole)), None if cache == "none" else memory)
                         rows.append(logits[start + first : start + last])
                     else:
                         stop = last if cache == "dual" else new
-                        logits = self.forward(self.embed(ids[first:stop]), torch.arange(start + first, start + stop), memory)
+                        logits = self.forward(
+                            self.embed(ids[first:stop]), torch.arange(start + first, start + stop), memory
+                        )
                         rows.append(logits[:block])
                 logits = rows[0] if len(rows) == 1 else rows[1] + (cfg + 1) * (rows[0] - rows[1])
                 count = None if threshold is not None or factor is not None else schedule[step]

@@ -12,20 +12,20 @@ from safetensors.torch import load_file, save_file
 from transformers import WhisperConfig, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from backends.diffa.audio_encoder import encoder_frames, load_listener, mel_frames, required_names, tap_indices
-from backends.interface import LISTENING_RATE, InvalidInput, ModelUnavailable
+from backends.diffa.audio_encoder import encoder_frames, load_audio_encoder, mel_frames, required_names, tap_indices
+from backends.interface import ASR_SAMPLE_RATE, InvalidInput, ModelUnavailable
 from backends.transformer import Checkpoint
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def listener(model):
-    return model.listener
+def audio_encoder(model):
+    return model.audio_encoder
 
 
-def test_log_mel_equals_the_reference(listener, samples, expected):
-    mel = listener.features(samples).numpy()
+def test_log_mel_equals_the_reference(audio_encoder, samples, expected):
+    mel = audio_encoder.features(samples).numpy()
     assert mel.shape == (80, 3000)
     np.testing.assert_allclose(mel[:, :400], expected["input_features"], atol=1e-5)
     np.testing.assert_allclose(mel[:, -4:], expected["input_features_pad_value"], atol=1e-5)
@@ -33,30 +33,30 @@ def test_log_mel_equals_the_reference(listener, samples, expected):
     np.testing.assert_allclose(mel, again, atol=1e-5)
 
 
-def test_encoder_taps_equal_the_reference(listener, samples, expected, case):
+def test_encoder_taps_equal_the_reference(audio_encoder, samples, expected, case):
     with torch.no_grad():
-        states, last = listener.encode(listener.features(samples))
+        states, last = audio_encoder.encoder_states(audio_encoder.features(samples))
     some = expected["encoder_frame_index"]
     for tap, state in zip((2, 5, 8, 11), states, strict=True):
         np.testing.assert_allclose(state[some], expected[f"hidden_{tap}"], atol=5e-5)
     np.testing.assert_allclose(last[: case["encoder_frames"]], expected["encoder_last"], atol=5e-5)
 
 
-def test_adapters_equal_the_reference(listener, samples, expected, case):
+def test_adapters_equal_the_reference(audio_encoder, samples, expected, case):
     with torch.no_grad():
-        states, last = listener.encode(listener.features(samples))
-        acoustic, semantic = listener.acoustic(states), listener.semantic(last[: case["encoder_frames"]])
+        states, last = audio_encoder.encoder_states(audio_encoder.features(samples))
+        acoustic, semantic = audio_encoder.acoustic(states), audio_encoder.semantic(last[: case["encoder_frames"]])
     np.testing.assert_allclose(acoustic, expected["acoustic"], atol=2e-5)
     np.testing.assert_allclose(semantic, expected["semantic"], atol=2e-5)
-    np.testing.assert_allclose(listener.hear(samples).embeddings, expected["speech"], atol=2e-5)
+    np.testing.assert_allclose(audio_encoder.encode(samples).embeddings, expected["speech"], atol=2e-5)
 
 
-def test_lengths(case, listener, samples):
+def test_lengths(case, audio_encoder, samples):
     assert mel_frames(len(samples), 160) == case["mel_frames"]
     assert encoder_frames(case["mel_frames"]) == case["encoder_frames"]
-    assert listener.tokens(len(samples)) == case["acoustic_tokens"] + case["semantic_tokens"]
-    assert listener.tokens(10 * LISTENING_RATE) == 189
-    assert listener.tokens(30 * LISTENING_RATE) == 439
+    assert audio_encoder.tokens(len(samples)) == case["acoustic_tokens"] + case["semantic_tokens"]
+    assert audio_encoder.tokens(10 * ASR_SAMPLE_RATE) == 189
+    assert audio_encoder.tokens(30 * ASR_SAMPLE_RATE) == 439
 
 
 @pytest.mark.parametrize(
@@ -67,39 +67,41 @@ def test_taps_of_every_whisper_size(depth, taps, indices):
     assert tap_indices(depth, taps) == indices
 
 
-def test_long_audio_is_heard_in_pieces(listener, samples):
-    whole = np.tile(samples, 12)[: 31 * LISTENING_RATE]
-    heard = listener.hear(whole)
-    window = listener.piece_samples
-    parts = [listener.hear(part).embeddings for part in (whole[:window], whole[window:])]
+def test_long_audio_is_heard_in_pieces(audio_encoder, samples):
+    whole = np.tile(samples, 12)[: 31 * ASR_SAMPLE_RATE]
+    heard = audio_encoder.encode(whole)
+    window = audio_encoder.piece_samples
+    parts = [audio_encoder.encode(part).embeddings for part in (whole[:window], whole[window:])]
     assert heard.pieces == 2
     torch.testing.assert_close(heard.embeddings, torch.cat(parts))
-    assert len(heard.embeddings) == 439 + 64 + 12 == listener.tokens(len(whole))
+    assert len(heard.embeddings) == 439 + 64 + 12 == audio_encoder.tokens(len(whole))
 
 
 @pytest.mark.parametrize("length", [1, 160, 960, 1279])
-def test_short_audio_is_lengthened_to_80_ms(listener, samples, length):
-    heard = listener.hear(samples[:length])
+def test_short_audio_is_lengthened_to_80_ms(audio_encoder, samples, length):
+    heard = audio_encoder.encode(samples[:length])
     padded = np.zeros(1280, np.float32)
     padded[:length] = samples[:length]
-    torch.testing.assert_close(heard.embeddings, listener.hear(padded).embeddings)
+    torch.testing.assert_close(heard.embeddings, audio_encoder.encode(padded).embeddings)
     assert heard.padded
-    assert len(heard.embeddings) == 65 == listener.tokens(length)
+    assert len(heard.embeddings) == 65 == audio_encoder.tokens(length)
 
 
-@pytest.mark.parametrize("bad", [np.zeros(0, np.float32), np.full(2000, np.nan, np.float32), np.zeros((2, 2000), np.float32)])
-def test_unusable_samples_are_refused(listener, bad):
+@pytest.mark.parametrize(
+    "bad", [np.zeros(0, np.float32), np.full(2000, np.nan, np.float32), np.zeros((2, 2000), np.float32)]
+)
+def test_unusable_samples_are_refused(audio_encoder, bad):
     with pytest.raises(InvalidInput):
-        listener.hear(bad)
+        audio_encoder.encode(bad)
 
 
-def test_read_only_samples_are_heard(listener, samples):
+def test_read_only_samples_are_heard(audio_encoder, samples):
     frozen = samples.copy()
     frozen.setflags(write=False)
-    assert len(listener.hear(frozen).embeddings) == 98
+    assert len(audio_encoder.encode(frozen).embeddings) == 98
 
 
-# --- Folders -----------------------------------------------------------------------------------------------------------
+# --- Folders ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -110,12 +112,15 @@ def adapter(tmp_path, data):
 
 
 def heard_with(folder, data, samples):
-    return load_listener(data / "whisper", folder, 64, CPU).hear(samples).embeddings
+    return load_audio_encoder(data / "whisper", folder, 64, CPU).encode(samples).embeddings
 
 
 def test_the_published_pickle_with_foreign_keys(adapter, data, samples, expected):
     folder, tensors = adapter
-    extra = {"whisper_model.encoder.conv1.weight": torch.ones(3), "llm_model.model.transformer.wte.weight": torch.ones(4)}
+    extra = {
+        "whisper_model.encoder.conv1.weight": torch.ones(3),
+        "llm_model.model.transformer.wte.weight": torch.ones(4),
+    }
     torch.save(tensors | extra, folder / "pytorch_model.bin")
     np.testing.assert_allclose(heard_with(folder, data, samples), expected["speech"], atol=2e-5)
 
@@ -155,14 +160,15 @@ def test_a_sharded_pickle(adapter, data, samples, expected):
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("encoder_layers", 10**9), ("encoder_layers", "4"), ("d_model", 0), ("encoder_attention_heads", 2**40)]
+    ("key", "value"),
+    [("encoder_layers", 10**9), ("encoder_layers", "4"), ("d_model", 0), ("encoder_attention_heads", 2**40)],
 )
 def test_an_encoder_of_impossible_sizes_is_refused(data, tmp_path, key, value):
     shutil.copytree(data / "whisper", tmp_path / "whisper")
     file = tmp_path / "whisper" / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | {key: value}), encoding="utf-8")
     with pytest.raises(ModelUnavailable, match=f"not a usable Whisper configuration.*{key} is"):
-        load_listener(tmp_path / "whisper", data / "adapter", 64, torch.device("cpu"))
+        load_audio_encoder(tmp_path / "whisper", data / "adapter", 64, torch.device("cpu"))
 
 
 def test_a_pickle_of_something_else_is_refused(adapter, data, samples):
@@ -205,19 +211,20 @@ def test_a_truncated_file_is_told(adapter, data, samples):
 
 def test_a_wrong_whisper_folder_is_told(tmp_path, data):
     with pytest.raises(ModelUnavailable, match="not a Whisper model"):
-        load_listener(data / "llm", data / "adapter", 64, CPU)
+        load_audio_encoder(data / "llm", data / "adapter", 64, CPU)
     shutil.copytree(data / "whisper", tmp_path / "whisper")
     weights = tmp_path / "whisper" / "model.safetensors"
     tensors = load_file(weights)
     del tensors["model.encoder.layers.7.fc1.bias"]
     save_file(tensors, weights)
     with pytest.raises(ModelUnavailable, match=r"model\.encoder\.layers\.7\.fc1\.bias"):
-        load_listener(tmp_path / "whisper", data / "adapter", 64, CPU)
+        load_audio_encoder(tmp_path / "whisper", data / "adapter", 64, CPU)
 
 
 @pytest.mark.parametrize(("depth", "taps", "width", "heads"), [(4, 4, 24, 6), (24, 4, 16, 2), (32, 8, 16, 4)])
 def test_other_whisper_sizes(tmp_path, samples, depth, taps, width, heads):
-    """Tiny, medium and large have other taps; heads come from the adapter's config, the feed-forward from its tensors."""
+    """Tiny, medium and large have other taps; heads come from the adapter's config, the feed-forward from its
+    tensors."""
     config = WhisperConfig(
         d_model=width, encoder_layers=depth, encoder_attention_heads=heads, encoder_ffn_dim=32, num_mel_bins=80,
         decoder_layers=1, decoder_attention_heads=1, decoder_ffn_dim=8, vocab_size=8, pad_token_id=1,
@@ -226,16 +233,18 @@ def test_other_whisper_sizes(tmp_path, samples, depth, taps, width, heads):
     encoder = WhisperEncoder(config)
     whisper, adapter = tmp_path / "whisper", tmp_path / "adapter"
     config.save_pretrained(whisper)
-    save_file({f"model.encoder.{n}": t.contiguous() for n, t in encoder.state_dict().items()}, whisper / "model.safetensors")
+    save_file(
+        {f"model.encoder.{n}": t.contiguous() for n, t in encoder.state_dict().items()}, whisper / "model.safetensors"
+    )
     adapter.mkdir()
     (adapter / "config.json").write_text(
         json.dumps({"whisper_config": {"d_model": width, "encoder_attention_heads": heads}}), encoding="utf-8"
     )
     save_file(random_adapter(width, taps, 40), adapter / "model.safetensors")
-    listener = load_listener(whisper, adapter, 40, CPU)
-    assert listener.taps == tap_indices(depth, taps)
-    assert listener.acoustic.layers[0].self_attention.heads == heads
-    assert listener.hear(samples).embeddings.shape == (98, 40)
+    audio_encoder = load_audio_encoder(whisper, adapter, 40, CPU)
+    assert audio_encoder.taps == tap_indices(depth, taps)
+    assert audio_encoder.acoustic.layers[0].self_attention.heads == heads
+    assert audio_encoder.encode(samples).embeddings.shape == (98, 40)
 
 
 def random_adapter(width: int, taps: int, out: int) -> dict[str, torch.Tensor]:
@@ -248,7 +257,12 @@ def random_adapter(width: int, taps: int, out: int) -> dict[str, torch.Tensor]:
     shapes |= {"output.dense.weight": (width, 96), "output.dense.bias": (width,)}
     acoustic = {f"qformer.layer.{n}.{name}": shape for n in range(2) for name, shape in shapes.items()}
     acoustic |= {f"layer_prompts.{n}": (1, 64, width) for n in range(taps)} | {"layer_weights": (64, taps)}
-    acoustic |= {"proj.0.weight": (width,), "proj.0.bias": (width,), "proj.1.weight": (out, width), "proj.1.bias": (out,)}
+    acoustic |= {
+        "proj.0.weight": (width,),
+        "proj.0.bias": (width,),
+        "proj.1.weight": (out, width),
+        "proj.1.bias": (out,),
+    }
     semantic = {"conv.0.weight": (width, width, 3), "conv.0.bias": (width,), "conv.2.weight": (4 * width, width, 3)}
     semantic |= {
         "conv.2.bias": (4 * width,),

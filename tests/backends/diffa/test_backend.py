@@ -181,12 +181,16 @@ def test_seed_and_temperature(backend, samples):
 
 def test_a_conversation_with_several_clips(backend, samples):
     system = Message("system", (TextPart("Be brief."),))
-    first = Message("user", (TextPart("A:"), AudioPart(samples), TextPart("B:"), AudioPart(samples[:8000]), TextPart("Which?")))
-    turns = (system, first, Message("assistant", (TextPart("A."),)), Message("user", (TextPart("Why?"),)))
-    done = answer(backend, ChatRequest(turns, max_tokens=32))
+    first = Message(
+        "user", (TextPart("A:"), AudioPart(samples), TextPart("B:"), AudioPart(samples[:8000]), TextPart("Which?"))
+    )
+    rotary = (system, first, Message("assistant", (TextPart("A."),)), Message("user", (TextPart("Why?"),)))
+    done = answer(backend, ChatRequest(rotary, max_tokens=32))
     assert done.usage.input_audio_tokens == 98 + 64 + 6
-    swapped = Message("user", (TextPart("A:"), AudioPart(samples[:8000]), TextPart("B:"), AudioPart(samples), TextPart("Which?")))
-    assert answer(backend, ChatRequest((system, swapped, *turns[2:]), max_tokens=32)).text != done.text
+    swapped = Message(
+        "user", (TextPart("A:"), AudioPart(samples[:8000]), TextPart("B:"), AudioPart(samples), TextPart("Which?"))
+    )
+    assert answer(backend, ChatRequest((system, swapped, *rotary[2:]), max_tokens=32)).text != done.text
 
 
 def test_notes_tell_what_was_changed(backend, samples):

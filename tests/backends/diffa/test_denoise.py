@@ -104,7 +104,9 @@ def test_guidance_mixes_two_rows_and_counts_two_passes():
 
 def test_a_predicted_mask_is_never_committed():
     for options in ({}, {"threshold": 0.5}, {"factor": 1.0}, {"temperature": 1.0}):
-        denoising = finished(started(steps=2, block_length=2, max_new_tokens=2, **options), sure([0.9, 0.9], [MASK, MASK]))
+        denoising = finished(
+            started(steps=2, block_length=2, max_new_tokens=2, **options), sure([0.9, 0.9], [MASK, MASK])
+        )
         assert MASK not in denoising.ids.tolist()
 
 

@@ -1,4 +1,5 @@
-"""The language model: against transformers' Llama, in both directions, many answers at once, offloaded, and its folder."""
+"""The language model: against transformers' Llama, in both directions, many answers at once, offloaded, and its
+folder."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from backends.diffa.denoise import Window
 from backends.diffa.llada import Pass, llada_config, load_llada
 from backends.diffa.offload import Offload, Streamed, plan
 from backends.diffa.placement import choose_offload, choose_precision, name_of, weight_bytes
-from backends.diffa.ragged import Ragged, Stretch
+from backends.diffa.ragged import Ragged, RaggedSequence
 from backends.interface import ModelUnavailable, OutOfMemory, Placement
 from backends.transformer import Precision
 from tests.backends.diffa.folders import DATA, read_tensors, write_llada
@@ -108,10 +109,10 @@ def test_with_a_cache_the_first_pass_is_the_exact_one(llada):
 
 def test_a_part_without_its_cache_is_a_mistake():
     with pytest.raises(ValueError, match="cache"):
-        Ragged([Stretch(2, 4, 8)])
+        Ragged([RaggedSequence(2, 4, 8)])
 
 
-# --- Formats and placement ---------------------------------------------------------------------------------------------
+# --- Formats and placement --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", [FLOAT, Precision(torch.bfloat16), Precision(torch.float32, "int8")], ids=name_of)
@@ -173,7 +174,7 @@ def test_a_budget_that_nothing_can_meet_is_told(llada):
     assert choose_offload(Placement(), llada.config, FLOAT, 0, allowed=False) is None
 
 
-# --- The folder --------------------------------------------------------------------------------------------------------
+# --- The folder -------------------------------------------------------------------------------------------------------
 
 
 def broken(folder, tmp_path, change):
@@ -230,7 +231,9 @@ def test_a_wrong_shape_and_a_stranger_are_named(folder, tmp_path):
     assert "blocks.9.attn_norm" in broken(folder, tmp_path, add)
 
 
-@pytest.mark.parametrize(("key", "value"), [("model_type", "llama"), ("include_qkv_bias", True), ("activation_type", "gelu")])
+@pytest.mark.parametrize(
+    ("key", "value"), [("model_type", "llama"), ("include_qkv_bias", True), ("activation_type", "gelu")]
+)
 def test_another_architecture_is_refused(folder, tmp_path, key, value):
     def change(target):
         config = json.loads((target / "config.json").read_text(encoding="utf-8"))

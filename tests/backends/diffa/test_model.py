@@ -1,4 +1,5 @@
-"""Whole answers: parity with the reference, with an independent loop on other checkpoints, and the rules around them."""
+"""Whole answers: parity with the reference, with an independent loop on other checkpoints, and the rules around
+them."""
 
 from __future__ import annotations
 

@@ -60,13 +60,13 @@ def test_content_is_not_trimmed(tokenizer):
 
 
 def test_several_turns(tokenizer):
-    turns = [
+    rotary = [
         Message("system", (TextPart("Be brief."),)),
         user(CLIP, "Who?"),
         Message("assistant", (TextPart("Ann."),)),
         user("Sure?"),
     ]
-    prompt = build_prompt(tokenizer, turns)
+    prompt = build_prompt(tokenizer, rotary)
     assert tokenizer.decode(prompt.ids) == (
         "system\n\nBe brief.user\n\nThis is the audio: <audio>. Who?assistant\n\nAnn.user\n\nSure?assistant\n\n"
     )

@@ -34,7 +34,14 @@ QUESTION = "What is the speaker's mood?"
 WANTED = generations()["a/s16_b16_g16"]["text_utf8_lossy"].strip()
 PRESET = {"preset": "mmau"}
 # The plain loop with many more steps than tokens: minutes of work.
-ENDLESS = {"cache": "none", "threshold": 0, "steps": 64_000, "block_length": 32, "max_new_tokens": 512, "early_stop": False}
+ENDLESS = {
+    "cache": "none",
+    "threshold": 0,
+    "steps": 64_000,
+    "block_length": 32,
+    "max_new_tokens": 512,
+    "early_stop": False,
+}
 
 
 @pytest.fixture(scope="module")
@@ -127,14 +134,38 @@ def test_a_streamed_spoken_answer(client):
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_curl_asks_through_the_plain_route(url):
-    command = ["curl", "-sS", "--max-time", "120", "-H", "api-key: key", "-F", f"file=@{WAV}", "-F", f"question={QUESTION}"]
-    options = ["-F", "steps=16", "-F", "block_length=16", "-F", "max_new_tokens=16", "-F", "threshold=0", "-F", "cache=none"]
+    command = [
+        "curl",
+        "-sS",
+        "--max-time",
+        "120",
+        "-H",
+        "api-key: key",
+        "-F",
+        f"file=@{WAV}",
+        "-F",
+        f"question={QUESTION}",
+    ]
+    options = [
+        "-F",
+        "steps=16",
+        "-F",
+        "block_length=16",
+        "-F",
+        "max_new_tokens=16",
+        "-F",
+        "threshold=0",
+        "-F",
+        "cache=none",
+    ]
     address = f"{url}/openai/deployments/ask/audio/questions?api-version=2025-01-01-preview"
     done = subprocess.run([*command, *options, address], capture_output=True, check=True)
     answer = json.loads(done.stdout)
     assert answer["text"] == WANTED
     assert answer["usage"]["prompt_tokens_details"]["audio_tokens"] == 98
-    text = subprocess.run([*command, "-F", "preset=mmau", "-F", "response_format=text", address], capture_output=True, check=True)
+    text = subprocess.run(
+        [*command, "-F", "preset=mmau", "-F", "response_format=text", address], capture_output=True, check=True
+    )
     assert text.stdout.decode() == f"{WANTED}\n"
 
 

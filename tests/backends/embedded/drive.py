@@ -12,7 +12,7 @@ import soxr
 from backends.embedded.espeak import EspeakBackend
 from backends.embedded.pocketsphinx import PocketsphinxBackend
 from backends.interface import (
-    LISTENING_RATE,
+    ASR_SAMPLE_RATE,
     AudioChunk,
     Backend,
     Done,
@@ -59,4 +59,4 @@ def spoken(backend: Backend, text: str, voice: str = "en-us", **fields: Any) -> 
 
 
 def at_listening_rate(samples: Samples, rate: int = 22_050) -> Samples:
-    return np.asarray(soxr.resample(samples, rate, LISTENING_RATE), np.float32)
+    return np.asarray(soxr.resample(samples, rate, ASR_SAMPLE_RATE), np.float32)

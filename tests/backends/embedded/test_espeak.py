@@ -204,10 +204,14 @@ def test_cloning_and_other_tasks_are_refused(espeak: EspeakBackend) -> None:
 def test_what_is_not_used_is_admitted(espeak: EspeakBackend, unused: dict[str, Any], named: list[str]) -> None:
     last = events(espeak, SpeechRequest("hello", "en-us", **unused))[-1]
     assert isinstance(last, Done)
-    assert [word for word in ("instructions", "context", "options") if any(word in note for note in last.notes)] == named
+    assert [
+        word for word in ("instructions", "context", "options") if any(word in note for note in last.notes)
+    ] == named
 
 
-@pytest.mark.parametrize("options", [{"words_per_minute": 5}, {"pitch": 100}, {"voice": "nowhere"}, {"sentence_gap_ms": -1}])
+@pytest.mark.parametrize(
+    "options", [{"words_per_minute": 5}, {"pitch": 100}, {"voice": "nowhere"}, {"sentence_gap_ms": -1}]
+)
 def test_options_out_of_range_are_named(options: dict[str, object]) -> None:
     with pytest.raises(ModelUnavailable, match=f"option {next(iter(options))}"):
         EspeakBackend().load(model(options), Placement())

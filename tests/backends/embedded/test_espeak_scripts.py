@@ -64,7 +64,13 @@ def test_a_letter_whose_code_is_said_is_known(library: EspeakLibrary, voice: str
 
 @pytest.mark.parametrize(
     ("text", "plain"),
-    [("２０ Ｈｅｌｌｏ", "20 Hello"), ("𝔸𝟙 ﬁne ①", "A1 fine 1"), ("ｶﾞｷﾞ", "ガギ"), ("Ⅷ", "VIII"), ("x² ½ 5 µm 1ª", "x² ½ 5 µm 1ª")],
+    [
+        ("２０ Ｈｅｌｌｏ", "20 Hello"),
+        ("𝔸𝟙 ﬁne ①", "A1 fine 1"),
+        ("ｶﾞｷﾞ", "ガギ"),
+        ("Ⅷ", "VIII"),
+        ("x² ½ 5 µm 1ª", "x² ½ 5 µm 1ª"),
+    ],
 )
 def test_other_forms_of_letters_become_the_plain_ones(text: str, plain: str) -> None:
     assert ordinary_letters(text) == plain

@@ -15,7 +15,7 @@ from backends.embedded.selftest import Result, self_test
 from backends.embedded.utterances import Rules, Utterance, UtteranceFinder
 from backends.embedded.voice_activity import FRAME, ListeningState, VoiceDetector
 from backends.embedded.vowel import vowel
-from backends.interface import LISTENING_RATE, Samples
+from backends.interface import ASR_SAMPLE_RATE, Samples
 from tests.support.waiting import LIMIT
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -36,7 +36,7 @@ class ScriptedDetector:
 
 def spans(*seconds: float) -> Samples:
     """Alternating silence and speech of the given lengths, beginning with silence."""
-    parts = [np.full(round(s * LISTENING_RATE), index % 2, np.float32) for index, s in enumerate(seconds)]
+    parts = [np.full(round(s * ASR_SAMPLE_RATE), index % 2, np.float32) for index, s in enumerate(seconds)]
     return np.concatenate(parts)
 
 
@@ -53,23 +53,23 @@ def utterances(samples: Samples, rules: Rules) -> list[Utterance]:
 
 def test_pauses_end_utterances_and_short_ones_do_not() -> None:
     found = utterances(spans(1, 2, 0.3, 1, 1, 1.5, 1), Rules())
-    edges = [(u.begin / LISTENING_RATE, u.end / LISTENING_RATE) for u in found]
+    edges = [(u.begin / ASR_SAMPLE_RATE, u.end / ASR_SAMPLE_RATE) for u in found]
     assert edges == [pytest.approx((0.8, 4.5), abs=0.07), pytest.approx((5.1, 7.0), abs=0.07)]
 
 
 def test_speech_without_a_pause_is_cut_and_nothing_is_lost() -> None:
     found = utterances(spans(0, 20), Rules(longest=6))
-    assert all((u.end - u.begin) / LISTENING_RATE <= 6.1 for u in found)
+    assert all((u.end - u.begin) / ASR_SAMPLE_RATE <= 6.1 for u in found)
     assert found[0].begin == 0
-    assert found[-1].end == 20 * LISTENING_RATE
+    assert found[-1].end == 20 * ASR_SAMPLE_RATE
     assert all(before.end == after.begin for before, after in itertools.pairwise(found))
 
 
 def test_a_cut_is_made_where_it_is_quietest() -> None:
     samples = spans(0, 20)
-    samples[int(4 * LISTENING_RATE) : int(4.2 * LISTENING_RATE)] = 0.4
+    samples[int(4 * ASR_SAMPLE_RATE) : int(4.2 * ASR_SAMPLE_RATE)] = 0.4
     first = utterances(samples, Rules(longest=6))[0]
-    assert 4.0 <= first.end / LISTENING_RATE <= 4.1  # no padding: what follows belongs to the next
+    assert 4.0 <= first.end / ASR_SAMPLE_RATE <= 4.1  # no padding: what follows belongs to the next
 
 
 @pytest.mark.parametrize("length", [0, 1, FRAME - 1, FRAME, 100_000])
@@ -88,23 +88,23 @@ def test_the_detector_gives_the_same_in_pieces(detector: VoiceDetector) -> None:
 
 def test_the_detector_hears_a_vowel_and_no_noise(detector: VoiceDetector) -> None:
     assert np.count_nonzero(detector.probabilities(vowel(), ListeningState()) > 0.5) >= 6
-    noise = np.random.default_rng(0).standard_normal(LISTENING_RATE).astype(np.float32)
+    noise = np.random.default_rng(0).standard_normal(ASR_SAMPLE_RATE).astype(np.float32)
     assert detector.probabilities(noise, ListeningState()).max() < 0.5
 
 
 def test_noise_goes_under_digital_silence_at_the_stated_level() -> None:
-    speech = np.random.default_rng(1).standard_normal(LISTENING_RATE).astype(np.float32) * np.float32(0.2)
+    speech = np.random.default_rng(1).standard_normal(ASR_SAMPLE_RATE).astype(np.float32) * np.float32(0.2)
     gapped = np.concatenate([speech, np.zeros(3200, np.float32), speech])
     noisy, added = with_noise_floor(gapped)
     assert added
-    floor = noisy[LISTENING_RATE : LISTENING_RATE + 3200]
+    floor = noisy[ASR_SAMPLE_RATE : ASR_SAMPLE_RATE + 3200]
     below = 20 * np.log10(np.sqrt(np.mean(speech**2)) / np.sqrt(np.mean(floor**2)))
     assert below == pytest.approx(NOISE_BELOW_SPEECH_DB, abs=0.5)
     np.testing.assert_array_equal(with_noise_floor(gapped)[0], noisy)
 
 
 def test_recordings_and_silence_stay_untouched() -> None:
-    speech = np.random.default_rng(1).standard_normal(LISTENING_RATE).astype(np.float32)
+    speech = np.random.default_rng(1).standard_normal(ASR_SAMPLE_RATE).astype(np.float32)
     hum = np.full(3200, 0.003, np.float32)
     for samples in (np.concatenate([speech, hum, speech]), np.zeros(9000, np.float32), np.zeros(0, np.float32)):
         same, added = with_noise_floor(samples)
@@ -113,7 +113,7 @@ def test_recordings_and_silence_stay_untouched() -> None:
 
 
 def test_silence_around_the_speech_is_no_reason_for_noise() -> None:
-    speech = np.random.default_rng(1).standard_normal(LISTENING_RATE).astype(np.float32)
+    speech = np.random.default_rng(1).standard_normal(ASR_SAMPLE_RATE).astype(np.float32)
     assert not with_noise_floor(np.concatenate([np.zeros(8000, np.float32), speech, np.zeros(8000, np.float32)]))[1]
 
 

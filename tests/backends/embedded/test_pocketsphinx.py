@@ -11,7 +11,7 @@ import pytest
 from backends.embedded.pocketsphinx import PocketsphinxBackend
 from backends.embedded.selftest import SENTENCES, WORDS_PER_MINUTE
 from backends.interface import (
-    LISTENING_RATE,
+    ASR_SAMPLE_RATE,
     Done,
     Event,
     InvalidInput,
@@ -43,7 +43,7 @@ def clips() -> dict[str, Samples]:
 
 
 def silence(seconds: float) -> Samples:
-    return np.zeros(int(seconds * LISTENING_RATE), np.float32)
+    return np.zeros(int(seconds * ASR_SAMPLE_RATE), np.float32)
 
 
 def transcribed(sphinx: PocketsphinxBackend, samples: Samples) -> list[Event]:
@@ -70,7 +70,7 @@ def test_words_come_back_with_times_and_posteriors(sphinx: PocketsphinxBackend, 
     assert len(set(wanted) & set(segment.text.split())) >= len(wanted) // 2
     times = [time for word in segment.words for time in (word.start, word.end)]
     assert times == sorted(times)
-    assert lead - 0.1 <= segment.start < segment.end <= lead + len(clips[FIRST]) / LISTENING_RATE + 0.2
+    assert lead - 0.1 <= segment.start < segment.end <= lead + len(clips[FIRST]) / ASR_SAMPLE_RATE + 0.2
     assert all(0 < word.probability <= 1 for word in segment.words)
     assert segment.text == " " + " ".join(word.word for word in segment.words)
 
@@ -84,21 +84,25 @@ def test_the_numbers_of_a_segment_are_computed(sphinx: PocketsphinxBackend, clip
     assert segment.tokens == ()
 
 
-def test_deltas_joined_are_the_text_and_each_pause_ends_a_segment(sphinx: PocketsphinxBackend, clips: dict[str, Samples]) -> None:
+def test_deltas_joined_are_the_text_and_each_pause_ends_a_segment(
+    sphinx: PocketsphinxBackend, clips: dict[str, Samples]
+) -> None:
     found = transcribed(sphinx, np.concatenate([clips[FIRST], silence(1.5), clips[SECOND]]))
     done, segments = found[-1], [event for event in found if isinstance(event, Segment)]
     assert isinstance(done, Done)
     assert "".join(event.text for event in found if isinstance(event, TextDelta)) == done.text
     assert "".join(segment.text for segment in segments) == " " + done.text
     assert [segment.id for segment in segments] == [0, 1]
-    assert segments[1].start > len(clips[FIRST]) / LISTENING_RATE + 1
+    assert segments[1].start > len(clips[FIRST]) / ASR_SAMPLE_RATE + 1
     assert segments[1].seek == pytest.approx(segments[1].start * 100, abs=40)
     assert done.language == "en"
-    heard_samples = len(clips[FIRST]) + 1.5 * LISTENING_RATE + len(clips[SECOND])
-    assert done.usage.audio_seconds == pytest.approx(heard_samples / LISTENING_RATE)
+    heard_samples = len(clips[FIRST]) + 1.5 * ASR_SAMPLE_RATE + len(clips[SECOND])
+    assert done.usage.audio_seconds == pytest.approx(heard_samples / ASR_SAMPLE_RATE)
 
 
-def test_an_answer_does_not_depend_on_the_request_before(sphinx: PocketsphinxBackend, clips: dict[str, Samples]) -> None:
+def test_an_answer_does_not_depend_on_the_request_before(
+    sphinx: PocketsphinxBackend, clips: dict[str, Samples]
+) -> None:
     """A decoder that keeps its cepstral mean answers differently the second time."""
     before = transcribed(sphinx, clips[FIRST])
     transcribed(sphinx, clips[SECOND] * np.float32(0.05))
@@ -132,7 +136,7 @@ def test_jobs_side_by_side_answer_as_if_alone(sphinx: PocketsphinxBackend, clips
         silence(0.05),
         silence(3),
         np.random.default_rng(1).standard_normal(48_000).astype(np.float32) * np.float32(0.1),
-        (0.3 * np.sin(2 * np.pi * 440 * np.arange(48_000) / LISTENING_RATE)).astype(np.float32),
+        (0.3 * np.sin(2 * np.pi * 440 * np.arange(48_000) / ASR_SAMPLE_RATE)).astype(np.float32),
         np.eye(1, 48_000, 20_000, dtype=np.float32)[0],
     ],
     ids=["empty", "50 ms", "silence", "white noise", "tone", "click"],
@@ -168,7 +172,9 @@ def test_other_requests_are_refused(sphinx: PocketsphinxBackend) -> None:
         sphinx.start(SpeechRequest("hello", "en-us"))
 
 
-def test_noise_is_added_to_synthetic_speech_and_admitted(sphinx: PocketsphinxBackend, clips: dict[str, Samples]) -> None:
+def test_noise_is_added_to_synthetic_speech_and_admitted(
+    sphinx: PocketsphinxBackend, clips: dict[str, Samples]
+) -> None:
     done = transcribed(sphinx, clips[SECOND])[-1]
     assert isinstance(done, Done)
     assert any("noise 28 dB below" in note for note in done.notes)

@@ -29,7 +29,8 @@ def write_codec(folder: Path, tensors: dict[str, torch.Tensor], config: dict[str
 
 
 def write_tokenizer(folder: Path, reserved: int) -> dict[str, int]:
-    """The fixture's tokenizer with `reserved` further tokens before the speech tokens. Returns the ids of all tokens."""
+    """The fixture's tokenizer with `reserved` further tokens before the speech tokens. Returns the ids of all
+    tokens."""
     tokenizer = json.loads((DATA / "lm" / "tokenizer.json").read_text(encoding="utf-8"))
     entries = tokenizer["added_tokens"]
     at = next(i for i, entry in enumerate(entries) if entry["content"] == "<|s_0|>")
@@ -48,7 +49,13 @@ def write_lm(folder: Path, *, seed: int = 0, reserved: int = 5, tied: bool = Fal
 
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = max(write_tokenizer(folder, reserved).values()) + 1
-    rope = {"rope_type": "llama3", "rope_theta": 10_000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    rope = {
+        "rope_type": "llama3",
+        "rope_theta": 10_000.0,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+    }
     rope["original_max_position_embeddings"] = 64
     shape = {
         "hidden_size": 48,
@@ -60,7 +67,9 @@ def write_lm(folder: Path, *, seed: int = 0, reserved: int = 5, tied: bool = Fal
     }
     chosen = {**shape, "max_position_embeddings": 2048, "rope_parameters": rope, **config}
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=vocabulary, tie_word_embeddings=tied, initializer_range=0.2, **chosen))
+    model = LlamaForCausalLM(
+        LlamaConfig(vocab_size=vocabulary, tie_word_embeddings=tied, initializer_range=0.2, **chosen)
+    )
     model.save_pretrained(folder)
     return folder
 

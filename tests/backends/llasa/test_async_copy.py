@@ -24,10 +24,10 @@ from backends.llasa.async_copy import Fetch, upload
 from backends.llasa.codec import Codec, load_codec
 from backends.llasa.cuda_graphs import StaticSteps
 from backends.llasa.decoding import TokenLoop
-from backends.llasa.generation_state import STUCK_KINDS, STUCK_WINDOW, Utterance, Watch, kinds
+from backends.llasa.generation_state import STUCK_KINDS, STUCK_WINDOW, TokenReporter, Utterance, kinds
 from backends.llasa.jobs import SpeechJob
 from backends.llasa.model import Llasa, load_llasa
-from backends.llasa.options import Sampling, Wish
+from backends.llasa.options import GenerationOptions, Sampling
 from backends.llasa.streaming import StreamDecoder
 from backends.llasa.voices import Reference, SpeakingVoice
 from backends.llasa.xcodec2.layouts import CodecTensors
@@ -87,11 +87,15 @@ def speak(loop: TokenLoop, utterances: Sequence[Utterance]) -> int:
 
 def several(model: Llasa) -> list[Utterance]:
     texts = ("One two three four.", "Five.", "Six, seven!")
-    return [Utterance(model.prompt_ids(text), 30 + 9 * i, Sampling(0.9, 50, 0.9, 1.1), i) for i, text in enumerate(texts)]
+    return [
+        Utterance(model.prompt_ids(text), 30 + 9 * i, Sampling(0.9, 50, 0.9, 1.1), i) for i, text in enumerate(texts)
+    ]
 
 
 @pytest.mark.parametrize("questions", [0, 3, 1000])
-def test_late_reports_change_no_answer(model: Llasa, late: type[Late], questions: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_late_reports_change_no_answer(
+    model: Llasa, late: type[Late], questions: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     late.questions = questions
     utterances = several(model)
     steps = speak(TokenLoop(model, 3, 400), utterances)
@@ -139,8 +143,12 @@ class Copies(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = function(*args, **(kwargs or {}))
-        given = dict(zip((argument.name for argument in function._schema.arguments), args, strict=False)) | (kwargs or {})
-        source, target = (given["src"], given["self"]) if function is torch.ops.aten.copy_.default else (given.get("self"), out)
+        given = dict(zip((argument.name for argument in function._schema.arguments), args, strict=False)) | (
+            kwargs or {}
+        )
+        source, target = (
+            (given["src"], given["self"]) if function is torch.ops.aten.copy_.default else (given.get("self"), out)
+        )
         if isinstance(source, torch.Tensor) and isinstance(target, torch.Tensor) and source.device != target.device:
             self.seen[source.device.type, target.device.type, given.get("non_blocking", False)] += 1
         return out
@@ -187,13 +195,17 @@ def reported(monkeypatch: pytest.MonkeyPatch, ended: bool) -> None:
 
 
 @pytest.mark.parametrize("graphs", [False, True])
-def test_no_step_waits_for_the_device(on_cuda: tuple[Llasa, Copies], graphs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_step_waits_for_the_device(
+    on_cuda: tuple[Llasa, Copies], graphs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, copies = on_cuda
     reported(monkeypatch, ended=False)
     loop = TokenLoop(model, 3, 400)
     if graphs:
         assert loop.fix_shapes(compiled=False) == ""
-    utterances = [Utterance(model.prompt_ids(t), 100, Sampling(0.9, 50, 0.9, 1.1), 1, prefix=9) for t in ("One.", "Two, three.")]
+    utterances = [
+        Utterance(model.prompt_ids(t), 100, Sampling(0.9, 50, 0.9, 1.1), 1, prefix=9) for t in ("One.", "Two, three.")
+    ]
     for utterance in utterances:
         loop.admit(utterance)
     loop.step(utterances)
@@ -207,7 +219,9 @@ def test_no_step_waits_for_the_device(on_cuda: tuple[Llasa, Copies], graphs: boo
     assert set(copies.seen) <= {("cpu", "cuda", True)}
 
 
-def test_admission_and_prompts_do_not_wait_either(on_cuda: tuple[Llasa, Copies], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_admission_and_prompts_do_not_wait_either(
+    on_cuda: tuple[Llasa, Copies], monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, copies = on_cuda
     reported(monkeypatch, ended=False)
     loop = TokenLoop(model, 3, 800)
@@ -270,8 +284,8 @@ class Reads(TorchFunctionMode):
 
 def test_nothing_but_reports_and_waves_is_read(model: Llasa, codec: Codec, late: type[Late]) -> None:
     request = SpeechRequest("Much text.", "default", stream=True)
-    wish = Wish(temperature=0.9, repetition_penalty=1.5, top_p=0.9, max_new_tokens=200)
-    job, loop = SpeechJob(request, SpeakingVoice("default"), wish, [request.text], 3), TokenLoop(model, 2, 400)
+    generation = GenerationOptions(temperature=0.9, repetition_penalty=1.5, top_p=0.9, max_new_tokens=200)
+    job, loop = SpeechJob(request, SpeakingVoice("default"), generation, [request.text], 3), TokenLoop(model, 2, 400)
     (piece,) = job.startable()
     piece.utterance = job.begin(piece, model, codec.dims.hop)
     loop.admit(piece.utterance)
@@ -297,12 +311,12 @@ def test_a_hum_is_cut_at_the_same_place_whenever_it_is_reported(model: Llasa, ev
     tokens = [first + i % 50 for i in range(100)] + [first + 3, model.vocabulary.start] * 150
     utterance = Utterance([5], len(tokens), Sampling(), 0)
     utterance.tokens = torch.tensor(tokens)
-    watch = Watch(model.vocabulary, torch.device("cpu"))
+    watch = TokenReporter(model.vocabulary, torch.device("cpu"))
     watch._every = every
     while not utterance.stuck:
         utterance.produced += 1
         watch.look([utterance], waiting=False)
-    utterance.cut_hum()
+    utterance.cut_repetition()
     assert utterance.length == 256, "the first multiple of 16 with 150 tokens of hum (and little else) before it"
     assert utterance.codes(model.vocabulary).tolist() == model.extract_codes(tokens[:256])
 

@@ -75,7 +75,9 @@ def test_an_answer_is_what_the_parts_say(backend: LlasaBackend, lm_folder: Path,
     assert {"generate", "codec", "inference"} <= set(done.timings)
 
 
-def test_the_encoder_is_loaded_early_where_a_clip_waits_for_it(tmp_path: Path, lm_folder: Path, codec_folder: Path) -> None:
+def test_the_encoder_is_loaded_early_where_a_clip_waits_for_it(
+    tmp_path: Path, lm_folder: Path, codec_folder: Path
+) -> None:
     place = tmp_path / "voices" / "anna"
     place.mkdir(parents=True)
     soundfile.write(place / "clip.wav", clip(), 16_000)
@@ -134,7 +136,10 @@ def test_voices_are_listed(backend: LlasaBackend, models: Path, lm_folder: Path,
 
 def test_every_kind_of_voice_speaks_differently(backend: LlasaBackend) -> None:
     options = {"temperature": 0.0, **SHORT}
-    answers = {name: spoken(backend, SpeechRequest("One two.", name, options=options))[0] for name in ("default", "carl", "anna")}
+    answers = {
+        name: spoken(backend, SpeechRequest("One two.", name, options=options))[0]
+        for name in ("default", "carl", "anna")
+    }
     assert all(len(samples) for samples in answers.values())
     assert len({samples.tobytes() for samples in answers.values()}) == 3
 
@@ -153,7 +158,9 @@ def test_a_clip_in_the_request_is_what_its_folder_would_be(backend: LlasaBackend
     wave, _ = soundfile.read(backend._voices._folder / "anna" / "clip.wav", dtype="float32")
     folder = spoken(backend, SpeechRequest("One two.", "anna", seed=5, options=SHORT))[0]
     for name in ("default", "whoever"):
-        request = SpeechRequest("One two.", name, seed=5, options=SHORT, reference=VoiceSample(wave, "The quick brown fox."))
+        request = SpeechRequest(
+            "One two.", name, seed=5, options=SHORT, reference=VoiceSample(wave, "The quick brown fox.")
+        )
         np.testing.assert_array_equal(spoken(backend, request)[0], folder)
 
 
@@ -220,7 +227,9 @@ def test_long_text_is_spoken_in_parts(backend: LlasaBackend, voice: str, options
 
 
 def test_sentences_without_a_speaker_follow_the_first(backend: LlasaBackend) -> None:
-    job = backend.start(SpeechRequest(LONG, "default", seed=1, options={"sentence_characters": 30, "max_new_tokens": 30}))
+    job = backend.start(
+        SpeechRequest(LONG, "default", seed=1, options={"sentence_characters": 30, "max_new_tokens": 30})
+    )
     list(backend.step([job]))
     assert len(job.running()) == 1
     while not job.pieces[0].done:
@@ -303,7 +312,7 @@ def test_notes_say_what_was_not_used(backend: LlasaBackend) -> None:
 def test_captions_become_the_system_message(models: Path, lm_folder: Path, codec_folder: Path) -> None:
     backend = loaded(models, lm_folder, codec_folder, captions=True)
     job = backend.start(SpeechRequest("Hi.", "default", instructions="mood: calm\nEmotion: joy"))
-    assert job.wish.system == "emotion: joy\nmood: calm"
+    assert job.generation.system == "emotion: joy\nmood: calm"
     backend.close(job)
 
 
@@ -319,7 +328,7 @@ def test_speaker_fine_tunes_get_their_prefix(models: Path, lm_folder: Path, code
     backend.close(job)
 
 
-# --- what is refused -------------------------------------------------------------------------------------------------------
+# --- what is refused --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

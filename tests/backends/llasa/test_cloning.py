@@ -22,7 +22,9 @@ from backends.worker import Pulse, StepLoop
 from tests.backends.llasa.folders import write_codec
 from tests.backends.llasa.speaking import audio, clip, finish, loaded, run, spoken
 
-CLONE = SpeechRequest("One two.", "default", seed=5, options={"max_new_tokens": 20}, reference=VoiceSample(clip(), "The fox."))
+CLONE = SpeechRequest(
+    "One two.", "default", seed=5, options={"max_new_tokens": 20}, reference=VoiceSample(clip(), "The fox.")
+)
 TALK = SpeechRequest("Much text.", "default", seed=8, stream=True, options={"max_new_tokens": 200})
 
 
@@ -80,7 +82,9 @@ def test_a_clip_of_a_request_sounds_like_its_codes(backend: LlasaBackend) -> Non
     backend.close(job)
 
 
-def test_nothing_is_imported_for_those_who_never_clone_or_are_refused(backend: LlasaBackend, gate: threading.Event) -> None:
+def test_nothing_is_imported_for_those_who_never_clone_or_are_refused(
+    backend: LlasaBackend, gate: threading.Event
+) -> None:
     spoken(backend, SpeechRequest("One.", "default", seed=1, options={"max_new_tokens": 5}))
     with pytest.raises(InvalidInput, match="nothing is left for speech"):
         backend.start(other(CLONE, options={"max_length": 64}))
@@ -153,7 +157,9 @@ def test_one_clip_is_encoded_per_step(backend: LlasaBackend, monkeypatch: pytest
     assert len(encoded) == 3
 
 
-def test_the_clip_of_a_folder_is_encoded_once_for_all_who_wait(backend: LlasaBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_clip_of_a_folder_is_encoded_once_for_all_who_wait(
+    backend: LlasaBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
     encoded = counted(backend, monkeypatch)
     place = backend._voices._folder / "anna"  # put there after the start, which would have loaded the encoder
     place.mkdir(parents=True)

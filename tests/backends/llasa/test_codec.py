@@ -28,7 +28,7 @@ def codec(codec_folder: Path) -> Codec:
     return load_codec(codec_folder)
 
 
-# --- parity ------------------------------------------------------------------------------------------------------------
+# --- parity -----------------------------------------------------------------------------------------------------------
 
 
 def test_decode_gives_the_reference_wave(codec: Codec, codec_expected: dict[str, np.ndarray]) -> None:
@@ -95,7 +95,7 @@ def test_bfloat16_stays_near(codec_folder: Path, codec_expected: dict[str, np.nd
     assert torch.nn.functional.cosine_similarity(wave.flatten(), expected.flatten(), 0) > 0.995
 
 
-# --- layouts -----------------------------------------------------------------------------------------------------------
+# --- layouts ----------------------------------------------------------------------------------------------------------
 
 
 def parametrised(tensors: Tensors) -> Tensors:
@@ -209,13 +209,15 @@ def test_transformers_own_class_agrees(oracle: Xcodec2Model, tmp_path: Path) -> 
     assert torch.equal(codec.encode(padded[:5000]), expected_codes)
 
 
-# --- what is loaded and what is refused ----------------------------------------------------------------------------------
+# --- what is loaded and what is refused -------------------------------------------------------------------------------
 
 
 def test_a_start_reads_no_tensor_of_the_encoder(codec_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
     take = codec_module.Checkpoint.take
-    monkeypatch.setattr(codec_module.Checkpoint, "take", lambda self, name, shape: read.append(name) or take(self, name, shape))
+    monkeypatch.setattr(
+        codec_module.Checkpoint, "take", lambda self, name, shape: read.append(name) or take(self, name, shape)
+    )
     codec = load_codec(codec_folder)
     assert read
     assert not [name for name in read if name.startswith(("semantic", "Semantic", "CodecEnc", "fc_prior"))]

@@ -68,7 +68,7 @@ def unmerged(model: Any, adapter: Path) -> Any:
     return PeftModel.from_pretrained(model, adapter).eval()
 
 
-# --- parity ------------------------------------------------------------------------------------------------------------
+# --- parity -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("full", [False, True])
@@ -91,7 +91,9 @@ def test_extraction_passes_over_everything_else(lm_folder: Path, lm_expected: di
 
 
 def test_speech_may_be_longer_than_what_was_trained(tmp_path: Path) -> None:
-    model = load_llasa(write_lm(tmp_path / "short", max_position_embeddings=64, num_hidden_layers=1), full_vocabulary=True)
+    model = load_llasa(
+        write_lm(tmp_path / "short", max_position_embeddings=64, num_hidden_layers=1), full_vocabulary=True
+    )
     prompt = model.prompt_ids("Hello, you.")
     expected = reference_ids(tmp_path / "short", prompt, len(prompt) + 30, model.vocabulary.stop)
     assert model.generate(prompt, len(prompt) + 30) == expected
@@ -123,7 +125,7 @@ def test_older_rope_keys_mean_the_same(other: Path, tmp_path: Path) -> None:
     assert load_llasa(tmp_path / "old").generate(prompt, 120) == load_llasa(other).generate(prompt, 120)
 
 
-# --- adapters ------------------------------------------------------------------------------------------------------------
+# --- adapters ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -237,7 +239,8 @@ def test_adapters_that_cannot_be_merged_are_refused(other: Path, tmp_path: Path,
     ],
 )
 def test_adapter_settings_that_could_do_harm_are_refused(voice: Path, tmp_path: Path, key: str, value: Any) -> None:
-    """Before peft sees them: it searches with strings as regular expressions, and imports the modules that it is told."""
+    """Before peft sees them: it searches with strings as regular expressions, and imports the modules that it is
+    told."""
     config = json.loads((voice / "adapter_config.json").read_text(encoding="utf-8"))
     (tmp_path / "adapter_config.json").write_text(json.dumps({**config, key: value}), encoding="utf-8")
     shutil.copy(voice / "adapter_model.safetensors", tmp_path)
@@ -272,7 +275,7 @@ def test_an_adapter_folder_may_stand_for_the_model(other: Path, tmp_path: Path) 
     assert load_llasa(adapter).generate(prompt, 100) == load_llasa(other, adapter).generate(prompt, 100)
 
 
-# --- the distribution ------------------------------------------------------------------------------------------------------
+# --- the distribution -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -308,7 +311,9 @@ def test_draws_follow_the_distribution(other: Path) -> None:
     with torch.no_grad():
         logits = AutoModelForCausalLM.from_pretrained(other)(torch.tensor([prompt])).logits[0, -1]
     logits[
-        torch.tensor([t for t in range(len(logits)) if not (model.vocabulary.is_speech(t) or t == model.vocabulary.stop)])
+        torch.tensor(
+            [t for t in range(len(logits)) if not (model.vocabulary.is_speech(t) or t == model.vocabulary.stop)]
+        )
     ] = -1e9
     expected = model.next_token_probs(logits, prompt, **settings)
     draws = 400
@@ -321,7 +326,7 @@ def test_draws_follow_the_distribution(other: Path) -> None:
     assert chi < 20  # 0.1 % point for 5 degrees of freedom
 
 
-# --- batches -----------------------------------------------------------------------------------------------------------------
+# --- batches ----------------------------------------------------------------------------------------------------------
 
 
 def generated(model: Llasa, prompt: list[int], tokens: int, variant: str) -> list[int]:
@@ -338,7 +343,9 @@ def test_a_seed_gives_the_same_tokens_in_any_company(other: Path, dtype: str) ->
     model = load_llasa(other, dtype=dtype, rows=4)
     texts = ["One.", "Two three four five six.", "Seven, eight!", "Nine ten eleven twelve thirteen fourteen."]
     prompts = [model.prompt_ids(text) for text in texts]
-    alone = [model.generate(p, len(p) + 25, temperature=0.9, seed=i, repetition_penalty=1.1) for i, p in enumerate(prompts)]
+    alone = [
+        model.generate(p, len(p) + 25, temperature=0.9, seed=i, repetition_penalty=1.1) for i, p in enumerate(prompts)
+    ]
     loop = TokenLoop(model, 4, 256)
     utterances = [Utterance(p, 25, Sampling(0.9, 50, 1.0, 1.1), i) for i, p in enumerate(prompts)]
     waiting = list(utterances)
@@ -381,7 +388,7 @@ def test_only_a_real_stop_token_is_dropped(lm_folder: Path, lm_expected: dict[st
     assert len(model.extract_codes(ids)) == len(ids) == len(case["reference_slice_speech_ids"]) + 1
 
 
-# --- what is refused -----------------------------------------------------------------------------------------------------------
+# --- what is refused --------------------------------------------------------------------------------------------------
 
 
 def test_missing_tensors_are_named(lm_folder: Path, tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-"""A tiny LLASA over HTTP with a real worker: formats, voices, cloning, streaming, many clients; dataset and fine-tuning."""
+"""A tiny LLASA over HTTP with a real worker: formats, voices, cloning, streaming, many clients; dataset and
+fine-tuning."""
 
 from __future__ import annotations
 
@@ -39,7 +40,13 @@ def place(tmp_path_factory: pytest.TempPathFactory, lm_folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def server(place: Path, lm_folder: Path, codec_folder: Path) -> Iterator[Running]:
-    llasa = {"backend": "llasa", "model": str(lm_folder), "codec_model": str(codec_folder), "device": "cpu", "dtype": "float32"}
+    llasa = {
+        "backend": "llasa",
+        "model": str(lm_folder),
+        "codec_model": str(codec_folder),
+        "device": "cpu",
+        "dtype": "float32",
+    }
     deployments = {
         "llasa": {**llasa, "adapters": {"lora": "lora"}, "retries": 0},
         "trained": {**llasa, "adapters": {"mine": "trained"}, "retries": 0},
@@ -88,7 +95,9 @@ def test_base_adapter_and_folder_voices_differ(server: Running) -> None:
     assert len({samples(answer).tobytes() for answer in answers.values()}) == 3
     whole = speak(server, input="Hello there.", stream=False)
     assert float(whole.headers["x-gateway-model-ms"]) > 0
-    listed = httpx.get(f"{server.url}/v1/audio/voices", params={"model": "llasa"}, headers={"api-key": "x"}, timeout=LIMIT).json()
+    listed = httpx.get(
+        f"{server.url}/v1/audio/voices", params={"model": "llasa"}, headers={"api-key": "x"}, timeout=LIMIT
+    ).json()
     assert {"default", "lora", "anna"} <= {voice["id"] for voice in listed["voices"]}
 
 
@@ -166,7 +175,12 @@ def test_from_clips_to_a_served_adapter(
     texts.write_text("".join(f"{number}:{text}\n" for number, text in enumerate(SENTENCES)), encoding="utf-8")
     data = tmp_path / "data.jsonl"
     # Trimming is left out here: importing librosa takes longer than all the rest (test_dataset.py has it).
-    assert dataset.main([str(clips), str(texts), "-o", str(data), "--codec", str(codec_folder), "--trim-db", "0", "--bf16"]) == 0
+    assert (
+        dataset.main(
+            [str(clips), str(texts), "-o", str(data), "--codec", str(codec_folder), "--trim-db", "0", "--bf16"]
+        )
+        == 0
+    )
     assert len(data.read_text(encoding="utf-8").splitlines()) == 3
     steps = ["--steps", "2", "--accumulation", "1", "--save-every", "1", "--device", "cpu"]
     assert quiet(finetune.main)([str(data), "--model", str(lm_folder), "-o", str(place / "trained"), *steps]) == 0

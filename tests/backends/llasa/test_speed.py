@@ -1,4 +1,5 @@
-"""What makes it fast and must change nothing: fixed-shape steps, prefixes, number formats, compile and its fall-back."""
+"""What makes it fast and must change nothing: fixed-shape steps, prefixes, number formats, compile and its
+fall-back."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ def spoken(loop: TokenLoop, model: Llasa) -> list[list[int]]:
     texts = ("One two three four.", "Five.", "Six, seven!")
     limits = (10, 60, 40)
     utterances = [
-        Utterance(model.prompt_ids(t), n, Sampling(0.9), seed) for seed, (t, n) in enumerate(zip(texts, limits, strict=True))
+        Utterance(model.prompt_ids(t), n, Sampling(0.9), seed)
+        for seed, (t, n) in enumerate(zip(texts, limits, strict=True))
     ]
     waiting, active = list(utterances), []
     for turn in range(120):
@@ -151,7 +153,9 @@ def test_auto_is_measured_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert placing.codec_dtype("auto", "int8", "cpu") == torch.float32
 
 
-def test_a_device_without_bfloat16_falls_back(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_device_without_bfloat16_falls_back(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: False)
     assert placing.language_dtype("bfloat16", "cuda:0") == "float16"
     assert "no bfloat16" in caplog.text

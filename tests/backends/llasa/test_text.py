@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.interface import InvalidInput
-from backends.llasa.chunking import piece_seed, token_cap
-from backends.llasa.options import Wish, read_wish
+from backends.llasa.chunking import chunk_seed, token_cap
+from backends.llasa.options import GenerationOptions, read_generation_options
 from backends.llasa.prompts import caption, prompt_ids, rendered, today
 from backends.llasa.text import is_japanese, joined, neutralised, normalised_japanese, sentences
 from backends.llasa.vocabulary import Vocabulary
@@ -96,7 +96,11 @@ def test_japanese_is_told_by_its_kana(text: str, expected: bool) -> None:
 
 
 def test_sentences_are_packed_and_never_too_long() -> None:
-    text = "One is short. Two, as well! Is three? " + "word " * 30 + "and, finally, some clauses; of which there are three."
+    text = (
+        "One is short. Two, as well! Is three? "
+        + "word " * 30
+        + "and, finally, some clauses; of which there are three."
+    )
     pieces = sentences(text, 60)
     assert all(len(piece) <= 60 for piece in pieces)
     assert pieces[0] == "One is short. Two, as well! Is three?"
@@ -158,18 +162,19 @@ def test_the_token_cap_follows_the_text() -> None:
 
 
 def test_seeds_of_pieces_differ_and_repeat() -> None:
-    assert piece_seed(5, 0) == 5
-    assert len({piece_seed(5, number) for number in range(20)}) == 20
+    assert chunk_seed(5, 0) == 5
+    assert len({chunk_seed(5, number) for number in range(20)}) == 20
 
 
 def test_request_options_go_over_the_deployments() -> None:
-    wish = read_wish(Wish(temperature=0.5), {"top_k": 7, "top_p": 1, "chaining": True})
-    assert (wish.temperature, wish.top_k, wish.top_p, wish.chaining) == (0.5, 7, 1.0, True)
+    generation = read_generation_options(GenerationOptions(temperature=0.5), {"top_k": 7, "top_p": 1, "chaining": True})
+    assert (generation.temperature, generation.top_k, generation.top_p, generation.chaining) == (0.5, 7, 1.0, True)
 
 
 @pytest.mark.parametrize(
-    "options", [{"top_k": 1.5}, {"chaining": 1}, {"retries": 99}, {"sentence_characters": 1}, {"date": "x" * 50}, {"codec": "x"}]
+    "options",
+    [{"top_k": 1.5}, {"chaining": 1}, {"retries": 99}, {"sentence_characters": 1}, {"date": "x" * 50}, {"codec": "x"}],
 )
 def test_impossible_request_options(options: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput):
-        read_wish(Wish(), options)
+        read_generation_options(GenerationOptions(), options)

@@ -27,11 +27,12 @@ def test_reads_all_files_of_a_folder(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not hasattr(psutil.Process, "memory_maps"), reason="macOS does not tell")
 def test_a_tensor_is_mapped_no_longer_than_somebody_holds_it(tmp_path: Path) -> None:
-    """Loading takes the largest tensor beside the model, not the whole file; and Windows cannot replace a mapped file."""
+    """Loading takes the largest tensor beside the model, not the whole file; and Windows cannot replace a mapped
+    file."""
     file = write(tmp_path / "a.safetensors", x=torch.ones(1 << 16), y=torch.ones(2))
 
     def mapped() -> bool:
-        return any(Path(place.path) == file for place in psutil.Process().memory_maps())
+        return any(Path(byte_range.path) == file for byte_range in psutil.Process().memory_maps())
 
     checkpoint = Checkpoint.from_folder(tmp_path)
     tensor = checkpoint.take("x", (1 << 16,))

@@ -28,8 +28,8 @@ class Exact:
     def __init__(self, quantised: Tensor) -> None:
         self.weight = quantised.double()
 
-    def __call__(self, room: Tensor) -> Tensor:
-        levels = (room[:, :-FIXED_COLUMNS].double() / STEP).round()
+    def __call__(self, workspace: Tensor) -> Tensor:
+        levels = (workspace[:, :-FIXED_COLUMNS].double() / STEP).round()
         return (self.product(levels) * STEP).float()
 
     def product(self, levels: Tensor) -> Tensor:
@@ -64,7 +64,9 @@ def test_sums_that_are_exact_have_all_eight_bits(monkeypatch: pytest.MonkeyPatch
     assert fallbacks() == {}
 
 
-def test_sums_that_saturate_get_weights_of_seven_bits(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_sums_that_saturate_get_weights_of_seven_bits(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(kernel_checks, "FbgemmWeight", Saturating)
     with caplog.at_level(logging.WARNING):
         assert int8_kernel.__wrapped__() == Int8Kernel("fbgemm", NARROW_LEVELS)
@@ -115,7 +117,9 @@ def refused(_weight: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_packed_products_that_fail_or_are_wrong_are_not_used(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+def test_packed_products_that_fail_or_are_wrong_are_not_used(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
     name = f"packed {str(dtype).removeprefix('torch.')} weights"
     monkeypatch.setattr(kernel_checks, "pack_dense", refused)
     assert not packs.__wrapped__(dtype)

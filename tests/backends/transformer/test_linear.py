@@ -26,7 +26,8 @@ def test_products_are_near_the_exact_one(kind: str, error: float, shape: tuple[i
 
 
 def int8_bound(weight: torch.Tensor, x: torch.Tensor, levels: int) -> torch.Tensor:
-    """By how much an int8 product may miss the exact one: half a step of every weight and of every activation, and rounding.
+    """By how much an int8 product may miss the exact one: half a step of every weight and of every activation, and
+    rounding.
 
     A row's activations have 255 levels between minus and plus its peak, or 254 (oneDNN).
     """

@@ -15,15 +15,17 @@ LLAMA = Rope(500_000.0, Llama3Scaling(32.0, 1.0, 4.0, 8192), interleaved=True)
 @pytest.mark.parametrize("head_dim", [64, 128])
 def test_rotation_matches_the_reference(head_dim: int) -> None:
     data = np.load(DATA)
-    turns = rotations(LLAMA, head_dim, 2048)
-    rows = turns[torch.from_numpy(data[f"cos_sin_{head_dim}_pos"])]
+    rotary = rotations(LLAMA, head_dim, 2048)
+    rows = rotary[torch.from_numpy(data[f"cos_sin_{head_dim}_pos"])]
     assert np.allclose(frequencies(LLAMA, head_dim), data[f"theta_{head_dim}"], rtol=1e-6, atol=0)
     assert np.allclose(torch.view_as_real(rows), data[f"cos_sin_{head_dim}"], atol=2e-5)
     turned = rotate(torch.from_numpy(data[f"x_{head_dim}"]), rows[None, :, None])
     assert np.allclose(turned, data[f"y_{head_dim}"], atol=1e-4)
 
 
-@pytest.mark.parametrize(("head_dim", "old", "low", "high"), [(64, 1024, 0.125, 0.5), (128, 16, 0.001953125, 0.0078125)])
+@pytest.mark.parametrize(
+    ("head_dim", "old", "low", "high"), [(64, 1024, 0.125, 0.5), (128, 16, 0.001953125, 0.0078125)]
+)
 def test_published_rescaled_numbers_are_the_same_function(head_dim: int, old: int, low: float, high: float) -> None:
     other = Rope(500_000.0, Llama3Scaling(32.0, low, high, old))
     assert torch.allclose(frequencies(other, head_dim), frequencies(LLAMA, head_dim), rtol=1e-6)
@@ -38,9 +40,9 @@ def test_half_split_rows_give_the_same_scores_after_permutation() -> None:
     heads, width = 2, 8
     weight_q, weight_k = torch.randn(heads * width, 6), torch.randn(heads * width, 6)
     x = torch.randn(5, 6)
-    turns = rotations(Rope(100.0), width, 5)
-    ours = [rotate((x @ interleave(w, heads).T).view(5, heads, width), turns[:, None]) for w in (weight_q, weight_k)]
-    angles = turns.angle()[:, None].repeat(1, 1, 2)
+    rotary = rotations(Rope(100.0), width, 5)
+    ours = [rotate((x @ interleave(w, heads).T).view(5, heads, width), rotary[:, None]) for w in (weight_q, weight_k)]
+    angles = rotary.angle()[:, None].repeat(1, 1, 2)
 
     def half_split_rotation(y: torch.Tensor) -> torch.Tensor:
         first, second = y.chunk(2, -1)
@@ -59,5 +61,5 @@ def test_permutations_are_inverse() -> None:
 
 def test_rotation_in_half_precision_is_computed_in_float32() -> None:
     x = torch.randn(1, 3, 2, 8).bfloat16()
-    turns = rotations(Rope(10.0), 8, 3)[None, :, None]
-    assert torch.equal(rotate(x, turns), rotate(x.float(), turns).bfloat16())
+    rotary = rotations(Rope(10.0), 8, 3)[None, :, None]
+    assert torch.equal(rotate(x, rotary), rotate(x.float(), rotary).bfloat16())

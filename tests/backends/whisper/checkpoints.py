@@ -71,8 +71,11 @@ def generation_config(ids: dict[str, int], multilingual: bool) -> dict[str, Any]
     return config
 
 
-def make_checkpoint(folder: Path, *, seed: int = 0, multilingual: bool = True, shards: str = "", **shape: Any) -> Reference:
-    """A small random Whisper. shards: max_shard_size of save_pretrained, "" for one file; shape: WhisperConfig fields."""
+def make_checkpoint(
+    folder: Path, *, seed: int = 0, multilingual: bool = True, shards: str = "", **shape: Any
+) -> Reference:
+    """A small random Whisper. shards: max_shard_size of save_pretrained, "" for one file; shape: WhisperConfig
+    fields."""
     torch.manual_seed(seed)
     tokenizer = build_tokenizer(multilingual)
     ids = tokenizer.get_vocab()

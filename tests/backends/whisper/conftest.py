@@ -10,7 +10,13 @@ from tests.backends.whisper.checkpoints import Reference, make_checkpoint
 SHAPES = {
     "multilingual": {},
     "english-only": {"multilingual": False, "seed": 1},
-    "128-mels-sharded": {"num_mel_bins": 128, "shards": "100KB", "decoder_layers": 3, "encoder_attention_heads": 4, "seed": 2},
+    "128-mels-sharded": {
+        "num_mel_bins": 128,
+        "shards": "100KB",
+        "decoder_layers": 3,
+        "encoder_attention_heads": 4,
+        "seed": 2,
+    },
 }
 
 

@@ -1,7 +1,8 @@
 """The reference implementation, openai-whisper, with the weights and the vocabulary of one of our folders.
 
-It hears our spectrograms of windows cut out of the recording as ours are: it would take them out of one spectrogram of the
-whole recording, whose edges and loudest bin are others. What follows from a window can then be compared token by token.
+It hears our spectrograms of windows cut out of the recording as ours are: it would take them out of one spectrogram of
+the whole recording, whose edges and loudest bin are others. What follows from a window can then be compared token by
+token.
 """
 
 from __future__ import annotations
@@ -69,7 +70,9 @@ class OpenaiWhisper:
         encode = self.network.encoder.forward
         with ExitStack() as stack:
             stack.enter_context(patch.object(transcribing, "log_mel_spectrogram", _frame_numbers))
-            stack.enter_context(patch.object(self.network.encoder, "forward", lambda mel: encode(_window(samples, mel))))
+            stack.enter_context(
+                patch.object(self.network.encoder, "forward", lambda mel: encode(_window(samples, mel)))
+            )
             for module in (transcribing, decoding):
                 stack.enter_context(patch.object(module, "get_tokenizer", lambda *_, **__: self.tokenizer(language)))
             answer = transcribing.transcribe(
@@ -122,11 +125,14 @@ def _encoding(ours: Whisper) -> tiktoken.Encoding:
     end, size = ours.special.end, ours.dims.vocabulary
     ranks = {ours.tokenizer.token_bytes(number): number for number in range(end)}
     marks = {ours.tokenizer._tokenizer.id_to_token(number): number for number in range(end, size)}
-    return tiktoken.Encoding("ours", explicit_n_vocab=size, pat_str=_PATTERN, mergeable_ranks=ranks, special_tokens=marks)
+    return tiktoken.Encoding(
+        "ours", explicit_n_vocab=size, pat_str=_PATTERN, mergeable_ranks=ranks, special_tokens=marks
+    )
 
 
 def _frame_numbers(samples: np.ndarray, mels: int, padding: int) -> torch.Tensor:
-    """In place of a spectrogram: the number of every frame, from 1 on. The reference pads what it cuts out with zeros."""
+    """In place of a spectrogram: the number of every frame, from 1 on. The reference pads what it cuts out with
+    zeros."""
     frames = (len(samples) + padding) // HOP
     return torch.arange(1, frames + 1, dtype=torch.float32).expand(mels, frames)
 

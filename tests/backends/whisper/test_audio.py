@@ -29,7 +29,9 @@ SIGNALS = {
 @pytest.mark.parametrize("name", SIGNALS)
 def test_mel_equals_the_reference(name: str, mels: int) -> None:
     samples = SIGNALS[name].astype(np.float32)
-    expected = WhisperFeatureExtractor(feature_size=mels)(samples, sampling_rate=16_000, return_tensors="np")["input_features"][0]
+    expected = WhisperFeatureExtractor(feature_size=mels)(samples, sampling_rate=16_000, return_tensors="np")[
+        "input_features"
+    ][0]
     assert np.abs(log_mel(samples, mels) - expected).max() < 1e-4
 
 

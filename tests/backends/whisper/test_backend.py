@@ -27,7 +27,7 @@ from backends.registry import backend_info, check_options, make_backend
 from backends.whisper.backend import WhisperBackend, WhisperJob
 from backends.whisper.config import read_dims
 from backends.whisper.info import INFO
-from backends.whisper.network import Floats, Memory, Tokens
+from backends.whisper.network import EncoderOutput, Floats, Tokens
 from backends.whisper.tokenizer import WhisperTokenizer
 from tests.backends.whisper.checkpoints import Reference
 
@@ -52,20 +52,22 @@ class ScriptedNetwork:
         self.batches: list[int] = []
         self.fail_next: list[Exception] = []
 
-    def lanes(self, windows: int) -> Sequence[ScriptedNetwork]:
+    def replicas(self, windows: int) -> Sequence[ScriptedNetwork]:
         return [self]
 
-    def encode(self, mels: Sequence[Floats]) -> list[Memory]:
+    def encode(self, mels: Sequence[Floats]) -> list[EncoderOutput]:
         self.encoded += len(mels)
         return [float(mel.max()) for mel in mels]
 
-    def decode(self, memories: Sequence[Memory], padding: Sequence[int] = ()) -> ScriptedDecoding:
+    def decode(self, encoder_outputs: Sequence[EncoderOutput], padding: Sequence[int] = ()) -> ScriptedDecoding:
         if self.fail_next:
             raise self.fail_next.pop()
-        self.batches.append(len(memories))
-        return ScriptedDecoding(self, len(memories))
+        self.batches.append(len(encoder_outputs))
+        return ScriptedDecoding(self, len(encoder_outputs))
 
-    def cross_weights(self, memory: Memory, tokens: Sequence[int], heads: Sequence[tuple[int, int]]) -> Floats:
+    def cross_weights(
+        self, encoder_output: EncoderOutput, tokens: Sequence[int], heads: Sequence[tuple[int, int]]
+    ) -> Floats:
         weights = np.full((len(heads), len(tokens), self.dims.source_positions), 1e-4, np.float32)
         for row in range(len(tokens)):
             weights[:, row, row * 10 : row * 10 + 10] = 0.05
@@ -105,7 +107,11 @@ def scripted(multilingual: Reference) -> tuple[WhisperBackend, ScriptedNetwork]:
     network = ScriptedNetwork(multilingual)
     backend._whisper.network = network
     backend._whisper.rules = backend._whisper.rules.__class__(
-        **{name: getattr(backend._whisper.rules, name) for name in backend._whisper.rules.__slots__ if name != "suppressed"},
+        **{
+            name: getattr(backend._whisper.rules, name)
+            for name in backend._whisper.rules.__slots__
+            if name != "suppressed"
+        },
         suppressed=(),
     )
     return backend, network
@@ -242,8 +248,11 @@ def test_large_weights_on_directml_come_with_a_warning(scripted: Scripted, monke
 
 
 @pytest.mark.parametrize("steps", [0, 1])
-def test_a_closed_job_holds_no_recording(scripted: Scripted, multilingual: Reference, tmp_path: Path, steps: int) -> None:
-    """The worker may refer to a job until the next one comes; its file would take space and, on Windows, could not go."""
+def test_a_closed_job_holds_no_recording(
+    scripted: Scripted, multilingual: Reference, tmp_path: Path, steps: int
+) -> None:
+    """The worker may refer to a job until the next one comes; its file would take space and, on Windows, could not
+    go."""
     backend, _ = scripted
     (tmp_path / "a.f32").write_bytes(noise(70).tobytes())
     samples = np.memmap(tmp_path / "a.f32", np.float32, mode="r")
@@ -270,7 +279,7 @@ def test_silence_has_no_text_and_needs_no_model(multilingual: Reference) -> None
     assert network.encoded == 0
 
 
-# --- Refusals ----------------------------------------------------------------------------------------------------------
+# --- Refusals ---------------------------------------------------------------------------------------------------------
 
 
 def test_what_cannot_be_served_is_refused(scripted: Scripted) -> None:
@@ -288,7 +297,7 @@ def test_an_english_only_model_does_not_translate(reference: Reference) -> None:
     backend = WhisperBackend()
     capabilities = backend.load(files(reference), Placement(dtype="float32"))
     if capabilities.translation:
-        assert backend.start(TranscriptionRequest(noise(1), task="translate")).wish.task == "translate"
+        assert backend.start(TranscriptionRequest(noise(1), task="translate")).decoding_options.task == "translate"
     else:
         assert capabilities.languages == ("en",)
         with pytest.raises(InvalidInput, match="English-only"):
@@ -331,4 +340,4 @@ def test_the_registry_finds_it() -> None:
     info = backend_info("whisper")
     assert info.default_model == "openai/whisper-small"
     assert info.entry.endswith("WhisperBackend")
-    assert "cpu" in info.engine_wishes["onnx"]
+    assert "cpu" in info.engine_device_preference["onnx"]

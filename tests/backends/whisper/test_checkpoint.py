@@ -19,7 +19,7 @@ from backends.whisper.checkpoint import Checkpoint
 from backends.whisper.config import read_dims
 from backends.whisper.engine import load_whisper
 from backends.whisper.onnx.cache import built_graphs
-from backends.whisper.onnx.layers import Form
+from backends.whisper.onnx.layers import GraphConfig
 from tests.backends.whisper.checkpoints import Reference
 
 ENGINES = ["onnx", "torch"]
@@ -39,7 +39,9 @@ def test_missing_tensors_are_named(folder: Path, engine: str) -> None:
     tensors = load_file(path)
     del tensors["model.decoder.layers.1.encoder_attn.k_proj.weight"], tensors["model.encoder.conv2.bias"]
     save_file(tensors, path)
-    with pytest.raises(ModelUnavailable, match=r"lacks 2 tensors.*encoder\.conv2\.bias.*layers\.1\.encoder_attn\.k_proj"):
+    with pytest.raises(
+        ModelUnavailable, match=r"lacks 2 tensors.*encoder\.conv2\.bias.*layers\.1\.encoder_attn\.k_proj"
+    ):
         load_whisper(folder, engine=engine)
 
 
@@ -115,16 +117,16 @@ def test_missing_tokenizer_files_are_named(folder: Path) -> None:
     ],
 )
 @pytest.mark.skipif(sys.platform == "darwin", reason="this machine may have some of them")
-def test_what_is_not_there_is_said(multilingual: Reference, wish: dict[str, str], told: str) -> None:
+def test_what_is_not_there_is_said(multilingual: Reference, decoding_options: dict[str, str], told: str) -> None:
     with pytest.raises(ModelUnavailable, match=told):
-        load_whisper(multilingual.folder, **wish)  # type: ignore[arg-type]
+        load_whisper(multilingual.folder, **decoding_options)  # type: ignore[arg-type]
 
 
-# --- Graph cache -------------------------------------------------------------------------------------------------------
+# --- Graph cache ------------------------------------------------------------------------------------------------------
 
 
-def build(folder: Path, form: Form | None = None, cache: str = "") -> Path:
-    return built_graphs(Checkpoint(folder), read_dims(folder), form or Form(), cache)
+def build(folder: Path, form: GraphConfig | None = None, cache: str = "") -> Path:
+    return built_graphs(Checkpoint(folder), read_dims(folder), form or GraphConfig(), cache)
 
 
 def test_graphs_are_built_once(folder: Path) -> None:
@@ -137,11 +139,11 @@ def test_graphs_are_built_once(folder: Path) -> None:
 
 def test_each_form_has_its_own_graphs(folder: Path) -> None:
     forms = [
-        Form(),
-        Form("int8"),
-        Form("int8", wide="rows-7"),
-        Form(static=True, cache=64),
-        Form("float16", static=True, cache=64),
+        GraphConfig(),
+        GraphConfig("int8"),
+        GraphConfig("int8", wide="rows-7"),
+        GraphConfig(static=True, cache=64),
+        GraphConfig("float16", static=True, cache=64),
     ]
     assert len({build(folder, form) for form in forms}) == len(forms)
 

@@ -1,8 +1,8 @@
 """Every node of the static graphs is one that the DirectML provider documents, with fixed shapes throughout.
 
 The table is the part in use of "Operators implemented by DmlExecutionProvider" in docs/OperatorKernels.md of
-microsoft/onnxruntime (commit 001d12d2, every row compared on 21 November 2026): the newest version of the kernel not above
-our opset, and which of the element types it takes may occur here.
+microsoft/onnxruntime (commit 001d12d2, every row compared on 21 November 2026): the newest version of the kernel not
+above our opset, and which of the element types it takes may occur here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from backends.whisper.checkpoint import Checkpoint
 from backends.whisper.config import read_dims
 from backends.whisper.onnx.graph import OPSET
 from backends.whisper.onnx.graphs import write_decoder, write_encoder
-from backends.whisper.onnx.layers import Form
+from backends.whisper.onnx.layers import GraphConfig
 from tests.backends.whisper.checkpoints import Reference
 
 FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16}
@@ -42,10 +42,12 @@ DOCUMENTED = {
 
 
 @pytest.fixture(scope="module", params=["float32", "float16"])
-def graphs(request: pytest.FixtureRequest, multilingual: Reference, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def graphs(
+    request: pytest.FixtureRequest, multilingual: Reference, tmp_path_factory: pytest.TempPathFactory
+) -> list[Path]:
     folder = tmp_path_factory.mktemp("static")
     dims = read_dims(multilingual.folder)
-    form = Form(weights=request.param, static=True, cache=dims.target_positions, batch=2)
+    form = GraphConfig(weights=request.param, static=True, cache=dims.target_positions, batch=2)
     checkpoint = Checkpoint(multilingual.folder)
     write_encoder(folder, checkpoint, dims, form)
     write_decoder(folder, checkpoint, dims, form)
@@ -53,8 +55,8 @@ def graphs(request: pytest.FixtureRequest, multilingual: Reference, tmp_path_fac
 
 
 def value_types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto.Tensor]:
-    """Type and shape of every value that is no constant. Inference knows only standard operators and would stop at the first
-    Gelu, so a Relu, which changes neither, stands in for it."""
+    """Type and shape of every value that is no constant. Inference knows only standard operators and would stop at the
+    first Gelu, so a Relu, which changes neither, stands in for it."""
     standard = onnx.ModelProto()
     standard.CopyFrom(model)
     for node in standard.graph.node:
@@ -100,7 +102,9 @@ def test_no_value_has_an_open_dimension(graphs: list[Path]) -> None:
     for path in graphs:
         model = onnx.load(path, load_external_data=False)
         types = value_types(model)
-        for name in [value.name for value in model.graph.input] + [name for node in model.graph.node for name in node.output]:
+        for name in [value.name for value in model.graph.input] + [
+            name for node in model.graph.node for name in node.output
+        ]:
             assert types[name].HasField("shape"), name
             assert all(dim.HasField("dim_value") and dim.dim_value > 0 for dim in types[name].shape.dim), name
 

@@ -10,7 +10,7 @@ import pytest
 
 from backends.whisper.config import read_dims
 from backends.whisper.decoding import WindowResult
-from backends.whisper.engine import Whisper, WindowInWork, Wish
+from backends.whisper.engine import ActiveWindow, DecodingOptions, Whisper
 from backends.whisper.onnx.engine import OnnxNetwork
 from tests.backends.whisper.checkpoints import Reference
 from tests.support.waiting import LIMIT
@@ -21,12 +21,15 @@ def loaded(reference: Reference, threads: int, dtype: str = "float32", *, static
     return Whisper(reference.folder, network)
 
 
-def work(model: Whisper, count: int, language: str | None) -> list[WindowInWork]:
+def work(model: Whisper, count: int, language: str | None) -> list[ActiveWindow]:
     """Windows of different recordings, decoded together."""
     seconds = model.dims.window_samples
     sounds = [(np.random.default_rng(seed).standard_normal(seconds) * 0.1).astype(np.float32) for seed in range(count)]
-    recordings = [model.recording(sound, gate=None) for sound in sounds]
-    windows = [WindowInWork(one, one.next_windows(1)[0], Wish(language=language, max_tokens=12)) for one in recordings]
+    recordings = [model.recording(sound, vad_options=None) for sound in sounds]
+    windows = [
+        ActiveWindow(one, one.next_windows(1)[0], DecodingOptions(language=language, max_tokens=12))
+        for one in recordings
+    ]
     model.work(windows)
     return windows
 
@@ -34,23 +37,26 @@ def work(model: Whisper, count: int, language: str | None) -> list[WindowInWork]
 def results(model: Whisper, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str | None, list[int], list[float]]]:
     """Language, tokens and their log-probabilities of five windows, in their order."""
     found: dict[int, WindowResult] = {}
-    monkeypatch.setattr(model, "token_rules", lambda timestamps: [])  # under the rules these weights end at once
+    monkeypatch.setattr(model, "logit_filters", lambda timestamps: [])  # under the rules these weights end at once
     monkeypatch.setattr(model, "_settle", lambda item, result: found.update({id(item): result}))
-    return [(item.wish.language, found[id(item)].tokens, found[id(item)].logprobs) for item in work(model, 5, None)]
+    return [
+        (item.decoding_options.language, found[id(item)].tokens, found[id(item)].logprobs)
+        for item in work(model, 5, None)
+    ]
 
 
 def test_lanes_are_there_for_several_windows_on_several_threads(multilingual: Reference) -> None:
     network = loaded(multilingual, 4).network
-    assert list(network.lanes(1)) == [network]
-    assert list(network.lanes(2)) == [network]  # two windows on four threads: together
-    assert len(network.lanes(3)) == 3
-    assert len(network.lanes(9)) == 4
-    assert network not in network.lanes(9)
+    assert list(network.replicas(1)) == [network]
+    assert list(network.replicas(2)) == [network]  # two windows on four threads: together
+    assert len(network.replicas(3)) == 3
+    assert len(network.replicas(9)) == 4
+    assert network not in network.replicas(9)
 
 
 def test_one_thread_and_fixed_shapes_have_no_lanes(multilingual: Reference) -> None:
     for network in (loaded(multilingual, 1).network, loaded(multilingual, 4, static=True).network):
-        assert list(network.lanes(8)) == [network]
+        assert list(network.replicas(8)) == [network]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int8"])

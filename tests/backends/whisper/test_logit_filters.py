@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from backends.whisper.decoding import WindowResult
-from backends.whisper.fallback import Thresholds, climb
+from backends.whisper.fallback import Thresholds, decode_with_fallback
 from backends.whisper.logit_filters import Suppress, SuppressFirst, Timestamps
 from backends.whisper.repetition import compression_ratio, looping_tail, without_loop
 from backends.whisper.tokenizer import SpecialTokens
@@ -99,7 +99,7 @@ def test_compression_tells_loops_from_speech() -> None:
     assert compression_ratio("") == 1.0
 
 
-# --- The ladder --------------------------------------------------------------------------------------------------------
+# --- The ladder -------------------------------------------------------------------------------------------------------
 
 
 class Task:
@@ -110,7 +110,7 @@ def result(temperature: float, logprob: float = -0.1, no_speech: float = 0.0, lo
     return WindowResult([1], [2 * logprob], 0.0, no_speech, temperature, True, looped)
 
 
-def climbed(answers: dict[float, WindowResult], ladder: list[float]) -> tuple[list[float], WindowResult]:
+def climbed(answers: dict[float, WindowResult], temperatures: list[float]) -> tuple[list[float], WindowResult]:
     from backends.whisper.decoding import WindowTask
 
     tried: list[float] = []
@@ -119,8 +119,8 @@ def climbed(answers: dict[float, WindowResult], ladder: list[float]) -> tuple[li
         tried.extend(task.temperature for task in tasks)
         return [answers[task.temperature] for task in tasks]
 
-    task = WindowTask(memory=object(), prompt=(1,), start_index=0)
-    found = climb([task], [ladder], Thresholds(), decode, lambda tokens: "words")  # type: ignore[arg-type]
+    task = WindowTask(encoder_output=object(), prompt=(1,), start_index=0)
+    found = decode_with_fallback([task], [temperatures], Thresholds(), decode, lambda tokens: "words")  # type: ignore[arg-type]
     return tried, found[0]
 
 
@@ -138,7 +138,11 @@ def test_an_unlikely_answer_climbs_until_it_is_good() -> None:
 
 
 def test_a_loop_climbs_and_the_likeliest_loop_stands() -> None:
-    answers = {0.0: result(0.0, -0.4, looped=True), 0.5: result(0.5, -0.2, looped=True), 1.0: result(1.0, -0.9, looped=True)}
+    answers = {
+        0.0: result(0.0, -0.4, looped=True),
+        0.5: result(0.5, -0.2, looped=True),
+        1.0: result(1.0, -0.9, looped=True),
+    }
     tried, found = climbed(answers, [0.0, 0.5, 1.0])
     assert tried == [0.0, 0.5, 1.0]
     assert found.temperature == 0.5
@@ -146,7 +150,12 @@ def test_a_loop_climbs_and_the_likeliest_loop_stands() -> None:
 
 
 def test_where_every_rung_fails_the_best_attempt_is_the_answer() -> None:
-    answers = {0.0: result(0.0, -0.1, looped=True), 0.2: result(0.2, -1.2), 0.4: result(0.4, -1.1), 1.0: result(1.0, -3.5)}
+    answers = {
+        0.0: result(0.0, -0.1, looped=True),
+        0.2: result(0.2, -1.2),
+        0.4: result(0.4, -1.1),
+        1.0: result(1.0, -3.5),
+    }
     tried, found = climbed(answers, [0.0, 0.2, 0.4, 1.0])
     assert tried == [0.0, 0.2, 0.4, 1.0]
     assert found.temperature == 0.4, "likeliest of those that do not repeat themselves"
@@ -174,13 +183,13 @@ def test_where_nothing_is_allowed_the_answer_ends() -> None:
     class Network:
         dims = type("Dims", (), {"target_positions": 8})
 
-        def decode(self, memories: list[object], padding: list[int]) -> Network:
+        def decode(self, encoder_outputs: list[object], padding: list[int]) -> Network:
             return self
 
         def feed(self, tokens: np.ndarray, keep: int = 0) -> np.ndarray:
             return np.zeros((1, tokens.shape[1] - keep, VOCABULARY), np.float32)
 
-    task = WindowTask(memory=object(), prompt=(11,), start_index=0)
+    task = WindowTask(encoder_output=object(), prompt=(11,), start_index=0)
     found = decode_windows(Network(), SPECIAL, [Suppress(range(VOCABULARY))], [task])  # type: ignore[arg-type]
     assert found[0].ended
     assert found[0].tokens == []

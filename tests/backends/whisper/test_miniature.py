@@ -12,7 +12,7 @@ import pytest
 from backends.interface import Done, ModelFiles, Placement, Segment, TranscriptionRequest
 from backends.registry import check_options
 from backends.whisper.backend import WhisperBackend
-from backends.whisper.engine import Transcript, Whisper, load_whisper
+from backends.whisper.engine import TranscriptionResult, Whisper, load_whisper
 from backends.whisper.info import INFO
 from tests.backends.whisper.spoken import RATE, Recording, error_rate, record
 
@@ -108,7 +108,7 @@ def test_without_the_gate_windows_follow_their_timestamps(whisper: Whisper) -> N
     assert np.mean(near) > 0.9
 
 
-def starts_late(transcript: Transcript, said: Recording) -> np.ndarray:
+def starts_late(transcript: TranscriptionResult, said: Recording) -> np.ndarray:
     """Seconds between the start of each sentence and the nearest start of a segment."""
     starts = np.array([segment.start for segment in transcript.segments])
     return np.array([np.abs(starts - start).min() for start, _ in said.times])
@@ -180,7 +180,7 @@ def test_the_measures_of_a_segment_are_real(whisper: Whisper) -> None:
     assert whisper.tokenizer.decode(segment.tokens) == segment.text
 
 
-# --- Through the backend -------------------------------------------------------------------------------------------------
+# --- Through the backend ----------------------------------------------------------------------------------------------
 
 
 def served(folder: Path, *requests: TranscriptionRequest) -> list[list[object]]:

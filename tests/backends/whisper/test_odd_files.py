@@ -15,7 +15,7 @@ from transformers import WhisperForConditionalGeneration
 
 from backends.interface import InvalidInput, ModelUnavailable
 from backends.whisper.checkpoint import Checkpoint, check
-from backends.whisper.config import read_dims, read_rules
+from backends.whisper.config import read_dims, read_generation_config
 from backends.whisper.engine import load_whisper
 from backends.whisper.tokenizer import SpecialTokens, WhisperTokenizer, special_tokens
 from tests.backends.whisper.checkpoints import Reference, make_checkpoint
@@ -44,10 +44,10 @@ def add_tensors(folder: Path, **tensors: torch.Tensor) -> None:
 
 
 def special(folder: Path) -> SpecialTokens:
-    return special_tokens(read_rules(folder), WhisperTokenizer(folder), read_dims(folder))
+    return special_tokens(read_generation_config(folder), WhisperTokenizer(folder), read_dims(folder))
 
 
-# --- Weights -----------------------------------------------------------------------------------------------------------
+# --- Weights ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -70,12 +70,18 @@ def test_a_head_of_its_own_is_used_though_the_config_ties_it(folder: Path, engin
 
 def test_a_copy_of_the_tied_head_is_no_other_head(folder: Path) -> None:
     assert not Checkpoint(folder).has_own_head()
-    add_tensors(folder, proj_out__weight=load_file(folder / "model.safetensors")["model.decoder.embed_tokens.weight"].clone())
+    add_tensors(
+        folder, proj_out__weight=load_file(folder / "model.safetensors")["model.decoder.embed_tokens.weight"].clone()
+    )
     assert not Checkpoint(folder).has_own_head()
 
 
 def test_tensors_beside_the_weights_may_be_of_any_type(folder: Path) -> None:
-    other = {"steps": torch.tensor(3), "model__decoder__mask": torch.ones(4, 4, dtype=torch.bool), "empty": torch.zeros(0, 4)}
+    other = {
+        "steps": torch.tensor(3),
+        "model__decoder__mask": torch.ones(4, 4, dtype=torch.bool),
+        "empty": torch.zeros(0, 4),
+    }
     add_tensors(folder, **other)
     check(Checkpoint(folder), read_dims(folder))
 
@@ -101,11 +107,12 @@ def test_a_broken_index_is_refused(folder: Path, table: Any) -> None:
         Checkpoint(folder)
 
 
-# --- Configuration -----------------------------------------------------------------------------------------------------
+# --- Configuration ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "values", [{"encoder_attention_heads": 0}, {"decoder_attention_heads": -4}, {"decoder_layers": 0}, {"d_model": 1e400}]
+    "values",
+    [{"encoder_attention_heads": 0}, {"decoder_attention_heads": -4}, {"decoder_layers": 0}, {"d_model": 1e400}],
 )
 def test_impossible_sizes_are_refused(folder: Path, values: dict[str, Any]) -> None:
     change_json(folder / "config.json", **values)
@@ -130,7 +137,7 @@ def test_impossible_sizes_are_refused(folder: Path, values: dict[str, Any]) -> N
 def test_garbled_generation_rules_are_refused(folder: Path, values: dict[str, Any]) -> None:
     change_json(folder / "generation_config.json", **values)
     with pytest.raises(ModelUnavailable, match="garbled"):
-        read_rules(folder)
+        read_generation_config(folder)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,11 @@ SILENCE = np.zeros(3200, np.float32)
 @pytest.mark.parametrize("engine", ["onnx", "torch"])
 def test_tokens_without_a_row_or_position_are_refused(multilingual: Reference, engine: str) -> None:
     model = load_whisper(multilingual.folder, engine=engine)
-    for tokens, told in (([-1], "between 0 and"), ([model.dims.vocabulary], "between 0 and"), ([1] * 65, "64 positions")):
+    for tokens, told in (
+        ([-1], "between 0 and"),
+        ([model.dims.vocabulary], "between 0 and"),
+        ([1] * 65, "64 positions"),
+    ):
         with pytest.raises(InvalidInput, match=told):
             model.logits(SILENCE, tokens)
     assert model.logits(SILENCE, [1] * 64).shape == (64, model.dims.vocabulary)

@@ -22,10 +22,10 @@ ENGINES = ["onnx", "torch"]
 TOKENS = np.random.default_rng(5).integers(0, 300, 24).tolist()
 
 
-def generated(reference: Reference, samples: np.ndarray, **wish: object) -> list[int]:
+def generated(reference: Reference, samples: np.ndarray, **decoding_options: object) -> list[int]:
     """What the reference generates behind its prompt."""
     with torch.no_grad():
-        tokens = reference.model.generate(reference.features(samples), return_timestamps=False, **wish)
+        tokens = reference.model.generate(reference.features(samples), return_timestamps=False, **decoding_options)
     return tokens[0].tolist()
 
 
@@ -41,8 +41,8 @@ def test_logits_equal_the_reference(reference: Reference, engine: str, noise: np
 def test_greedy_tokens_equal_the_reference(reference: Reference, engine: str, noise: np.ndarray) -> None:
     model = load_whisper(reference.folder, engine=engine)
     english_only = not model.special.multilingual
-    wish = {} if english_only else {"language": "en", "task": "transcribe"}
-    expected = generated(reference, noise, max_new_tokens=30, **wish)
+    decoding_options = {} if english_only else {"language": "en", "task": "transcribe"}
+    expected = generated(reference, noise, max_new_tokens=30, **decoding_options)
     assert model.greedy_tokens(noise, max_new_tokens=30) == expected
 
 
@@ -89,7 +89,8 @@ def rename(folder: Path, target: Path, change: object) -> None:
         if path.suffix == ".json" and not path.name.startswith("."):
             shutil.copy(path, target / path.name)
     save_file(
-        {change(name): value for name, value in load_file(folder / "model.safetensors").items()}, target / "model.safetensors"
+        {change(name): value for name, value in load_file(folder / "model.safetensors").items()},
+        target / "model.safetensors",
     )  # type: ignore[operator]
 
 
@@ -103,7 +104,9 @@ def test_names_without_the_prefix_are_the_same_model(
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_tied_weights_may_be_stored_as_the_head(multilingual: Reference, tmp_path: Path, engine: str, noise: np.ndarray) -> None:
+def test_tied_weights_may_be_stored_as_the_head(
+    multilingual: Reference, tmp_path: Path, engine: str, noise: np.ndarray
+) -> None:
     other = {"model.decoder.embed_tokens.weight": "proj_out.weight"}
     rename(multilingual.folder, tmp_path / "head", lambda name: other.get(name, name))
     logits = load_whisper(tmp_path / "head", engine=engine).logits(noise, TOKENS)
@@ -134,23 +137,25 @@ def test_half_precision_files_are_read(
     assert np.abs(logits - half.logits(noise, TOKENS)).max() < 1e-4
 
 
-# --- Forms of the graph ------------------------------------------------------------------------------------------------
+# --- Forms of the graph -----------------------------------------------------------------------------------------------
 
 
-def network(reference: Reference, engine: str, **wish: object) -> Network:
+def network(reference: Reference, engine: str, **decoding_options: object) -> Network:
     dims = read_dims(reference.folder)
     if engine == "onnx":
-        return OnnxNetwork(reference.folder, dims, **wish)  # type: ignore[arg-type]
+        return OnnxNetwork(reference.folder, dims, **decoding_options)  # type: ignore[arg-type]
     from backends.whisper.torch.engine import TorchNetwork
 
-    return TorchNetwork(reference.folder, dims, **wish)  # type: ignore[arg-type]
+    return TorchNetwork(reference.folder, dims, **decoding_options)  # type: ignore[arg-type]
 
 
 def test_the_static_graph_equals_the_reference(reference: Reference, noise: np.ndarray) -> None:
     model = load_whisper(reference.folder)
     model.network = network(reference, "onnx", static=True)
     assert np.abs(model.logits(noise, TOKENS) - reference.logits(noise, TOKENS)).max() < 1e-4
-    assert model.greedy_tokens(noise, max_new_tokens=20) == load_whisper(reference.folder).greedy_tokens(noise, max_new_tokens=20)
+    assert model.greedy_tokens(noise, max_new_tokens=20) == load_whisper(reference.folder).greedy_tokens(
+        noise, max_new_tokens=20
+    )
 
 
 def test_the_static_graph_in_half_precision_is_close(multilingual: Reference, noise: np.ndarray) -> None:
@@ -162,7 +167,8 @@ def test_the_static_graph_in_half_precision_is_close(multilingual: Reference, no
 
 @pytest.mark.parametrize("engine", ["onnx", "torch"])
 def test_int8_is_close(reference: Reference, noise: np.ndarray, engine: str) -> None:
-    """Weights of 8 bits and rows of 8 bits: a few hundredths of the largest logit on random weights, which do not forgive."""
+    """Weights of 8 bits and rows of 8 bits: a few hundredths of the largest logit on random weights, which do not
+    forgive."""
     expected = reference.logits(noise, TOKENS)
     logits = load_whisper(reference.folder, engine=engine, dtype="int8").logits(noise, TOKENS)
     assert np.abs(logits - expected).max() < 0.08 * np.abs(expected).max()
@@ -176,13 +182,16 @@ def test_int8_is_close(reference: Reference, noise: np.ndarray, engine: str) -> 
     ids=["onnx", "onnx int8", "torch", "torch int8"],
 )
 def test_rows_of_a_batch_do_not_touch_each_other(
-    multilingual: Reference, engine: str, wish: dict[str, str], noise: np.ndarray
+    multilingual: Reference, engine: str, decoding_options: dict[str, str], noise: np.ndarray
 ) -> None:
     """Rows of different length (padded at the left), then rows leaving the batch."""
     model = load_whisper(multilingual.folder)
-    model.network = network(multilingual, engine, **wish)
+    model.network = network(multilingual, engine, **decoding_options)
     first, second = model.encode([noise, noise[::-1].copy()])
-    alone = [model.network.decode([memory]).feed(np.array([TOKENS[:count]]))[0] for memory, count in ((first, 9), (second, 6))]
+    alone = [
+        model.network.decode([encoder_output]).feed(np.array([TOKENS[:count]]))[0]
+        for encoder_output, count in ((first, 9), (second, 6))
+    ]
     batch = model.network.decode([first, second], [0, 3])
     rows = np.array([TOKENS[:8], [0, 0, 0, *TOKENS[:5]]])
     begun = batch.feed(rows)
@@ -210,7 +219,11 @@ def test_cross_attention_is_the_same_on_both_engines(multilingual: Reference, no
     model = load_whisper(multilingual.folder)
     heads = [(0, 1), (1, 3), (1, 0)]
     found = []
-    for made in (network(multilingual, "onnx"), network(multilingual, "torch"), network(multilingual, "onnx", static=True)):
+    for made in (
+        network(multilingual, "onnx"),
+        network(multilingual, "torch"),
+        network(multilingual, "onnx", static=True),
+    ):
         model.network = made
         found.append(made.cross_weights(model.encode([noise])[0], TOKENS[:10], heads))
     multilingual.model.set_attn_implementation("eager")

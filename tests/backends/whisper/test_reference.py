@@ -1,5 +1,5 @@
-"""A whole transcription against the reference implementation: segments, seek positions, measures, and what word times are
-made of."""
+"""A whole transcription against the reference implementation: segments, seek positions, measures, and what word times
+are made of."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from backends.whisper.engine import Whisper, WindowInWork, Wish, load_whisper
+from backends.whisper.engine import ActiveWindow, DecodingOptions, Whisper, load_whisper
 from backends.whisper.timing import split_words
 from tests.backends.whisper.spoken import Recording, record
 
@@ -58,8 +58,8 @@ def test_word_times_start_from_the_same_matrix(ours: Whisper, reference: OpenaiW
     clip = record(3, seed=450)
     transcript = ours.transcribe(clip.samples, "en", vad=False)
     text = [token for segment in transcript.segments for token in segment.tokens if token < ours.special.end]
-    recording = ours.recording(clip.samples, gate=None)
-    item = WindowInWork(recording, recording.next_windows(1)[0], Wish("en"), ours.encode([clip.samples])[0])
+    recording = ours.recording(clip.samples, vad_options=None)
+    item = ActiveWindow(recording, recording.next_windows(1)[0], DecodingOptions("en"), ours.encode([clip.samples])[0])
     expected = reference.alignment(clip.samples, "en", text)
     found = ours.alignment(item, text)
     assert found.shape == (len(text), len(clip.samples) // 320)

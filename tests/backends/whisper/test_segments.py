@@ -12,7 +12,7 @@ import pytest
 from backends.interface import Chunking
 from backends.whisper.decoding import WindowResult
 from backends.whisper.segments import read_window
-from backends.whisper.speech_segments import Gate, Stretch, speech_stretches, whole
+from backends.whisper.speech_segments import SpeechSegment, VadOptions, find_speech, whole
 from backends.whisper.timing import alignment, best_path, token_starts
 from backends.whisper.tokenizer import SpecialTokens, WhisperTokenizer
 from backends.whisper.transcription import Transcription
@@ -80,7 +80,7 @@ def test_a_window_always_moves_on() -> None:
     assert read([time(0), 1, time(0), time(0)])[1] == 30.0
 
 
-# --- Stretches ---------------------------------------------------------------------------------------------------------
+# --- Stretches --------------------------------------------------------------------------------------------------------
 
 
 class Detector:
@@ -95,53 +95,57 @@ class Detector:
         return (np.abs(frames.reshape(-1, 512)).max(axis=1) > 0).astype(np.float32) * 0.9
 
 
-def stretches(parts: list[tuple[float, bool]], gate: Gate | None = None, window: float = 30.0) -> list[tuple[float, float]]:
+def speech_segments(
+    parts: list[tuple[float, bool]], vad_options: VadOptions | None = None, window: float = 30.0
+) -> list[tuple[float, float]]:
     """parts: seconds and whether somebody speaks; answers in seconds."""
     samples = np.concatenate([np.full(int(seconds * 16_000), float(speech), np.float32) for seconds, speech in parts])
-    found: Iterator[Stretch] = speech_stretches(samples, Detector(), gate or Gate(), window)  # type: ignore[arg-type]
-    return [(round(stretch.start / 16_000, 1), round(stretch.end / 16_000, 1)) for stretch in found]
+    found: Iterator[SpeechSegment] = find_speech(samples, Detector(), vad_options or VadOptions(), window)  # type: ignore[arg-type]
+    return [
+        (round(speech_segment.start / 16_000, 1), round(speech_segment.end / 16_000, 1)) for speech_segment in found
+    ]
 
 
 def test_silence_has_no_stretches() -> None:
-    assert stretches([(10, False)]) == []
+    assert speech_segments([(10, False)]) == []
     assert list(whole(np.zeros(0, np.float32))) == []
 
 
 def test_speech_keeps_some_padding() -> None:
-    assert stretches([(2, False), (3, True), (2, False)]) == [(1.7, 5.3)]
+    assert speech_segments([(2, False), (3, True), (2, False)]) == [(1.7, 5.3)]
 
 
 def test_neighbours_share_a_window_and_far_ones_do_not() -> None:
-    assert stretches([(3, True), (1, False), (3, True)]) == [(0.0, 7.0)]
-    assert stretches([(20, True), (2, False), (20, True)]) == [(0.0, 20.3), (21.7, 42.0)]
-    assert stretches([(3, True), (4, False), (3, True)]) == [(0.0, 3.3), (6.7, 10.0)]
+    assert speech_segments([(3, True), (1, False), (3, True)]) == [(0.0, 7.0)]
+    assert speech_segments([(20, True), (2, False), (20, True)]) == [(0.0, 20.3), (21.7, 42.0)]
+    assert speech_segments([(3, True), (4, False), (3, True)]) == [(0.0, 3.3), (6.7, 10.0)]
 
 
 def test_speech_without_a_pause_is_one_long_stretch() -> None:
-    assert stretches([(100, True)]) == [(0.0, 100.0)]
+    assert speech_segments([(100, True)]) == [(0.0, 100.0)]
 
 
 def test_a_click_is_not_speech() -> None:
-    assert stretches([(1, False), (0.03, True), (1, False)]) == []
+    assert speech_segments([(1, False), (0.03, True), (1, False)]) == []
 
 
 def test_the_request_says_what_a_pause_is() -> None:
     parts = [(2, True), (0.6, False), (2, True)]
-    short = Gate.of(Chunking(silence_duration_ms=200, prefix_padding_ms=0), 0.5)
-    long = Gate.of(Chunking(silence_duration_ms=1000, prefix_padding_ms=0), 0.5)
-    assert len(stretches(parts, short, window=3.0)) == 2
-    assert len(stretches(parts, long, window=3.0)) == 1
-    assert Gate.of(None, 0.7).threshold == 0.7
+    short = VadOptions.of(Chunking(silence_duration_ms=200, prefix_padding_ms=0), 0.5)
+    long = VadOptions.of(Chunking(silence_duration_ms=1000, prefix_padding_ms=0), 0.5)
+    assert len(speech_segments(parts, short, window=3.0)) == 2
+    assert len(speech_segments(parts, long, window=3.0)) == 1
+    assert VadOptions.of(None, 0.7).threshold == 0.7
 
 
 def test_stretches_are_in_order_and_do_not_overlap() -> None:
     rng = np.random.default_rng(0)
     parts = [(float(rng.uniform(0.2, 9)), bool(number % 2)) for number in range(60)]
-    found = stretches(parts)
+    found = speech_segments(parts)
     assert all(left[1] <= right[0] for left, right in pairwise(found))
 
 
-# --- Word times --------------------------------------------------------------------------------------------------------
+# --- Word times -------------------------------------------------------------------------------------------------------
 
 
 def test_the_best_path_is_the_best_of_all() -> None:
@@ -149,7 +153,12 @@ def test_the_best_path_is_the_best_of_all() -> None:
     rng = np.random.default_rng(1)
     for least in ([0, 0, 0], [2, 1, 3], [0, 8, 0], [3, 3, 3]):
         score = rng.standard_normal((3, 9))
-        ways = [(0, a, b) for a in range(10) for b in range(a, 10) if a >= least[0] and b - a >= least[1] and 9 - b >= least[2]]
+        ways = [
+            (0, a, b)
+            for a in range(10)
+            for b in range(a, 10)
+            if a >= least[0] and b - a >= least[1] and 9 - b >= least[2]
+        ]
         sums = [score[0, :a].sum() + score[1, a:b].sum() + score[2, b:].sum() for _, a, b in ways]
         assert tuple(best_path(score, least)) == ways[int(np.argmax(sums))]
 

@@ -1,4 +1,5 @@
-"""The speech gate at all levels, with the real detector: quiet speech passes, noise does not, whatever is raised for it."""
+"""The speech gate at all levels, with the real detector: quiet speech passes, noise does not, whatever is raised for
+it."""
 
 from __future__ import annotations
 
@@ -6,8 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from backends.audio.vad import Listening, SpeechDetector
-from backends.whisper.speech_segments import Gate, speech_stretches
+from backends.audio.vad import SpeechDetector, VadState
+from backends.whisper.speech_segments import VadOptions, find_speech
 from tests.backends.whisper.spoken import RATE, record
 
 Samples = NDArray[np.float32]
@@ -19,8 +20,8 @@ SPEECH /= np.abs(SPEECH).max()
 def heard(samples: Samples) -> NDArray[np.bool_]:
     """Which samples lie in a stretch."""
     mask = np.zeros(len(samples), bool)
-    for stretch in speech_stretches(samples.astype(np.float32), DETECTOR, Gate(), 30.0):
-        mask[stretch.start : stretch.end] = True
+    for speech_segment in find_speech(samples.astype(np.float32), DETECTOR, VadOptions(), 30.0):
+        mask[speech_segment.start : speech_segment.end] = True
     return mask
 
 
@@ -74,13 +75,13 @@ def dithered(samples: Samples) -> Samples:
 def test_at_ordinary_levels_the_detector_hears_the_recording_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses of a minute included, whose level is far below."""
     pieces: list[Samples] = []
-    original = Listening.probabilities
+    original = VadState.probabilities
 
-    def probabilities(self: Listening, samples: Samples) -> Samples:
+    def probabilities(self: VadState, samples: Samples) -> Samples:
         pieces.append(samples)
         return original(self, samples)
 
-    monkeypatch.setattr(Listening, "probabilities", probabilities)
+    monkeypatch.setattr(VadState, "probabilities", probabilities)
     speech = np.resize(SPEECH * 0.5, 20 * RATE)
     samples = np.concatenate([speech, noise(-80, 70), speech])
     assert heard(samples).any()

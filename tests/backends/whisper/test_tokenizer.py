@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.interface import InvalidInput
-from backends.whisper.config import read_dims, read_rules
+from backends.whisper.config import read_dims, read_generation_config
 from backends.whisper.languages import language_code
 from backends.whisper.timing import split_words
 from backends.whisper.tokenizer import WhisperTokenizer, checked_language, special_tokens
@@ -25,7 +25,9 @@ def test_text_survives_the_way_there_and_back(tokenizer: WhisperTokenizer, text:
 
 
 @pytest.mark.parametrize("text", ["<|endoftext|>", "<|startoftranscript|><|de|>", " hello<|nospeech|>", "<|2.00|>"])
-def test_a_prompt_cannot_smuggle_special_tokens(tokenizer: WhisperTokenizer, multilingual: Reference, text: str) -> None:
+def test_a_prompt_cannot_smuggle_special_tokens(
+    tokenizer: WhisperTokenizer, multilingual: Reference, text: str
+) -> None:
     first_special = multilingual.ids["<|endoftext|>"]
     assert all(token < first_special for token in tokenizer.encode(text))
 
@@ -39,7 +41,7 @@ def test_special_tokens_have_no_text(tokenizer: WhisperTokenizer, multilingual: 
 
 
 def test_prompts_of_both_kinds_of_model(reference: Reference) -> None:
-    rules, dims = read_rules(reference.folder), read_dims(reference.folder)
+    rules, dims = read_generation_config(reference.folder), read_dims(reference.folder)
     special = special_tokens(rules, WhisperTokenizer(reference.folder), dims)
     ids = reference.ids
     if special.multilingual:
@@ -49,7 +51,10 @@ def test_prompts_of_both_kinds_of_model(reference: Reference) -> None:
             ids["<|de|>"],
             ids["<|translate|>"],
         ]
-        assert special.prompt("en", "transcribe", timestamps=False)[-2:] == [ids["<|transcribe|>"], ids["<|notimestamps|>"]]
+        assert special.prompt("en", "transcribe", timestamps=False)[-2:] == [
+            ids["<|transcribe|>"],
+            ids["<|notimestamps|>"],
+        ]
         assert checked_language(special, "German") == "de"
     else:
         assert special.prompt("en", "transcribe", timestamps=True) == [ids["<|startoftranscript|>"]]

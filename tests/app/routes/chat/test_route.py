@@ -20,11 +20,22 @@ from hypothesis import strategies as st
 from app.config.deployments import Deployment
 from app.errors import InvalidRequest, ModelUnavailable
 from app.routes.chat.completion import PCM_CUT, PcmCutter, usage_document
-from app.routes.chat.history import KEPT_SECONDS, MOST_ANSWERS, SpokenAnswers
+from app.routes.chat.history import KEPT_SECONDS, MOST_ANSWERS, SpokenHistory
 from app.routes.inline_audio import AUDIO_BYTES, audio_bytes
 from backends.fake.info import FakeOptions
 from backends.fake.jobs import begin
-from backends.interface import AudioPart, Done, Event, Failed, Progress, Request, SpeechRequest, TextDelta, TextPart, Usage
+from backends.interface import (
+    AudioPart,
+    Done,
+    Event,
+    Failed,
+    Progress,
+    Request,
+    SpeechRequest,
+    TextDelta,
+    TextPart,
+    Usage,
+)
 from tests.support.audio_files import by_av, by_soundfile, tone
 from tests.support.fake_pool import answer as tones
 from tests.support.running import FAKES, Running, fake_settings, running
@@ -99,7 +110,12 @@ def test_text_and_audio(server: Running) -> None:
     assert choice["message"]["content"] == "I heard 1.5 seconds of audio. You said: What is this?"
     assert (choice["index"], choice["finish_reason"], choice["message"]["role"]) == (0, "stop", "assistant")
     usage = answer["usage"]
-    assert usage["prompt_tokens_details"] == {"audio_tokens": 15, "text_tokens": 3, "cached_tokens": 0, "image_tokens": 0}
+    assert usage["prompt_tokens_details"] == {
+        "audio_tokens": 15,
+        "text_tokens": 3,
+        "cached_tokens": 0,
+        "image_tokens": 0,
+    }
     assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
 
 
@@ -109,7 +125,13 @@ M4A = base64.b64encode(by_av(tone(44_100, 1.5), 44_100, "mp4", "aac")).decode()
 
 @pytest.mark.parametrize(
     ("data", "kind"),
-    [(MP3, "mp3"), (MP3, "wav"), (M4A, "m4a"), (f"data:audio/wav;base64,{CLIP}", "wav"), (CLIP[:76] + "\r\n" + CLIP[76:], "wav")],
+    [
+        (MP3, "mp3"),
+        (MP3, "wav"),
+        (M4A, "m4a"),
+        (f"data:audio/wav;base64,{CLIP}", "wav"),
+        (CLIP[:76] + "\r\n" + CLIP[76:], "wav"),
+    ],
 )
 def test_audio_is_told_by_its_content(server: Running, data: str, kind: str) -> None:
     text = post(server, question(sound(data, kind))).json()["choices"][0]["message"]["content"]
@@ -132,7 +154,14 @@ def test_turns_and_roles(server: Running) -> None:
 
 
 def test_parameters_reach_the_backend(server: Running) -> None:
-    wanted = {"temperature": 0.5, "top_p": 0.9, "seed": 4, "stop": ["a", "b"], "max_completion_tokens": 7, "max_tokens": 9}
+    wanted = {
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "seed": 4,
+        "stop": ["a", "b"],
+        "max_completion_tokens": 7,
+        "max_tokens": 9,
+    }
     extra = {"steps": 8, "block_length": 4, "cfg_scale": 1.5, "threshold": None, "options": {"cache": "dual"}}
     assert post(server, question("Hi.", **wanted, **extra)).status_code == 200
     (request,) = server.pool.requests
@@ -187,7 +216,9 @@ def test_steps_are_comments_for_who_asks_and_clients_skip_them(server: Running) 
     assert ": progress" not in post(server, question("Hi.", stream=True)).text
     client = openai.OpenAI(base_url=server.url + "/v1", api_key="k", default_headers=wish)
     with httpx.Client(headers={"api-key": "k"} | wish) as raw:
-        assert ": progress 1/2\n\n: progress 2/2\n\n" in raw.post(server.url + URL, json=question("Hi.", stream=True)).text
+        assert (
+            ": progress 1/2\n\n: progress 2/2\n\n" in raw.post(server.url + URL, json=question("Hi.", stream=True)).text
+        )
     with client, client.chat.completions.create(**question("Hi."), stream=True) as stream:
         assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == "So."
 
@@ -238,7 +269,9 @@ def test_a_spoken_answer_can_be_referred_to(server: Running) -> None:
 
 def test_a_spoken_stream(server: Running) -> None:
     audio = {"voice": "alloy", "format": "pcm16"}
-    body = question("Hi.", modalities=["text", "audio"], audio=audio, stream=True, stream_options={"include_usage": True})
+    body = question(
+        "Hi.", modalities=["text", "audio"], audio=audio, stream=True, stream_options={"include_usage": True}
+    )
     chunks = chunks_of(post(server, body))
     deltas = [chunk["choices"][0]["delta"].get("audio", {}) for chunk in chunks[1:-2]]
     assert [delta["id"] for delta in deltas if "id" in delta] == [deltas[0]["id"]]
@@ -248,7 +281,10 @@ def test_a_spoken_stream(server: Running) -> None:
     assert len(base64.b64decode(joined, validate=True)) == 13 * 4800
     assert list(deltas[-1]) == ["expires_at"]
     assert chunks[-1]["usage"]["completion_tokens_details"]["audio_tokens"] == 13
-    turns = [{"role": "assistant", "content": None, "audio": {"id": deltas[0]["id"]}}, {"role": "user", "content": "Again."}]
+    turns = [
+        {"role": "assistant", "content": None, "audio": {"id": deltas[0]["id"]}},
+        {"role": "user", "content": "Again."},
+    ]
     assert post(server, {"model": "fake-chat", "messages": turns}).status_code == 200
 
 
@@ -267,7 +303,11 @@ def test_an_answer_without_words_is_silence(server: Running, text: str) -> None:
 
 def test_a_speaker_that_fails_fails_the_answer(server: Running) -> None:
     def fails(request: Request) -> Iterator[Event]:
-        yield Failed("invalid_input", "no such voice", param="voice") if isinstance(request, SpeechRequest) else Done("Hi.")
+        yield (
+            Failed("invalid_input", "no such voice", param="voice")
+            if isinstance(request, SpeechRequest)
+            else Done("Hi.")
+        )
 
     server.pool.script = fails
     assert error_of(post(server, question("Hi.", **SPOKEN))) == ("audio.voice", "invalid_value")
@@ -300,7 +340,9 @@ def test_a_speaker_that_cannot_run_is_stood_in_for_and_named(server: Running) ->
     whole = post(server, question("Hi.", model="hoarse-chat", **SPOKEN))
     assert (whole.status_code, whole.headers["x-gateway-note"]) == (200, note)
     assert whole.json()["choices"][0]["message"]["audio"]["transcript"] == "You said: Hi."
-    own = post(server, question("Hi.", model="hoarse-chat", modalities=["audio"], audio={"voice": "7", "format": "wav"}))
+    own = post(
+        server, question("Hi.", model="hoarse-chat", modalities=["audio"], audio={"voice": "7", "format": "wav"})
+    )
     assert (own.status_code, own.headers["x-gateway-note"]) == (200, note)
 
 
@@ -412,7 +454,7 @@ def test_the_clients_stream_helper_joins_the_audio(server: Running) -> None:
     client.close()
 
 
-# --- audio/questions ---------------------------------------------------------------------------------------------------
+# --- audio/questions --------------------------------------------------------------------------------------------------
 
 
 def ask(server: Running, data: dict[str, Any], files: dict[str, Any] | None = None) -> httpx.Response:
@@ -421,7 +463,9 @@ def ask(server: Running, data: dict[str, Any], files: dict[str, Any] | None = No
 
 
 def test_a_question_about_a_file(server: Running) -> None:
-    answer = ask(server, {"question": "Who?", "max_tokens": "50", "steps": "8", "options": '{"cache": "dual"}', "stop": ["x"]})
+    answer = ask(
+        server, {"question": "Who?", "max_tokens": "50", "steps": "8", "options": '{"cache": "dual"}', "stop": ["x"]}
+    )
     assert answer.json()["text"] == "I heard 1.5 seconds of audio. You said: Who?"
     assert answer.json()["usage"]["prompt_tokens_details"]["audio_tokens"] == 15
     (request,) = server.pool.requests
@@ -430,7 +474,8 @@ def test_a_question_about_a_file(server: Running) -> None:
 
 def test_a_question_answered_in_text(server: Running) -> None:
     answer = ask(
-        server, {"question": "Who?", "response_format": "text", "system": "Short.", "options[steps]": "4", "mood": "good"}
+        server,
+        {"question": "Who?", "response_format": "text", "system": "Short.", "options[steps]": "4", "mood": "good"},
     )
     assert answer.headers["content-type"] == "text/plain; charset=utf-8"
     assert answer.headers["x-gateway-ignored"] == "mood"
@@ -454,11 +499,13 @@ BAD_QUESTIONS = [
 
 
 @pytest.mark.parametrize(("data", "files", "param", "code"), BAD_QUESTIONS)
-def test_bad_questions(server: Running, data: dict[str, Any], files: dict[str, Any] | None, param: str, code: str) -> None:
+def test_bad_questions(
+    server: Running, data: dict[str, Any], files: dict[str, Any] | None, param: str, code: str
+) -> None:
     assert error_of(ask(server, data, files)) == (param, code)
 
 
-# --- parts ---------------------------------------------------------------------------------------------------------------
+# --- parts ------------------------------------------------------------------------------------------------------------
 
 
 @given(st.lists(st.binary(max_size=50), max_size=20))
@@ -472,7 +519,7 @@ def test_cut_pcm_can_be_joined_as_text(pieces: list[bytes]) -> None:
 
 def test_spoken_answers_are_forgotten_after_an_hour_and_bounded() -> None:
     now = [0.0]
-    memory = SpokenAnswers(lambda: now[0])
+    memory = SpokenHistory(lambda: now[0])
     memory.keep("a", "first")
     now[0] = KEPT_SECONDS - 1
     memory.keep("b", "second")

@@ -47,7 +47,9 @@ def server() -> Iterator[Running]:
 def fresh(server: Running) -> Iterator[None]:
     pool = server.pool
     pool.requests.clear()
-    pool.told = Capabilities("fake", "cpu", "float32", sample_rate=24_000, voices=(Voice("low"), Voice("high")))
+    pool.run_capabilities = Capabilities(
+        "fake", "cpu", "float32", sample_rate=24_000, voices=(Voice("low"), Voice("high"))
+    )
     pool.script, pool.delay, pool.refuse, pool.loaded = FakePool(pool.deployments).script, 0.0, None, True
     pool.fallbacks.clear()
     yield
@@ -112,7 +114,9 @@ def test_a_whole_wav_can_be_asked_for(server: Running) -> None:
 def test_the_first_audio_comes_before_the_last(server: Running) -> None:
     server.pool.delay = 0.05
     sizes = []
-    with httpx.stream("POST", server.url + URL, json={**BODY, "response_format": "pcm"}, headers={"api-key": "k"}) as answer:
+    with httpx.stream(
+        "POST", server.url + URL, json={**BODY, "response_format": "pcm"}, headers={"api-key": "k"}
+    ) as answer:
         for chunk in answer.iter_raw():
             sizes.append(len(chunk))
             assert server.pool.active == 1 or sum(sizes) == 12 * 4800
@@ -210,7 +214,7 @@ def test_voices(server: Running, given: object, wanted: str, loaded: bool) -> No
 
 
 def test_a_backend_that_speaks_under_openais_names_gets_them(server: Running) -> None:
-    server.pool.told = Capabilities("fake", "cpu", "float32", voices=(Voice("en"), Voice("nova")))
+    server.pool.run_capabilities = Capabilities("fake", "cpu", "float32", voices=(Voice("en"), Voice("nova")))
     post(server, {**BODY, "voice": "nova"})
     assert server.pool.requests[0].voice == "nova"
 
@@ -261,7 +265,7 @@ def test_speed_is_made_here_where_the_backend_cannot(server: Running, speed: flo
 
 
 def test_speed_is_left_to_a_backend_that_can(server: Running) -> None:
-    server.pool.told = Capabilities("fake", "cpu", "float32", native_speed=True)
+    server.pool.run_capabilities = Capabilities("fake", "cpu", "float32", native_speed=True)
     answer = post(server, {**BODY, "speed": 2.0, "response_format": "pcm"})
     assert len(answer.content) == 12 * 4800
     assert server.pool.requests[0].speed == 2.0
@@ -377,5 +381,7 @@ def test_a_transcript_of_the_reference_is_written_by_the_configured_listener() -
 
 
 def test_usage_of_a_whole_answer_is_not_needed(server: Running) -> None:
-    server.pool.script = lambda request: iter([AudioChunk(np.zeros(2400, np.float32), 24_000), Done(usage=Usage(), seed=3)])
+    server.pool.script = lambda request: iter(
+        [AudioChunk(np.zeros(2400, np.float32), 24_000), Done(usage=Usage(), seed=3)]
+    )
     assert post(server, {**BODY, "stream": False}).headers["x-gateway-seed"] == "3"

@@ -152,7 +152,9 @@ def test_clips_outside_the_folder_are_not_taken(clips: Path, tmp_path: Path) -> 
     assert isinstance(found, Skipped)
 
 
-def test_an_interrupted_run_is_continued(clips: Path, tmp_path: Path, codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_is_continued(
+    clips: Path, tmp_path: Path, codec: Codec, monkeypatch: pytest.MonkeyPatch
+) -> None:
     text, output = write(tmp_path, "t.txt", "a:one\u2028\nb:two\nc:three\n"), tmp_path / "data.jsonl"
     encoded: list[int] = []
     whole = codec.encode_batch
@@ -191,8 +193,16 @@ def test_only_what_is_still_wanted_is_continued(
 
     monkeypatch.setattr(codec, "encode_batch", failing)
     with pytest.raises(KeyboardInterrupt):
-        create(clips, write(tmp_path, "t.txt", "a:one\nb:too\nc:three\nlong:4\n"), output, codec=codec, recipe=Recipe(batch=1))
-    report = create(clips, write(tmp_path, "t.txt", "a:one\nb:two\ncopy:one\n"), output, codec=codec, recipe=Recipe(batch=1))
+        create(
+            clips,
+            write(tmp_path, "t.txt", "a:one\nb:too\nc:three\nlong:4\n"),
+            output,
+            codec=codec,
+            recipe=Recipe(batch=1),
+        )
+    report = create(
+        clips, write(tmp_path, "t.txt", "a:one\nb:two\ncopy:one\n"), output, codec=codec, recipe=Recipe(batch=1)
+    )
     assert sorted((clip.source, clip.text) for clip in read_clips(output)) == [("a", "one"), ("b", "two")]
     assert list(report.lines()) == ["line 3: copy: the same sound and text as line 1"]
     assert report.continued == 1
@@ -277,7 +287,17 @@ def test_the_command_line(
 ) -> None:
     text = write(tmp_path, "metadata.csv", "a|one|one\ngone|x|x\n")
     output = tmp_path / "data.jsonl"
-    command = [str(clips), str(text), "-o", str(output), "--codec", str(codec_folder), "--npy", str(tmp_path / "npy"), "--bf16"]
+    command = [
+        str(clips),
+        str(text),
+        "-o",
+        str(output),
+        "--codec",
+        str(codec_folder),
+        "--npy",
+        str(tmp_path / "npy"),
+        "--bf16",
+    ]
     assert dataset.main(command) == 0
     printed = capsys.readouterr().out
     assert "left out: line 2: gone" in printed

@@ -1,4 +1,5 @@
-"""Fine-tuning on tiny models: what is learnt, that it learns, checkpoints, resume, and that the adapter can be served."""
+"""Fine-tuning on tiny models: what is learnt, that it learns, checkpoints, resume, and that the adapter can be
+served."""
 
 from __future__ import annotations
 
@@ -135,7 +136,8 @@ def test_what_cannot_be_trained_is_refused(data: Path, lm_folder: Path, tmp_path
 def test_wrong_options_are_told_before_the_training(
     options: list[str], says: str, data: Path, lm_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A folder that cannot be written into came out after the first epoch, an untrained adapter was left behind as trained."""
+    """A folder that cannot be written into came out after the first epoch, an untrained adapter was left behind as
+    trained."""
     given = [option.replace("DATA", str(data)) for option in options]
     out = ["--output", str(tmp_path / "out")] if "--output" not in given else []
     assert module.main([str(data), "--model", str(lm_folder), "--device", "cpu", "--steps", "1", *out, *given]) == 1
@@ -164,7 +166,9 @@ def test_a_base_with_missing_tensors_is_not_trained(data: Path, lm_folder: Path,
         _train(data, base, tmp_path / "out", small())
 
 
-def test_the_command_line_says_what_is_wrong(tmp_path: Path, lm_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_says_what_is_wrong(
+    tmp_path: Path, lm_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert module.main([str(tmp_path / "none.jsonl"), "--model", str(lm_folder)]) == 1
     assert "cannot be read" in capsys.readouterr().err
 

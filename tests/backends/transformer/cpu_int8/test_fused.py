@@ -46,46 +46,68 @@ def test_steps_and_short_spans_equal_the_plain_stack(config) -> None:
         hidden = [which(x[:, :3], Span(cache, 1, 3, causal=True, count=2))]
         hidden += [which(x[:, t : t + 1], Step(cache, [1, 2], [t, t])) for t in range(3, 6)]
         hidden += [which(x[:, 6:7], Step(cache, [2, 1], [9, 6]))]
-        found.append(torch.cat([*(part.flatten() for part in hidden), *(part.flatten() for part in (*cache.k, *cache.v))]))
+        found.append(
+            torch.cat([*(part.flatten() for part in hidden), *(part.flatten() for part in (*cache.k, *cache.v))])
+        )
     assert float((found[0] - found[1]).abs().max()) < 1e-4
 
 
 def test_norm_adds_normalises_and_divides_by_the_peak() -> None:
-    x, raw, scale, peaks, weight = drawn(3, 37), drawn(3, 37, seed=1), drawn(37, seed=2), drawn(3, seed=3), drawn(37, seed=4)
-    total = x + raw * scale * peaks[:, None]
+    x, accumulator, scale, absmax, weight = (
+        drawn(3, 37),
+        drawn(3, 37, seed=1),
+        drawn(37, seed=2),
+        drawn(3, seed=3),
+        drawn(37, seed=4),
+    )
+    total = x + accumulator * scale * absmax[:, None]
     expected = RMSNorm(weight, 1e-5)(total)
-    arrays = [tensor.clone().numpy() for tensor in (x, raw, scale, peaks, weight)]
-    room, out = np.zeros((3, 41), np.float32), np.zeros((3, 37), np.float32)
+    arrays = [tensor.clone().numpy() for tensor in (x, accumulator, scale, absmax, weight)]
+    workspace, out = np.zeros((3, 41), np.float32), np.zeros((3, 37), np.float32)
     loops.add_norm_out(*arrays, np.float32(1e-5), out)
-    loops.add_norm(*arrays, np.float32(1e-5), room)
+    loops.add_norm(*arrays, np.float32(1e-5), workspace)
     assert np.allclose(out, expected.numpy(), atol=1e-6)
     assert np.allclose(arrays[0], total.numpy(), atol=1e-6)
-    assert np.allclose(room[:, :37] * arrays[3][:, None], expected.numpy(), atol=1e-6)
-    assert (np.abs(room[:, :37]).max(1) == 1.0).all()
+    assert np.allclose(workspace[:, :37] * arrays[3][:, None], expected.numpy(), atol=1e-6)
+    assert (np.abs(workspace[:, :37]).max(1) == 1.0).all()
 
 
 def test_gate_is_silu_times_up_from_the_smallest_to_the_largest() -> None:
     gates = torch.tensor([[-1e30, -90.0, -3.0, -1e-3, 0.0, 1e-3, 5.0, 90.0]])
-    raw, peaks, room = torch.cat([gates, torch.full((1, 8), 0.5)], 1), np.ones(1, np.float32), np.zeros((1, 12), np.float32)
-    loops.gate(raw.numpy(), np.ones(16, np.float32), peaks, room)
-    assert np.allclose(room[:, :8] * peaks, (torch.nn.functional.silu(gates) * 0.5).numpy(), rtol=3e-6, atol=1e-6)
+    accumulator, absmax, workspace = (
+        torch.cat([gates, torch.full((1, 8), 0.5)], 1),
+        np.ones(1, np.float32),
+        np.zeros((1, 12), np.float32),
+    )
+    loops.gate(accumulator.numpy(), np.ones(16, np.float32), absmax, workspace)
+    assert np.allclose(workspace[:, :8] * absmax, (torch.nn.functional.silu(gates) * 0.5).numpy(), rtol=3e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("position", [0, 3, 4, 30])
 def test_attention_is_that_of_torch(position: int) -> None:
-    raw, keys, values = drawn(1, 8 * 8), drawn(2, 2, 31, 8, seed=1), drawn(2, 2, 31, 8, seed=2)
+    accumulator, keys, values = drawn(1, 8 * 8), drawn(2, 2, 31, 8, seed=1), drawn(2, 2, 31, 8, seed=2)
     table = rotations(SMALL.rope, 8, 31)
-    heads = raw.view(1, 1, 8, 8) * 0.5
+    heads = accumulator.view(1, 1, 8, 8) * 0.5
     turned = rotate(heads[:, :, :6], table[None, position, None])
     expected_keys, expected_values = keys.clone(), values.clone()
     expected_keys[1, :, position], expected_values[1, :, position] = turned[0, 0, 4:], heads[0, 0, 6:]
     used = position + 1
     expected = _grouped(turned[:, :, :4], expected_keys[1:, :, :used], expected_values[1:, :, :used]).flatten()
-    peaks, room, at = np.full(1, 0.5, np.float32), np.zeros((1, 36), np.float32), np.array([position])
-    turns, scores = torch.view_as_real(table).flatten(1).numpy(), np.zeros((2, 31), np.float32)
+    absmax, workspace, at = np.full(1, 0.5, np.float32), np.zeros((1, 36), np.float32), np.array([position])
+    rotary, scores = torch.view_as_real(table).flatten(1).numpy(), np.zeros((2, 31), np.float32)
     cached = (keys.numpy(), values.numpy())
-    loops.attend(raw.numpy().copy(), np.ones(64, np.float32), peaks, turns, *cached, np.array([1]), at, scores, room)
-    assert np.allclose(room[0, :32] * peaks, expected.numpy(), atol=1e-6)
+    loops.attend(
+        accumulator.numpy().copy(),
+        np.ones(64, np.float32),
+        absmax,
+        rotary,
+        *cached,
+        np.array([1]),
+        at,
+        scores,
+        workspace,
+    )
+    assert np.allclose(workspace[0, :32] * absmax, expected.numpy(), atol=1e-6)
     assert np.allclose(cached[0], expected_keys.numpy(), atol=1e-6)
     assert np.array_equal(cached[1], expected_values.numpy())
 

@@ -33,7 +33,8 @@ def doubling() -> onnxruntime.InferenceSession:
 
 
 class OldBindings:
-    """Watches a session as if its bindings were those of onnxruntime 1.24: they hold no value that is bound to an input."""
+    """Watches a session as if its bindings were those of onnxruntime 1.24: they hold no value that is bound to an
+    input."""
 
     def __init__(self, session: onnxruntime.InferenceSession, monkeypatch: pytest.MonkeyPatch) -> None:
         self.runs = 0
@@ -85,7 +86,7 @@ def test_outputs_are_their_askers_whatever_runs_next() -> None:
     for number in range(20):
         run = BoundRun(session, CPU)
         run.input("x", np.full(1000, number, np.float32))
-        run.output("y", memory="cpu")
+        run.output("y", encoder_output="cpu")
         outputs.append(run.run()["y"])
         del run
         gc.collect()
@@ -94,13 +95,13 @@ def test_outputs_are_their_askers_whatever_runs_next() -> None:
 
 
 def test_an_output_can_be_written_into_a_value() -> None:
-    session, memory = doubling(), np.zeros(3, np.float32)
-    value = CPU.value(memory)
+    session, encoder_output = doubling(), np.zeros(3, np.float32)
+    value = CPU.value(encoder_output)
     run = BoundRun(session, CPU)
     run.input("x", np.array([1, 2, 3], np.float32))
     run.output("y", into=value)
     assert run.run()["y"] is value
-    assert memory.tolist() == [2, 4, 6]
+    assert encoder_output.tolist() == [2, 4, 6]
 
 
 def test_a_run_that_is_over_holds_no_input() -> None:
@@ -117,22 +118,27 @@ def test_a_run_that_is_over_holds_no_input() -> None:
 
 
 @pytest.mark.parametrize("static", [False, True])
-def test_the_network_keeps_what_it_binds(multilingual: Reference, static: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_network_keeps_what_it_binds(
+    multilingual: Reference, static: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Encoder, prompt, a batch that loses a row, word times: every run of both sessions."""
     network = OnnxNetwork(multilingual.folder, read_dims(multilingual.folder), static=static)
-    encoder, decoder = OldBindings(network._encoders[0], monkeypatch), OldBindings(network._decoder.session, monkeypatch)
+    encoder, decoder = (
+        OldBindings(network._encoders[0], monkeypatch),
+        OldBindings(network._decoder.session, monkeypatch),
+    )
     mels = np.random.default_rng(0).standard_normal((2, network.dims.mels, network.dims.mel_frames)).astype(np.float32)
-    memories = network.encode(list(mels))
+    encoder_outputs = network.encode(list(mels))
     assert encoder.runs == 2
-    decoding = network.decode(memories[:1])
+    decoding = network.decode(encoder_outputs[:1])
     first = decoding.feed(TOKENS)
     kept = first.copy()
     assert np.isfinite(decoding.feed(TOKENS[:, :1])).all()
     assert np.array_equal(first, kept), "logits of one step changed in the next"
-    weights = network.cross_weights(memories[0], TOKENS[0].tolist(), [(0, 0), (1, 1)])
+    weights = network.cross_weights(encoder_outputs[0], TOKENS[0].tolist(), [(0, 0), (1, 1)])
     assert weights.shape == (2, 5, network.dims.source_positions)
     if not static:
-        both = network.decode(memories)
+        both = network.decode(encoder_outputs)
         both.feed(np.repeat(TOKENS, 2, axis=0))
         both.select([1])
         assert np.isfinite(both.feed(TOKENS[:, :1])).all()
@@ -142,8 +148,8 @@ def test_the_network_keeps_what_it_binds(multilingual: Reference, static: bool, 
 def test_the_caches_of_a_step_are_the_input_of_the_next(multilingual: Reference) -> None:
     """Token by token and all at once are the same."""
     network = OnnxNetwork(multilingual.folder, read_dims(multilingual.folder))
-    memory = network.encode([np.random.default_rng(1).standard_normal((80, 3000)).astype(np.float32)])
-    whole = network.decode(memory).feed(TOKENS)
-    steps = network.decode(memory)
+    encoder_output = network.encode([np.random.default_rng(1).standard_normal((80, 3000)).astype(np.float32)])
+    whole = network.decode(encoder_output).feed(TOKENS)
+    steps = network.decode(encoder_output)
     single = np.concatenate([steps.feed(TOKENS[:, at : at + 1]) for at in range(TOKENS.shape[1])], axis=1)
     assert np.abs(whole - single).max() < 1e-4

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from backends.whisper.config import Dims, read_dims
+from backends.whisper.config import ModelDimensions, read_dims
 from backends.whisper.onnx import encoder_parts as parts_module
 from backends.whisper.onnx import engine as onnx_engine
 from backends.whisper.onnx import graphs
@@ -20,9 +20,11 @@ from tests.backends.whisper.checkpoints import Reference
 SHAPES = {"tiny": (384, 4), "base": (512, 6), "small": (768, 12), "medium": (1024, 24), "large": (1280, 32)}
 
 
-def dims_of(name: str) -> Dims:
+def dims_of(name: str) -> ModelDimensions:
     width, layers = SHAPES[name]
-    return Dims(width, 80, layers, width // 64, 4 * width, layers, width // 64, 4 * width, 51865, 1500, 448, "gelu", True)
+    return ModelDimensions(
+        width, 80, layers, width // 64, 4 * width, layers, width // 64, 4 * width, 51865, 1500, 448, "gelu", True
+    )
 
 
 @pytest.mark.parametrize(("name", "count"), [("tiny", 1), ("base", 1), ("small", 2), ("medium", 6), ("large", 12)])
@@ -62,7 +64,7 @@ def test_parts_give_what_the_whole_gives(
     whole = OnnxNetwork(multilingual.folder, dims, static=True)
     (expected,) = whole.encode([mel])
 
-    def cut(dims: Dims, *, static: bool) -> list[parts_module.EncoderPart]:
+    def cut(dims: ModelDimensions, *, static: bool) -> list[parts_module.EncoderPart]:
         return encoder_parts(dims, static=static, most=most)
 
     monkeypatch.setattr(graphs, "encoder_parts", cut)
@@ -80,7 +82,7 @@ def test_parts_give_what_the_whole_gives(
     assert sum(several.detail()["nodes"]["encoder"].values()) >= sum(whole.detail()["nodes"]["encoder"].values())
 
 
-def build(folder: Path, checkpoint, dims: Dims, form) -> Path:  # type: ignore[no-untyped-def]
+def build(folder: Path, checkpoint, dims: ModelDimensions, form) -> Path:  # type: ignore[no-untyped-def]
     graphs.write_encoder(folder, checkpoint, dims, form)
     graphs.write_decoder(folder, checkpoint, dims, form)
     return folder

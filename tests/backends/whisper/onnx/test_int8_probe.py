@@ -14,7 +14,17 @@ from backends.whisper.config import read_dims
 from backends.whisper.onnx import engine as onnx_engine
 from backends.whisper.onnx import int8_probe as products
 from backends.whisper.onnx.engine import OnnxNetwork
-from backends.whisper.onnx.int8_probe import FLOAT, NARROW, WIDE, Choice, Floats, choose, exact_problem, find_fault, onnx_product
+from backends.whisper.onnx.int8_probe import (
+    FLOAT,
+    NARROW,
+    WIDE,
+    Choice,
+    Floats,
+    choose,
+    exact_problem,
+    find_fault,
+    onnx_product,
+)
 from tests.backends.whisper.checkpoints import Reference
 
 Multiply = Callable[[Floats], Floats]
@@ -41,7 +51,9 @@ def saturating(weight: Floats) -> Multiply:
 class Processor:
     """make(product, weight) of a pretended processor; seconds: what each product takes by the clock of `clocked`."""
 
-    def __init__(self, seconds: dict[str, float], broken: dict[str, Callable[[Floats], Multiply]] | None = None) -> None:
+    def __init__(
+        self, seconds: dict[str, float], broken: dict[str, Callable[[Floats], Multiply]] | None = None
+    ) -> None:
         self.seconds, self.broken, self.now = seconds, broken or {}, 0.0
 
     def make(self, product: str, weight: Floats) -> Multiply:
@@ -91,9 +103,9 @@ def test_seven_bits_survive_saturating_pairs() -> None:
     ],
 )
 def test_any_wrong_result_is_noticed(name: str, wrong: Callable[[Floats], Floats]) -> None:
-    assert "wrong on this processor" in find_fault(lambda _, weight: lambda values: wrong(exact(weight)(values)), "blocks-8"), (
-        name
-    )
+    assert "wrong on this processor" in find_fault(
+        lambda _, weight: lambda values: wrong(exact(weight)(values)), "blocks-8"
+    ), name
 
 
 @pytest.mark.parametrize("rows", products._ROWS)
@@ -159,7 +171,7 @@ def test_the_load_says_what_was_chosen_and_why(multilingual: Reference, monkeypa
     assert detail["dtype_reason"] == "int8: one layer's products of a window took 1.0 ms in int8 and 2.0 ms in float32"
 
 
-# --- This machine's real products --------------------------------------------------------------------------------------
+# --- This machine's real products -------------------------------------------------------------------------------------
 
 
 def test_what_is_chosen_here_is_right_on_other_numbers_too() -> None:
