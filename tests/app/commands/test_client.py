@@ -113,6 +113,9 @@ def test_without_a_console_the_temporary_server_is_ended_at_once(
         monkeypatch.setattr(signal, "CTRL_BREAK_EVENT", 1, raising=False)
         monkeypatch.setattr(connection, "os", types.SimpleNamespace(kill=no_console))
         monkeypatch.setattr(connection, "sys", types.SimpleNamespace(platform="win32"))
-        connection._ask_to_end(process)
-        assert process.wait(60) != 0
+        try:
+            connection._ask_to_end(process)
+            assert process.wait(60) != 0
+        finally:
+            process.kill()
     assert "ended at once" in capsys.readouterr().err
