@@ -16,14 +16,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 from backends import children
 from backends.interface import ModelUnavailable
-
-if TYPE_CHECKING:
-    from backends.weights import ModelSpec, Progress
+from backends.model_files import CONTAINER, PICKLES, ModelSpec, Progress, mark, matches
 
 PARTS = ".parts"  # folder of files that have not arrived in full
 REPORT_SECONDS = 0.25  # between two reports of progress
@@ -76,8 +74,6 @@ def download(wanted: ModelSpec, folder: Path, progress: Progress | None, endpoin
     """Fetch the wanted files into a folder; returns the commit. Raises ModelUnavailable, OSError of the disk."""
     from huggingface_hub import HfApi, constants
 
-    from backends.weights import mark
-
     hub = endpoint or constants.ENDPOINT  # HF_ENDPOINT, if that is set
     with hub_errors(wanted, hub):
         api = HfApi(endpoint=hub)
@@ -96,10 +92,10 @@ def download(wanted: ModelSpec, folder: Path, progress: Progress | None, endpoin
 
 def _listed_files(wanted: ModelSpec, info: Any) -> list[RemoteFile]:
     """Small files first, so that what is wrong with a repository shows early. Raises ModelUnavailable."""
-    from backends.weights import PICKLES, matches
-
     names = [sibling.rfilename for sibling in info.siblings or ()]
     found = [s for s in info.siblings or () if matches(s.rfilename, wanted) and _is_inside(s.rfilename)]
+    if any(s.rfilename.endswith(".safetensors") for s in found):
+        found = [s for s in found if s.rfilename != CONTAINER]
     pickles = [name for name in names if name.endswith(PICKLES)]
     if pickles and not any(s.rfilename.endswith((".safetensors", *PICKLES)) for s in found):
         raise ModelUnavailable(

@@ -2,8 +2,9 @@
 
 Owns the folder layout (models_dir/ORG--NAME, or a folder that the configuration names), the completeness check, the
 pull from a hub and the import from a folder. A folder that is being filled carries a mark, so that nothing half
-complete ever looks complete. Safetensors only: pickles are taken only where they are named here, and then under
-weights_only. The hub itself is the business of `backends.hub`. Sizes are bytes.
+complete ever looks complete. Safetensors and CTranslate2's container only: pickles are taken only where they are named
+in `backends.model_files`, and then under weights_only. The hub itself is the business of `backends.hub`, and models
+that lie in packages that of `backends.model_sets`. Sizes are bytes.
 """
 
 from __future__ import annotations
@@ -13,44 +14,35 @@ import hashlib
 import json
 import os
 import shutil
-import struct
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from backends import model_sets
+from backends.data_packages import Refused, recorded_source
+from backends.hub import download, loads_under_weights_only
 from backends.interface import ModelUnavailable
+from backends.model_files import (
+    COMPANION_PATTERNS,
+    CONTAINER,
+    NAMED_PICKLES,
+    PICKLES,
+    RECORD,
+    UNFINISHED,
+    ModelSpec,
+    Progress,
+    is_container,
+    mark,
+    matches,
+    safetensors_end,
+    shard_names,
+)
+from backends.model_sets import ModelSet, model_set
 from backends.registry import BackendInfo
 
-Progress = Callable[[int, int], None]
-"""Called with bytes done and bytes in all (0: unknown) while files arrive."""
-
-UNFINISHED = ".unfinished"  # mark of a folder that is being filled
-RECORD = ".origin.json"  # model, revision and commit of a folder that was pulled
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npy", ".npz")
-COMPANION_PATTERNS = ("*.json", "*.safetensors", "*.yaml", "*.txt", "tokenizer.model")
-
-# Published only as pickles: the files that may be taken, each of which must load under weights_only.
-NAMED_PICKLES: Mapping[str, tuple[str, ...]] = {
-    "sony/silentcipher": ("44_1_khz/73999_iteration/*.ckpt",),
-    "zhoujiaming777/DIFFA": ("pytorch_model.bin",),
-}
 _COPY_CHUNK = 1 << 22
-
-
-@dataclass(frozen=True, slots=True)
-class ModelSpec:
-    """One model that a deployment needs. required: globs of which each must match; patterns: globs of what is fetched;
-    switch: the option that, when false, does without it, "" if it cannot be done without."""
-
-    model: str
-    required: tuple[str, ...]
-    patterns: tuple[str, ...]
-    revision: str = ""
-    switch: str = ""
 
 
 def required_models(info: BackendInfo, model: str, revision: str, options: Mapping[str, Any]) -> list[ModelSpec]:
@@ -86,11 +78,13 @@ def is_hub_id(model: str) -> bool:
 
 def model_folder(models_dir: Path, model: str) -> Path:
     """Where a model lies or would lie: its own folder if it names one, else models_dir/ORG--NAME."""
-    return models_dir / model.replace("/", "--") if is_hub_id(model) else Path(model).expanduser()
+    return models_dir / model.replace("/", "--") if is_hub_id(model) or model_set(model) else Path(model).expanduser()
 
 
 def problems(folder: Path, wanted: ModelSpec) -> list[str]:
     """What is wrong with the files in a folder, for people; [] = complete."""
+    if known := model_set(wanted.model):
+        return model_sets.problems(known, folder)
     if not folder.is_dir():
         return [f"there is no folder {folder}"]
     if (folder / UNFINISHED).exists():
@@ -99,7 +93,8 @@ def problems(folder: Path, wanted: ModelSpec) -> list[str]:
 
 
 def _wrong_files(folder: Path, wanted: ModelSpec) -> list[str]:
-    found = [f"{pattern} is missing in {folder}" for pattern in wanted.required if not any(folder.glob(pattern))]
+    found = [f"{pattern} is missing in {folder}" for pattern in wanted.required if not _has_any(folder, pattern)]
+    found += [f"{file} is neither CTranslate2's nor safetensors" for file in _strange_containers(folder, wanted)]
     found += [text for index in folder.glob("*.safetensors.index.json") for text in _missing_shards(index)]
     found += [text for file in folder.glob("*.safetensors") if (text := _truncated(file))]
     commit = read_record(folder)
@@ -108,14 +103,39 @@ def _wrong_files(folder: Path, wanted: ModelSpec) -> list[str]:
     return found
 
 
+def _has_any(folder: Path, alternatives: str) -> bool:
+    return any(True for pattern in alternatives.split("|") for _ in folder.glob(pattern))
+
+
+def _strange_containers(folder: Path, wanted: ModelSpec) -> list[Path]:
+    """A model.bin where CTranslate2's is expected and no safetensors stand beside it; a pickle bears the same name."""
+    file = folder / CONTAINER
+    expected = CONTAINER in wanted.patterns and file.is_file() and not any(folder.glob("*.safetensors"))
+    return [file] if expected and not is_container(file) else []
+
+
+def weights_format(folder: Path, model: str = "") -> str:
+    """The format of the weights in a folder, for people, recognised by content; "" where there are none.
+
+    model: as the deployment names it, which may be a set in packages.
+    """
+    if known := model_set(model):
+        ready = not model_sets.problems(known, folder)
+        return f"CTranslate2, {recorded_source(folder) or 'checked at the first start'}" if ready else ""
+    if any(folder.glob("*.safetensors")):
+        return "safetensors"
+    file = folder / CONTAINER
+    return "CTranslate2" if file.is_file() and is_container(file) else ""
+
+
 def _missing_shards(index: Path) -> Iterator[str]:
     """Only for an index that this folder has shards of: some repositories list a second layout that is not fetched."""
     try:
-        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (OSError, ValueError, KeyError, AttributeError):
-        yield f"{index} is not readable"
+        shards = shard_names(json.loads(index.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        yield f"{index} is not readable ({type(error).__name__}: {str(error)[:200]})"
         return
-    missing = sorted(str(shard) for shard in shards if not (index.parent / str(shard)).is_file())
+    missing = sorted(shard for shard in shards if not (index.parent / shard).is_file())
     if len(missing) < len(shards) or not any(index.parent.glob("*.safetensors")):
         yield from (f"{shard} is missing in {index.parent} ({index.name} lists it)" for shard in missing)
 
@@ -124,20 +144,16 @@ def _truncated(file: Path) -> str:
     """A safetensors file tells its own length in its head; "" if it is as long as that."""
     size = file.stat().st_size
     try:
-        with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            head = json.loads(stream.read(length)) if length < min(size, 100_000_000) else None
-        if head is None:
-            return f"{file} is truncated or no safetensors file"
-        ends = [entry["data_offsets"][1] for name, entry in head.items() if name != "__metadata__"]
-    except (OSError, ValueError, KeyError, TypeError, struct.error):
+        whole = safetensors_end(file)
+    except (OSError, ValueError):
         return f"{file} is truncated or no safetensors file"
-    whole = 8 + length + max(ends, default=0)
     return "" if size == whole else f"{file} has {size} bytes where {whole} belong: it is truncated or damaged"
 
 
-def weights_bytes(folder: Path) -> int:
-    """Size of the weight files, which is what a first guess at memory rests on."""
+def weights_bytes(folder: Path, model: str = "") -> int:
+    """Size of the weight files, which is what a first guess at memory rests on. model: may be a set in packages."""
+    if (known := model_set(model)) and not model_sets.problems(known, folder):
+        return known.size
     if not folder.is_dir():
         return 0
     return sum(f.stat().st_size for f in folder.iterdir() if f.suffix == ".safetensors" or f.suffix in PICKLES)
@@ -169,6 +185,8 @@ def pull(
     one). Raises ModelUnavailable with what is wrong and what helps.
     """
     folder = model_folder(models_dir, wanted.model)
+    if known := model_set(wanted.model):
+        return _pull_set(known, folder, models_dir, progress, endpoint, offline)
     if not is_hub_id(wanted.model):
         if wrong := problems(folder, wanted):
             raise ModelUnavailable(
@@ -180,8 +198,6 @@ def pull(
             return folder
         if offline:
             raise ModelUnavailable(f"{wanted.model} is not on this disk, and the server is set to stay offline")
-        from backends.hub import download
-
         with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             commit = download(wanted, folder, progress, endpoint)
@@ -189,9 +205,39 @@ def pull(
     return folder
 
 
+def _pull_set(
+    known: ModelSet, folder: Path, models_dir: Path, progress: Progress | None, endpoint: str | None, offline: bool
+) -> Path:
+    """From the models folder or packages if it is there, else from the hub."""
+    with locked(models_dir, known.name):
+        if wrong := model_sets.problems(known, folder):
+            if offline:
+                raise ModelUnavailable(f"{wrong[0]}, and the server is set to stay offline")
+            names = tuple(file.name for file in known.variants[0].files)
+            wanted = ModelSpec(known.hub, names, names, known.revision)
+            with disk_errors(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                finish(folder, wanted, download(wanted, folder, progress, endpoint))
+        return _checked(known, folder)
+
+
+def _checked(known: ModelSet, folder: Path) -> Path:
+    """Where a set's files are on record, once their digests are known; files that are not the known ones count as
+    absent."""
+    try:
+        return model_sets.locate(known, folder).folder
+    except Refused:
+        if any(folder.glob(CONTAINER)):
+            mark(folder, known.name)
+        raise
+
+
 def import_folder(source: Path, wanted: ModelSpec, models_dir: Path, *, progress: Progress | None = None) -> Path:
     """Copy a model from a folder (a stick, a share) and check every byte; for machines without a network."""
-    if wrong := problems(source, wanted):
+    known = model_set(wanted.model)
+    if known and not model_sets.holds(known, source):
+        raise Refused(f"{source} does not hold {wanted.model}: a file is missing, or its size is not the known one")
+    if not known and (wrong := problems(source, wanted)):
         raise ModelUnavailable(f"{source} does not hold {wanted.model}: {'; '.join(wrong)}")
     folder = model_folder(models_dir, wanted.model)
     files = sorted(f for f in source.rglob("*") if f.is_file() and matches(f.relative_to(source).as_posix(), wanted))
@@ -203,6 +249,8 @@ def import_folder(source: Path, wanted: ModelSpec, models_dir: Path, *, progress
             target.parent.mkdir(parents=True, exist_ok=True)
             done = _copy_checked(file, target, done, total, progress)
         finish(folder, wanted, "")
+        if known:
+            _checked(known, folder)
     return folder
 
 
@@ -232,27 +280,11 @@ def finish(folder: Path, wanted: ModelSpec, commit: str) -> None:
     (folder / UNFINISHED).unlink(missing_ok=True)
 
 
-def matches(path: str, wanted: ModelSpec) -> bool:
-    """Whether a file of a repository is wanted: by pattern, and no pickle unless that very file is named."""
-    if Path(path).suffix in PICKLES:
-        return any(fnmatch(path, pattern) for pattern in NAMED_PICKLES.get(wanted.model, ()))
-    return any(fnmatch(path, pattern) for pattern in wanted.patterns)
-
-
 def check_pickles(folder: Path, wanted: ModelSpec) -> None:
     """Every pickle must load under weights_only, tried in a process of its own. Raises ModelUnavailable."""
     for pattern in NAMED_PICKLES.get(wanted.model, ()):
         for file in folder.glob(pattern):
-            from backends.hub import loads_under_weights_only
-
             loads_under_weights_only(file)
-
-
-def mark(folder: Path, model: str) -> None:
-    """From now on the folder counts as incomplete, until `finish`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    text = f"{model} is being fetched into this folder; another pull goes on where the last one stopped.\n"
-    (folder / UNFINISHED).write_text(text, encoding="utf-8")
 
 
 @contextmanager

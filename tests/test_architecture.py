@@ -16,7 +16,7 @@ from tests.support.waiting import LIMIT
 ROOT = Path(__file__).resolve().parents[1]
 PRODUCT = sorted([*(ROOT / "app").rglob("*.py"), *(ROOT / "backends").rglob("*.py")])
 ENGINES = {"whisper", "diffa", "llasa", "csm", "embedded", "fake"}
-OPEN_TO_APP = {"children", "interface", "registry", "devices", "weights", "frames"}
+OPEN_TO_APP = {"children", "interface", "registry", "devices", "weights", "model_files", "languages", "frames"}
 HEAVY = ("torch", "transformers", "onnxruntime", "soundfile", "av", "soxr", "librosa", "moshi")
 
 

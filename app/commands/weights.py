@@ -19,7 +19,7 @@ from app.config.settings import ConfigError, Settings, load_settings
 from app.serving.requirements import ModelRequirements, install_command
 from backends import weights
 from backends.interface import ModelUnavailable
-from backends.weights import ModelSpec
+from backends.model_files import ModelSpec, Progress
 
 _OFFLINE_HINT = ". Set offline = false, or bring the files from another machine with --from FOLDER."
 _SOURCES_VALID = 5.0  # seconds; a command looks only once anyway
@@ -65,9 +65,9 @@ def models(config: Config = None) -> None:
     rows = [_row(deployment, requirements[name]) for name, deployment in deployments.items()]
     print_table(("deployment", "does", "state", "size", "licence of the weights"), rows)
     for name, deployment in deployments.items():
-        output().print(
-            f"  {name}: {deployment.info.name}, {deployment.model or 'no weights'}{_hint(deployment, requirements[name])}"
-        )
+        kind = f" ({found})" if (found := requirements[name].weights_format()) else ""
+        text = f"  {name}: {deployment.info.name}, {deployment.model or 'no weights'}{kind}{_hint(deployment, requirements[name])}"
+        output().print(text)
     output().print("")
     for alias, name in deployments.aliases.items():
         output().print(f"  {alias} = {name}")
@@ -125,7 +125,7 @@ def _within(source: Path, wanted: ModelSpec, only: bool) -> Path:
 
 
 @contextmanager
-def _progress(model: str) -> Iterator[weights.Progress]:
+def _progress(model: str) -> Iterator[Progress]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

@@ -16,7 +16,7 @@ import structlog
 
 from app.serving.requirements import ModelRequirements
 from backends import children
-from backends.weights import ModelSpec
+from backends.model_files import ModelSpec
 
 FIRST_PAUSE = 30.0  # seconds after a failed try; doubles
 LONGEST_PAUSE = 1800.0

@@ -96,9 +96,15 @@ class ModelRequirements:
         return self._wrong
 
     def weights_bytes(self) -> int:
-        return sum(
-            weights.weights_bytes(weights.model_folder(self._models_dir, wanted.model)) for wanted in self.wanted
-        )
+        folders = [(weights.model_folder(self._models_dir, wanted.model), wanted.model) for wanted in self.wanted]
+        return sum(weights.weights_bytes(folder, model) for folder, model in folders)
+
+    def weights_format(self) -> str:
+        """Of the deployment's own model, as its content shows it; "" where there is none."""
+        if not self.wanted:
+            return ""
+        model = self.wanted[0].model
+        return weights.weights_format(weights.model_folder(self._models_dir, model), model)
 
     def files(self) -> ModelFiles:
         """What the backend is told."""

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.config.deployments import Deployment
-from app.languages import NAME_OF
 from app.media.pool import MediaPool
 from app.ui.client import Api
 from app.ui.handlers import SPEECH_FORMATS, TASKS, TRANSCRIBE, TRANSCRIPT_FORMATS, TRANSLATE, WITH_WORDS, Handlers
 from app.ui.mount import PATH
 from app.ui.temp_files import TempFiles
 from app.ui.uploads import UploadRoom, keep_to_own_files
+from backends.languages import LANGUAGES
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -213,4 +213,4 @@ def _deployments(handlers: Handlers, task: str) -> Any:
 
 
 def _languages() -> list[tuple[str, str]]:
-    return [("Detect", ""), *sorted((name.title(), code) for code, name in NAME_OF.items())]
+    return [("Detect", ""), *sorted((name.title(), code) for code, name in LANGUAGES.items())]

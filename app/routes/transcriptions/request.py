@@ -10,10 +10,10 @@ from typing import Any, Literal, cast
 
 from app.config.deployments import Deployment
 from app.errors import InvalidRequest, OperationNotSupported, UnsupportedParameter, UnsupportedValue
-from app.languages import language_code
 from app.routes.multipart import Form, UploadedFile, as_mapping, checked_number
 from app.writers.transcripts import FORMATS, STREAMED_FORMATS, Format
 from backends.interface import Chunking, Samples, TranscriptionRequest
+from backends.languages import language_code, wants_detection
 
 TranscriptionTask = Literal["transcribe", "translate"]
 _TRANSLATION_FORMATS = tuple(name for name in FORMATS if name != "diarized_json")
@@ -132,7 +132,8 @@ def _unused(form: Form, known: frozenset[str]) -> tuple[str, ...]:
 def _language(form: Form) -> tuple[str | None, tuple[str, ...]]:
     named = form.text("language")
     hints = form.texts_of("languages")
-    codes = [_code(text, "language" if named else "languages") for text in ([named] if named else hints)]
+    given = [text for text in ([named] if named else hints) if not wants_detection(text)]
+    codes = [_code(text, "language" if named else "languages") for text in given]
     if len(codes) > 1:
         return None, ("the language is detected among all; several languages are not used as a restriction",)
     return (codes[0] if codes else None), ()
@@ -141,7 +142,10 @@ def _language(form: Form) -> tuple[str | None, tuple[str, ...]]:
 def _code(text: str, param: str) -> str:
     code = language_code(text)
     if code is None:
-        raise InvalidRequest(f"{param} must be an ISO 639-1 code such as en, not {text[:40]!r}.", param=param)
+        raise InvalidRequest(
+            f"{param} must be an ISO 639-1 code such as en, or left out to have it detected, not {text[:40]!r}.",
+            param=param,
+        )
     return code
 
 

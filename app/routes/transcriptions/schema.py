@@ -16,7 +16,7 @@ _MODEL = text("Name of a deployment; needed unless the path names one, which win
 _TEMPERATURE = schema_with(
     number("0 lets the model raise it where it repeats itself."), minimum=0, maximum=1, default=0
 )
-_LANGUAGE = text("ISO 639-1 code such as en; detected if unset.")
+_LANGUAGE = text("ISO 639-1 code such as en (639-2 codes and English names work too); unset or auto: detected.")
 
 _FIELDS: dict[str, Schema] = {
     "file": _FILE,

@@ -158,7 +158,8 @@ def write_decoder(folder: Path, checkpoint: Checkpoint, dims: ModelDimensions, f
         hidden = layers.feed_forward(hidden, prefix)
     kept = hidden if form.static else _from_position(graph, hidden)
     kept = layers.norm(kept, "decoder.layer_norm")
-    logits = layers.product(kept, checkpoint[head_name(checkpoint, dims)].T, None)
+    head = head_name(checkpoint, dims)
+    logits = layers.product(kept, checkpoint[head].T, None, checkpoint.row_steps(head))
     graph.output(logits, "logits", [batch, 1 if form.static else "kept", dims.vocabulary])
     graph.save()
 

@@ -49,10 +49,12 @@ def quantise(weight: Floats, bits: int) -> tuple[NDArray[np.int8], Floats]:
     return np.clip(np.rint(weight / scale), -top, top).astype(np.int8), scale.astype(np.float32)
 
 
-def quantise_blocks(weight: Floats, block: int) -> tuple[NDArray[np.uint8], Floats]:
+def quantise_blocks(weight: Floats, block: int, steps: Floats | None = None) -> tuple[NDArray[np.uint8], Floats]:
     """Symmetric 8 bits (zero at 128) per output channel and block of inputs, as MatMulNBits wants them.
 
     weight [inputs, outputs] -> (bytes [outputs, blocks, block], scales [outputs, blocks]); the last block is padded.
+    steps [outputs]: of a weight that is stored in int8 with a scale per output channel, whose bytes are then kept as
+    they are.
     """
     inputs, outputs = weight.shape
     blocks = -(-inputs // block)
@@ -60,6 +62,8 @@ def quantise_blocks(weight: Floats, block: int) -> tuple[NDArray[np.uint8], Floa
     padded[:, :inputs] = weight.T
     parts = padded.reshape(outputs, blocks, block)
     scale = np.maximum(np.abs(parts).max(axis=-1, keepdims=True), np.finfo(np.float32).tiny) / 127
+    if steps is not None:
+        scale = np.broadcast_to(steps[:, None, None], scale.shape)
     whole = (np.clip(np.rint(parts / scale), -127, 127) + 128).astype(np.uint8)
     return whole, scale[..., 0].astype(np.float32)
 
@@ -87,11 +91,17 @@ class Layers:
         """(x W^T + b) scale; several prefixes share one product and their outputs lie side by side. A missing bias is
         zero."""
         weight = np.concatenate([self.checkpoint[f"{prefix}.weight"] for prefix in prefixes]).T
-        return self.product(value, weight * scale, np.concatenate([self._bias(prefix) for prefix in prefixes]) * scale)
+        bias = np.concatenate([self._bias(prefix) for prefix in prefixes]) * scale
+        stored = [self.checkpoint.row_steps(f"{prefix}.weight") for prefix in prefixes]
+        known = [steps * scale for steps in stored if steps is not None]
+        steps = np.concatenate(known) if len(known) == len(stored) else None
+        return self.product(value, weight * scale, bias, steps)
 
-    def product(self, value: str, weight: Floats, bias: Floats | None) -> str:
+    def product(self, value: str, weight: Floats, bias: Floats | None, steps: Floats | None = None) -> str:
         """weight [inputs, outputs]. In int8, every row of `value` has its own scale, so rows do not depend on each
-        other."""
+        other.
+
+        steps [outputs]: of a weight that is stored in int8. The row product finds them again in the largest values."""
         graph = self.graph
         kind, _, bits = (self.form.wide if self.wide else self.form.narrow).partition("-")
         if self.form.weights != "int8":
@@ -99,7 +109,7 @@ class Layers:
         elif kind == "rows":
             result = self._rows_product(value, weight, int(bits))
         else:
-            return self._blocks_product(value, weight, bias)
+            return self._blocks_product(value, weight, bias, steps)
         return result if bias is None else graph.op("Add", result, graph.constant(bias))
 
     def _rows_product(self, value: str, weight: Floats, bits: int) -> str:
@@ -117,11 +127,11 @@ class Layers:
         inputs = [row, graph.constant(whole), step, graph.constant(scale), zero, zeros]
         return graph.op("Mul", graph.op("MatMulIntegerToFloat", *inputs, domain="ms"), largest)
 
-    def _blocks_product(self, value: str, weight: Floats, bias: Floats | None) -> str:
+    def _blocks_product(self, value: str, weight: Floats, bias: Floats | None, steps: Floats | None) -> str:
         """One fused operator that quantises rows block by block; made for few rows."""
         graph, (inputs, outputs) = self.graph, weight.shape
         block = block_size(inputs)
-        whole, scale = quantise_blocks(weight, block)
+        whole, scale = quantise_blocks(weight, block, steps)
         given = [graph.constant(whole), graph.constant(scale)]
         if bias is not None:
             given += ["", "", graph.constant(bias)]

@@ -39,7 +39,9 @@ def test_a_folder_is_imported_and_then_there(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.stderr
     assert "openai/whisper-small: complete" in result.stdout
     assert (tmp_path / "models" / "openai--whisper-small" / "model.safetensors").is_file()
-    assert "speech-gateway pull whisper-1" not in invoke("models").stdout
+    listed = invoke("models").stdout
+    assert "speech-gateway pull whisper-1" not in listed
+    assert "openai/whisper-small (safetensors)" in listed
 
 
 def test_the_folder_of_several_models_will_do(tmp_path: Path) -> None:

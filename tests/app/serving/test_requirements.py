@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +16,12 @@ from app.errors import ModelUnavailable
 from app.serving import downloads as pulls
 from app.serving.downloads import Puller, PullError
 from app.serving.requirements import ModelRequirements, install_command
+from backends.data_packages import KnownFile, Part
+from backends.model_files import UNFINISHED
+from backends.model_sets import MODEL_SETS, ModelSet, Variant
 from backends.registry import backend_info, check_options
-from backends.weights import UNFINISHED
 from tests.support.hub import running_hub, tensors
+from tests.support.packages import install
 from tests.support.pools import ask, audio, fake, pool_of, text_of
 from tests.support.waiting import until
 
@@ -54,6 +58,25 @@ def test_nothing_is_missing(tmp_path: Path) -> None:
     assert found.state == "unloaded"
     assert found.files().folder == folder.resolve()
     assert found.weights_bytes() > 5000
+
+
+def test_a_model_out_of_packages_is_there_without_a_pull(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    head = b"\x06\0\0\0\x0c\0WhisperSpec\0" + bytes(100)
+    file = KnownFile("model.bin", len(head), hashlib.sha256(head).hexdigest(), (Part("data-x", "data_x/model.bin"),))
+    known = ModelSet("model-x", (Variant("data-x", (file,)),), "org/x", "c" * 40, "English")
+    monkeypatch.setitem(MODEL_SETS, known.name, known)
+    deployment = Deployment("ears", replace(backend_info("whisper"), libraries={}), model="model-x")
+    found = requirements(deployment, tmp_path / "models")
+    assert found.state == "absent"
+    assert "extra voices (data-x not installed). Fetch them with: speech-gateway pull ears" in found.problem()
+    assert (found.weights_bytes(), found.weights_format()) == (0, "")
+    (tmp_path / "site").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    install(tmp_path / "site", "data-x", {"data_x/model.bin": head})
+    found.check()
+    assert found.state == "unloaded"
+    assert found.files().folder == (tmp_path / "models" / "model-x").resolve()
+    assert (found.weights_bytes(), found.weights_format()) == (len(head), "CTranslate2, checked at the first start")
 
 
 def test_missing_weights_name_the_command_and_what_works_already(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.languages import NAME_OF, language_code, language_name
 from app.writers import sse
 from app.writers.subtitles import srt, timestamp, vtt
 from app.writers.transcripts import FORMATS, Collector, collect, placed, render, stream
@@ -201,27 +200,3 @@ async def test_leaving_a_kept_alive_stream_ends_its_source() -> None:
     assert await anext(chunks) == sse.PING
     await chunks.aclose()  # type: ignore[attr-defined]
     assert ended.is_set()
-
-
-@pytest.mark.parametrize(
-    ("text", "code"),
-    [
-        ("en", "en"),
-        ("EN", "en"),
-        ("en-US", "en"),
-        ("pt_BR", "pt"),
-        ("english", "en"),
-        ("Mandarin", "zh"),
-        ("haw", "haw"),
-        ("nb", "no"),
-    ],
-)
-def test_languages_by_code_tag_or_name(text: str, code: str) -> None:
-    assert language_code(text) == code
-
-
-def test_language_names() -> None:
-    assert (len(NAME_OF), language_name("ja"), language_name("xx"), language_name(None)) == (100, "japanese", "xx", "")
-    assert language_code("klingon") is None
-    assert language_code("") is None
-    assert all(language_code(name) == code for code, name in NAME_OF.items())

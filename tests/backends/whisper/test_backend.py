@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,6 +33,14 @@ from backends.whisper.tokenizer import WhisperTokenizer
 from tests.backends.whisper.checkpoints import Reference
 
 SECOND = 16_000
+
+
+@pytest.fixture(scope="module")
+def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Whisper of all languages; a copy, for graphs are built beside the weights."""
+    target = tmp_path_factory.mktemp("languages") / "whisper"
+    shutil.copytree(Path(__file__).parents[2] / "data" / "whisper_tiny", target)
+    return target
 
 
 def files(reference: Reference, **options: Any) -> ModelFiles:
@@ -315,6 +324,15 @@ def test_options_are_checked(multilingual: Reference) -> None:
         WhisperBackend().load(files(multilingual, temperatures=()), Placement())
     with pytest.raises(InvalidInput, match="martian"):
         WhisperBackend().load(files(multilingual, language="martian"), Placement())
+
+
+@pytest.mark.parametrize("language", ["nb", "NB", "nb-NO", "iw", "nob", "Norwegian", "auto", "und"])
+def test_every_way_to_write_a_language_is_taken_from_a_deployment(miniature: Path, language: str) -> None:
+    options = check_options(INFO, {"language": language})
+    backend = WhisperBackend()
+    backend.load(ModelFiles("w", "w", miniature, Path("models"), Path("user"), options), Placement())
+    job = backend.start(TranscriptionRequest(noise(1)))
+    assert job.decoding_options.language == {"auto": None, "und": None, "iw": "he"}.get(language, "no")
 
 
 @pytest.mark.parametrize(("engine", "dtype"), [("auto", "int8"), ("onnx", "int8"), ("torch", "float32")])

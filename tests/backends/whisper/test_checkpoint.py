@@ -90,6 +90,74 @@ def test_another_kind_of_model_is_refused(folder: Path) -> None:
         load_whisper(folder)
 
 
+@pytest.mark.parametrize(
+    "key",
+    [
+        "encoder_layers",
+        "decoder_layers",
+        "d_model",
+        "encoder_attention_heads",
+        "decoder_attention_heads",
+        "encoder_ffn_dim",
+        "decoder_ffn_dim",
+        "vocab_size",
+        "num_mel_bins",
+        "max_source_positions",
+        "max_target_positions",
+    ],
+)
+@pytest.mark.parametrize("size", [1_000_000_000, 1e999, "1000000000", -1, 0, None, []])
+def test_sizes_beyond_every_whisper_are_refused_at_once(folder: Path, key: str, size: object) -> None:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | {key: size}), encoding="utf-8")
+    with pytest.raises(ModelUnavailable, match=r"sizes beyond every Whisper|below 1|lacks or garbles"):
+        load_whisper(folder)
+
+
+def safetensors_head(table: str) -> bytes:
+    return len(table).to_bytes(8, "little") + table.encode()
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        '{"dtype": "F32", "shape": [1], "data_offsets": [0, Infinity]}',
+        '{"dtype": "F32", "shape": [1], "data_offsets": [NaN, 4]}',
+        '{"dtype": "F32", "shape": [Infinity], "data_offsets": [0, 4]}',
+        '{"dtype": "F32", "shape": [1e999], "data_offsets": [0, 4]}',
+        '{"dtype": "F32", "shape": [-1], "data_offsets": [4, 0]}',
+        '{"dtype": "F32", "shape": [1], "data_offsets": [-4, 0]}',
+        '{"dtype": "F32", "shape": [1], "data_offsets": [0]}',
+        '{"dtype": "F32", "shape": [1], "data_offsets": 4}',
+        '{"dtype": ["F32"], "shape": [1], "data_offsets": [0, 4]}',
+        '{"dtype": "I64", "shape": [1], "data_offsets": [9, 4]}',
+        '{"dtype": "F32", "shape": null, "data_offsets": [0, 4]}',
+        "[]",
+        "null",
+        '"F32"',
+    ],
+)
+def test_odd_heads_are_refused_in_words(folder: Path, entry: str) -> None:
+    (folder / "model.safetensors").write_bytes(safetensors_head(f'{{"model.a": {entry}}}') + bytes(16))
+    with pytest.raises(ModelUnavailable, match=r"model\.safetensors"):
+        load_whisper(folder)
+
+
+def test_a_deeply_nested_head_is_refused(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(safetensors_head("[" * 200_000))
+    with pytest.raises(ModelUnavailable, match="broken header"):
+        load_whisper(folder)
+
+
+@pytest.mark.parametrize("name", ["x" * 100_000, "../model.safetensors", "a\0b", "", 7, None, "C:\\x", "a/b"])
+def test_an_index_that_names_what_is_no_file_is_refused(folder: Path, name: object) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}), encoding="utf-8")
+    with pytest.raises(ModelUnavailable, match="garbled") as told:
+        load_whisper(folder)
+    assert len(str(told.value)) < 1000
+
+
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
 def test_broken_json_is_named(folder: Path, name: str) -> None:
     (folder / name).write_text("{", encoding="utf-8")

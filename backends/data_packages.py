@@ -1,0 +1,162 @@
+"""Model files that come as Python packages: found through their metadata, never imported, and used only if every byte
+is known.
+
+Owns the search and the check by digest, which is remembered by size and time. Knows no particular package; the sets of
+known files are `backends.model_sets`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from backends.interface import ModelUnavailable
+from backends.model_files import JoinedFile
+
+LOCATED = ".located.json"  # in a model's folder: where the files lie that are used from where they are
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A file of a package. path: as the package's own list of files names it."""
+
+    package: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class KnownFile:
+    """A file whose content is known: bytes and SHA-256 of its parts joined in order. parts: in packages, () =
+    elsewhere."""
+
+    name: str
+    size: int
+    sha256: str
+    parts: tuple[Part, ...] = ()
+
+    @property
+    def packages(self) -> list[str]:
+        return list(dict.fromkeys(part.package for part in self.parts))
+
+
+class Refused(ModelUnavailable):
+    """A file is there but is not the one that is known."""
+
+
+def find_part(part: Part) -> Path | None:
+    """Where a package's file lies; None if the package is not installed or does not have it."""
+    try:
+        path = Path(str(metadata.distribution(part.package).locate_file(part.path)))
+    except metadata.PackageNotFoundError:
+        return None
+    return path if path.is_file() else None
+
+
+def find_file(file: KnownFile) -> JoinedFile | None:
+    """A file out of packages by its size alone, unchecked; None if parts are missing. Raises Refused for another
+    size."""
+    found = [path for part in file.parts if (path := find_part(part)) is not None]
+    if not found or len(found) < len(file.parts):
+        return None
+    joined = JoinedFile(*found)
+    if joined.size != file.size:
+        raise _refusal(file, f"{joined.size} bytes instead of {file.size}")
+    return joined
+
+
+def check(file: KnownFile, joined: JoinedFile) -> None:
+    """Raises Refused if a file's content is not the known one."""
+    if joined.size != file.size:
+        raise _refusal(file, f"{joined.size} bytes instead of {file.size}")
+    if (found := joined.sha256()) != file.sha256:
+        raise _refusal(file, f"SHA-256 {found} instead of {file.sha256}")
+
+
+def _refusal(file: KnownFile, difference: str) -> Refused:
+    where = f"the installed package {' and '.join(file.packages)}" if file.parts else "its folder"
+    return Refused(f"{file.name} in {where} is not the file that is known ({difference}), so it is refused")
+
+
+# --- The record of a model whose files are used from where they lie ---------------------------------------------------
+
+
+def write_record(folder: Path, source: str, files: Mapping[str, JoinedFile], known: Mapping[str, KnownFile]) -> None:
+    """Put checked files on record, so that the next start need not read them. Raises OSError."""
+    rows = {
+        name: {"sha256": known[name].sha256, "parts": [[str(path), *_stamp(path)] for path in joined.parts]}
+        for name, joined in files.items()
+    }
+    write_whole(folder / LOCATED, json.dumps({"source": source, "files": rows}, indent=1).encode())
+
+
+def read_record(folder: Path) -> dict[str, JoinedFile]:
+    """The files on record by name, as far as all their parts still have the size and time of when they were checked."""
+    return {name: JoinedFile(*paths) for name, (_, paths) in _valid_rows(folder).items()}
+
+
+def recorded_digest(folder: Path, name: str) -> str | None:
+    """SHA-256 of a file on record; None if it is not on record or has changed since."""
+    row = _valid_rows(folder).get(name)
+    return row[0] if row else None
+
+
+def recorded_source(folder: Path) -> str:
+    """Where the files on record come from, for people; "" if there is no record."""
+    return str(_stored(folder).get("source", ""))
+
+
+def _valid_rows(folder: Path) -> dict[str, tuple[str, list[Path]]]:
+    try:
+        rows = _stored(folder)["files"].items()
+        return {name: (str(row["sha256"]), paths) for name, row in rows if (paths := _unchanged(row["parts"]))}
+    except (KeyError, TypeError, AttributeError, ValueError):
+        return {}
+
+
+def _stored(folder: Path) -> dict[str, Any]:
+    try:
+        stored = json.loads((folder / LOCATED).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return stored if isinstance(stored, dict) else {}
+
+
+def _unchanged(parts: Sequence[Sequence[Any]]) -> list[Path]:
+    """The paths, or [] if one has changed or gone."""
+    try:
+        same = all(_stamp(Path(path)) == [size, changed] for path, size, changed in parts)
+    except OSError:
+        return []
+    return [Path(path) for path, *_ in parts] if same else []
+
+
+def _stamp(path: Path) -> list[int]:
+    """Size in bytes, and time of the last change in nanoseconds."""
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Replace a file in one step, so that nobody reads half of it. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".new-{os.getpid()}-{path.name}")
+    try:
+        new.write_bytes(data)
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def missing_packages(files: Sequence[KnownFile]) -> list[str]:
+    """Packages of which a file is not there, in order and once each."""
+    return list(dict.fromkeys(_missing(files)))
+
+
+def _missing(files: Sequence[KnownFile]) -> Iterator[str]:
+    for file in files:
+        yield from (part.package for part in file.parts if find_part(part) is None)
