@@ -61,11 +61,16 @@ class ModelFiles:
 
 @dataclass(frozen=True, slots=True)
 class Voice:
-    """One voice of a speech backend. id: what a request names; name: for people; languages: BCP 47 codes, () = any."""
+    """One voice of a speech backend.
+
+    id: what a request names; name: for people; languages: BCP 47 codes, () = any; licence: of the voice, "" = the
+    model's.
+    """
 
     id: str
     name: str = ""
     languages: tuple[str, ...] = ()
+    licence: str = ""
 
 
 @dataclass(frozen=True, slots=True)

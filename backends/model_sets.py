@@ -27,7 +27,7 @@ from backends.data_packages import (
 from backends.interface import ModelUnavailable
 from backends.model_files import UNFINISHED, JoinedFile
 
-EXTRA = "voices"  # the pyproject extra that installs the packages
+EXTRA = "ears"  # the pyproject extra that installs the packages
 _COPIED = ".json"  # ending of the small files that are copied into the model's folder, where readers expect them
 
 

@@ -22,6 +22,7 @@ _INFO_MODULES = {
     "llasa": "backends.llasa.info",
     "csm": "backends.csm.info",
     "espeak": "backends.embedded.espeak_info",
+    "voices": "backends.embedded.voices_info",
     "pocketsphinx": "backends.embedded.pocketsphinx_info",
     "fake": "backends.fake.info",
 }

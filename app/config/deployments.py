@@ -45,7 +45,7 @@ class Deployment:
 
 # The large models are fetched only when somebody asks for it: `speech-gateway pull NAME`, or auto_pull = true.
 BUILTIN: Mapping[str, Mapping[str, Any]] = {
-    "embedded-tts": {"backend": "espeak"},
+    "embedded-tts": {"backend": "voices"},
     "embedded-asr": {"backend": "pocketsphinx"},
     "whisper-1": {"backend": "whisper", "model": "openai/whisper-small"},
     "csm-1b": {"backend": "csm", "model": "sesame/csm-1b", "auto_pull": False, "fallback": "embedded-tts"},

@@ -5,7 +5,7 @@ Owns OpenAI's names. A backend's own names are known once its model was loaded; 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from starlette.types import ASGIApp
@@ -14,6 +14,7 @@ from app.config.deployments import Deployment
 from app.routes.context import Gateway, RequestContext, find_deployment
 from app.routes.openapi_schema import answers, array, obj, text
 from app.routes.operations import LISTING_SCHEMES, MODEL_SCHEMES, Operation
+from backends.interface import Voice
 
 OPENAI_VOICES = (
     "alloy", "ash", "ballad", "coral", "echo", "fable", "onyx", "nova", "sage", "shimmer", "verse", "marin", "cedar",
@@ -55,7 +56,7 @@ async def _own_voices(gateway: Gateway, deployment: Deployment) -> list[str]:
 
 async def list_voices(context: RequestContext) -> ASGIApp:
     """The voices of one deployment (named by the path or `?model=`), or of all that speak."""
-    seen: dict[str, dict[str, str]] = {}
+    seen: dict[str, dict[str, Any]] = {}
     for deployment in _asked(context):
         for voice in voices_of(context.gateway, deployment):
             seen.setdefault(voice["id"], voice)
@@ -69,15 +70,27 @@ async def list_speech_models(context: RequestContext) -> ASGIApp:
     return context.json({"models": [{"id": name} for name in names if _speaks(known.resolve(name))]})
 
 
-def voices_of(gateway: Gateway, deployment: Deployment) -> Iterator[dict[str, str]]:
-    """{"id", "name"}: configured names, OpenAI's, and the backend's own if its model was loaded once. Loads nothing."""
+def voices_of(gateway: Gateway, deployment: Deployment) -> Iterator[dict[str, Any]]:
+    """{"id", "name"}: configured names, OpenAI's, and the backend's own if its model was loaded once. Loads nothing.
+
+    The backend's own voices have "languages" (BCP 47) and "licence" too, where they are known.
+    """
     for name in deployment.voices:
         yield {"id": name, "name": name}
     for name in OPENAI_VOICES:
         yield {"id": name, "name": name.capitalize()}
     told = gateway.pool.capabilities(deployment)
     for voice in told.voices if told is not None else ():
-        yield {"id": voice.id, "name": voice.name or voice.id}
+        yield _document(voice)
+
+
+def _document(voice: Voice) -> dict[str, Any]:
+    told: dict[str, Any] = {"id": voice.id, "name": voice.name or voice.id}
+    if voice.languages:
+        told["languages"] = list(voice.languages)
+    if voice.licence:
+        told["licence"] = voice.licence
+    return told
 
 
 def _asked(context: RequestContext) -> list[Deployment]:
@@ -92,10 +105,15 @@ def _speaks(deployment: Deployment | None) -> bool:
     return deployment is not None and "speech" in deployment.tasks
 
 
-def _doc(summary: str, key: str, fields: tuple[str, ...]) -> dict[str, Any]:
-    item = obj({field: text("") for field in fields}, fields)
+def _doc(summary: str, key: str, fields: tuple[str, ...], more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    item = obj({field: text("") for field in fields} | dict(more or {}), fields)
     return {"summary": summary, "tags": ["speech"], "responses": answers(obj({key: array(item)}, (key,)))}
 
+
+_OF_OWN_VOICES = {
+    "languages": array(text("BCP 47 code.")),
+    "licence": text("Of this voice, where it differs from its model's."),
+}
 
 # Open WebUI sends no key here; nothing is told that is worth one.
 OPERATIONS = (
@@ -105,7 +123,7 @@ OPERATIONS = (
         list_voices,
         access="listing",
         schemes=LISTING_SCHEMES | MODEL_SCHEMES,
-        doc=_doc("Voices, as Open WebUI asks for them", "voices", ("id", "name")),
+        doc=_doc("Voices, as Open WebUI asks for them", "voices", ("id", "name"), _OF_OWN_VOICES),
     ),
     Operation(
         "audio/models",

@@ -47,6 +47,13 @@ class Requirements(Protocol):
     def weights_bytes(self) -> int: ...
 
 
+def uses_one_thread(deployment: Deployment, requirements: Requirements) -> bool:
+    """Whether more threads would be of no use; the embedded voices use them only for their neural models."""
+    if deployment.info.name == "voices":
+        return deployment.engine == "espeak-ng" or not requirements.has_libraries("neural")
+    return deployment.info.name in SINGLE_THREADED
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class PoolServices:
     """What all deployments share. one_heavy: whether at most one of those whose weights are here, or on their way,
@@ -167,9 +174,8 @@ class Loader:
                 Failed("out_of_memory", f"its weights alone are {stored} bytes, the budget of the CPU is {budget}")
             )
         self.lease = await self._wait_for_memory(placement.device, expected, known)
-        threads = self._m.devices.claim_threads(
-            d.name, alone=self._m.one_heavy(), single=d.info.name in SINGLE_THREADED
-        )
+        single = uses_one_thread(d, self._requirements)
+        threads = self._m.devices.claim_threads(d.name, alone=self._m.one_heavy(), single=single)
         room = self._m.memory_manager.room(self.lease)
         self.placement = dataclasses.replace(placement, threads=threads, memory_bytes=room)
         load = frames.LoadModel(d.info.name, self._requirements.files(), self.placement, self.batch_limit)

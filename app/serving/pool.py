@@ -21,7 +21,7 @@ from app.metrics import Metrics
 from app.serving.dispatch import Dispatcher
 from app.serving.downloads import Puller
 from app.serving.interfaces import DeploymentStatus, DeviceStatus, Reservation
-from app.serving.loading import SINGLE_THREADED, PoolServices
+from app.serving.loading import PoolServices, uses_one_thread
 from app.serving.memory import MemoryManager
 from app.serving.notifier import Notifier
 from app.serving.policy import Policy
@@ -100,7 +100,7 @@ class WorkerPool:
         self._prepare_models()
 
     def _one_heavy(self) -> bool:
-        heavy = [name for name, d in self._deployments.items() if d.info.name not in SINGLE_THREADED]
+        heavy = [name for name, d in self._deployments.items() if not uses_one_thread(d, self._requirements[name])]
         return sum(self._requirements[name].state != "absent" for name in heavy) < 2
 
     def _name_alternatives(self) -> None:

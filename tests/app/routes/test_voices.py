@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from app.routes.voices import OPENAI_VOICES
+from app.routes.voices import OPENAI_VOICES, _document
+from backends.interface import Voice
 from tests.support.running import FAKES, Running, fake_settings, running
 
 BASES = ["/v1", "/openai/v1", "/openai/deployments/fake-tts", "/openai"]
@@ -58,3 +59,9 @@ def test_a_model_that_was_never_loaded_is_not_loaded_for_a_listing(server: Runni
     assert ids == {*OPENAI_VOICES, "Anna"}
     assert not server.pool.loaded
     server.pool.loaded = True
+
+
+def test_a_voice_tells_its_languages_and_its_licence() -> None:
+    told = _document(Voice("jf_alpha", "Alpha", ("ja-JP",), "Apache-2.0"))
+    assert told == {"id": "jf_alpha", "name": "Alpha", "languages": ["ja-JP"], "licence": "Apache-2.0"}
+    assert _document(Voice("plain")) == {"id": "plain", "name": "plain"}

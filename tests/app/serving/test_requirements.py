@@ -68,7 +68,7 @@ def test_a_model_out_of_packages_is_there_without_a_pull(tmp_path: Path, monkeyp
     deployment = Deployment("ears", replace(backend_info("whisper"), libraries={}), model="model-x")
     found = requirements(deployment, tmp_path / "models")
     assert found.state == "absent"
-    assert "extra voices (data-x not installed). Fetch them with: speech-gateway pull ears" in found.problem()
+    assert "extra ears (data-x not installed). Fetch them with: speech-gateway pull ears" in found.problem()
     assert (found.weights_bytes(), found.weights_format()) == (0, "")
     (tmp_path / "site").mkdir()
     monkeypatch.syspath_prepend(str(tmp_path / "site"))

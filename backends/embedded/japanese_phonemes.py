@@ -1,0 +1,151 @@
+"""Japanese text to the phonemes that Kokoro was trained on.
+
+The readings (kanji, numbers, dates, counters, English words) come from pyopenjtalk-plus; the table from kana to
+phonemes is that of misaki 0.7.4 (Apache-2.0). Pitch accent is not written in this alphabet. Knows no model.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from backends.embedded.voice_files import INSTALL
+from backends.interface import ModelUnavailable
+
+# One or two kana and their phonemes. Two kana are one sound, so the longer entry is taken first.
+_TABLE = """
+ぁ=a あ=a ぃ=i い=i ぅ=ɯ う=ɯ ぇ=e え=e ぉ=o お=o か=ka が=ɡa き=kʲi ぎ=ɡʲi く=kɯ ぐ=ɡɯ け=ke げ=ɡe
+こ=ko ご=ɡo さ=sa ざ=ʣa し=ɕi じ=ʥi す=sɨ ず=zɨ せ=se ぜ=ʣe そ=so ぞ=ʣo た=ta だ=da ち=ʨi ぢ=ʥi つ=ʦɨ
+づ=zɨ て=te で=de と=to ど=do な=na に=ɲi ぬ=nɯ ね=ne の=no は=ha ば=ba ぱ=pa ひ=çi び=bʲi ぴ=pʲi
+ふ=ɸɯ ぶ=bɯ ぷ=pɯ へ=he べ=be ぺ=pe ほ=ho ぼ=bo ぽ=po ま=ma み=mʲi む=mɯ め=me も=mo ゃ=ja や=ja ゅ=jɯ
+ゆ=jɯ ょ=jo よ=jo ら=ɾa り=ɾʲi る=ɾɯ れ=ɾe ろ=ɾo ゎ=βa わ=βa ゐ=i ゑ=e を=o ゔ=vɯ ゕ=ka ゖ=ke いぇ=je
+うぃ=βi うぇ=βe うぉ=βo きぇ=kʲe きゃ=kʲa きゅ=kʲɨ きょ=kʲo ぎゃ=ɡʲa ぎゅ=ɡʲɨ ぎょ=ɡʲo くぁ=kᵝa くぃ=kᵝi
+くぇ=kᵝe くぉ=kᵝo ぐぁ=ɡᵝa ぐぃ=ɡᵝi ぐぇ=ɡᵝe ぐぉ=ɡᵝo しぇ=ɕe しゃ=ɕa しゅ=ɕɨ しょ=ɕo じぇ=ʥe じゃ=ʥa じゅ=ʥɨ
+じょ=ʥo ちぇ=ʨe ちゃ=ʨa ちゅ=ʨɨ ちょ=ʨo ぢゃ=ʥa ぢゅ=ʥɨ ぢょ=ʥo つぁ=ʦa つぃ=ʦʲi つぇ=ʦe つぉ=ʦo てぃ=tʲi
+てゅ=tʲɨ でぃ=dʲi でゅ=dʲɨ とぅ=tɯ どぅ=dɯ にぇ=ɲe にゃ=ɲa にゅ=ɲɨ にょ=ɲo ひぇ=çe ひゃ=ça ひゅ=çɨ ひょ=ço
+びゃ=bʲa びゅ=bʲɨ びょ=bʲo ぴゃ=pʲa ぴゅ=pʲɨ ぴょ=pʲo ふぁ=ɸa ふぃ=ɸʲi ふぇ=ɸe ふぉ=ɸo ふゅ=ɸʲɨ ふょ=ɸʲo
+みゃ=mʲa みゅ=mʲɨ みょ=mʲo りゃ=ɾʲa りゅ=ɾʲɨ りょ=ɾʲo ゔぁ=va ゔぃ=vʲi ゔぇ=ve ゔぉ=vo ゔゅ=bʲɨ ゔょ=bʲo ヷ=va
+ヸ=vʲi ヹ=ve ヺ=vo
+"""
+_PHONEMES: Mapping[str, str] = {kana: sound for kana, _, sound in (entry.partition("=") for entry in _TABLE.split())}
+_MARKS: Mapping[str, str] = {
+    "、": ",", "。": ".", "「": "“", "」": "”", "『": "“", "』": "”", "！": "!", "？": "?", "，": ",", "．": ".", "：": ":",
+    "；": ";", "…": "…", "‥": "…", "・": " ", "—": "—", "―": "—", "（": "(", "）": ")", "!": "!", "?": "?", ",": ",", ".": ".",
+    ":": ":", ";": ";", "(": "(", ")": ")", "“": "“", "”": "”", "〜": " ", "～": " ",
+}  # fmt: skip
+_OPENING, _CLOSING = "“(", ",.!?:;…—”)"
+_NOT_SPOKEN = {ord(mark): None for mark in "’'"}  # behind a vowel that is whispered
+_NO_WORD: Mapping[str, Any] = {"pron": "", "pos": "", "pos_group1": "", "chain_flag": 0}
+_ELLIPSIS = re.compile(r"\.{2,}|・{2,}")
+_RANGE = "〜～"
+_KATAKANA_TO_HIRAGANA = {code: code - 0x60 for code in range(ord("ァ"), ord("ヶ") + 1)}
+
+
+class JapaneseFrontEnd:
+    """Japanese, or Japanese with English words in it, to Kokoro's phonemes."""
+
+    def __init__(self) -> None:
+        self._readings = _reading_engine()
+
+    def phonemes(self, text: str) -> str:
+        """Words separated by spaces, marks behind their word. "" if there is nothing to say."""
+        spoken = ""
+        for sound in _sounds(self._readings(_normalized(text), use_sudachi_kanji_yomi=False)):
+            if sound[0] in _CLOSING:
+                spoken = f"{spoken.rstrip()}{sound} "
+            elif sound[0] in _OPENING:
+                spoken = f"{spoken.rstrip()} {sound}"
+            else:
+                spoken += f"{sound} "
+        return spoken.strip()
+
+
+def _sounds(words: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Phonemes of each word or mark; what is spoken as one word is one."""
+    kana, before = "", _NO_WORD
+    for word in words:
+        reading = _reading(word)
+        if kana and not (reading and _is_one_word(before, word)):
+            yield from filter(None, [kana_phonemes(kana)])
+            kana = ""
+        kana += reading
+        if not reading and (marks := _marks(word)):
+            yield marks
+        before = word
+    yield from filter(None, [kana_phonemes(kana)])
+
+
+def _is_one_word(before: Mapping[str, Any], word: Mapping[str, Any]) -> bool:
+    """Whether the dictionary has cut within a sound (kat-ta, yon-da), or a number with its counter."""
+    if str(before["pron"]).endswith("ッ"):
+        return True
+    if before["pos"] == "動詞" and str(before["pron"]).endswith("ン"):
+        return word["pos"] in ("助動詞", "助詞")
+    return bool(before["pos_group1"] == "数" and word["chain_flag"] == 1)
+
+
+def kana_phonemes(kana: str) -> str:
+    """Phonemes of a word in kana of either kind; characters that are no kana are left out."""
+    kana = kana.translate(_KATAKANA_TO_HIRAGANA)
+    sounds, index = list[str](), 0
+    while index < len(kana):
+        size = 2 if kana[index : index + 2] in _PHONEMES else 1
+        behind = kana[index + size : index + size + 2]
+        sounds.append(_sound(kana[index : index + size], behind))
+        index += size
+    return "".join(sounds)
+
+
+def _sound(kana: str, behind: str) -> str:
+    if kana == "っ":
+        return "ʔ"
+    if kana == "ー":
+        return "ː"
+    if kana == "ん":
+        return _nasal(_PHONEMES.get(behind, _PHONEMES.get(behind[:1], "")))
+    return _PHONEMES.get(kana, "")
+
+
+def _nasal(following: str) -> str:
+    """The sound of ん, which is made where the sound behind it is made."""
+    for nasal, beginnings in (("m", "mpb"), ("ŋ", "kɡ"), ("ɲ", "ɲʨʥ"), ("n", "ntdɾz")):
+        if following[:1] and following[0] in beginnings:
+            return nasal
+    return "ɴ"
+
+
+def _reading(word: Mapping[str, Any]) -> str:
+    """A word's kana; "" for a mark."""
+    kana = str(word["pron"]).translate(_NOT_SPOKEN)
+    return kana if kana_phonemes(kana) else ""
+
+
+def _marks(word: Mapping[str, Any]) -> str:
+    return "".join(_MARKS.get(char, "") for char in str(word["string"])).strip()
+
+
+def _normalized(text: str) -> str:
+    """One spelling of each character, with full-width katakana; the wave between two numbers means "from .. to"."""
+    composed = unicodedata.normalize("NFKC", "".join(_read_range(text)))
+    return " ".join(_ELLIPSIS.sub("…", composed).split())
+
+
+def _read_range(text: str) -> list[str]:
+    found = []
+    for index, char in enumerate(text):
+        before, behind = text[index - 1 : index], text[index + 1 : index + 2]
+        found.append("から" if char in _RANGE and before and behind.isdigit() else char)
+    return found
+
+
+def _reading_engine() -> Callable[..., list[dict[str, Any]]]:
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it may import onnxruntime
+    try:
+        import pyopenjtalk
+    except ImportError as error:
+        raise ModelUnavailable(f"Japanese needs pyopenjtalk-plus ({error}); run: {INSTALL}") from error
+    engine: Callable[..., list[dict[str, Any]]] = pyopenjtalk.run_frontend
+    return engine

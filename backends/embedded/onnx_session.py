@@ -1,0 +1,34 @@
+"""onnxruntime sessions on the CPU for the neural voices.
+
+Owns the session options and that onnxruntime reports nothing to anybody. Knows no model.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from backends.interface import ModelUnavailable
+
+
+def open_session(model: bytes, threads: int) -> Any:
+    """A session of `model` (a serialised ONNX graph) on `threads` CPU threads. Raises ModelUnavailable."""
+    onnxruntime = _onnxruntime()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = max(1, threads), 1
+    options.log_severity_level = 3
+    # Threads that wait for work in a loop take the processor from the other workers of this machine.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions have no common base of their own
+        raise ModelUnavailable(f"onnxruntime cannot load the voice: {error}") from error
+
+
+def _onnxruntime() -> Any:
+    """The module, with its telemetry off: the variable is read when the library is loaded, the call covers Windows."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
+
+    onnxruntime.disable_telemetry_events()
+    return onnxruntime

@@ -1,0 +1,254 @@
+"""Speech of the embedded voices: Piper for English, Kokoro for Japanese, espeak-ng for every other language.
+
+Owns the choice of the voice and the piece-by-piece stream. One step speaks one piece of one job, the one that has
+waited longest, so that a cancel or a new job waits for one clause at most. Knows no model.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from backends.embedded.clauses import clauses
+from backends.embedded.espeak import EspeakBackend
+from backends.embedded.neural_models import Synthesizer, VoiceModels
+from backends.embedded.silence import pause_behind, silence
+from backends.embedded.speakable import language_of, readable, without_pictures
+from backends.embedded.voice_catalog import OPENAI_NAMES, NeuralVoice, VoiceCatalog, installed_voices, is_kokoro_name
+from backends.embedded.voice_files import INSTALL
+from backends.embedded.voices_info import VoicesOptions
+from backends.interface import (
+    AudioChunk,
+    Capabilities,
+    Done,
+    Event,
+    InvalidInput,
+    Job,
+    ModelFiles,
+    ModelUnavailable,
+    Placement,
+    Request,
+    SpeechRequest,
+    Usage,
+)
+from backends.memory import resident_bytes
+
+_MAX_BATCH = 8  # jobs that take turns; each waits for a piece of every other
+_NOTHING_SECONDS = 0.25  # of silence for a text that holds nothing to say
+_NEURAL_LANGUAGES = {"en": "English", "ja": "Japanese"}  # with a voice in the extra `voices`
+
+
+@dataclass(slots=True, eq=False)
+class _NeuralJob:
+    """pieces: text that is left; parts: phonemes of the piece that is being spoken; served: number of its last step."""
+
+    request: SpeechRequest
+    language: str
+    voice: Synthesizer
+    pieces: deque[str]
+    notes: list[str]
+    parts: deque[str] = field(default_factory=deque)
+    pause: float = 0.0
+    spoken: int = 0
+    served: int = 0
+    begun: float = field(default_factory=time.perf_counter)
+
+
+@dataclass(slots=True, eq=False)
+class _EspeakJob:
+    """A job that espeak-ng speaks; notes: why."""
+
+    job: Job
+    notes: tuple[str, ...]
+
+
+class VoicesBackend:
+    """Implements backends.interface.Backend for task "speech"."""
+
+    def load(self, model: ModelFiles, placement: Placement) -> Capabilities:
+        self._options = VoicesOptions(**model.options)
+        self._problems: dict[str, str] = {}
+        self._steps = 0
+        found: list[NeuralVoice] = []
+        if placement.engine != "espeak-ng":
+            found = installed_voices(model.models_dir, permissive_only=self._options.permissive_licences_only)
+            self._models = VoiceModels(placement.threads)
+        self._catalog = VoiceCatalog(found)
+        self._espeak = EspeakBackend()
+        told = self._espeak.load(replace(model, options=self._espeak_options()), placement)
+        self._detail: dict[str, Any] = {**told.detail, "neural_voices": [voice.id for voice in found]}
+        families = dict.fromkeys(voice.family for voice in found)
+        return Capabilities(
+            engine="+".join([*families, told.engine]),
+            device="cpu",
+            dtype="float32" if found else told.dtype,
+            max_batch=_MAX_BATCH,
+            sample_rate=told.sample_rate,
+            voices=(*(voice.listed() for voice in found), *told.voices),
+            native_speed=True,
+            detail=self._detail,
+        )
+
+    def canary(self) -> Request:
+        return SpeechRequest(text="Ready.", voice="alloy")
+
+    def start(self, request: Request) -> Job:
+        if not isinstance(request, SpeechRequest):
+            raise InvalidInput("the embedded voices make speech only")
+        if request.reference is not None:
+            raise InvalidInput("the embedded voices cannot clone a voice", param="reference_audio")
+        voice, code = self._choose(request)
+        ready, problem = self._ready(voice)
+        if voice is None or ready is None:
+            return self._with_espeak(request, code, problem)
+        text, note = readable(without_pictures(request.text), voice.language)
+        notes = [note] if note else []
+        return _NeuralJob(request, voice.language, ready, deque(clauses(text)), [*notes, *_unused(request)])
+
+    def step(self, jobs: Sequence[Job]) -> Iterable[tuple[Job, Event]]:
+        """One sentence of each job of espeak-ng, and one piece of the neural job that has waited longest."""
+        for job in jobs:
+            if isinstance(job, _EspeakJob):
+                yield from self._step_espeak(job)
+        neural = [job for job in jobs if isinstance(job, _NeuralJob)]
+        if neural:
+            turn = min(neural, key=lambda waiting: waiting.served)
+            self._steps += 1
+            turn.served = self._steps
+            for event in self._advance(turn):
+                yield turn, event
+
+    def close(self, job: Job) -> None:
+        if isinstance(job, _EspeakJob):
+            self._espeak.close(job.job)
+
+    def footprint(self) -> int:
+        return resident_bytes()
+
+    # --- Which voice --------------------------------------------------------------------------------------------------
+
+    def _choose(self, request: SpeechRequest) -> tuple[NeuralVoice | None, str]:
+        """The neural voice for a request and the language it asks for; None: espeak-ng's."""
+        name = request.voice.strip() or self._options.voice
+        if voice := self._catalog.named(name):
+            return voice, voice.language
+        if is_kokoro_name(name):
+            raise InvalidInput(
+                f"the voice {name!r} is not here; put {name}.bin into models/kokoro/voices", param="voice"
+            )
+        if name.lower() in OPENAI_NAMES:
+            code = _asked_language(request) or self._language_of(request.text)
+            return self._catalog.for_language(code, name), code
+        return self._catalog.for_language(name), name.lower()
+
+    def _language_of(self, text: str) -> str:
+        """The language code of a text by its script; "" for scripts that only espeak-ng speaks."""
+        found = language_of(text)
+        default = self._catalog.named(self._options.voice)
+        own = default.locale if default else self._options.voice
+        if found == "latin":
+            return own
+        return found or ("ja" if own.lower().startswith("ja") else "")
+
+    def _ready(self, voice: NeuralVoice | None) -> tuple[Synthesizer | None, str]:
+        """The voice loaded, or what keeps it from loading, which is told in the notes and at /health."""
+        if voice is None:
+            return None, ""
+        try:
+            return self._models.synthesizer(voice), ""
+        except ModelUnavailable as error:
+            self._problems[voice.id] = error.message
+            self._detail["problems"] = dict(self._problems)
+            return None, error.message
+
+    # --- espeak-ng ----------------------------------------------------------------------------------------------------
+
+    def _espeak_options(self) -> dict[str, Any]:
+        """The deployment's options as espeak-ng takes them: it speaks the language of a default voice that is not its
+        own."""
+        names = ("voice", "words_per_minute", "pitch", "pitch_range", "sentence_gap_ms")
+        default = self._catalog.named(self._options.voice)
+        own = {name: getattr(self._options, name) for name in names}
+        return {**own, "voice": default.language} if default else own
+
+    def _with_espeak(self, request: SpeechRequest, code: str, problem: str) -> _EspeakJob:
+        name = request.voice
+        language = code.partition("-")[0]
+        if name.lower() in OPENAI_NAMES and _asked_language(request):
+            name = code
+        elif named := self._catalog.named(name or self._options.voice):
+            name = named.language
+        job = self._espeak.start(replace(request, voice=name, options={}))
+        if problem:
+            return _EspeakJob(job, (f"espeak-ng spoke, because the neural voice did not load: {problem}",))
+        if "+" in name or code not in (language, "en-us", "ja-jp") or self._catalog.for_language(language):
+            return _EspeakJob(job, ())
+        spoken = _NEURAL_LANGUAGES.get(language)
+        return _EspeakJob(job, (self._why_espeak(spoken),) if spoken else ())
+
+    def _why_espeak(self, language: str) -> str:
+        if self._options.permissive_licences_only and language == "English":
+            return "espeak-ng spoke: there is no neural voice for English with a permissive licence"
+        return f"espeak-ng spoke: the neural voice for {language} is not installed ({INSTALL})"
+
+    def _step_espeak(self, job: _EspeakJob) -> Iterator[tuple[Job, Event]]:
+        for _, event in self._espeak.step([job.job]):
+            yield job, replace(event, notes=(*job.notes, *event.notes)) if isinstance(event, Done) else event
+
+    # --- Neural voices ------------------------------------------------------------------------------------------------
+
+    def _advance(self, job: _NeuralJob) -> Iterator[Event]:
+        """Speak one part; what is spoken is taken away only then, because a step that raises is repeated."""
+        while not job.parts and job.pieces:
+            job.parts.extend(job.voice.phonemes(job.pieces[0]))
+            job.pieces.popleft()
+        if job.parts:
+            part = job.parts[0]
+            samples = job.voice.say(part, job.request.speed, _seed(job))
+            job.parts.popleft()
+            if job.spoken:
+                yield AudioChunk(silence(job.pause, job.voice.rate), job.voice.rate)
+            job.pause = pause_behind(part) / job.request.speed
+            job.spoken += 1
+            yield AudioChunk(samples, job.voice.rate)
+        if not job.parts and not job.pieces:
+            if not job.spoken:
+                job.notes.append("the input holds nothing to say: the answer is silence")
+                yield AudioChunk(silence(_NOTHING_SECONDS, job.voice.rate), job.voice.rate)
+            yield _done(job)
+
+
+def _asked_language(request: SpeechRequest) -> str:
+    """The language code of a request's options. Raises InvalidInput for what cannot be one."""
+    language = request.options.get("language", "")
+    if not isinstance(language, str) or len(language) > 16:
+        raise InvalidInput("options.language must be a language code such as en or ja", param="options")
+    return language.strip().lower()
+
+
+def _seed(job: _NeuralJob) -> int:
+    """Every part has noise of its own, the same for the same request."""
+    return (job.request.seed or 0) + job.spoken
+
+
+def _done(job: _NeuralJob) -> Done:
+    return Done(
+        language=job.language,
+        usage=Usage(input_tokens=len(job.request.text.split())),
+        seed=job.request.seed,
+        timings={"synthesis": time.perf_counter() - job.begun},
+        notes=tuple(job.notes),
+    )
+
+
+def _unused(request: SpeechRequest) -> Iterator[str]:
+    """Notes for what the request says and these voices do not use."""
+    if request.instructions.strip():
+        yield "the embedded voices have no speaking styles: instructions were not used"
+    if request.context:
+        yield "the embedded voices do not listen: context was not used"
+    if unknown := sorted(name for name in request.options if name != "language"):
+        yield f"the embedded voices have no option {', '.join(unknown)[:80]}: it was not used"
