@@ -40,8 +40,9 @@ from backends.csm.layouts import ORIGINAL
 from backends.csm.mimi.layouts import moshi_config
 from backends.csm.model import CsmModel
 from backends.csm.prompt_frames import text_rows
-from backends.transformer import precision, request_noise
 from backends.transformer.checkpoint import Checkpoint
+from backends.transformer.linear import precision
+from backends.transformer.sampling import request_noise
 
 TEXT = 1024  # rows of the text table: a gather, its size does not matter
 PROMPT = 64  # rows

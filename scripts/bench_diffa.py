@@ -35,7 +35,10 @@ from backends.diffa.decoding import DecodingOptions
 from backends.diffa.denoise import Denoising, Window
 from backends.diffa.llada import Conversation, Llada, LladaConfig, Pass, build_llada
 from backends.memory import resident_bytes
-from backends.transformer import Checkpoint, Precision, Rope, TransformerConfig, precision
+from backends.transformer.checkpoint import Checkpoint
+from backends.transformer.config import TransformerConfig
+from backends.transformer.linear import Precision, precision
+from backends.transformer.rope import Rope
 
 PROMPT, NEW, BLOCK = 320, 128, 32
 SPLICE, HEARD = 60, 189  # ten seconds of audio after the sixtieth text token

@@ -79,7 +79,7 @@ def products() -> str:
     """A product in every number format, as near to the exact one as the format allows."""
     import torch
 
-    from backends.transformer import Precision, make_linear, precision
+    from backends.transformer.linear import Precision, make_linear, precision
 
     generator = torch.Generator().manual_seed(0)
     weight, x = torch.randn(96, 128, generator=generator), torch.randn(20, 128, generator=generator)

@@ -14,7 +14,7 @@ from typing import Any
 
 from backends.interface import ModelUnavailable
 from backends.transformer.bounds import MOST_ROWS, check_size, check_stack
-from backends.transformer.model import TransformerConfig
+from backends.transformer.config import TransformerConfig
 from backends.transformer.rope import Llama3Scaling, Rope
 
 CODEC_IDS = 2048  # what Mimi's codebooks hold; ids from here on are special and are never spoken

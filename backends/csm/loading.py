@@ -18,8 +18,8 @@ from backends.csm.text import SpeechTokenizer, load_tokenizer
 from backends.csm.watermark import Watermark, load_watermark
 from backends.csm.watermark_model.key import installation_key, parse_key
 from backends.interface import ModelFiles, ModelUnavailable, Placement
+from backends.transformer.config import TransformerConfig
 from backends.transformer.kernel_checks import fallbacks, int8_kernel
-from backends.transformer.model import TransformerConfig
 
 _SLOTS = {"cpu": 4, "cuda": 8}
 _SMALL = 20_000_000  # matrix elements read per frame below which number formats make no difference

@@ -21,9 +21,10 @@ from backends.csm.prompt_frames import prompt_rows
 from backends.interface import InvalidInput
 from backends.transformer.attention import KVCache, Span, Step, Whole
 from backends.transformer.checkpoint import Checkpoint
+from backends.transformer.config import tensor_shapes
 from backends.transformer.cpu_int8.kernels import Picker, kernels
 from backends.transformer.linear import Linear, Precision, make_linear, precision
-from backends.transformer.model import Transformer, tensor_shapes
+from backends.transformer.model import Transformer
 from backends.transformer.sampling import pick, request_generator, request_noise
 
 

@@ -26,8 +26,8 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from backends.diffa import acoustic, semantic
 from backends.diffa.checkpoint import fill, open_checkpoint, read_config
 from backends.interface import ASR_SAMPLE_RATE, InvalidInput, ModelUnavailable, Samples
-from backends.transformer import Checkpoint
 from backends.transformer.bounds import MOST_HEADS, MOST_HIDDEN, MOST_LAYERS, MOST_POSITIONS, MOST_WIDTH, check_size
+from backends.transformer.checkpoint import Checkpoint
 
 SHORTEST_SAMPLES = ASR_SAMPLE_RATE * 80 // 1000
 _TAPS_OF_DEPTH = {32: 8}  # whisper-large has eight taps, every other size four

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from backends.interface import ModelUnavailable
-from backends.transformer import Checkpoint, shards
+from backends.transformer.checkpoint import Checkpoint, shards
 
 _SINGLE, _PICKLE = "model.safetensors", "pytorch_model.bin"
 

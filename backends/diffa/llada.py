@@ -20,18 +20,13 @@ from backends.diffa.denoise import Window
 from backends.diffa.offload import Offload
 from backends.diffa.ragged import Ragged, RaggedSequence
 from backends.interface import ModelUnavailable
-from backends.transformer import (
-    Checkpoint,
-    KVCache,
-    Linear,
-    Precision,
-    Rope,
-    Transformer,
-    TransformerConfig,
-    make_linear,
-    renamed,
-)
+from backends.transformer.attention import KVCache
 from backends.transformer.bounds import MOST_ROWS, check_size, check_stack
+from backends.transformer.checkpoint import Checkpoint, renamed
+from backends.transformer.config import TransformerConfig
+from backends.transformer.linear import Linear, Precision, make_linear
+from backends.transformer.model import Transformer
+from backends.transformer.rope import Rope
 
 _PARTS = {
     "attention_norm": "attn_norm.weight",

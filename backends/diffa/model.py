@@ -24,7 +24,8 @@ from backends.diffa.offload import Offload
 from backends.diffa.prompt import Prompt, build_prompt, question_messages
 from backends.diffa.tokens import Tokenizer
 from backends.interface import InvalidInput, ModelUnavailable
-from backends.transformer import Precision, request_generator
+from backends.transformer.linear import Precision
+from backends.transformer.sampling import request_generator
 
 SYSTEM_PROMPT = "You are a helpful voice assistant."
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from backends.interface import OutOfMemory
-from backends.transformer import Linear, Precision, TransformerConfig, make_linear, tensor_shapes
-from backends.transformer.linear import quantised_rows
+from backends.transformer.config import TransformerConfig, tensor_shapes
+from backends.transformer.linear import Linear, Precision, make_linear, quantised_rows
 
 Place = Callable[[int, Tensor], Linear]
 _RESERVED = 0.10  # of the budget: activations, keys and values, the allocator's own needs

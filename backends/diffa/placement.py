@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from backends.diffa.llada import LladaConfig
 from backends.diffa.offload import MetaModel, Offload, plan
 from backends.interface import OutOfMemory, Placement
-from backends.transformer import Precision, precision
+from backends.transformer.linear import Precision, precision
 
 _PROBE_ROWS = 64  # about what a step of a few answers feeds
 _PROBE_WIDTH = 2048

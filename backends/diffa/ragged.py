@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from backends.transformer import KVCache
-from backends.transformer.attention import attention
+from backends.transformer.attention import KVCache, attention
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Any
 from backends.interface import ModelUnavailable
 from backends.llasa.info import MOST_POSITIONS
 from backends.transformer.bounds import MOST_ROWS, check_size, check_stack
-from backends.transformer.model import TransformerConfig
+from backends.transformer.config import TransformerConfig
 from backends.transformer.rope import Llama3Scaling, Rope
 
 _USUAL = {"attention_bias": False, "mlp_bias": False, "hidden_act": "silu"}

@@ -11,9 +11,11 @@ from torch import Tensor
 
 from backends.llasa.adapters import Adapter, Take
 from backends.transformer.attention import View
+from backends.transformer.block import Block, RMSNorm
 from backends.transformer.checkpoint import llama_names
+from backends.transformer.config import TransformerConfig, tensor_shapes
 from backends.transformer.linear import Linear
-from backends.transformer.model import Block, RMSNorm, Transformer, TransformerConfig, tensor_shapes
+from backends.transformer.model import Transformer
 from backends.transformer.rope import interleave
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from backends.transformer.model import TransformerConfig
+from backends.transformer.config import TransformerConfig
 
 MOST_LAYERS = 512
 MOST_HEADS = 1024

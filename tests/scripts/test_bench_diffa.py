@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from backends.diffa.llada import LladaConfig
-from backends.transformer import Rope, TransformerConfig
+from backends.transformer.config import TransformerConfig
+from backends.transformer.rope import Rope
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "bench_diffa.py"
 TINY = LladaConfig(TransformerConfig(2, 64, 4, 4, 16, 96, max_positions=1024, rope=Rope(500_000.0)), 512, False)

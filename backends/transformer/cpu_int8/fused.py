@@ -1,6 +1,6 @@
 """Decode steps of an int8 stack on the CPU with what lies between its products compiled; loops.py has the arithmetic.
 
-A layer is four products and four calls here instead of some fifty operators, and computes what model.Block does within
+A layer is four products and four calls here instead of some fifty operators, and computes what block.Block does within
 float32 rounding. Owns the rooms that those calls work in and the decision whether they can be used: without numba, or
 where it fails, `kernels` logs why and gives None, and everything runs as plain torch operators.
 
@@ -11,19 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from backends.transformer.attention import RowPositions
+from backends.transformer.block import Block, RMSNorm
+from backends.transformer.config import TransformerConfig
 from backends.transformer.cpu_int8.kernels import kernels
 from backends.transformer.linear import Int8Dynamic
-
-if TYPE_CHECKING:
-    from backends.transformer.attention import RowPositions
-    from backends.transformer.model import Block, RMSNorm, TransformerConfig
 
 Floats = NDArray[np.float32]
 

@@ -4,7 +4,7 @@ import pytest
 
 from backends.csm.config import parse_config
 from backends.registry import backend_info, check_options
-from backends.transformer import Llama3Scaling, Rope
+from backends.transformer.rope import Llama3Scaling, Rope
 from backends.weights import required_models
 
 PUBLISHED = Rope(500_000.0, Llama3Scaling(32.0, 1.0, 4.0, 8192.0))

@@ -130,7 +130,7 @@ def test_equals_torchtune(tmp_path: Path) -> None:
             {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
         )
         x = torch.randn(2, 30, sizes.width, generator=torch.Generator().manual_seed(3))
-        from backends.transformer import Whole
+        from backends.transformer.attention import Whole
 
         with torch.inference_mode():
             assert torch.allclose(stack(x, Whole(30, causal=True)), oracle(x), atol=1e-4)

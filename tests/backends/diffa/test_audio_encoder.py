@@ -14,7 +14,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from backends.diffa.audio_encoder import encoder_frames, load_audio_encoder, mel_frames, required_names, tap_indices
 from backends.interface import ASR_SAMPLE_RATE, InvalidInput, ModelUnavailable
-from backends.transformer import Checkpoint
+from backends.transformer.checkpoint import Checkpoint
 
 CPU = torch.device("cpu")
 

@@ -17,7 +17,7 @@ from backends.diffa.offload import Offload, Streamed, plan
 from backends.diffa.placement import choose_offload, choose_precision, name_of, weight_bytes
 from backends.diffa.ragged import Ragged, RaggedSequence
 from backends.interface import ModelUnavailable, OutOfMemory, Placement
-from backends.transformer import Precision
+from backends.transformer.linear import Precision
 from tests.backends.diffa.folders import DATA, read_tensors, write_llada
 
 CPU, FLOAT = torch.device("cpu"), Precision(torch.float32)

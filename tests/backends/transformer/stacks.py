@@ -7,7 +7,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from backends.transformer import Llama3Scaling, Precision, Rope, Transformer, TransformerConfig, tensor_shapes
+from backends.transformer.config import TransformerConfig, tensor_shapes
+from backends.transformer.linear import Precision
+from backends.transformer.model import Transformer
+from backends.transformer.rope import Llama3Scaling, Rope
 
 SMALL = TransformerConfig(
     layers=2,

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from backends.transformer.bounds import MOST_LAYERS, check_positive, check_size, check_sizes, check_stack
-from backends.transformer.model import TransformerConfig
+from backends.transformer.config import TransformerConfig
 from backends.transformer.rope import Llama3Scaling, Rope
 
 STACK = TransformerConfig(2, 64, 4, 2, 16, 128)

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from backends.interface import ModelUnavailable
-from backends.transformer import Checkpoint, llama_names, renamed
+from backends.transformer.checkpoint import Checkpoint, llama_names, renamed
 
 
 def write(file: Path, **tensors: torch.Tensor) -> Path:

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from backends.transformer import Precision, kernel_checks, make_linear, precision
+from backends.transformer import kernel_checks
 from backends.transformer.cpu_kernels import FIXED_COLUMNS, OneDnnWeight
 from backends.transformer.kernel_checks import FULL_LEVELS, NARROW_LEVELS, Int8Kernel, fallbacks, int8_kernel, packs
-from backends.transformer.linear import Dense, Int8Dynamic, Int8OneDnn, Int8Weights
+from backends.transformer.linear import Dense, Int8Dynamic, Int8OneDnn, Int8Weights, Precision, make_linear, precision
 
 STEP = 2 / 255
 

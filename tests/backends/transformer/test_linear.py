@@ -4,9 +4,16 @@ import pytest
 import torch
 
 from backends.interface import InvalidInput
-from backends.transformer import Precision, make_linear, precision
 from backends.transformer.kernel_checks import NARROW_LEVELS, int8_kernel
-from backends.transformer.linear import Int8Dynamic, Int8OneDnn, Int8Weights, quantised_rows
+from backends.transformer.linear import (
+    Int8Dynamic,
+    Int8OneDnn,
+    Int8Weights,
+    Precision,
+    make_linear,
+    precision,
+    quantised_rows,
+)
 
 
 def matrix(rows: int, columns: int, seed: int = 0) -> torch.Tensor:

@@ -5,18 +5,10 @@ import warnings
 import pytest
 import torch
 
-from backends.transformer import (
-    Checkpoint,
-    GraphStep,
-    KVCache,
-    Rewrite,
-    Span,
-    Step,
-    Transformer,
-    Whole,
-    llama_names,
-    precision,
-)
+from backends.transformer.attention import GraphStep, KVCache, Rewrite, Span, Step, Whole
+from backends.transformer.checkpoint import Checkpoint, llama_names
+from backends.transformer.linear import precision
+from backends.transformer.model import Transformer
 from tests.backends.transformer.stacks import FLOAT, FULL_HEADS, SMALL, embeddings, random_tensors, stack
 
 with warnings.catch_warnings():  # torchao, which transformers imports where it is installed, warns while it is compiled

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from backends.transformer import Llama3Scaling, Rope, frequencies, half_split, interleave, rotate, rotations
+from backends.transformer.rope import Llama3Scaling, Rope, frequencies, half_split, interleave, rotate, rotations
 
 DATA = Path(__file__).parents[2] / "data" / "csm" / "rope.npz"
 LLAMA = Rope(500_000.0, Llama3Scaling(32.0, 1.0, 4.0, 8192), interleaved=True)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from backends.transformer import penalised, pick, request_generator, request_noise
+from backends.transformer.sampling import penalised, pick, request_generator, request_noise
 
 
 def noise_like(logits: torch.Tensor, seed: int = 0) -> torch.Tensor:

@@ -11,14 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from backends.transformer import KVCache, Span, Step, Transformer, pick, precision
-from backends.transformer.attention import _grouped
+from backends.transformer.attention import KVCache, Span, Step, _grouped
+from backends.transformer.block import RMSNorm
 from backends.transformer.cpu_int8 import kernels as module
 from backends.transformer.cpu_int8.kernels import Picker, kernels
 from backends.transformer.cpu_int8.loop_checks import wrong_loop
-from backends.transformer.linear import Int8Dynamic, make_linear
-from backends.transformer.model import RMSNorm
+from backends.transformer.linear import Int8Dynamic, make_linear, precision
+from backends.transformer.model import Transformer
 from backends.transformer.rope import rotate, rotations
+from backends.transformer.sampling import pick
 from tests.backends.transformer.stacks import FULL_HEADS, SMALL, embeddings, stack
 
 loops = kernels()
