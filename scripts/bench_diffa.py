@@ -30,10 +30,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from backends.diffa import remasking as commit
+from backends.diffa import remasking
 from backends.diffa.decoding import DecodingOptions
 from backends.diffa.denoise import Denoising, Window
-from backends.diffa.llada import Conversation, Llada, LladaConfig, Pass, build_llada
+from backends.diffa.llada import Llada, LladaConfig, Pass, SequenceState, build_llada
 from backends.memory import resident_bytes
 from backends.transformer.checkpoint import Checkpoint
 from backends.transformer.config import TransformerConfig
@@ -146,9 +146,9 @@ def same_answers(llada: Llada, reference: Reference, mask_id: int) -> bool:
     ids, audio = torch.randint(0, mask_id, (40,), generator=noise), torch.randn(20, llada.width, generator=noise)
     options = DecodingOptions(steps=16, block_length=8, max_new_tokens=16)
     denoising = Denoising(options, mask_id, (), 0)
-    conversation = llada.conversation(prompt_of(llada, ids, audio, 10), 16, remember=False)
+    sequence = llada.sequence(prompt_of(llada, ids, audio, 10), 16, cached=False)
     while not denoising.done:
-        denoising.take(llada.block_logits([Pass(conversation, denoising.ids, denoising.window())])[0])
+        denoising.take(llada.block_logits([Pass(sequence, denoising.ids, denoising.window())])[0])
     whole = torch.cat([ids, torch.full((16,), mask_id)])
     for step in range(16):
         reference.step(whole, audio, 10, 40 + 8 * (1 + step // 8), 1)
@@ -165,12 +165,12 @@ def window(kind: str) -> Window:
     return Window(start, NEW, whole=False, block=slice(start, start + BLOCK), keep=True)
 
 
-def one_step(llada: Llada, states: list[tuple[Conversation, Tensor]], kind: str, mask_id: int) -> None:
+def one_step(llada: Llada, states: list[tuple[SequenceState, Tensor]], kind: str, mask_id: int) -> None:
     """Forward pass, candidates and choice of one step of some answers; nothing is written, so it can be repeated."""
-    wanted = [Pass(conversation, ids, window(kind)) for conversation, ids in states]
+    wanted = [Pass(sequence, ids, window(kind)) for sequence, ids in states]
     for logits in llada.block_logits(wanted):
-        _, confidence = commit.candidates(logits[0], mask_id)
-        commit.pick_scheduled(confidence, torch.ones(BLOCK, dtype=torch.bool, device=confidence.device), 1)
+        _, confidence = remasking.candidates(logits[0], mask_id)
+        remasking.pick_scheduled(confidence, torch.ones(BLOCK, dtype=torch.bool, device=confidence.device), 1)
 
 
 Clock = Callable[[], float]
@@ -210,16 +210,16 @@ def whole_answer(llada: Llada, prompt: Tensor, mask_id: int, clock: Clock) -> fl
     options = DecodingOptions(BLOCKS * SCHEDULES["three tokens per step"], BLOCK, NEW, cache="dual")
     began = clock()
     denoising = Denoising(options, mask_id, (), 0, llada.device)
-    conversation = llada.conversation(prompt, NEW, remember=True)
+    sequence = llada.sequence(prompt, NEW, cached=True)
     while not denoising.done:
-        denoising.take(llada.block_logits([Pass(conversation, denoising.ids, denoising.window())])[0])
+        denoising.take(llada.block_logits([Pass(sequence, denoising.ids, denoising.window())])[0])
     return clock() - began
 
 
-def states_of(llada: Llada, prompt: Tensor, mask_id: int, count: int) -> list[tuple[Conversation, Tensor]]:
+def states_of(llada: Llada, prompt: Tensor, mask_id: int, count: int) -> list[tuple[SequenceState, Tensor]]:
     """Answers about to be denoised, their caches filled."""
     ids = torch.full((NEW,), mask_id, device=llada.device)
-    states = [(llada.conversation(prompt, NEW, remember=True), ids) for _ in range(count)]
+    states = [(llada.sequence(prompt, NEW, cached=True), ids) for _ in range(count)]
     one_step(llada, states, "refresh", mask_id)
     return states
 

@@ -52,10 +52,10 @@ class Attention(nn.Module):
         self.norm = nn.LayerNorm(width, eps=_BERT_EPS)
 
     def forward(self, x: Tensor, source: Tensor) -> Tensor:
-        """x [batch, n, width] asks, source [batch, m, width] answers -> [batch, n, width]."""
+        """Queries of x [batch, n, width] over keys and values of source [batch, m, width] -> [batch, n, width]."""
         q, k, v = self._split(self.query(x)), self._split(self.key(source)), self._split(self.value(source))
-        heard = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        return self.norm(x + self.out(heard))  # type: ignore[no-any-return]
+        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return self.norm(x + self.out(attended))  # type: ignore[no-any-return]
 
     def _split(self, x: Tensor) -> Tensor:
         return x.view(len(x), -1, self.heads, x.shape[-1] // self.heads).transpose(1, 2)

@@ -41,11 +41,11 @@ class AnswerText:
         self.ended = len(kept) < len(ids)
         self.tokens += len(kept) + self.ended
         self._ids += kept
-        whole = self._cut_at_stop(self._tokenizer.decode(self._ids).lstrip())
-        return self._show(whole.rstrip() if self.ended else self._settled(whole))
+        text = self._cut_at_stop(self._tokenizer.decode(self._ids).lstrip())
+        return self._show(text.rstrip() if self.ended else self._final_part(text))
 
     def finish(self) -> str:
-        """No more blocks come; returns what was held back."""
+        """End the answer; returns the text that was held back."""
         return "" if self.ended else self._show(self._tokenizer.decode(self._ids).strip())
 
     def _show(self, text: str) -> str:
@@ -53,14 +53,14 @@ class AnswerText:
         return new
 
     def _cut_at_stop(self, text: str) -> str:
-        places = [place for stop in self._stop if (place := text.find(stop)) >= 0]
-        if places:
+        found = [index for stop in self._stop if (index := text.find(stop)) >= 0]
+        if found:
             self.ended = self.stopped = True
-            return text[: min(places)]
+            return text[: min(found)]
         return text
 
-    def _settled(self, text: str) -> str:
-        """Without trailing white space, an unfinished character, or what may become a stop text."""
+    def _final_part(self, text: str) -> str:
+        """Text without trailing white space, an incomplete character, or the beginning of a stop text."""
         text = text.rstrip(_INCOMPLETE).rstrip()
         held = max((_overlap(text, stop) for stop in self._stop), default=0)
         return text[: len(text) - held].rstrip() if held else text

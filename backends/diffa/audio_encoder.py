@@ -3,7 +3,7 @@
 Owns the length arithmetic and the policy for audio that does not fit one window. Knows nothing of prompts or decoding.
 
 Policy: audio of up to one encoder window (30 s) gives 64 acoustic embeddings and 12.5 semantic ones per second. Longer
-audio is cut into consecutive windows, each heard on its own, and their embeddings follow one another; nothing is
+audio is cut into consecutive windows, each encoded alone, and their embeddings follow one another; nothing is
 dropped. Audio under 80 ms is lengthened with silence to 80 ms, the shortest that has a semantic embedding. No samples
 at all are an error.
 """
@@ -36,7 +36,7 @@ _DEFAULT_TAPS = 4
 
 @dataclass(frozen=True, slots=True)
 class EncodedAudio:
-    """What became of one stretch of audio.
+    """One clip of audio as the language model takes it.
 
     embeddings: float32 [n, width]; pieces: windows it was cut into; padded: it was lengthened to 80 ms.
     """
@@ -69,7 +69,7 @@ class AudioEncoder(nn.Module):
         return int(self.extractor.n_samples)
 
     def tokens(self, samples: int) -> int:
-        """Embeddings that `samples` of audio become."""
+        """Number of embeddings for a clip of so many samples."""
         whole, rest = divmod(samples, self.piece_samples)
         pieces = [self.piece_samples] * whole + ([max(rest, SHORTEST_SAMPLES)] if rest else [])
         frames = (encoder_frames(mel_frames(piece, self.extractor.hop_length)) for piece in pieces)
@@ -101,8 +101,8 @@ class AudioEncoder(nn.Module):
     def encoder_states(self, features: Tensor) -> tuple[list[Tensor], Tensor]:
         """(tapped states, last state), each [frames, width]; only the last one is after the final norm."""
         features = features.unsqueeze(0).to(self.encoder.conv1.weight)
-        heard = self.encoder(features, output_hidden_states=True)
-        return [heard.hidden_states[tap][0] for tap in self.taps], heard.last_hidden_state[0]
+        output = self.encoder(features, output_hidden_states=True)
+        return [output.hidden_states[tap][0] for tap in self.taps], output.last_hidden_state[0]
 
 
 def cut(samples: Samples, piece_samples: int) -> list[Samples]:

@@ -19,8 +19,8 @@ import torch
 from backends.diffa.answer_text import AnswerText
 from backends.diffa.audio_encoder import SHORTEST_SAMPLES, load_audio_encoder
 from backends.diffa.checkpoint import read_config
-from backends.diffa.conversation import AudioLengths, audio_of, turns
-from backends.diffa.decoding import DecodingOptions, Resolved, deployment_defaults, resolve_request
+from backends.diffa.conversation import AudioLengths, audio_of, prompt_messages
+from backends.diffa.decoding import DecodingOptions, ResolvedOptions, deployment_defaults, resolve_request
 from backends.diffa.info import DiffaOptions
 from backends.diffa.llada import LladaConfig, llada_config, load_llada
 from backends.diffa.model import Answer, DiffaModel
@@ -52,8 +52,7 @@ from backends.weights import model_folder
 
 @dataclass(eq=False, slots=True)
 class DiffaJob:
-    """One question on its way. usage: what is known before the answer; notes: remarks for the user; seconds by
-    stage."""
+    """One question in progress. usage: without the output tokens; notes: for the client; seconds: by stage."""
 
     answer: Answer
     text: AnswerText
@@ -64,7 +63,7 @@ class DiffaJob:
 
     @property
     def over(self) -> bool:
-        """A stop text ends the answer although the model would go on."""
+        """Whether the answer is complete: the model is done, or a stop text has ended it before."""
         return self.answer.done or self.text.stopped
 
 
@@ -87,9 +86,9 @@ class DiffaBackend:
         adapter = _folder(options.adapter_model, model.models_dir)
         device, config = torch.device(placement.device), llada_config(folder)
         audio_encoder = load_audio_encoder(whisper, adapter, config.stack.width, device)
-        heard = sum(p.numel() * p.element_size() for p in audio_encoder.parameters())
+        encoder_bytes = sum(p.numel() * p.element_size() for p in audio_encoder.parameters())
         kind = choose_precision(placement, config)
-        offload = choose_offload(placement, config, kind, heard, options.offload == "auto")
+        offload = choose_offload(placement, config, kind, encoder_bytes, options.offload == "auto")
         llada = load_llada(folder, kind, device, offload)
         self._model = DiffaModel(Tokenizer(folder, read_config(folder)), audio_encoder, llada)
         return Capabilities(
@@ -108,9 +107,9 @@ class DiffaBackend:
     def start(self, request: Request) -> DiffaJob:
         if not isinstance(request, ChatRequest):
             raise InvalidInput("this deployment answers questions about audio; use the chat completions route")
-        wished = resolve_request(request, self._defaults)
+        resolved = resolve_request(request, self._defaults)
         began = time.perf_counter()
-        job = self._begin(request, wished)
+        job = self._begin(request, resolved)
         job.seconds["audio"] = time.perf_counter() - began
         self._active.add(job)
         return job
@@ -130,22 +129,23 @@ class DiffaBackend:
 
     def footprint(self) -> int:
         """Weights, and the keys and values of the answers in progress."""
-        caches = (job.answer.conversation.cache for job in self._active)
+        caches = (job.answer.sequence.cache for job in self._active)
         return self._model.bytes() + sum(cache.bytes() for cache in caches if cache is not None)
 
-    def _begin(self, request: ChatRequest, wished: Resolved) -> DiffaJob:
+    def _begin(self, request: ChatRequest, resolved: ResolvedOptions) -> DiffaJob:
         model = self._model
-        messages = turns(request, self._options.system_prompt)
+        messages = prompt_messages(request, self._options.system_prompt)
         prompt, audio = build_prompt(model.tokenizer, messages), audio_of(messages)
-        heard = sum(model.audio_encoder.tokens(len(samples)) for samples in audio)
+        audio_tokens = sum(model.audio_encoder.tokens(len(samples)) for samples in audio)
         # Before any audio is encoded: an hour of it would be refused anyway.
-        model.check_room(prompt, heard, wished.options)
+        model.check_length(prompt, audio_tokens, resolved.options)
         seed = secrets.randbits(32) if request.seed is None else request.seed
         embeddings = [model.speech_embeddings(samples) for samples in audio]
-        answer = model.begin(prompt, embeddings, wished.options, seed)
+        answer = model.begin(prompt, embeddings, resolved.options, seed)
         lengths = AudioLengths(tuple(map(len, audio)), model.audio_encoder.piece_samples, SHORTEST_SAMPLES)
-        usage = Usage(len(prompt.ids) + heard, input_audio_tokens=heard, audio_seconds=lengths.seconds)
-        return DiffaJob(answer, AnswerText(model.tokenizer, request.stop), usage, seed, wished.notes + lengths.notes())
+        usage = Usage(len(prompt.ids) + audio_tokens, input_audio_tokens=audio_tokens, audio_seconds=lengths.seconds)
+        notes = resolved.notes + lengths.notes()
+        return DiffaJob(answer, AnswerText(model.tokenizer, request.stop), usage, seed, notes)
 
     def _detail(self, config: LladaConfig, offload: Offload | None) -> Mapping[str, Any]:
         return {
@@ -158,7 +158,7 @@ class DiffaBackend:
 
 
 def _events(job: DiffaJob, blocks_before: int) -> Iterator[Event]:
-    """What a step of a job gives: its progress, the text of a block that is finished, and the end."""
+    """The events of one step: progress, the text of a block that is finished, and Done at the end."""
     denoising = job.answer.denoising
     yield Progress(denoising.steps_done, denoising.steps_planned)
     if denoising.blocks_done > blocks_before:
@@ -183,7 +183,7 @@ def _done(job: DiffaJob) -> Done:
 
 
 def _folder(name: str, models_dir: Path) -> Path:
-    """Where one of the three models lies. Raises ModelUnavailable."""
+    """The folder of one of the three models. Raises ModelUnavailable if it is not there."""
     folder = model_folder(models_dir, name)
     if not folder.is_dir():
         raise ModelUnavailable(

@@ -1,4 +1,4 @@
-"""A chat request as the model needs it: checked turns, audio in prompt order, and what to tell the user about it.
+"""A chat request as the model needs it: checked messages, audio in prompt order, and notes for the client about it.
 
 Knows requests and prompts; no tensors and no denoising.
 """
@@ -14,7 +14,7 @@ from backends.interface import ASR_SAMPLE_RATE, AudioPart, ChatRequest, InvalidI
 _ROLES = ("system", "user", "assistant")
 
 
-def turns(request: ChatRequest, system_prompt: str) -> tuple[Message, ...]:
+def prompt_messages(request: ChatRequest, system_prompt: str) -> tuple[Message, ...]:
     """The messages to write into the prompt; without a system message the deployment's stands first.
 
     Raises InvalidInput for roles the model does not know and for a request without audio and text from the user.

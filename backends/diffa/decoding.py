@@ -14,9 +14,8 @@ import msgspec
 
 from backends.interface import ChatRequest, InvalidInput, Request
 
-MOST_STEPS = (
-    65_536  # steps that outnumber the tokens commit nothing, and a schedule of any length would fill the memory
-)
+# Steps that outnumber the tokens commit nothing, and a schedule of any length would fill the memory.
+MOST_STEPS = 65_536
 _HOTTEST = 2.0  # highest temperature of the chat contract
 
 Cache = Literal["none", "prefix", "dual"]
@@ -53,11 +52,11 @@ class DecodingOptions:
 
     @property
     def parallel(self) -> bool:
-        """The confidence decides how many tokens a step commits, not the schedule."""
+        """Whether confidence decides how many tokens a step commits, not the schedule."""
         return self.threshold is not None or self.factor is not None
 
     def checked(self) -> DecodingOptions:
-        """Itself. Raises InvalidInput with the rule that is broken."""
+        """Return the options themselves. Raises InvalidInput with the rule that they break."""
         for name in ("steps", "block_length", "max_new_tokens"):
             _require(getattr(self, name) >= 1, name, f"{name} must be at least 1, not {getattr(self, name)}")
         most = max(MOST_STEPS, self.max_new_tokens)  # too many tokens are refused as such, by who knows the positions
@@ -108,9 +107,14 @@ class RequestOptions(msgspec.Struct, forbid_unknown_fields=True):
     early_stop: bool | None = None
 
 
+_RULES = ("threshold", "factor")  # confidence rules, which exclude each other
+# Fields whose value replaces the deployment's as it is.
+_PLAIN = tuple(name for name in RequestOptions.__struct_fields__ if name not in ("preset", "steps", *_RULES))
+
+
 @dataclass(frozen=True, slots=True)
-class Resolved:
-    """What a request will be denoised with, and remarks on what was changed to get there."""
+class ResolvedOptions:
+    """The options that a request is denoised with, and notes for the client on what was changed to get there."""
 
     options: DecodingOptions
     notes: tuple[str, ...] = ()
@@ -120,12 +124,11 @@ def deployment_defaults(options: Mapping[str, Any]) -> DecodingOptions:
     """The defaults of a deployment from its options; a preset replaces all its decoding keys. Raises InvalidInput."""
     if options["preset"]:
         return PRESETS[options["preset"]]
-    names = ("block_length", "max_new_tokens", "temperature", "cfg_scale", "cache", "early_stop")
-    given: dict[str, Any] = {name: options[name] for name in names}
     steps = options["steps"] or options["max_new_tokens"]
     factor = options["factor"] or None
     threshold = options["threshold"] or None if factor is None else None
-    return DecodingOptions(steps=steps, threshold=threshold, factor=factor, **given).checked()
+    plain = {name: options[name] for name in _PLAIN}
+    return DecodingOptions(steps=steps, threshold=threshold, factor=factor, **plain).checked()
 
 
 def check_request(request: Request, options: Mapping[str, Any]) -> None:
@@ -138,8 +141,8 @@ def check_request(request: Request, options: Mapping[str, Any]) -> None:
         resolve_request(request, defaults)
 
 
-def resolve_request(request: ChatRequest, defaults: DecodingOptions) -> Resolved:
-    """How a request is to be denoised.
+def resolve_request(request: ChatRequest, defaults: DecodingOptions) -> ResolvedOptions:
+    """The options for a request: those of `resolve`, after its sampling settings were checked.
 
     Raises InvalidInput, also for sampling settings that masked diffusion does not have or the contract does not allow.
     """
@@ -153,39 +156,38 @@ def resolve_request(request: ChatRequest, defaults: DecodingOptions) -> Resolved
 
 
 def resolve(
-    defaults: DecodingOptions, given: Mapping[str, Any], max_tokens: int | None = None, temperature: float | None = None
-) -> Resolved:
-    """The deployment's defaults with a request's wishes over them.
+    defaults: DecodingOptions,
+    extra_fields: Mapping[str, Any],
+    max_tokens: int | None = None,
+    temperature: float | None = None,
+) -> ResolvedOptions:
+    """The deployment's defaults with a request's own settings over them.
 
-    given: the extra fields, strings from a form included; max_tokens: rounded up to whole blocks; steps that the
+    extra_fields: see RequestOptions, strings from a form included; max_tokens: rounded up to whole blocks; steps that the
     request does not name follow the number of tokens at the default's tokens per step. Raises InvalidInput.
     """
-    device_preference = _parse(given)
-    base = _base(defaults, device_preference.preset)
-    plain = ("block_length", "max_new_tokens", "temperature", "cfg_scale", "cache", "early_stop")
-    changes: dict[str, Any] = {
-        n: getattr(device_preference, n) for n in plain if getattr(device_preference, n) is not None
-    }
+    requested = _parse(extra_fields)
+    base = _base(defaults, requested.preset)
+    changes: dict[str, Any] = {name: value for name in _PLAIN if (value := getattr(requested, name)) is not None}
     if temperature is not None:
         changes.setdefault("temperature", temperature)
-    changes |= _rule_changes(device_preference)
+    changes |= _rule_changes(requested)
     notes: tuple[str, ...] = ()
     if max_tokens is not None:
-        _require(
-            device_preference.max_new_tokens is None, "max_new_tokens", "give max_tokens or max_new_tokens, not both"
-        )
+        both = requested.max_new_tokens is not None
+        _require(not both, "max_new_tokens", "give max_tokens or max_new_tokens, not both")
         block = changes.get("block_length", base.block_length)
         changes["max_new_tokens"], notes = _rounded_up(max_tokens, block)
     options = replace(base, **changes)
-    return Resolved(replace(options, steps=_steps(base, options, device_preference.steps)).checked(), notes)
+    return ResolvedOptions(replace(options, steps=_steps(base, options, requested.steps)).checked(), notes)
 
 
-def _parse(given: Mapping[str, Any]) -> RequestOptions:
+def _parse(extra_fields: Mapping[str, Any]) -> RequestOptions:
     try:
-        return msgspec.convert(dict(given), RequestOptions, strict=False)
+        return msgspec.convert(dict(extra_fields), RequestOptions, strict=False)
     except msgspec.ValidationError as error:
         known = ", ".join(RequestOptions.__struct_fields__)
-        param = next((name for name in given if f"`{name}`" in str(error) or f"$.{name}`" in str(error)), None)
+        param = next((name for name in extra_fields if f"`{name}`" in str(error) or f"$.{name}`" in str(error)), None)
         raise InvalidInput(f"{error} (the decoding fields are: {known})", param=param) from error
 
 
@@ -196,9 +198,9 @@ def _base(defaults: DecodingOptions, preset: str | None) -> DecodingOptions:
     return PRESETS[preset]
 
 
-def _rule_changes(device_preference: RequestOptions) -> dict[str, Any]:
-    """A rule that the request names replaces the deployment's other one."""
-    named = {n: v or None for n in ("threshold", "factor") if (v := getattr(device_preference, n)) is not msgspec.UNSET}
+def _rule_changes(requested: RequestOptions) -> dict[str, Any]:
+    """The confidence rules that a request names; one that it sets replaces the deployment's other one."""
+    named = {rule: value or None for rule in _RULES if (value := getattr(requested, rule)) is not msgspec.UNSET}
     if named.get("factor") is not None:
         named.setdefault("threshold", None)
     if named.get("threshold") is not None:
@@ -215,9 +217,10 @@ def _rounded_up(max_tokens: int, block: int) -> tuple[int, tuple[str, ...]]:
     return rounded, (f"max_tokens {max_tokens} was rounded up to {rounded}, whole blocks of {block}",)
 
 
-def _steps(base: DecodingOptions, options: DecodingOptions, wished: int | None) -> int:
-    if wished is not None:
-        return wished
+def _steps(base: DecodingOptions, options: DecodingOptions, requested: int | None) -> int:
+    """The steps requested, else as many per token as `base` has."""
+    if requested is not None:
+        return requested
     if min(options.block_length, options.max_new_tokens) < 1 or options.max_new_tokens % options.block_length:
         return base.steps  # the lengths are refused anyway
     per_block = round(options.block_length * base.steps / base.max_new_tokens)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from backends.diffa import remasking as commit
+from backends.diffa import remasking
 from backends.diffa.decoding import DecodingOptions
 
 
@@ -54,7 +54,7 @@ class Denoising:
         self.committed: list[list[int]] = []  # answer positions, one list per step
         self._mask_id, self._ends, self._fill, self._generator = mask_id, frozenset(ends), fill, generator
         self._step = 0  # within the block
-        self._schedule = commit.transfer_counts(options.block_length, options.steps_per_block)
+        self._schedule = remasking.transfer_counts(options.block_length, options.steps_per_block)
         self._left = options.block_length  # masks in the block
 
     @property
@@ -88,12 +88,12 @@ class Denoising:
     def take(self, logits: Tensor) -> None:
         """One step. logits: [rows, block_length, vocabulary] of the current block's positions."""
         self.forward_passes += self.rows
-        clean = commit.guided(logits, self.options.cfg_scale) if self.rows == 2 else logits[0]
-        tokens, confidence = commit.candidates(clean, self._mask_id, self.options.temperature, self._generator)
+        clean = remasking.guided(logits, self.options.cfg_scale) if self.rows == 2 else logits[0]
+        tokens, confidence = remasking.candidates(clean, self._mask_id, self.options.temperature, self._generator)
         block_ids = self.ids[self.block]
         chosen = self._pick(confidence, (block_ids == self._mask_id).to(confidence.device))
         block_ids[chosen.to(block_ids.device)] = tokens[chosen].to(block_ids.device)
-        self.committed.append([self.block.start + place for place in chosen.tolist()])
+        self.committed.append([self.block.start + index for index in chosen.tolist()])
         self._left -= len(chosen)
         self._step += 1
         self.steps_done += 1
@@ -102,10 +102,10 @@ class Denoising:
 
     def _pick(self, confidence: Tensor, masked: Tensor) -> Tensor:
         if self.options.factor is not None:
-            return commit.pick_by_factor(confidence, masked, self.options.factor)
+            return remasking.pick_by_factor(confidence, masked, self.options.factor)
         if self.options.threshold is not None:
-            return commit.pick_confident(confidence, masked, self.options.threshold)
-        return commit.pick_scheduled(confidence, masked, self._schedule[self._step])
+            return remasking.pick_confident(confidence, masked, self.options.threshold)
+        return remasking.pick_scheduled(confidence, masked, self._schedule[self._step])
 
     def _steps_in_block(self) -> int:
         """Of the fixed schedule. The plain loop makes every step, even those that commit nothing; the cached ones do

@@ -66,11 +66,11 @@ class LladaConfig:
 
 
 @dataclass(slots=True)
-class Conversation:
+class SequenceState:
     """What the model holds of one answer in progress.
 
     prompt: embeddings [rows, positions, width], two rows with guidance; cache: keys and values of all positions, one
-    slot per row (None: nothing is remembered).
+    slot per row (None: everything is computed at every pass).
     """
 
     prompt: Tensor
@@ -83,9 +83,9 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One forward pass wanted for one answer: ids int64 [answer length] and the window to compute."""
+    """One forward pass to compute for one answer: its ids, int64 [answer length], and the window of positions."""
 
-    conversation: Conversation
+    sequence: SequenceState
     ids: Tensor
     window: Window
 
@@ -113,13 +113,13 @@ class Llada:
         """ids int64 [n] -> [n, width]."""
         return self._table[ids.to(self._table.device)].to(self.device, self.dtype)
 
-    def conversation(self, prompt: Tensor, answer_length: int, *, remember: bool) -> Conversation:
-        """State for an answer to prompt embeddings [rows, positions, width]."""
+    def sequence(self, prompt: Tensor, answer_length: int, *, cached: bool) -> SequenceState:
+        """State for an answer of `answer_length` tokens to prompt embeddings [rows, positions, width]."""
         rows, positions = prompt.shape[:2]
         cache = None
-        if remember:
+        if cached:
             cache = KVCache(self.config.stack, rows, positions + answer_length, self.dtype, self.device)
-        return Conversation(prompt.to(self.device, self.dtype), cache)
+        return SequenceState(prompt.to(self.device, self.dtype), cache)
 
     @torch.inference_mode()
     def logits(self, embeddings: Tensor) -> Tensor:
@@ -134,37 +134,37 @@ class Llada:
         Rows of all answers stand one behind another in one long batch, so answers of any length share every matrix
         product; only attention is computed per answer. Last layer and head compute the rows of the blocks alone.
         """
-        inputs = [row for wanted in passes for row in self._inputs(wanted)]
-        stretches = [stretch for wanted in passes for stretch in _stretches(wanted)]
-        blocks = [_length(wanted.window.block) for wanted in passes for _ in wanted.conversation.prompt]
-        hidden = self.stack(torch.cat(inputs)[None], Ragged(stretches, blocks), self._block_rows(passes))
+        inputs = [row for one in passes for row in self._inputs(one)]
+        sequences = [sequence for one in passes for sequence in _ragged_sequences(one)]
+        blocks = [_length(one.window.block) for one in passes for _ in one.sequence.prompt]
+        hidden = self.stack(torch.cat(inputs)[None], Ragged(sequences, blocks), self._block_rows(passes))
         logits = self._head(hidden[0])
-        sizes = [len(wanted.conversation.prompt) * _length(wanted.window.block) for wanted in passes]
+        sizes = [len(one.sequence.prompt) * _length(one.window.block) for one in passes]
         return [
-            part.view(len(wanted.conversation.prompt), -1, part.shape[-1])
-            for wanted, part in zip(passes, torch.split(logits, sizes), strict=True)
+            part.view(len(one.sequence.prompt), -1, part.shape[-1])
+            for one, part in zip(passes, torch.split(logits, sizes), strict=True)
         ]
 
-    def _inputs(self, wanted: Pass) -> list[Tensor]:
+    def _inputs(self, one: Pass) -> list[Tensor]:
         """Embeddings to feed, one [time, width] per row."""
-        window = wanted.window
-        answer = self.embed(wanted.ids[window.start : window.stop])
+        window = one.window
+        answer = self.embed(one.ids[window.start : window.stop])
         if not window.whole:
-            return [answer] * len(wanted.conversation.prompt)
-        return [torch.cat([prompt, answer]) for prompt in wanted.conversation.prompt]
+            return [answer] * len(one.sequence.prompt)
+        return [torch.cat([prompt, answer]) for prompt in one.sequence.prompt]
 
     def _block_rows(self, passes: Sequence[Pass]) -> Tensor:
-        """Where the blocks stand in the long batch."""
-        row_positions: list[int] = []
+        """Indices of the blocks' rows in the long batch, int64 [rows]."""
+        indices: list[int] = []
         offset = 0
-        for wanted in passes:
-            window = wanted.window
-            before = wanted.conversation.prompt_length if window.whole else 0
-            for _ in wanted.conversation.prompt:
+        for one in passes:
+            window = one.window
+            before = one.sequence.prompt_length if window.whole else 0
+            for _ in one.sequence.prompt:
                 first = offset + before + window.block.start - window.start
-                row_positions.extend(range(first, first + _length(window.block)))
+                indices.extend(range(first, first + _length(window.block)))
                 offset += before + window.stop - window.start
-        return torch.tensor(row_positions, device=self.device)
+        return torch.tensor(indices, device=self.device)
 
 
 def load_llada(folder: Path, precision: Precision, device: torch.device, offload: Offload | None = None) -> Llada:
@@ -187,7 +187,7 @@ def build_llada(
         checkpoint.reader(renamed(_PREFIX, _PARTS, "ln_f.weight", "blocks.")),
         precision=precision,
         device=device,
-        place=offload.place(precision, device) if offload else None,
+        linear_factory=offload.linear_factory(precision, device) if offload else None,
     )
     shape = (config.rows, config.stack.width)
     stored = checkpoint.take(f"{_PREFIX}wte.weight", shape)
@@ -232,14 +232,14 @@ def _parse(raw: Mapping[str, Any]) -> LladaConfig:
     return LladaConfig(check_stack(stack), rows, bool(raw.get("weight_tying", False)))
 
 
-def _stretches(wanted: Pass) -> list[RaggedSequence]:
-    """Where the rows of a pass stand in their sequences, one stretch per row of the conversation."""
-    conversation, window = wanted.conversation, wanted.window
-    length = conversation.prompt_length + len(wanted.ids)
-    start = 0 if window.whole else conversation.prompt_length + window.start
-    stop = conversation.prompt_length + window.stop
-    cache = conversation.cache if window.keep else None
-    return [RaggedSequence(start, stop, length, cache, slot) for slot in range(len(conversation.prompt))]
+def _ragged_sequences(one: Pass) -> list[RaggedSequence]:
+    """The positions that a pass computes, one entry per row of its prompt."""
+    sequence, window = one.sequence, one.window
+    length = sequence.prompt_length + len(one.ids)
+    start = 0 if window.whole else sequence.prompt_length + window.start
+    stop = sequence.prompt_length + window.stop
+    cache = sequence.cache if window.keep else None
+    return [RaggedSequence(start, stop, length, cache, slot) for slot in range(len(sequence.prompt))]
 
 
 def _length(rows: slice) -> int:

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from backends.diffa.audio_encoder import AudioEncoder, EncodedAudio, load_audio_encoder
 from backends.diffa.checkpoint import read_config
-from backends.diffa.decoding import Cache, DecodingOptions
+from backends.diffa.decoding import DecodingOptions
 from backends.diffa.denoise import Denoising
-from backends.diffa.llada import Conversation, Llada, Pass, load_llada
+from backends.diffa.llada import Llada, Pass, SequenceState, load_llada
 from backends.diffa.offload import Offload
 from backends.diffa.prompt import Prompt, build_prompt, question_messages
 from backends.diffa.tokens import Tokenizer
@@ -34,7 +34,7 @@ SYSTEM_PROMPT = "You are a helpful voice assistant."
 class Answer:
     """An answer in progress: what the language model holds of it, and how far it is denoised."""
 
-    conversation: Conversation
+    sequence: SequenceState
     denoising: Denoising
 
     @property
@@ -75,13 +75,13 @@ class DiffaModel:
         text = self.llada.embed(torch.full_like(ids, self.tokenizer.mask) if masked else ids)
         edges = [0, *prompt.splices, len(ids)]
         parts = [text[edges[0] : edges[1]]]
-        for place, heard in enumerate(audio, 1):
-            parts += [heard.to(text), text[edges[place] : edges[place + 1]]]
+        for number, embeddings in enumerate(audio, 1):
+            parts += [embeddings.to(text), text[edges[number] : edges[number + 1]]]
         return torch.cat(parts)
 
     def first_logits(self, samples: Any, prompt_ids: Sequence[int], splice_index: int | None, n_masks: int) -> Tensor:
         """float32 [prompt + audio + n_masks, vocabulary], everything seen by everything, mask not suppressed."""
-        prompt, audio = self._given(samples, prompt_ids, splice_index)
+        prompt, audio = self._finished_prompt(samples, prompt_ids, splice_index)
         masks = self.llada.embed(torch.full((n_masks,), self.tokenizer.mask))
         logits = self.llada.logits(torch.cat([self.prompt_embeddings(prompt, audio), masks]))
         return logits.float().clone()  # a plain tensor, which callers may change in place
@@ -90,13 +90,13 @@ class DiffaModel:
         """Text of new ids: cut at the first end token, without special tokens, stripped."""
         return self.tokenizer.answer_text([int(token) for token in ids])
 
-    def check_room(self, prompt: Prompt, heard: int, options: DecodingOptions) -> None:
-        """Raise InvalidInput if prompt, `heard` audio embeddings and answer need more positions than the model has."""
-        needed, limit = len(prompt.ids) + heard + options.max_new_tokens, self.llada.max_positions
+    def check_length(self, prompt: Prompt, audio_tokens: int, options: DecodingOptions) -> None:
+        """Raise InvalidInput if prompt, audio embeddings and answer need more positions than the model has."""
+        needed, limit = len(prompt.ids) + audio_tokens + options.max_new_tokens, self.llada.max_positions
         if needed > limit:
             raise InvalidInput(
-                f"{len(prompt.ids)} text tokens, {heard} audio tokens and {options.max_new_tokens} new tokens are {needed}; "
-                f"this model has {limit} positions",
+                f"{len(prompt.ids)} text tokens, {audio_tokens} audio tokens and {options.max_new_tokens} new tokens "
+                f"are {needed}; this model has {limit} positions",
                 param="messages",
                 code="context_length_exceeded",
             )
@@ -104,20 +104,20 @@ class DiffaModel:
     def begin(self, prompt: Prompt, audio: Sequence[Tensor], options: DecodingOptions, seed: int = 0) -> Answer:
         """State of a new answer, nothing computed yet. Raises InvalidInput for broken rules or too long a prompt."""
         options.checked()
-        self.check_room(prompt, sum(len(embeddings) for embeddings in audio), options)
+        self.check_length(prompt, sum(len(embeddings) for embeddings in audio), options)
         # float64 noise for a whole block and vocabulary: drawn where it is used, except on devices without float64.
-        where = self.llada.device if self.llada.device.type == "cuda" else "cpu"
-        noise = request_generator(seed, where) if options.temperature > 0 else None
+        noise_device = self.llada.device if self.llada.device.type == "cuda" else "cpu"
+        noise = request_generator(seed, noise_device) if options.temperature > 0 else None
         tokens = self.tokenizer
         denoising = Denoising(options, tokens.mask, tokens.ends, tokens.eos, self.llada.device, noise)
         rows = [self.prompt_embeddings(prompt, audio, masked=masked) for masked in (False, True)[: denoising.rows]]
-        remember = options.cache != "none"
-        return Answer(self.llada.conversation(torch.stack(rows), options.max_new_tokens, remember=remember), denoising)
+        cached = options.cache != "none"
+        return Answer(self.llada.sequence(torch.stack(rows), options.max_new_tokens, cached=cached), denoising)
 
     def logits(self, answers: Sequence[Answer]) -> list[Tensor]:
         """What the next denoising step of each answer needs, computed in one forward pass for all."""
         return self.llada.block_logits(
-            [Pass(one.conversation, one.denoising.ids, one.denoising.window()) for one in answers]
+            [Pass(answer.sequence, answer.denoising.ids, answer.denoising.window()) for answer in answers]
         )
 
     def answer(
@@ -125,33 +125,25 @@ class DiffaModel:
         samples: Any,
         question: str = "",
         system_prompt: str = SYSTEM_PROMPT,
-        steps: int = 16,
-        block_length: int = 16,
-        max_new_tokens: int = 16,
-        temperature: float = 0.0,
-        cfg_scale: float = 0.0,
-        cache: Cache = "none",
-        threshold: float | None = None,
-        factor: float | None = None,
-        early_stop: bool = False,
+        *,
         prompt_ids: Sequence[int] | None = None,
         splice_index: int | None = None,
         seed: int = 0,
+        **decoding: Any,
     ) -> AnswerResult:
-        """Answer one question about one stretch of audio (None: about nothing but itself).
+        """Answer one question about one clip, float32 [time] at 16 kHz (None: a question without audio).
 
-        prompt_ids, splice_index: a finished prompt instead of a question, and the index before which the audio goes.
-        Raises InvalidInput where there is neither audio nor a question.
+        prompt_ids, splice_index: a finished prompt instead of a question, and the index before which the audio goes;
+        decoding: the fields of DecodingOptions. Raises InvalidInput where there is neither audio nor a question.
         """
-        rules = (steps, block_length, max_new_tokens, temperature, cfg_scale, cache, threshold, factor, early_stop)
-        options = DecodingOptions(*rules).checked()
+        options = DecodingOptions(**decoding).checked()
         if samples is None and not question.strip() and not prompt_ids:
             raise InvalidInput("there is nothing to answer: neither audio nor a question", param="messages")
-        if prompt_ids is None:
-            prompt_of = build_prompt(self.tokenizer, question_messages(question, system_prompt, samples))
-            prompt, audio = prompt_of, [] if samples is None else [self.speech_embeddings(samples)]
-        else:
-            prompt, audio = self._given(samples, prompt_ids, splice_index)
+        prompt, audio = (
+            self._question(samples, question, system_prompt)
+            if prompt_ids is None
+            else self._finished_prompt(samples, prompt_ids, splice_index)
+        )
         answer = self.begin(prompt, audio, options, seed)
         while not answer.done:
             answer.denoising.take(self.logits([answer])[0])
@@ -162,7 +154,15 @@ class DiffaModel:
         """Bytes of all weights on the device."""
         return self.llada.bytes() + sum(p.numel() * p.element_size() for p in self.audio_encoder.parameters())
 
-    def _given(self, samples: Any, prompt_ids: Sequence[int], splice_index: int | None) -> tuple[Prompt, list[Tensor]]:
+    def _question(self, samples: Any, question: str, system_prompt: str) -> tuple[Prompt, list[Tensor]]:
+        """The prompt of a question, and the embeddings to splice into it."""
+        prompt = build_prompt(self.tokenizer, question_messages(question, system_prompt, samples))
+        return prompt, [] if samples is None else [self.speech_embeddings(samples)]
+
+    def _finished_prompt(
+        self, samples: Any, prompt_ids: Sequence[int], splice_index: int | None
+    ) -> tuple[Prompt, list[Tensor]]:
+        """A prompt given as ids, and the embeddings to splice into it. Raises InvalidInput for an impossible index."""
         ids = tuple(int(token) for token in prompt_ids)
         if samples is None:
             return Prompt(ids), []
@@ -192,7 +192,7 @@ def load_diffa(
     for folder in folders:
         if not folder.is_dir():
             raise ModelUnavailable(f"there is no folder {folder}")
-    where = torch.device(device)
+    device = torch.device(device)
     tokenizer = Tokenizer(llm, read_config(llm))
-    llada = load_llada(llm, Precision(dtype, weights), where, offload)
-    return DiffaModel(tokenizer, load_audio_encoder(whisper, adapter, llada.width, where), llada)
+    llada = load_llada(llm, Precision(dtype, weights), device, offload)
+    return DiffaModel(tokenizer, load_audio_encoder(whisper, adapter, llada.width, device), llada)

@@ -1,4 +1,4 @@
-"""Layers that do not fit the device: which ones stay in the processor's memory, and how they run from there.
+"""Offloading: which layers stay in the processor's memory because they do not fit the device, and how they run.
 
 The choice is accelerate's device map over an empty copy of the stack; the weights of an offloaded layer are sent to the
 device for each product and forgotten. Knows shapes and bytes only.
@@ -18,7 +18,7 @@ from backends.interface import OutOfMemory
 from backends.transformer.config import TransformerConfig, tensor_shapes
 from backends.transformer.linear import Linear, Precision, make_linear, quantised_rows
 
-Place = Callable[[int, Tensor], Linear]
+MakeLayer = Callable[[int, Tensor], Linear]
 _RESERVED = 0.10  # of the budget: activations, keys and values, the allocator's own needs
 
 
@@ -29,15 +29,14 @@ class Offload:
     layers: frozenset[int]
     table: bool = False
 
-    def place(self, precision: Precision, device: torch.device) -> Place:
-        """How the shared core is to make the linear layers of each block."""
+    def linear_factory(self, precision: Precision, device: torch.device) -> MakeLayer:
+        """Makes a linear layer of the block of a number: streamed if the block is offloaded, else on the device."""
 
-        def placed(layer: int, weight: Tensor) -> Linear:
-            return (
-                Streamed(weight, precision, device) if layer in self.layers else make_linear(weight, precision, device)
-            )
+        def make(layer: int, weight: Tensor) -> Linear:
+            offloaded = layer in self.layers
+            return Streamed(weight, precision, device) if offloaded else make_linear(weight, precision, device)
 
-        return placed
+        return make
 
 
 class Streamed:
@@ -66,29 +65,31 @@ class Streamed:
 
 
 def plan(config: TransformerConfig, rows: int, precision: Precision, budget: int, other_bytes: int) -> Offload | None:
-    """What must stay behind so that the rest fits `budget` bytes; None if everything fits.
+    """The smallest offload with which the rest fits `budget` bytes; None if everything fits.
 
     rows: of the embedding table and of the head; other_bytes: what else lives on the device (encoder and adapters).
     Raises OutOfMemory if the budget has no room for any part of the model.
     """
     usable = int(budget * (1 - _RESERVED)) - other_bytes
     # accelerate keeps room for the largest layer free, which is what a streamed one needs.
-    where = infer_auto_device_map(
+    device_map = infer_auto_device_map(
         MetaModel(config, rows, precision),
         max_memory={0: max(usable, 0), "cpu": 1 << 50},
         no_split_module_classes=[MetaLayer.__name__],
     )
-    behind = {name for name, device in where.items() if device != 0}
-    if not behind:
+    offloaded = {name for name, device in device_map.items() if device != 0}
+    if not offloaded:
         return None
-    if len(behind) == len(where):
+    if len(offloaded) == len(device_map):
         raise OutOfMemory(
             f"a budget of {budget} bytes has no room for this model beside {other_bytes} bytes of audio encoder"
         )
     layers = (
-        range(config.layers) if "layers" in behind else (n for n in range(config.layers) if f"layers.{n}" in behind)
+        range(config.layers)
+        if "layers" in offloaded
+        else (n for n in range(config.layers) if f"layers.{n}" in offloaded)
     )
-    return Offload(frozenset(layers), table="table" in behind)
+    return Offload(frozenset(layers), table="table" in offloaded)
 
 
 class MetaLayer(nn.Module):

@@ -1,9 +1,9 @@
-"""The prompt: turns of a conversation as ids, with the places where audio embeddings are spliced in.
+"""The prompt: the messages of a conversation as ids, with the indices at which audio embeddings are spliced in.
 
 Owns the wording and the splice rule of the published inference scripts. Knows nothing of tensors.
 
-A turn is header + content + end of turn, content untrimmed; before the first one stands the start token, after the last
-one the assistant's header. A stretch of audio is written as "This is the audio: <audio>. ", which stays in the prompt;
+A message is header + content + end of turn, content untrimmed; before the first one stands the start token, after the
+last one the assistant's header. A clip of audio is written as "This is the audio: <audio>. ", which stays in the prompt;
 its embeddings go right after the colon. The model was trained with the audio before the question, so the only audio of
 a message is moved to its front; several keep their places.
 """
@@ -22,7 +22,7 @@ _AFTER_AUDIO = "<audio>. "
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """ids: the whole prompt; splices: per stretch of audio, the index in `ids` before which its embeddings stand."""
+    """ids: the whole prompt; splices: per clip of audio, the index in `ids` before which its embeddings stand."""
 
     ids: tuple[int, ...]
     splices: tuple[int, ...] = ()
@@ -44,7 +44,7 @@ class _Draft:
 
 
 def build_prompt(tokenizer: Tokenizer, messages: Sequence[Message]) -> Prompt:
-    """The ids of a conversation whose next turn is the assistant's."""
+    """The ids of a conversation whose next message is the assistant's."""
     draft = _Draft(BOS)
     for message in messages:
         draft.text += _header(message.role)
@@ -53,12 +53,12 @@ def build_prompt(tokenizer: Tokenizer, messages: Sequence[Message]) -> Prompt:
     draft.text += _header("assistant")
     ids = tokenizer.encode(draft.text, draft.cuts)
     # The last token of the prefix is the lone space after the colon: it belongs behind the embeddings.
-    splices = (len(tokenizer.encode(draft.text[:place], draft.cuts)) - 1 for place in draft.audio)
+    splices = (len(tokenizer.encode(draft.text[:index], draft.cuts)) - 1 for index in draft.audio)
     return Prompt(tuple(ids), tuple(splices))
 
 
 def question_messages(question: str, system_prompt: str, samples: Samples | None) -> tuple[Message, ...]:
-    """The conversation of one question about at most one stretch of audio."""
+    """The conversation of one question about at most one clip of audio."""
     parts = (TextPart(question),) if samples is None else (AudioPart(samples), TextPart(question))
     system = (Message("system", (TextPart(system_prompt),)),) if system_prompt else ()
     return (*system, Message("user", parts))

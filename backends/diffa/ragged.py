@@ -1,7 +1,7 @@
 """A view of the shared core for sequences of different lengths that are computed in one pass, in both directions.
 
-All rows stand one behind another in a batch of one; each stretch attends within its own sequence only. So there is no
-padding, and what one sequence computes does not depend on the lengths of the others.
+All rows stand one behind another in a batch of one; each attends within its own sequence only. So there is no padding,
+and what one sequence computes does not depend on the lengths of the others.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from backends.transformer.attention import KVCache, attention
 
 @dataclass(frozen=True, slots=True)
 class RaggedSequence:
-    """Rows start..stop-1 of a sequence of `length` positions, all of which they see.
+    """The rows start..stop-1 to compute of a sequence of `length` positions, all of which they see.
 
-    cache, slot: where the keys and values of the other positions are remembered, and these ones stored (None: the
-    stretch is the whole sequence).
+    cache, slot: hold the keys and values of the other positions, and take those of these rows (None: the rows are the
+    whole sequence).
     """
 
     start: int
@@ -35,37 +35,40 @@ class RaggedSequence:
 
 
 class Ragged:
-    """The rows of several stretches as one batch [1, total rows]."""
+    """The rows of several sequences as one batch [1, total rows]."""
 
-    def __init__(self, stretches: Sequence[RaggedSequence], wanted: Sequence[int] = ()) -> None:
-        """wanted: how many rows of each stretch are asked for where not all are (the last layer's queries)."""
-        for stretch in stretches:
-            if stretch.cache is None and stretch.rows != stretch.length:
+    def __init__(self, sequences: Sequence[RaggedSequence], query_rows: Sequence[int] = ()) -> None:
+        """query_rows: queries per sequence in the last layer, if it computes only some of the rows."""
+        for sequence in sequences:
+            if sequence.cache is None and sequence.rows != sequence.length:
                 raise ValueError("a part of a sequence needs the cache that holds the rest")
-        self._stretches = list(stretches)
-        self._rows = [stretch.rows for stretch in stretches]
-        self._wanted = list(wanted)
+        self._sequences = list(sequences)
+        self._rows = [sequence.rows for sequence in sequences]
+        self._query_rows = list(query_rows)
 
     def rotary(self, table: Tensor) -> Tensor:
-        return torch.cat([table[stretch.start : stretch.stop] for stretch in self._stretches])[None, :, None]
+        return torch.cat([table[sequence.start : sequence.stop] for sequence in self._sequences])[None, :, None]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        queries = self._rows if q.shape[1] == k.shape[1] else self._wanted
+        queries = self._rows if q.shape[1] == k.shape[1] else self._query_rows
         parts = (torch.split(x, rows, dim=1) for x, rows in ((q, queries), (k, self._rows), (v, self._rows)))
-        rows = zip(self._stretches, *parts, strict=True)
-        return torch.cat([_attend(stretch, layer, *one) for stretch, *one in rows], dim=1)
+        rows = zip(self._sequences, *parts, strict=True)
+        return torch.cat([_attend(sequence, layer, *qkv) for sequence, *qkv in rows], dim=1)
 
     def row_positions(self) -> None:
-        """Not a pattern for compiled steps."""
+        """None: compiled steps do not know this pattern."""
 
 
-def _attend(stretch: RaggedSequence, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """q, k, v [1, rows, heads, head_dim] of one stretch -> as q, which may have fewer rows."""
+def _attend(sequence: RaggedSequence, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """q, k, v [1, rows, heads, head_dim] of one sequence -> as q, which may have fewer rows."""
     k, v = k.transpose(1, 2), v.transpose(1, 2)
-    if stretch.cache is None:
+    if sequence.cache is None:
         return attention(q, k, v)
-    slot = slice(stretch.slot, stretch.slot + 1)
-    keys, values = stretch.cache.k[layer][slot, :, : stretch.length], stretch.cache.v[layer][slot, :, : stretch.length]
-    keys[:, :, stretch.start : stretch.stop] = k
-    values[:, :, stretch.start : stretch.stop] = v
+    slot = slice(sequence.slot, sequence.slot + 1)
+    keys, values = (
+        sequence.cache.k[layer][slot, :, : sequence.length],
+        sequence.cache.v[layer][slot, :, : sequence.length],
+    )
+    keys[:, :, sequence.start : sequence.stop] = k
+    values[:, :, sequence.start : sequence.stop] = v
     return attention(q, keys, values)

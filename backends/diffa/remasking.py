@@ -71,7 +71,7 @@ def pick_by_factor(confidence: Tensor, masked: Tensor, factor: float) -> Tensor:
     """
     ranked = torch.where(masked, confidence, -torch.inf).sort(descending=True).values[: int(masked.sum())].tolist()
     passed = next(
-        (place for place, value in enumerate(ranked) if place and value < 1 - factor / (place + 2)),
+        (index for index, value in enumerate(ranked) if index and value < 1 - factor / (index + 2)),
         len(ranked),
     )
     if passed == len(ranked) - 1:

@@ -53,7 +53,7 @@ class Tokenizer:
         return [offset + match.start() + 1 for match in self._special.finditer(text)]
 
     def encode(self, text: str, cuts: Iterable[int] = ()) -> list[int]:
-        """Ids of `text`, whose stretches between `cuts` are encoded each on its own."""
+        """Ids of `text`, whose parts between `cuts` (character positions) are encoded each alone."""
         edges = [0, *sorted({cut for cut in cuts if 0 < cut < len(text)}), len(text)]
         parts = (text[start:stop] for start, stop in pairwise(edges))
         return [token for part in parts for token in self._fast.encode(part, add_special_tokens=False).ids]
@@ -79,5 +79,5 @@ class Tokenizer:
 
 def cut_at(ids: Sequence[int], ends: Collection[int]) -> list[int]:
     """`ids` before the first one that is in `ends`."""
-    stop = next((place for place, token in enumerate(ids) if token in ends), len(ids))
+    stop = next((index for index, token in enumerate(ids) if token in ends), len(ids))
     return list(ids[:stop])

@@ -33,10 +33,10 @@ class Transformer:
         precision: Precision,
         device: torch.device | str = "cpu",
         rows: int = 0,
-        place: Callable[[int, Tensor], Linear] | None = None,
+        linear_factory: Callable[[int, Tensor], Linear] | None = None,
     ) -> None:
         """take: where tensors come from (see Checkpoint.reader); rows: pads dense products to a fixed shape
-        (linear.py); place: makes the linear layers of the block of that number, where they differ (offloading).
+        (linear.py); linear_factory: makes the linear layers of the block of that number in another way (offloading).
         """
         self.config, self.device, self.dtype = config, torch.device(device), precision.compute
         self._table = rotations(config.rope, config.head_dim, config.max_positions, device)
@@ -45,7 +45,9 @@ class Transformer:
             return take(name, shape).to(device, precision.compute, copy=True)
 
         def linear(layer: int, weight: Tensor) -> Linear:
-            return place(layer, weight) if place else make_linear(weight, precision, device, rows)
+            if linear_factory is not None:
+                return linear_factory(layer, weight)
+            return make_linear(weight, precision, device, rows)
 
         self.blocks = [self._block(layer, take, small, partial(linear, layer)) for layer in range(config.layers)]
         self.norm = RMSNorm(small("norm", (config.width,)), config.norm_eps)

@@ -81,7 +81,7 @@ def passes(llada, lengths, *, part):
     wanted = []
     for seed, (prompt, answer) in enumerate(lengths):
         noise = torch.Generator().manual_seed(seed)
-        state = llada.conversation(torch.randn(1 + seed % 2, prompt, 64, generator=noise), answer, remember=True)
+        state = llada.sequence(torch.randn(1 + seed % 2, prompt, 64, generator=noise), answer, cached=True)
         ids = torch.randint(0, 300, (answer,), generator=noise)
         block = slice(0, 4)
         whole = Pass(state, ids, Window(0, answer, whole=True, block=block, keep=True))
@@ -103,7 +103,7 @@ def test_answers_of_any_length_share_one_pass(llada, part):
 
 def test_with_a_cache_the_first_pass_is_the_exact_one(llada):
     [one] = passes(llada, [(20, 8)], part=False)
-    whole = llada.logits(torch.cat([one.conversation.prompt[0], llada.embed(one.ids)]))
+    whole = llada.logits(torch.cat([one.sequence.prompt[0], llada.embed(one.ids)]))
     torch.testing.assert_close(llada.block_logits([one])[0][0], whole[20:24], atol=2e-5, rtol=0)
 
 
