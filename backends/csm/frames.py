@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from torch import Tensor
 from backends.csm.model import CsmModel, FrameDecoder
 from backends.interface import InvalidInput
 from backends.transformer.attention import GraphStep, KVCache, Span, Step, View
+from backends.transformer.cuda_graph import capture
 
 _BATCHES = (1, 2, 4, 8, 16, 32)
 _LENGTHS = (256, 512, 1024, 2048)
@@ -122,22 +124,10 @@ class GraphedFrames(FrameBatch):
     def _replayed(self, batch: int, length: int) -> tuple[Tensor, Tensor]:
         """Run the graph of this bucket on the static buffers."""
         if (batch, length) not in self._graphs:
-            self._graphs[batch, length] = self._captured(batch, length)
+            self._graphs[batch, length] = capture(partial(self.static_frame, batch, length), self.model.device)
         graph, outputs = self._graphs[batch, length]
         graph.replay()
         return outputs
-
-    def _captured(self, batch: int, length: int) -> tuple[torch.cuda.CUDAGraph, tuple[Tensor, Tensor]]:
-        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # libraries choose their kernels outside the capture
-            for _ in range(2):
-                self.static_frame(batch, length)
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            outputs = self.static_frame(batch, length)
-        return graph, outputs
 
     def static_frame(self, batch: int, length: int) -> tuple[Tensor, Tensor]:
         """The frame of the static buffers' first `batch` rows; reads and branches on nothing that lies on the

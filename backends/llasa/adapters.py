@@ -21,6 +21,7 @@ from torch import Tensor
 
 from backends.interface import ModelUnavailable
 from backends.transformer.bounds import MOST_WIDTH
+from backends.transformer.config import TensorReader
 
 CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PLAIN = {"peft_type": "LORA", "bias": "none"}
@@ -50,7 +51,6 @@ _CHANGES_THE_BASE = (
     "loftq",
     "lora_ga",
 )  # initialisations that subtract from the base's weights
-Take = Callable[[str, tuple[int, ...]], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Adapter:
         """Names of the base weights that are not used as they are."""
         return {*self.deltas, *self.replaced}
 
-    def over(self, take: Take) -> Take:
+    def over(self, take: TensorReader) -> TensorReader:
         """A reader of base weights that gives them with this adapter merged in."""
 
         def merged(name: str, shape: tuple[int, ...]) -> Tensor:

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from backends.llasa.async_copy import upload
 from backends.transformer.attention import GraphStep, KVCache
+from backends.transformer.cuda_graph import capture
 from backends.transformer.model import Transformer
 
 if TYPE_CHECKING:
     from backends.llasa.model import Llasa
 
 _BUCKET = 256  # positions of the shortest; each further one is twice as long
-_WARM_UPS = 3  # eager runs before a capture, as CUDA graphs want
 
 Forward = Callable[[Tensor, Tensor], Tensor]
 
@@ -81,15 +81,7 @@ class StaticSteps:
         device = self._model.device
         tokens = torch.zeros(count, dtype=torch.int64, device=device)
         positions = torch.full((count,), self._cache.length - 1, dtype=torch.int64, device=device)
-        stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(stream):
-            for _ in range(_WARM_UPS):
-                forward(tokens, positions)
-        torch.cuda.current_stream(device).wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            out = forward(tokens, positions)
+        graph, out = capture(lambda: forward(tokens, positions), device)
 
         def replay(new_tokens: Tensor, new_positions: Tensor) -> Tensor:
             tokens.copy_(new_tokens)

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from backends.llasa.adapters import Adapter, Take
+from backends.llasa.adapters import Adapter
 from backends.transformer.attention import View
 from backends.transformer.block import Block, RMSNorm
 from backends.transformer.checkpoint import llama_names
-from backends.transformer.config import TransformerConfig, tensor_shapes
+from backends.transformer.config import TensorReader, TransformerConfig, tensor_shapes
 from backends.transformer.linear import Linear
 from backends.transformer.model import Transformer
 from backends.transformer.rope import interleave
@@ -45,7 +45,9 @@ def weights_of(variant: LoraVariant) -> dict[int, int]:
     return parts
 
 
-def adapted_stack(base: Transformer, adapter: Adapter, take: Take, linear: Callable[[Tensor], Linear]) -> Transformer:
+def adapted_stack(
+    base: Transformer, adapter: Adapter, take: TensorReader, linear: Callable[[Tensor], Linear]
+) -> Transformer:
     """The base stack with the matrices that an adapter changes made anew; take: reads merged weights."""
     stack = copy.copy(base)
     if llama_names()("norm") in adapter.changed:
@@ -57,7 +59,12 @@ def adapted_stack(base: Transformer, adapter: Adapter, take: Take, linear: Calla
 
 
 def _adapted_block(
-    base: Block, layer: int, config: TransformerConfig, adapter: Adapter, take: Take, linear: Callable[[Tensor], Linear]
+    base: Block,
+    layer: int,
+    config: TransformerConfig,
+    adapter: Adapter,
+    take: TensorReader,
+    linear: Callable[[Tensor], Linear],
 ) -> Block:
     names, shapes, block = llama_names(), dict(tensor_shapes(config)), copy.copy(base)
 

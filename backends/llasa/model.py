@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from backends.interface import ModelUnavailable
-from backends.llasa.adapters import CONFIG, Adapter, Take, adapter_base, read_adapter
+from backends.llasa.adapters import CONFIG, Adapter, adapter_base, read_adapter
 from backends.llasa.async_copy import upload
 from backends.llasa.decoding import TokenLoop
 from backends.llasa.generation_state import Utterance
@@ -27,6 +27,7 @@ from backends.llasa.prompts import prompt_ids
 from backends.llasa.sampling import probabilities
 from backends.llasa.vocabulary import Vocabulary
 from backends.transformer.checkpoint import Checkpoint, llama_names
+from backends.transformer.config import TensorReader
 from backends.transformer.linear import Linear, Precision, make_linear, precision
 from backends.transformer.model import Transformer
 
@@ -151,12 +152,12 @@ class Llasa:
 
     # --- loading ---
 
-    def _reader(self, checkpoint: Checkpoint) -> Take:
+    def _reader(self, checkpoint: Checkpoint) -> TensorReader:
         """Reads weights by name. A tied head is the table as stored: an adapter for one of the two leaves the other
         alone."""
         return checkpoint.reader(lambda name: _TABLE if name == _HEAD and self.config.tied else name)
 
-    def _base(self, take: Take) -> LoraVariant:
+    def _base(self, take: TensorReader) -> LoraVariant:
         stack = Transformer(
             self.config.stack,
             lambda name, shape: take(llama_names()(name), shape),
@@ -166,7 +167,7 @@ class Llasa:
         )
         return LoraVariant(stack, *self._ends(take))
 
-    def _ends(self, take: Take) -> tuple[Tensor, Linear, Tensor | None]:
+    def _ends(self, take: TensorReader) -> tuple[Tensor, Linear, Tensor | None]:
         """The embedding table, the head and its row ids."""
         shape = (self.config.vocabulary, self.config.stack.width)
         # With quantised matrices the table is a lookup in 16 bits: half the memory, and no product ever reads it.
@@ -180,7 +181,7 @@ class Llasa:
     def _linear(self, weight: Tensor) -> Linear:
         return make_linear(weight, self.kind, self.device, self._rows)
 
-    def _adapted(self, adapter: Adapter, take: Take) -> LoraVariant:
+    def _adapted(self, adapter: Adapter, take: TensorReader) -> LoraVariant:
         base = self.variants[""]
         stack = adapted_stack(base.stack, adapter, take, self._linear)
         ends = self._ends(take) if {_TABLE, _HEAD} & adapter.changed else (base.table, base.head, base.row_ids)

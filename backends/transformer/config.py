@@ -12,7 +12,7 @@ from torch import Tensor
 
 from backends.transformer.rope import Rope
 
-Take = Callable[[str, tuple[int, ...]], Tensor]
+TensorReader = Callable[[str, tuple[int, ...]], Tensor]
 """Gives the tensor of a canonical name, of exactly that shape, or raises an error that names it."""
 
 

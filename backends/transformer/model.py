@@ -16,7 +16,7 @@ from torch import Tensor
 
 from backends.transformer.attention import View
 from backends.transformer.block import Block, RMSNorm
-from backends.transformer.config import Take, TransformerConfig, layer_shapes
+from backends.transformer.config import TensorReader, TransformerConfig, layer_shapes
 from backends.transformer.cpu_int8.fused import fused_steps
 from backends.transformer.linear import Linear, Precision, make_linear
 from backends.transformer.rope import rotations
@@ -28,7 +28,7 @@ class Transformer:
     def __init__(
         self,
         config: TransformerConfig,
-        take: Take,
+        take: TensorReader,
         *,
         precision: Precision,
         device: torch.device | str = "cpu",
@@ -53,7 +53,7 @@ class Transformer:
         self.norm = RMSNorm(small("norm", (config.width,)), config.norm_eps)
         self._fused = fused_steps(config, self.blocks, self._table)
 
-    def _block(self, layer: int, take: Take, small: Take, linear: Callable[[Tensor], Linear]) -> Block:
+    def _block(self, layer: int, take: TensorReader, small: TensorReader, linear: Callable[[Tensor], Linear]) -> Block:
         shapes = layer_shapes(self.config)
         tensors = {
             name: (small if len(shape) == 1 else take)(f"layers.{layer}.{name}", shape)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,6 @@ _CODEC_NAME = re.compile(
 )
 _MOSHI_NAME = re.compile(r".*(\.model\.|\.conv\.conv\.|\.convtr\.|_transformer\.transformer\.|\.rvq_)")
 _STEPS_PER_FRAME = 2  # of the 25 Hz inside per 12.5 Hz frame
-
-Take = Callable[[str, tuple[int, ...]], Tensor]
 
 
 # --- configuration ---------------------------------------------------------------------------------------------------

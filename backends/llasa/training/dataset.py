@@ -27,7 +27,7 @@ from backends.llasa.codec import Codec, load_codec
 from backends.llasa.reference_audio import read_clip
 from backends.llasa.training.dataset_export import export_memmap, export_npy
 from backends.llasa.training.dataset_file import Clip, DatasetWriter, read_clips
-from backends.llasa.training.dataset_text import Entry, Skipped, read_entries
+from backends.llasa.training.dataset_text import DatasetSource, Entry, Skipped, read_entries
 from backends.llasa.xcodec2.config import SAMPLE_RATE
 
 Samples = NDArray[np.float32]
@@ -40,7 +40,7 @@ _HEAD_START = 4  # batches that may be decoded ahead of the encoder
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What becomes of a clip. trim_db: quieter than this below the peak counts as silence (0: nothing is trimmed);
+    """How clips are prepared and encoded. trim_db: quieter than this below the peak counts as silence (0: nothing is trimmed);
     shortest, longest: seconds after trimming; batch: clips encoded together; workers: threads that read clips."""
 
     trim_db: float = 40.0
@@ -59,6 +59,12 @@ class Report:
     seconds: float = 0.0
     skipped: list[Skipped] = field(default_factory=list)
 
+    def add(self, clips: Iterable[Clip]) -> None:
+        """Count clips that are in the output."""
+        for clip in clips:
+            self.written += 1
+            self.seconds += clip.duration
+
     def lines(self) -> Iterator[str]:
         """One line of text per skipped line of the input."""
         for item in sorted(self.skipped, key=lambda item: item.line):
@@ -66,93 +72,81 @@ class Report:
 
 
 def create(
-    audio_dir: str | Path,
-    text_file: str | Path | None,
-    output: str | Path,
-    *,
+    source: DatasetSource,
+    output: Path,
     codec: Codec,
-    separator: str | None = None,
-    id_column: int = 0,
-    text_column: int | None = None,
-    extension: str = ".wav",
     recipe: Recipe | None = None,
+    *,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Report:
-    """Write the dataset to `output` (jsonl). Raises InvalidInput for what concerns the whole; clips are reported
-    instead.
+    """Write the dataset to `output` (jsonl); an interrupted run is continued. progress: called after every batch.
 
-    text_file None: a .txt beside every clip. An interrupted run is continued. progress: called after every batch.
+    Clips that cannot be used are reported. Raises InvalidInput for what concerns the whole dataset.
     """
     recipe, report = recipe or Recipe(), Report()
-    found = list(
-        read_entries(
-            Path(audio_dir),
-            None if text_file is None else Path(text_file),
-            separator,
-            id_column,
-            text_column,
-            extension,
-        )
-    )
-    entries = [item for item in found if isinstance(item, Entry)]
-    report.skipped += [item for item in found if isinstance(item, Skipped)]
+    listed = list(read_entries(source))
+    entries = [item for item in listed if isinstance(item, Entry)]
+    report.skipped += [item for item in listed if isinstance(item, Skipped)]
     if not entries:
         raise InvalidInput(f"no usable clip: {next(report.lines(), 'nothing was found')}")
-    settings = {
-        "trim_db": recipe.trim_db,
-        "shortest": recipe.shortest,
-        "longest": recipe.longest,
-        "codec": codec.identity,
-    }
-    settings["clips"] = str(Path(audio_dir).resolve())
     texts = {entry.id: entry.text for entry in entries}
-    with DatasetWriter(Path(output), settings, texts, overwrite=overwrite) as writer:
-        report.continued = report.written = len(writer.done)
-        report.seconds = sum(clip.duration for clip in writer.done.values())
-        for group in _prepared(entries, writer.done, recipe, report):
-            for clip in _encoded(codec, group):
+    with DatasetWriter(output, _settings(source, codec, recipe), texts, overwrite=overwrite) as writer:
+        report.continued = len(writer.done)
+        report.add(writer.done.values())
+        for batch in _usable_batches(entries, writer.done, recipe, report):
+            clips = list(_encoded(codec, batch))
+            for clip in clips:
                 writer.write(clip)
-                report.written += 1
-                report.seconds += clip.duration
+            report.add(clips)
             if progress is not None:
-                progress(min(len(found), report.written + len(report.skipped)), len(found))
+                progress(min(len(listed), report.written + len(report.skipped)), len(listed))
         if not report.written:
             raise InvalidInput(f"every clip was left out: {next(report.lines(), '')}")
     return report
 
 
-def _prepared(
+def _settings(source: DatasetSource, codec: Codec, recipe: Recipe) -> dict[str, object]:
+    """What must be the same for an interrupted run to be continued."""
+    return {
+        "trim_db": recipe.trim_db,
+        "shortest": recipe.shortest,
+        "longest": recipe.longest,
+        "codec": codec.identity,
+        "clips": str(source.audio_dir.resolve()),
+    }
+
+
+def _usable_batches(
     entries: Sequence[Entry], done: Container[str], recipe: Recipe, report: Report
 ) -> Iterator[list[tuple[Entry, Samples]]]:
-    """Batches of readable clips; the others go to the report. Clips that are done are heard only, to know them
-    again."""
-    heard: dict[tuple[bytes, str], Entry] = {}
-    for results in _ahead(entries, recipe):
+    """Batches of usable clips that are not done; the others go to the report. Done clips are read, to find copies."""
+    known: dict[tuple[bytes, str], Entry] = {}
+    for results in _read_ahead(entries, recipe):
         group = []
         for entry, samples in results:
             if isinstance(samples, str):
                 report.skipped.append(Skipped(entry.line, entry.id, samples))
                 continue
             key = (hashlib.sha256(samples.tobytes()).digest(), entry.text)
-            first = heard.setdefault(key, entry)
+            first = known.setdefault(key, entry)
             if first is not entry:
-                where = f"line {first.line}" if first.line else first.id
-                report.skipped.append(Skipped(entry.line, entry.id, f"the same sound and text as {where}"))
+                original = f"line {first.line}" if first.line else first.id
+                report.skipped.append(Skipped(entry.line, entry.id, f"the same sound and text as {original}"))
                 continue
             if entry.id not in done:
                 group.append((entry, samples))
         yield group
 
 
-def _ahead(entries: Sequence[Entry], recipe: Recipe) -> Iterator[list[tuple[Entry, Samples | str]]]:
-    """Batches in order, a few of them read in advance by other threads."""
+def _read_ahead(entries: Sequence[Entry], recipe: Recipe) -> Iterator[list[tuple[Entry, Samples | str]]]:
+    """Batches in order, a few of them read in advance by other threads: samples, or why a clip cannot be used."""
     waiting: deque[list[tuple[Entry, Future[Samples | str]]]] = deque()
     rest = iter(entries)
     with ThreadPoolExecutor(recipe.workers) as pool:
 
         def fetch() -> None:
-            group = [(entry, pool.submit(prepared, entry.audio, recipe)) for entry in islice(rest, recipe.batch)]
+            group = [(entry, pool.submit(prepare, entry.audio, recipe)) for entry in islice(rest, recipe.batch)]
             if group:
                 waiting.append(group)
 
@@ -163,15 +157,15 @@ def _ahead(entries: Sequence[Entry], recipe: Recipe) -> Iterator[list[tuple[Entr
             fetch()
 
 
-def prepared(path: Path, recipe: Recipe) -> Samples | str:
-    """A clip ready to encode, or the reason why it is left out."""
+def prepare(path: Path, recipe: Recipe) -> Samples | str:
+    """A clip ready to encode, float32 [time] at 16 kHz, or the reason why it is left out."""
     try:
         samples = read_clip(path)
     except InvalidInput as error:
         return error.message
     if not len(samples) or not np.isfinite(samples).all() or np.abs(samples).max() < _QUIET:
         return "it is silent"
-    samples = trimmed(samples, recipe.trim_db)
+    samples = trim_silence(samples, recipe.trim_db)
     seconds = len(samples) / SAMPLE_RATE
     if seconds < recipe.shortest:
         return f"{seconds:.2f} s is shorter than {recipe.shortest:g} s"
@@ -180,8 +174,8 @@ def prepared(path: Path, recipe: Recipe) -> Samples | str:
     return samples
 
 
-def trimmed(samples: Samples, decibels: float) -> Samples:
-    """Without the silence at both ends."""
+def trim_silence(samples: Samples, decibels: float) -> Samples:
+    """Samples without the silence at both ends: what is quieter than `decibels` below the peak (0: as they are)."""
     if not decibels:
         return samples
     from librosa.effects import trim
@@ -203,37 +197,37 @@ def _encoded(codec: Codec, group: Iterable[tuple[Entry, Samples]]) -> Iterator[C
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of `python -m backends.llasa.training.dataset`, which `speech-gateway dataset create` passes on."""
-    usual = Recipe()
-    made = argparse.ArgumentParser(
+    defaults = Recipe()
+    result = argparse.ArgumentParser(
         prog="speech-gateway dataset create", description="Turn clips and texts into a LLASA dataset."
     )
-    made.add_argument("audio_dir", type=Path, help="folder of clips")
-    made.add_argument("text_file", type=Path, nargs="?", help="texts; without it, a .txt beside every clip")
-    made.add_argument("-o", "--output", type=Path, default=Path("dataset/data.jsonl"), help="(default: %(default)s)")
-    made.add_argument("--codec", type=Path, required=True, help="folder of X-Codec-2")
-    made.add_argument("--separator", help="between id and text (default: judged by the file)")
-    made.add_argument("--id-column", type=int, default=0, help="column of the clip's name, counted from 0")
-    made.add_argument("--text-column", type=int, help="column of the text, counted from 0")
-    made.add_argument("--extension", default=".wav", help="of clips named without one (default: %(default)s)")
-    made.add_argument("--trim-db", type=float, default=usual.trim_db, help="0 keeps silence at the ends")
-    made.add_argument("--shortest", type=float, default=usual.shortest, help="seconds")
-    made.add_argument("--longest", type=float, default=usual.longest, help="seconds")
-    made.add_argument("--batch", type=int, default=usual.batch)
-    made.add_argument("--workers", type=int, default=usual.workers)
-    made.add_argument("--device", default="cpu", help="cpu, cuda:0, mps or xpu:0 (default: %(default)s)")
-    made.add_argument("--bf16", action="store_true", help="encode in bfloat16 where the device has it")
-    made.add_argument("--overwrite", action="store_true")
-    made.add_argument("--npy", type=Path, help="also write codes as .npy files with a metadata.csv into this folder")
-    made.add_argument("--memmap", type=Path, help="also write training rows into this folder; needs --tokenizer")
-    made.add_argument("--tokenizer", type=Path, help="folder of the LLASA model whose token ids the rows hold")
-    return made
+    result.add_argument("audio_dir", type=Path, help="folder of clips")
+    result.add_argument("text_file", type=Path, nargs="?", help="texts; without it, a .txt beside every clip")
+    result.add_argument("-o", "--output", type=Path, default=Path("dataset/data.jsonl"), help="(default: %(default)s)")
+    result.add_argument("--codec", type=Path, required=True, help="folder of X-Codec-2")
+    result.add_argument("--separator", help="between id and text (default: judged by the file)")
+    result.add_argument("--id-column", type=int, default=0, help="column of the clip's name, counted from 0")
+    result.add_argument("--text-column", type=int, help="column of the text, counted from 0")
+    result.add_argument("--extension", default=".wav", help="of clips named without one (default: %(default)s)")
+    result.add_argument("--trim-db", type=float, default=defaults.trim_db, help="0 keeps silence at the ends")
+    result.add_argument("--shortest", type=float, default=defaults.shortest, help="seconds")
+    result.add_argument("--longest", type=float, default=defaults.longest, help="seconds")
+    result.add_argument("--batch", type=int, default=defaults.batch)
+    result.add_argument("--workers", type=int, default=defaults.workers)
+    result.add_argument("--device", default="cpu", help="cpu, cuda:0, mps or xpu:0 (default: %(default)s)")
+    result.add_argument("--bf16", action="store_true", help="encode in bfloat16 where the device has it")
+    result.add_argument("--overwrite", action="store_true")
+    result.add_argument("--npy", type=Path, help="also write codes as .npy files with a metadata.csv into this folder")
+    result.add_argument("--memmap", type=Path, help="also write training rows into this folder; needs --tokenizer")
+    result.add_argument("--tokenizer", type=Path, help="folder of the LLASA model whose token ids the rows hold")
+    return result
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Create a dataset as the command line says. Returns the exit status."""
-    chosen = parser().parse_args(arguments)
+    arguments = parser().parse_args(argv)
     try:
-        _run(chosen)
+        _run(arguments)
     except (BackendError, OSError) as error:
         print(f"error: {error.message if isinstance(error, BackendError) else error}", file=sys.stderr)
         return 1
@@ -243,54 +237,76 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _check_writable(folder: Path) -> None:
-    """Raises OSError before the clips are encoded, not after; leaves nothing behind."""
-    place = folder.absolute()
-    tempfile.TemporaryFile(dir=next(there for there in (place, *place.parents) if there.exists())).close()
+def _run(arguments: argparse.Namespace) -> None:
+    from rich.progress import Progress as ProgressBar
+
+    _check(arguments)
+    codec = _codec(arguments)
+    source = DatasetSource(
+        arguments.audio_dir,
+        arguments.text_file,
+        arguments.separator,
+        arguments.id_column,
+        arguments.text_column,
+        arguments.extension,
+    )
+    batch, workers = max(1, arguments.batch), max(1, arguments.workers)
+    recipe = Recipe(arguments.trim_db, arguments.shortest, arguments.longest, batch, workers)
+    with ProgressBar(transient=True) as bar:
+        task = bar.add_task("clips", total=None)
+
+        def progress(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        report = create(source, arguments.output, codec, recipe, overwrite=arguments.overwrite, progress=progress)
+    _print_report(arguments.output, report)
+    _export(arguments)
 
 
-def _run(chosen: argparse.Namespace) -> None:
+def _check(arguments: argparse.Namespace) -> None:
+    """Raises InvalidInput or OSError for folders and a device that cannot be used, before any clip is encoded."""
     import torch
-    from rich.progress import Progress as Bar
 
-    from backends.llasa.dtypes import language_dtype
-
-    if chosen.memmap and not chosen.tokenizer:
+    if arguments.memmap and not arguments.tokenizer:
         raise InvalidInput("--memmap needs --tokenizer, the folder of the LLASA model")
-    for folder in (chosen.output.parent, chosen.npy, chosen.memmap):
+    for folder in (arguments.output.parent, arguments.npy, arguments.memmap):
         if folder is not None:
             _check_writable(folder)
     try:
-        torch.empty(1, device=chosen.device)
+        torch.empty(1, device=arguments.device)
     except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
         reason = str(error).partition("\n")[0]
-        raise InvalidInput(f"--device {chosen.device} cannot be used: {reason}") from error
-    wanted = language_dtype("bfloat16", chosen.device) if chosen.bf16 else "float32"
-    codec = load_codec(chosen.codec, chosen.device, encoder=True, encoder_dtype=getattr(torch, wanted))
-    recipe = Recipe(chosen.trim_db, chosen.shortest, chosen.longest, max(1, chosen.batch), max(1, chosen.workers))
-    with Bar(transient=True) as bar:
-        task = bar.add_task("clips", total=None)
-        report = create(
-            chosen.audio_dir,
-            chosen.text_file,
-            chosen.output,
-            codec=codec,
-            separator=chosen.separator,
-            id_column=chosen.id_column,
-            text_column=chosen.text_column,
-            extension=chosen.extension,
-            recipe=recipe,
-            overwrite=chosen.overwrite,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
+        raise InvalidInput(f"--device {arguments.device} cannot be used: {reason}") from error
+
+
+def _check_writable(folder: Path) -> None:
+    """Raises OSError if the folder cannot be made or written into; leaves nothing behind."""
+    path = folder.absolute()
+    tempfile.TemporaryFile(dir=next(parent for parent in (path, *path.parents) if parent.exists())).close()
+
+
+def _codec(arguments: argparse.Namespace) -> Codec:
+    import torch
+
+    from backends.llasa.dtypes import language_dtype
+
+    dtype = language_dtype("bfloat16", arguments.device) if arguments.bf16 else "float32"
+    return load_codec(arguments.codec, arguments.device, encoder=True, encoder_dtype=getattr(torch, dtype))
+
+
+def _print_report(output: Path, report: Report) -> None:
     for line in report.lines():
         print(f"left out: {line}")
-    print(f"{chosen.output}: {report.written} clips, {report.seconds / 60:.1f} minutes, {len(report.skipped)} left out")
-    clips = list(read_clips(chosen.output)) if chosen.npy or chosen.memmap else []
-    if chosen.npy:
-        export_npy(clips, chosen.npy)
-    if chosen.memmap:
-        for reason in export_memmap(clips, chosen.tokenizer, chosen.memmap):
+    print(f"{output}: {report.written} clips, {report.seconds / 60:.1f} minutes, {len(report.skipped)} left out")
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    """Write the other forms of the dataset that the command line asks for."""
+    clips = list(read_clips(arguments.output)) if arguments.npy or arguments.memmap else []
+    if arguments.npy:
+        export_npy(clips, arguments.npy)
+    if arguments.memmap:
+        for reason in export_memmap(clips, arguments.tokenizer, arguments.memmap):
             print(f"not in the rows: {reason}")
 
 

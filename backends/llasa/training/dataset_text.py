@@ -20,6 +20,22 @@ _GUESSES = ("|", "\t", ":", ";", ",")
 
 
 @dataclass(frozen=True, slots=True)
+class DatasetSource:
+    """A folder of clips and the file of their texts (None: a .txt beside every clip).
+
+    separator: between id and text (None: judged by the file); id_column, text_column: counted from 0 (text_column None:
+    the second one, in LJSpeech's format the last one that is not empty); extension: of clips named without one.
+    """
+
+    audio_dir: Path
+    text_file: Path | None = None
+    separator: str | None = None
+    id_column: int = 0
+    text_column: int | None = None
+    extension: str = ".wav"
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One clip: line of the text file (0: a sidecar), id as written, text, audio file."""
 
@@ -38,34 +54,23 @@ class Skipped:
     reason: str
 
 
-def read_entries(
-    audio_dir: Path,
-    text_file: Path | None,
-    separator: str | None = None,
-    id_column: int = 0,
-    text_column: int | None = None,
-    extension: str = ".wav",
-) -> Iterator[Entry | Skipped]:
-    """Entries in the order of the file; text_file None: a .txt beside every clip.
-
-    separator None: judged by the file; text_column None: the second column, in LJSpeech's format the last one that is
-    not empty. Raises InvalidInput for a folder or file that is not there or not UTF-8.
-    """
-    if not audio_dir.is_dir():
-        raise InvalidInput(f"there is no folder {audio_dir}")
-    if text_file is None:
-        yield from _sidecars(audio_dir)
+def read_entries(source: DatasetSource) -> Iterator[Entry | Skipped]:
+    """Entries in the order of the file. Raises InvalidInput for a folder or file that is not there or not UTF-8."""
+    if not source.audio_dir.is_dir():
+        raise InvalidInput(f"there is no folder {source.audio_dir}")
+    if source.text_file is None:
+        yield from _sidecars(source.audio_dir)
         return
-    index = {path.stem: path for path in sorted(audio_dir.rglob("*")) if path.suffix.lower() in AUDIO}
+    by_name = {path.stem: path for path in sorted(source.audio_dir.rglob("*")) if path.suffix.lower() in AUDIO}
     seen: dict[Path, int] = {}
-    for number, columns in _rows(text_file, separator, text_column):
+    for number, columns in _rows(source.text_file, source.separator, source.text_column):
         # Of more columns, or of a text that holds the separator, nobody knows what is meant.
         if columns is None:
             yield Skipped(
                 number, "", f"it has more than {_MOST_COLUMNS} columns: say which one is the text (--text-column)"
             )
             continue
-        entry = _entry(number, columns, audio_dir, index, id_column, text_column, extension)
+        entry = _entry(number, columns, source, by_name)
         if isinstance(entry, Entry) and entry.audio in seen:
             entry = Skipped(number, entry.id, f"the same clip as line {seen[entry.audio]}")
         if isinstance(entry, Entry):
@@ -125,39 +130,31 @@ def _guess(text_file: Path, line: str) -> str:
     return next((mark for mark in order if mark in line), ":")
 
 
-def _entry(
-    number: int,
-    columns: list[str],
-    audio_dir: Path,
-    index: dict[str, Path],
-    id_column: int,
-    text_column: int | None,
-    extension: str,
-) -> Entry | Skipped:
-    wanted = 1 if text_column is None else text_column
+def _entry(number: int, columns: list[str], source: DatasetSource, by_name: dict[str, Path]) -> Entry | Skipped:
+    """The entry of one line's columns. by_name: the folder's clips by their names without extension."""
+    id_column, text_column = source.id_column, 1 if source.text_column is None else source.text_column
     name = columns[id_column].strip() if id_column < len(columns) else ""
-    if max(id_column, wanted) >= len(columns):
-        return Skipped(number, name, f"it has {len(columns)} column(s), column {max(id_column, wanted)} is needed")
-    text = columns[wanted].strip()
+    last = max(id_column, text_column)
+    if last >= len(columns):
+        return Skipped(number, name, f"it has {len(columns)} column(s), column {last} is needed")
+    text = columns[text_column].strip()
     if not name or not text:
         return Skipped(number, name, "its text is empty" if name else "it names no clip")
-    audio = _find(audio_dir, index, name, extension)
-    return (
-        Entry(number, name, text, audio)
-        if audio
-        else Skipped(number, name, f"there is no clip {name!r} in {audio_dir}")
-    )
+    audio = _find(source, by_name, name)
+    if audio is None:
+        return Skipped(number, name, f"there is no clip {name!r} in {source.audio_dir}")
+    return Entry(number, name, text, audio)
 
 
-def _find(audio_dir: Path, index: dict[str, Path], name: str, extension: str) -> Path | None:
+def _find(source: DatasetSource, by_name: dict[str, Path], name: str) -> Path | None:
     """A clip by path (with or without its extension), else by its bare name anywhere in the folder."""
-    root = audio_dir.resolve()
-    for candidate in (name, name + extension, *(name + ending for ending in AUDIO)):
-        path = audio_dir / candidate
+    root = source.audio_dir.resolve()
+    for candidate in (name, name + source.extension, *(name + ending for ending in AUDIO)):
+        path = source.audio_dir / candidate
         if path.suffix.lower() in AUDIO and path.is_file() and path.resolve().is_relative_to(root):
             return path
     bare = Path(name.replace("\\", "/")).name
-    return index.get(bare) or index.get(Path(bare).stem)
+    return by_name.get(bare) or by_name.get(Path(bare).stem)
 
 
 def _read(path: Path) -> str:

@@ -327,46 +327,46 @@ def _adapted_model(base: Path, training: Training) -> Any:
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of `python -m backends.llasa.training.finetune`, which `speech-gateway finetune` passes on."""
-    usual = Training()
-    made = argparse.ArgumentParser(
+    defaults = Training()
+    result = argparse.ArgumentParser(
         prog="speech-gateway finetune", description="Train a LoRA adapter for LLASA on a dataset."
     )
-    made.add_argument("data", type=Path, help="jsonl file of `dataset create`")
-    made.add_argument("--model", type=Path, required=True, help="folder of the base model")
-    made.add_argument(
+    result.add_argument("data", type=Path, help="jsonl file of `dataset create`")
+    result.add_argument("--model", type=Path, required=True, help="folder of the base model")
+    result.add_argument(
         "-o", "--output", type=Path, default=Path("lora_checkpoints"), help="folder (default: %(default)s)"
     )
-    made.add_argument("--rank", type=int, default=usual.rank)
-    made.add_argument("--alpha", type=int, default=usual.alpha)
-    made.add_argument("--dropout", type=float, default=usual.dropout)
-    made.add_argument("--targets", nargs="+", default=list(usual.targets))
-    made.add_argument("--learning-rate", type=float, default=usual.learning_rate)
-    made.add_argument("--warmup-steps", type=int, default=usual.warmup_steps)
-    made.add_argument("--epochs", type=int, default=usual.epochs)
-    made.add_argument("--steps", type=int, default=usual.steps, help="optimiser steps (0: by epochs)")
-    made.add_argument("--batch", type=int, default=usual.batch)
-    made.add_argument("--accumulation", type=int, default=usual.accumulation)
-    made.add_argument("--save-every", type=int, default=usual.save_every, help="optimiser steps (0: every epoch)")
-    made.add_argument("--max-length", type=int, default=usual.max_length, help="tokens of a row")
-    made.add_argument("--seed", type=int, default=usual.seed)
-    made.add_argument("--bf16", action="store_true")
-    made.add_argument("--gradient-checkpointing", action="store_true")
-    made.add_argument("--date", default=usual.date, help="date in the prompt's header")
-    made.add_argument("--double-bos", action="store_true", help="two begin tokens, as some other trainers write")
-    made.add_argument(
+    result.add_argument("--rank", type=int, default=defaults.rank)
+    result.add_argument("--alpha", type=int, default=defaults.alpha)
+    result.add_argument("--dropout", type=float, default=defaults.dropout)
+    result.add_argument("--targets", nargs="+", default=list(defaults.targets))
+    result.add_argument("--learning-rate", type=float, default=defaults.learning_rate)
+    result.add_argument("--warmup-steps", type=int, default=defaults.warmup_steps)
+    result.add_argument("--epochs", type=int, default=defaults.epochs)
+    result.add_argument("--steps", type=int, default=defaults.steps, help="optimiser steps (0: by epochs)")
+    result.add_argument("--batch", type=int, default=defaults.batch)
+    result.add_argument("--accumulation", type=int, default=defaults.accumulation)
+    result.add_argument("--save-every", type=int, default=defaults.save_every, help="optimiser steps (0: every epoch)")
+    result.add_argument("--max-length", type=int, default=defaults.max_length, help="tokens of a row")
+    result.add_argument("--seed", type=int, default=defaults.seed)
+    result.add_argument("--bf16", action="store_true")
+    result.add_argument("--gradient-checkpointing", action="store_true")
+    result.add_argument("--date", default=defaults.date, help="date in the prompt's header")
+    result.add_argument("--double-bos", action="store_true", help="two begin tokens, as some other trainers write")
+    result.add_argument(
         "--device", choices=["auto", "cpu"], default="auto", help="cpu, or auto for what accelerate finds"
     )
-    made.add_argument("--resume", action="store_true", help="continue after the last checkpoint")
-    return made
+    result.add_argument("--resume", action="store_true", help="continue after the last checkpoint")
+    return result
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Train as the command line says. Returns the exit status."""
-    chosen = vars(parser().parse_args(arguments))
-    data, model, output = chosen.pop("data"), chosen.pop("model"), chosen.pop("output")
-    device, resume = chosen.pop("device"), chosen.pop("resume")
+    options = vars(parser().parse_args(argv))
+    data, model, output = options.pop("data"), options.pop("model"), options.pop("output")
+    device, resume = options.pop("device"), options.pop("resume")
     try:
-        training = Training(**{**chosen, "targets": tuple(chosen["targets"])})
+        training = Training(**{**options, "targets": tuple(options["targets"])})
         finetune(data, model, output, training, device=device, resume=resume)
     except (BackendError, OSError) as error:
         print(f"error: {error.message if isinstance(error, BackendError) else error}", file=sys.stderr)

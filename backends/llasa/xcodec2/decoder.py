@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from backends.llasa.xcodec2.config import CodecDimensions
+from backends.transformer.config import TensorReader
 from backends.transformer.cpu_kernels import pack_dense, packed_product
 from backends.transformer.kernel_checks import packs
 
-Take = Callable[[str, tuple[int, ...]], Tensor]
 Layer = Callable[[Tensor], Tensor]
 
 _NORM_GROUPS, _GROUP_EPS, _LAYER_EPS = 32, 1e-6, 1e-6
@@ -29,7 +29,9 @@ _LOUDEST = 100.0  # the published head clips magnitudes here
 class Decoder:
     """codes int64 [batch, time] -> waveform float32 [batch, hop * time]."""
 
-    def __init__(self, dims: CodecDimensions, take: Take, dtype: torch.dtype, device: torch.device | str) -> None:
+    def __init__(
+        self, dims: CodecDimensions, take: TensorReader, dtype: torch.dtype, device: torch.device | str
+    ) -> None:
         self._dims, self._dtype = dims, dtype
 
         def move(name: str, shape: tuple[int, ...]) -> Tensor:
@@ -56,7 +58,7 @@ class Decoder:
 class Digits:
     """Code -> one vector of `width`: digit values of the quantiser through its two affine layers, folded to one."""
 
-    def __init__(self, dims: CodecDimensions, take: Take, device: torch.device | str) -> None:
+    def __init__(self, dims: CodecDimensions, take: TensorReader, device: torch.device | str) -> None:
         digits, inner, width = len(dims.levels), dims.fsq_width, dims.width
         first = take("generator.quantizer.project_out.weight", (inner, digits)).double()
         first_bias = take("generator.quantizer.project_out.bias", (inner,)).double()
@@ -76,7 +78,7 @@ class Digits:
 class Convolution:
     """Same-length 1-d convolution over [batch, time, channels], as one product over rows of `kernel` neighbours."""
 
-    def __init__(self, name: str, width: int, kernel: int, take: Take) -> None:
+    def __init__(self, name: str, width: int, kernel: int, take: TensorReader) -> None:
         weight = take(f"{name}.weight", (width, width, kernel))
         self._product = linear(weight.transpose(1, 2).reshape(width, kernel * width), take(f"{name}.bias", (width,)))
         self._kernel = kernel
@@ -91,7 +93,7 @@ class Convolution:
 class ResidualBlock:
     """x + conv(silu(norm(conv(silu(norm(x)))))), group-normalised over channels and time."""
 
-    def __init__(self, name: str, width: int, take: Take) -> None:
+    def __init__(self, name: str, width: int, take: TensorReader) -> None:
         self._norms = [[take(f"{name}.norm{i}.{part}", (width,)) for part in ("weight", "bias")] for i in (1, 2)]
         self._convolutions = [Convolution(f"{name}.conv{i}", width, 3, take) for i in (1, 2)]
 
@@ -106,7 +108,7 @@ class ResidualBlock:
 class Block:
     """Pre-norm attention over all frames and an ungated MLP."""
 
-    def __init__(self, name: str, dims: CodecDimensions, take: Take) -> None:
+    def __init__(self, name: str, dims: CodecDimensions, take: TensorReader) -> None:
         width, inner = dims.width, dims.heads * dims.head_dim
         self._heads, self._eps = dims.heads, dims.norm_eps
         self._att_norm = take(f"{name}.att_norm.weight", (width,))
@@ -128,7 +130,7 @@ class Block:
 class SpectralHead:
     """Log-magnitudes and phases -> inverse STFT with "same" padding; float32 throughout."""
 
-    def __init__(self, dims: CodecDimensions, take: Take, device: torch.device | str) -> None:
+    def __init__(self, dims: CodecDimensions, take: TensorReader, device: torch.device | str) -> None:
         self._hop, self._n_fft = dims.hop, dims.n_fft
         weight = take("generator.head.out.weight", (dims.n_fft + 2, dims.width)).to(device, torch.float32)
         self._product = linear(weight, take("generator.head.out.bias", (dims.n_fft + 2,)).to(device, torch.float32))

@@ -19,8 +19,7 @@ from backends.llasa.xcodec2.config import CodecDimensions
 from backends.llasa.xcodec2.decoder import basis
 from backends.llasa.xcodec2.features import semantic_features
 from backends.llasa.xcodec2.layouts import CodecTensors, Shape, quantiser_shapes
-
-Take = Callable[[str, Shape], Tensor]
+from backends.transformer.config import TensorReader
 
 _BOUND_MARGIN = 1e-3  # the published quantiser keeps tanh this far from its ends
 _FILTER_TAPS, _CUTOFF, _HALF_WIDTH = 12, 0.25, 0.3
@@ -117,7 +116,7 @@ class SemanticModel:
 class SemanticAdapter:
     """Four convolutions with a residual around the middle two. The residual is taken after the first ReLU."""
 
-    def __init__(self, width: int, take: Take) -> None:
+    def __init__(self, width: int, take: TensorReader) -> None:
         stem, shape = "SemanticEncoder_module", (width, width, 3)
         self._first = take(f"{stem}.initial_conv.weight", shape)
         self._middle = [
@@ -136,7 +135,7 @@ class AcousticEncoder:
     """Waveform [1, 1, samples] -> [1, width, frames]: blocks of dilated residual units, each ending in a strided
     convolution."""
 
-    def __init__(self, dims: CodecDimensions, take: Take) -> None:
+    def __init__(self, dims: CodecDimensions, take: TensorReader) -> None:
         width = dims.encoder_width
         self._first = convolution("CodecEnc.conv_blocks.0", 1, width, 7, take, padding=3)
         self._blocks: list[Callable[[Tensor], Tensor]] = []
@@ -163,7 +162,7 @@ class AcousticEncoder:
 class ResidualUnit:
     """x + conv1(act(conv7(act(x)))), the wide convolution dilated."""
 
-    def __init__(self, name: str, width: int, dilation: int, take: Take) -> None:
+    def __init__(self, name: str, width: int, dilation: int, take: TensorReader) -> None:
         self._steps: list[Callable[[Tensor], Tensor]] = [
             Activation(f"{name}.0", width, take),
             convolution(f"{name}.1", width, width, 7, take, dilation=dilation, padding=3 * dilation),
@@ -181,7 +180,7 @@ class ResidualUnit:
 class Activation:
     """Snake x + sin(a x)^2 / b at twice the rate, so that its overtones do not alias."""
 
-    def __init__(self, name: str, width: int, take: Take) -> None:
+    def __init__(self, name: str, width: int, take: TensorReader) -> None:
         self._alpha = take(f"{name}.act.alpha", (width,)).exp()[:, None]
         self._scale = 1.0 / (take(f"{name}.act.beta", (width,)).exp()[:, None] + 1e-9)
         taps = kaiser_sinc().to(self._alpha)
@@ -201,7 +200,7 @@ class Activation:
 class Quantiser:
     """Affine layers, two bounds, rounding: [batch, time, channels] -> codes int32 [batch, time]."""
 
-    def __init__(self, dims: CodecDimensions, take: Take, device: torch.device) -> None:
+    def __init__(self, dims: CodecDimensions, take: TensorReader, device: torch.device) -> None:
         shapes = dict(quantiser_shapes(dims))
         tensors = {name: take(name, shape).to(device, torch.float32) for name, shape in shapes.items()}
         self._prior = [tensors[f"fc_prior.{part}"] for part in ("weight", "bias")]
@@ -236,7 +235,7 @@ def convolution(
     inputs: int,
     outputs: int,
     kernel: int,
-    take: Take,
+    take: TensorReader,
     *,
     stride: int = 1,
     dilation: int = 1,

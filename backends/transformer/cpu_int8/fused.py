@@ -1,10 +1,10 @@
-"""Decode steps of an int8 stack on the CPU with what lies between its products compiled; loops.py has the arithmetic.
+"""Decode steps of an int8 stack on the CPU, with the arithmetic between its products compiled (loops.py).
 
 A layer is four products and four calls here instead of some fifty operators, and computes what block.Block does within
-float32 rounding. Owns the rooms that those calls work in and the decision whether they can be used: without numba, or
-where it fails, `kernels` logs why and gives None, and everything runs as plain torch operators.
+float32 rounding. Owns the workspaces of those calls and the decision whether they are used: without numba, or where it
+fails, `kernels` logs why and gives None, and everything runs as plain torch operators.
 
-Steps and short causal spans come here: the views that can say which row stands where (`View.places`).
+Only steps and short causal spans run here: the views that give `row_positions`.
 """
 
 from __future__ import annotations
@@ -14,24 +14,22 @@ from types import ModuleType
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from backends.transformer.attention import RowPositions
 from backends.transformer.block import Block, RMSNorm
 from backends.transformer.config import TransformerConfig
+from backends.transformer.cpu_int8.arrays import Floats, KVRows
 from backends.transformer.cpu_int8.kernels import kernels
 from backends.transformer.linear import Int8Dynamic
 
-Floats = NDArray[np.float32]
-
 
 class Workspaces:
-    """Where one number of rows is computed: the rows' state, their peaks, and an input room for every width."""
+    """The buffers for one number of rows: hidden state, absmax, and a product's input for every width."""
 
     def __init__(self, rows: int, config: TransformerConfig) -> None:
         self.x = np.empty((rows, config.width), np.float32)
-        self.nothing = np.zeros((rows, config.width), np.float32)
+        self.zeros = np.zeros((rows, config.width), np.float32)
         self.absmax = np.zeros(rows, np.float32)
         made = {
             width: Int8Dynamic.workspace(rows, width)
@@ -41,7 +39,7 @@ class Workspaces:
 
 
 class FusedSteps:
-    """The step of a stack of that shape. Holds no weights: stacks that share blocks may share it. For one thread."""
+    """Runs one decode step with the compiled loops. Holds no weights: stacks that share blocks share it. One thread."""
 
     def __init__(self, config: TransformerConfig, table: Tensor, loops: ModuleType) -> None:
         """table: the rotations of all positions, complex64 [max_positions, head_dim / 2]."""
@@ -52,7 +50,7 @@ class FusedSteps:
 
     @torch.inference_mode()
     def __call__(self, x: Tensor, row_positions: RowPositions, blocks: Sequence[Block], norm: RMSNorm) -> Tensor:
-        """Hidden states after the final norm, of inputs x float32 [batch, time, width] in the order of `places`."""
+        """Hidden states after the final norm, of inputs x float32 [batch, time, width] at those positions."""
         width, loops = self._config.width, self._loops
         count = len(row_positions.slots)
         if row_positions.last >= len(self._rotary):
@@ -61,7 +59,7 @@ class FusedSteps:
         workspace, workspace_array = workspaces.inputs[width]
         state, absmax = workspaces.x, workspaces.absmax
         state[:] = x.reshape(count, width).numpy()
-        product, scale = workspaces.nothing, workspaces.nothing[0]
+        product, scale = workspaces.zeros, workspaces.zeros[0]
         for layer, block in enumerate(blocks):
             loops.add_norm(
                 state, product, scale, absmax, block.attention_norm.array, block.attention_norm.eps, workspace_array
@@ -76,24 +74,24 @@ class FusedSteps:
     def _attention(
         self, block: Block, layer: int, workspace: Tensor, workspaces: Workspaces, row_positions: RowPositions
     ) -> tuple[Floats, Floats]:
-        """The output projection's raw product and its scale."""
+        """The output projection's accumulator and its scale."""
         qkv, o = block.qkv, block.o
         assert isinstance(qkv, Int8Dynamic)  # noqa: S101
         assert isinstance(o, Int8Dynamic)  # noqa: S101
         keys, values = row_positions.arrays[layer]
-        into, into_array = workspaces.inputs[self._config.heads * self._config.head_dim]
+        output_workspace, output_array = workspaces.inputs[self._config.heads * self._config.head_dim]
         accumulator = qkv.accumulator(workspace).numpy()
-        where = (keys, values, row_positions.slots, row_positions.positions)
-        self._loops.attend(accumulator, qkv.scales, workspaces.absmax, self._rotary, *where, self._scores, into_array)
-        return o.accumulator(into).numpy(), o.scales
+        cache = KVRows(keys, values, row_positions.slots, row_positions.positions)
+        self._loops.attend(accumulator, qkv.scales, workspaces.absmax, self._rotary, cache, self._scores, output_array)
+        return o.accumulator(output_workspace).numpy(), o.scales
 
     def _mlp(self, block: Block, workspace: Tensor, workspaces: Workspaces) -> tuple[Floats, Floats]:
         gate_up, down = block.gate_up, block.down
         assert isinstance(gate_up, Int8Dynamic)  # noqa: S101
         assert isinstance(down, Int8Dynamic)  # noqa: S101
-        into, into_array = workspaces.inputs[self._config.hidden]
-        self._loops.gate(gate_up.accumulator(workspace).numpy(), gate_up.scales, workspaces.absmax, into_array)
-        return down.accumulator(into).numpy(), down.scales
+        output_workspace, output_array = workspaces.inputs[self._config.hidden]
+        self._loops.gate(gate_up.accumulator(workspace).numpy(), gate_up.scales, workspaces.absmax, output_array)
+        return down.accumulator(output_workspace).numpy(), down.scales
 
     def _workspace(self, count: int) -> Workspaces:
         if count not in self._workspaces:

@@ -1,11 +1,12 @@
 """The arithmetic between two int8 products of a decode step, compiled by numba; imported through kernels.py only.
 
 A step of one row is made of products that run at the speed of memory and of some fifty tiny operators per layer between
-them, each of which costs more to call than to compute. Here they are one loop for each place: before the norms, around
-attention, in the SwiGLU, and around a head. Everything is float32 on numpy arrays, C-contiguous, one row per sequence.
+them, each of which costs more to call than to compute. Here they are four loops: before the norms, around attention, in
+the SwiGLU, and around a head. Everything is float32 on numpy arrays, C-contiguous, one row per sequence.
 
-A product's *input room* is [rows, columns + 4]: the row divided by its peak, then the fixed columns of Int8Dynamic.
-What a product gives is *raw*: it still wants the weight's scale per column and the input's peak per row.
+*absmax* is the largest magnitude of a product's input row. A *workspace* [rows, columns + FIXED_COLUMNS] is a product's
+input: the rows divided by their absmax, then the fixed columns of Int8Dynamic. An *accumulator* is a product's result
+before it is multiplied by the weight's scale per column and the input's absmax per row.
 
 Rows are computed one after the other, so a row's bits depend on no other row. Sums may be reordered to fill vector
 registers and products fused with sums; nothing else is relaxed. Compiled code is kept beside this file, or where that
@@ -22,15 +23,18 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
+from backends.transformer.cpu_int8.arrays import Floats, Integers, KVRows
+from backends.transformer.cpu_kernels import FIXED_COLUMNS
+
 Loop = Callable[..., Any]
 _RELAXED = frozenset({"reassoc", "contract", "nsz"})
-_LEAST = np.float32(1e-12)  # smallest peak, as in Int8Dynamic
+_LEAST = np.float32(1e-12)  # smallest absmax, as in Int8Dynamic
 _ONE, _HALF, _ZERO = np.float32(1.0), np.float32(0.5), np.float32(0.0)
 _MAGNITUDE = np.int32(0x7FFFFFFF)  # a float's bits without the sign: they order like the magnitudes
 
 
 def _compiled(function: Loop, relaxed: frozenset[str] = _RELAXED) -> Loop:
-    """function as machine code, kept between starts where any folder for that can be written."""
+    """Compile a function; the code is kept between starts where a folder for it can be written."""
     options = {"nogil": True, "fastmath": set(relaxed), "error_model": "numpy"}
     try:
         made: Loop = njit(cache=True, **options)(function)
@@ -40,12 +44,12 @@ def _compiled(function: Loop, relaxed: frozenset[str] = _RELAXED) -> Loop:
 
 
 def _exact(function: Loop) -> Loop:
-    """The same without relaxations: bit for bit what the torch operators of Int8Dynamic compute."""
+    """Compile without relaxations: bit for bit what the torch operators of Int8Dynamic compute."""
     return _compiled(function, frozenset())
 
 
 def _inner(function: Loop) -> Loop:
-    """function as a part of others, compiled into them."""
+    """Compile a function that the loops call."""
     made: Loop = njit(error_model="numpy", fastmath=set(_RELAXED))(function)
     return made
 
@@ -91,10 +95,12 @@ def _exp(x: Any) -> Any:
 
 
 @_compiled
-def add_norm(x: Any, accumulator: Any, scale: Any, absmax: Any, weight: Any, eps: Any, workspace: Any) -> None:
-    """x += the finished product, in place; room := RMSNorm(x) divided by its peaks, which become the new ones.
+def add_norm(
+    x: Floats, accumulator: Floats, scale: Floats, absmax: Floats, weight: Floats, eps: np.float32, workspace: Floats
+) -> None:
+    """x += the scaled product, in place; workspace := RMSNorm(x) divided by its absmax, which replaces the old one.
 
-    x, raw [rows, width], scale and weight [width], peaks [rows], room [rows, width + 4].
+    x, accumulator [rows, width], scale, weight [width], absmax [rows], workspace [rows, width + FIXED_COLUMNS].
     """
     width = x.shape[1]
     for i in range(x.shape[0]):
@@ -115,8 +121,10 @@ def add_norm(x: Any, accumulator: Any, scale: Any, absmax: Any, weight: Any, eps
 
 
 @_compiled
-def add_norm_out(x: Any, accumulator: Any, scale: Any, absmax: Any, weight: Any, eps: Any, out: Any) -> None:
-    """out [rows, width] := RMSNorm of x plus the finished product."""
+def add_norm_out(
+    x: Floats, accumulator: Floats, scale: Floats, absmax: Floats, weight: Floats, eps: np.float32, out: Floats
+) -> None:
+    """out [rows, width] := RMSNorm of x plus the scaled product."""
     width = x.shape[1]
     for i in range(x.shape[0]):
         row, product, into, absmax_value = x[i], accumulator[i], out[i], absmax[i]
@@ -131,16 +139,16 @@ def add_norm_out(x: Any, accumulator: Any, scale: Any, absmax: Any, weight: Any,
 
 
 @_compiled
-def gate(accumulator: Any, scale: Any, absmax: Any, workspace: Any) -> None:
-    """room := silu(gate) * up divided by its peaks; raw [rows, 2 * hidden] holds gate, then up."""
+def gate(accumulator: Floats, scale: Floats, absmax: Floats, workspace: Floats) -> None:
+    """workspace := silu(gate) * up divided by its absmax; accumulator [rows, 2 * hidden] holds gate, then up."""
     hidden = accumulator.shape[1] // 2
     gate_scale, up_scale = scale[:hidden], scale[hidden:]
     for i in range(accumulator.shape[0]):
         gates, ups, into, absmax_value = accumulator[i, :hidden], accumulator[i, hidden:], workspace[i], absmax[i]
         largest = np.int32(0)
         for j in range(hidden):
-            opened = gates[j] * gate_scale[j] * absmax_value
-            value = opened / (_ONE + _exp(-opened)) * (ups[j] * up_scale[j] * absmax_value)
+            gated = gates[j] * gate_scale[j] * absmax_value
+            value = gated / (_ONE + _exp(-gated)) * (ups[j] * up_scale[j] * absmax_value)
             into[j] = value
             largest = max(largest, _as_bits(value) & _MAGNITUDE)
         divisor = max(_as_float(largest), _LEAST)
@@ -151,32 +159,30 @@ def gate(accumulator: Any, scale: Any, absmax: Any, workspace: Any) -> None:
 
 @_compiled
 def attend(
-    accumulator: Any,
-    scale: Any,
-    absmax: Any,
-    rotary: Any,
-    keys: Any,
-    values: Any,
-    slots: Any,
-    positions: Any,
-    scores: Any,
-    workspace: Any,
+    accumulator: Floats,
+    scale: Floats,
+    absmax: Floats,
+    rotary: Floats,
+    cache: KVRows,
+    scores: Floats,
+    workspace: Floats,
 ) -> None:
-    """room := attention of every row over positions 0..its own of its slot, divided by its peaks.
+    """workspace := attention of every row over positions 0..its own of its slot, divided by its absmax.
 
-    raw [rows, (heads + 2 * kv_heads) * D] holds q, k and v; turns [max_positions, D] cos and sin in turn; keys and
-    values [slots, kv_heads, length, D]; slots, positions int64 [rows]; scores: space for [heads per kv head, length].
+    accumulator [rows, (heads + 2 * kv_heads) * D] holds q, k and v; rotary [max_positions, D] cosines and sines by
+    turns; cache: where keys and values are read and the rows' own stored; scores: space for [heads per kv head, length].
     All rows are stored before any is read, so rows of one slot may stand at consecutive positions.
     """
+    keys, values, slots, positions = cache
     kv_heads, width = keys.shape[1], keys.shape[3]
-    size = workspace.shape[1] - 4
+    size = workspace.shape[1] - FIXED_COLUMNS
     group = size // width // kv_heads
     for i in range(accumulator.shape[0]):
-        row, absmax_value, turn = accumulator[i], absmax[i], rotary[positions[i]]
+        row, absmax_value, angles = accumulator[i], absmax[i], rotary[positions[i]]
         for j in range(row.shape[0]):
             row[j] *= scale[j] * absmax_value
         for head in range(kv_heads * (group + 1)):
-            _turn(row[head * width : (head + 1) * width], turn)
+            _rotate(row[head * width : (head + 1) * width], angles)
         for head in range(kv_heads):
             key, value = keys[slots[i], head, positions[i]], values[slots[i], head, positions[i]]
             at = size + head * width
@@ -194,16 +200,16 @@ def attend(
 
 
 @_inner
-def _turn(head: Any, turn: Any) -> None:
+def _rotate(head: Floats, angles: Floats) -> None:
     """Rotate the pairs (2j, 2j + 1) of one head [D] in place."""
     for j in range(head.shape[0] // 2):
-        a, b, cosine, sine = head[2 * j], head[2 * j + 1], turn[2 * j], turn[2 * j + 1]
+        a, b, cosine, sine = head[2 * j], head[2 * j + 1], angles[2 * j], angles[2 * j + 1]
         head[2 * j] = a * cosine - b * sine
         head[2 * j + 1] = a * sine + b * cosine
 
 
 @_inner
-def _attend_head(queries: Any, keys: Any, values: Any, scores: Any, out: Any) -> None:
+def _attend_head(queries: Floats, keys: Floats, values: Floats, scores: Floats, out: Floats) -> None:
     """out := softmax(q k / sqrt(D)) v for the query heads of one key head; queries, out [group * D], keys [used, D]."""
     used, width = keys.shape
     factor = _ONE / np.sqrt(np.float32(width))
@@ -215,11 +221,11 @@ def _attend_head(queries: Any, keys: Any, values: Any, scores: Any, out: Any) ->
 
 
 @_inner
-def _products(query: Any, keys: Any, factor: Any, out: Any) -> None:
+def _products(query: Floats, keys: Floats, factor: np.float32, out: Floats) -> None:
     """out [used] := keys [used, D] times query [D] times factor; four keys at a time, so that sums overlap."""
     used, width = keys.shape
-    whole = used - used % 4
-    for t in range(0, whole, 4):
+    unrolled = used - used % 4
+    for t in range(0, unrolled, 4):
         first, second, third, fourth = keys[t], keys[t + 1], keys[t + 2], keys[t + 3]
         a, b, c, e = _ZERO, _ZERO, _ZERO, _ZERO
         for d in range(width):
@@ -228,7 +234,7 @@ def _products(query: Any, keys: Any, factor: Any, out: Any) -> None:
             c += query[d] * third[d]
             e += query[d] * fourth[d]
         out[t], out[t + 1], out[t + 2], out[t + 3] = a * factor, b * factor, c * factor, e * factor
-    for t in range(whole, used):
+    for t in range(unrolled, used):
         key, a = keys[t], _ZERO
         for d in range(width):
             a += query[d] * key[d]
@@ -236,27 +242,27 @@ def _products(query: Any, keys: Any, factor: Any, out: Any) -> None:
 
 
 @_inner
-def _mean(values: Any, weights: Any, share: Any, out: Any) -> None:
+def _mean(values: Floats, weights: Floats, share: np.float32, out: Floats) -> None:
     """out [D] := weights [used] times values [used, D] times share; four rows at a time, so that out is written
     less."""
     used, width = values.shape
-    whole = used - used % 4
+    unrolled = used - used % 4
     for d in range(width):
         out[d] = _ZERO
-    for t in range(0, whole, 4):
+    for t in range(0, unrolled, 4):
         first, second, third, fourth = values[t], values[t + 1], values[t + 2], values[t + 3]
         a, b, c, e = weights[t] * share, weights[t + 1] * share, weights[t + 2] * share, weights[t + 3] * share
         for d in range(width):
             out[d] += a * first[d] + b * second[d] + c * third[d] + e * fourth[d]
-    for t in range(whole, used):
+    for t in range(unrolled, used):
         value, a = values[t], weights[t] * share
         for d in range(width):
             out[d] += a * value[d]
 
 
 @_inner
-def _exponentials(scores: Any) -> Any:
-    """scores := exp(scores - largest), in place; gives their sum."""
+def _exponentials(scores: Floats) -> Any:
+    """scores := exp(scores - largest), in place; returns their sum."""
     largest = scores[0]
     for t in range(scores.shape[0]):
         largest = max(largest, scores[t])
@@ -268,8 +274,8 @@ def _exponentials(scores: Any) -> Any:
 
 
 @_inner
-def _divide_by_absmax(row: Any) -> Any:
-    """row := row / its largest magnitude, which is given back."""
+def _divide_by_absmax(row: Floats) -> Any:
+    """row := row / its largest magnitude, which is returned."""
     largest = np.int32(0)
     for j in range(row.shape[0]):
         largest = max(largest, _as_bits(row[j]) & _MAGNITUDE)
@@ -280,8 +286,8 @@ def _divide_by_absmax(row: Any) -> Any:
 
 
 @_exact
-def divide(x: Any, workspace: Any, absmax: Any) -> None:
-    """room := rows of x [rows, columns] divided by their peaks, which go to peaks [rows]."""
+def divide(x: Floats, workspace: Floats, absmax: Floats) -> None:
+    """workspace := rows of x [rows, columns] divided by their absmax, which goes to absmax [rows]."""
     columns = x.shape[1]
     for i in range(x.shape[0]):
         row, into = x[i], workspace[i, :columns]
@@ -291,8 +297,8 @@ def divide(x: Any, workspace: Any, absmax: Any) -> None:
 
 
 @_exact
-def finish(accumulator: Any, scale: Any, absmax: Any) -> None:
-    """A raw product [rows, out] times the weight's scale [out] and its input's peaks [rows], in place."""
+def finish(accumulator: Floats, scale: Floats, absmax: Floats) -> None:
+    """accumulator [rows, out] *= the weight's scale [out] and the input's absmax [rows]."""
     for i in range(accumulator.shape[0]):
         row, absmax_value = accumulator[i], absmax[i]
         for j in range(row.shape[0]):
@@ -300,11 +306,13 @@ def finish(accumulator: Any, scale: Any, absmax: Any) -> None:
 
 
 @_compiled
-def pick(logits: Any, noise: Any, draw: Any, temperature: Any, top_k: Any, space: Any, out: Any) -> None:
+def pick(
+    logits: Floats, noise: Floats, draw: int, temperature: Floats, top_k: Integers, space: Floats, out: Floats
+) -> None:
     """out int64 [rows] := sampling.pick of logits [rows, n or more] with noise[:, draw], Exp(1) of [rows, draws, n].
 
     temperature float32 [rows] (0: greedy), top_k int64 [rows]; space: float32 of at least 2 n. A heap of the k
-    strongest finds the cut, and only what lies above it is weighed against its noise: argmax(p / noise) needs no sum.
+    largest finds the cut, and only what lies above it is divided by its noise: argmax(p / noise) needs no sum.
     """
     size = noise.shape[2]
     for i in range(noise.shape[0]):
@@ -329,7 +337,7 @@ def pick(logits: Any, noise: Any, draw: Any, temperature: Any, top_k: Any, space
 
 
 @_inner
-def _strongest(values: Any, heap: Any) -> Any:
+def _strongest(values: Floats, heap: Floats) -> Any:
     """The len(heap)-th largest of values; heap becomes a binary heap with the least of the largest on top."""
     count = heap.shape[0]
     heap[:] = values[:count]
@@ -343,7 +351,7 @@ def _strongest(values: Any, heap: Any) -> Any:
 
 
 @_inner
-def _sift(heap: Any, i: Any) -> None:
+def _sift(heap: Floats, i: int) -> None:
     """Let the entry at i sink below the smaller of its children until none is smaller."""
     count = heap.shape[0]
     while 2 * i + 1 < count:

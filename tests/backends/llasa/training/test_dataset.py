@@ -16,7 +16,7 @@ from backends.llasa.training import dataset
 from backends.llasa.training.dataset import Recipe, create
 from backends.llasa.training.dataset_export import export_memmap, export_npy
 from backends.llasa.training.dataset_file import Clip, read_clips
-from backends.llasa.training.dataset_text import Entry, Skipped, read_entries
+from backends.llasa.training.dataset_text import DatasetSource, Entry, Skipped, read_entries
 from backends.llasa.vocabulary import Vocabulary
 
 
@@ -68,11 +68,10 @@ def test_create_writes_what_can_be_used_and_reports_the_rest(clips: Path, tmp_pa
     text = write(tmp_path, "texts.txt", "\n".join([*names, "nothing", "a2:", ""]))
     seen: list[tuple[int, int]] = []
     report = create(
-        clips,
-        text,
+        DatasetSource(clips, text),
         tmp_path / "out" / "data.jsonl",
-        codec=codec,
-        recipe=Recipe(longest=2.0, batch=2),
+        codec,
+        Recipe(longest=2.0, batch=2),
         progress=lambda *a: seen.append(a),
     )
     rows = [json.loads(line) for line in (tmp_path / "out" / "data.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -116,24 +115,24 @@ def test_create_writes_what_can_be_used_and_reports_the_rest(clips: Path, tmp_pa
     ],
 )
 def test_every_way_to_write_texts_down(clips: Path, tmp_path: Path, name: str, content: str, expected: str) -> None:
-    (entry,) = read_entries(clips, write(tmp_path, name, content))
+    (entry,) = read_entries(DatasetSource(clips, write(tmp_path, name, content)))
     assert isinstance(entry, Entry)
     assert (entry.text, entry.audio.name) == (expected, "a.wav")
 
 
 def test_a_text_that_holds_the_separator_is_not_cut_in_silence(clips: Path, tmp_path: Path) -> None:
     text = write(tmp_path, "metadata.csv", "a|Say <|s_5|> and <|s_6|> now.\n")
-    (found,) = read_entries(clips, text)
+    (found,) = read_entries(DatasetSource(clips, text))
     assert isinstance(found, Skipped)
     assert "say which one is the text" in found.reason
-    (chosen,) = read_entries(clips, text, text_column=1)
+    (chosen,) = read_entries(DatasetSource(clips, text, text_column=1))
     assert isinstance(chosen, Entry)
     assert chosen.text == "Say <|s_5|> and <|s_6|> now."
 
 
 def test_separator_and_columns_can_be_said(clips: Path, tmp_path: Path) -> None:
     text = write(tmp_path, "t.txt", "x;1;a;hello; you\n")
-    (entry,) = read_entries(clips, text, ";", 2, 3)
+    (entry,) = read_entries(DatasetSource(clips, text, ";", 2, 3))
     assert isinstance(entry, Entry)
     assert (entry.id, entry.text) == ("a", "hello; you")
 
@@ -141,14 +140,14 @@ def test_separator_and_columns_can_be_said(clips: Path, tmp_path: Path) -> None:
 def test_sidecars(clips: Path) -> None:
     write(clips, "a.txt", "hello\n")
     write(clips, "b.txt", "\n")
-    found = list(read_entries(clips, None))
+    found = list(read_entries(DatasetSource(clips, None)))
     assert [item.text for item in found if isinstance(item, Entry)] == ["hello"]
     assert {item.id: item.reason for item in found if isinstance(item, Skipped)}["b.flac"] == "its text is empty"
 
 
 def test_clips_outside_the_folder_are_not_taken(clips: Path, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "outside.wav", tone(1.0), 16_000)
-    (found,) = read_entries(clips, write(tmp_path, "t.txt", "../outside.wav:hello\n"))
+    (found,) = read_entries(DatasetSource(clips, write(tmp_path, "t.txt", "../outside.wav:hello\n")))
     assert isinstance(found, Skipped)
 
 
@@ -167,15 +166,15 @@ def test_an_interrupted_run_is_continued(
 
     monkeypatch.setattr(codec, "encode_batch", failing)
     with pytest.raises(KeyboardInterrupt):
-        create(clips, text, output, codec=codec, recipe=Recipe(batch=1))
+        create(DatasetSource(clips, text), output, codec, Recipe(batch=1))
     assert not output.exists()
     with (tmp_path / "data.jsonl.part").open("a", encoding="utf-8") as file:
         file.write('{"text": "tor')  # a torn line
-    report = create(clips, text, output, codec=codec, recipe=Recipe(batch=1))
+    report = create(DatasetSource(clips, text), output, codec, Recipe(batch=1))
     assert (report.continued, report.written, len(encoded)) == (1, 3, 4)
     assert [clip.text.strip() for clip in read_clips(output)] == ["one", "two", "three"]
     with pytest.raises(InvalidInput, match="exists already"):
-        create(clips, text, output, codec=codec)
+        create(DatasetSource(clips, text), output, codec)
 
 
 def test_only_what_is_still_wanted_is_continued(
@@ -194,14 +193,13 @@ def test_only_what_is_still_wanted_is_continued(
     monkeypatch.setattr(codec, "encode_batch", failing)
     with pytest.raises(KeyboardInterrupt):
         create(
-            clips,
-            write(tmp_path, "t.txt", "a:one\nb:too\nc:three\nlong:4\n"),
+            DatasetSource(clips, write(tmp_path, "t.txt", "a:one\nb:too\nc:three\nlong:4\n")),
             output,
-            codec=codec,
-            recipe=Recipe(batch=1),
+            codec,
+            Recipe(batch=1),
         )
     report = create(
-        clips, write(tmp_path, "t.txt", "a:one\nb:two\ncopy:one\n"), output, codec=codec, recipe=Recipe(batch=1)
+        DatasetSource(clips, write(tmp_path, "t.txt", "a:one\nb:two\ncopy:one\n")), output, codec, Recipe(batch=1)
     )
     assert sorted((clip.source, clip.text) for clip in read_clips(output)) == [("a", "one"), ("b", "two")]
     assert list(report.lines()) == ["line 3: copy: the same sound and text as line 1"]
@@ -212,33 +210,37 @@ def test_only_what_is_still_wanted_is_continued(
 def test_an_unclosed_quote_is_an_error(clips: Path, tmp_path: Path) -> None:
     text = write(tmp_path, "t.csv", 'a,one\nb,"two\nc,three\n')
     with pytest.raises(InvalidInput, match="line 2 is not valid csv"):
-        list(read_entries(clips, text))
+        list(read_entries(DatasetSource(clips, text)))
 
 
 def test_only_ljspeech_has_its_text_in_the_third_column(clips: Path, tmp_path: Path) -> None:
     for name, line in (("t.csv", "a,one,Ann"), ("t.tsv", "a\tone\tAnn")):
-        assert [entry.text for entry in read_entries(clips, write(tmp_path, name, line + "\n"))] == ["one"]
-    assert [entry.text for entry in read_entries(clips, write(tmp_path, "metadata.csv", "a|1|one\n"))] == ["one"]
+        assert [entry.text for entry in read_entries(DatasetSource(clips, write(tmp_path, name, line + "\n")))] == [
+            "one"
+        ]
+    assert [
+        entry.text for entry in read_entries(DatasetSource(clips, write(tmp_path, "metadata.csv", "a|1|one\n")))
+    ] == ["one"]
 
 
 def test_other_settings_start_anew(clips: Path, tmp_path: Path, codec: Codec) -> None:
     text, output = write(tmp_path, "t.txt", "a:one\n"), tmp_path / "data.jsonl"
     (tmp_path / "data.jsonl.part").write_text(Clip("old", (1,), "a").line(), encoding="utf-8")
     (tmp_path / "data.jsonl.part.settings").write_text("{}", encoding="utf-8")
-    assert create(clips, text, output, codec=codec).continued == 0
+    assert create(DatasetSource(clips, text), output, codec).continued == 0
     assert [clip.text for clip in read_clips(output)] == ["one"]
 
 
 def test_nothing_usable_is_an_error(clips: Path, tmp_path: Path, codec: Codec) -> None:
     for content in ("gone:x\n", "silent:x\n"):
         with pytest.raises(InvalidInput):
-            create(clips, write(tmp_path, "t.txt", content), tmp_path / "d.jsonl", codec=codec)
+            create(DatasetSource(clips, write(tmp_path, "t.txt", content)), tmp_path / "d.jsonl", codec)
         assert not list(tmp_path.glob("d.jsonl*"))
     with pytest.raises(InvalidInput, match="no folder"):
-        create(tmp_path / "none", None, tmp_path / "d.jsonl", codec=codec)
+        create(DatasetSource(tmp_path / "none", None), tmp_path / "d.jsonl", codec)
     (tmp_path / "latin.txt").write_bytes("a:Größe".encode("latin-1"))
     with pytest.raises(InvalidInput, match="UTF-8"):
-        create(clips, tmp_path / "latin.txt", tmp_path / "d.jsonl", codec=codec)
+        create(DatasetSource(clips, tmp_path / "latin.txt"), tmp_path / "d.jsonl", codec)
 
 
 @pytest.mark.parametrize(

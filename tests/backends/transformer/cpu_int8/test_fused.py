@@ -14,6 +14,7 @@ from torch import Tensor
 from backends.transformer.attention import KVCache, Span, Step, _grouped
 from backends.transformer.block import RMSNorm
 from backends.transformer.cpu_int8 import kernels as module
+from backends.transformer.cpu_int8.arrays import KVRows
 from backends.transformer.cpu_int8.kernels import Picker, kernels
 from backends.transformer.cpu_int8.loop_checks import wrong_loop
 from backends.transformer.linear import Int8Dynamic, make_linear, precision
@@ -94,23 +95,13 @@ def test_attention_is_that_of_torch(position: int) -> None:
     expected_keys[1, :, position], expected_values[1, :, position] = turned[0, 0, 4:], heads[0, 0, 6:]
     used = position + 1
     expected = _grouped(turned[:, :, :4], expected_keys[1:, :, :used], expected_values[1:, :, :used]).flatten()
-    absmax, workspace, at = np.full(1, 0.5, np.float32), np.zeros((1, 36), np.float32), np.array([position])
+    absmax, workspace = np.full(1, 0.5, np.float32), np.zeros((1, 36), np.float32)
     rotary, scores = torch.view_as_real(table).flatten(1).numpy(), np.zeros((2, 31), np.float32)
-    cached = (keys.numpy(), values.numpy())
-    loops.attend(
-        accumulator.numpy().copy(),
-        np.ones(64, np.float32),
-        absmax,
-        rotary,
-        *cached,
-        np.array([1]),
-        at,
-        scores,
-        workspace,
-    )
+    cache = KVRows(keys.numpy(), values.numpy(), np.array([1]), np.array([position]))
+    loops.attend(accumulator.numpy().copy(), np.ones(64, np.float32), absmax, rotary, cache, scores, workspace)
     assert np.allclose(workspace[0, :32] * absmax, expected.numpy(), atol=1e-6)
-    assert np.allclose(cached[0], expected_keys.numpy(), atol=1e-6)
-    assert np.array_equal(cached[1], expected_values.numpy())
+    assert np.allclose(cache.keys, expected_keys.numpy(), atol=1e-6)
+    assert np.array_equal(cache.values, expected_values.numpy())
 
 
 @pytest.mark.parametrize("top_k", [0, 1, 5, 50, 200])
