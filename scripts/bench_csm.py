@@ -98,7 +98,7 @@ class Speaking:
         tokens, mask = text_rows(torch.arange(1, PROMPT + 1).tolist(), batch.model.config.codebooks)
         self._hidden = torch.stack([batch.prefill(slot, tokens[slot:], mask[slot:]) for slot in range(count)])
         self._positions = [PROMPT - slot for slot in range(count)]
-        noise = torch.empty(batch.model.config.codebooks, batch.can_generate, device=batch.model.device)
+        noise = torch.empty(batch.model.config.codebooks, batch.allowed_codes, device=batch.model.device)
         self._draws = [SamplingParams(noise, 0.9, 50) for _ in range(count)]
         self._generator = torch.Generator(batch.model.device).manual_seed(0)
 

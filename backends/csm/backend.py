@@ -1,6 +1,6 @@
-"""CSM behind the backend contract: requests in, samples out; one step is one 80 ms frame for all active answers.
+"""CSM behind the backend contract: requests in, samples out; one step is one 80 ms frame for all active jobs.
 
-Owns the order of things: voice and context to rows, prefill, frame, sound, next sentence. Every part is its own file.
+Owns the order of the parts: voice and context to rows, prefill, frame, audio, next sentence. Each has its own file.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from backends.csm.answer import Answer, Utterance, fitting, sentence_cap
 from backends.csm.audio_output import AudioOutput
-from backends.csm.conversation import Answers, context_segments
+from backends.csm.conversation import AnswerHistory, context_segments
 from backends.csm.frames import frame_batch
 from backends.csm.info import CsmOptions
+from backends.csm.job import SpeechJob, Utterance, sentence_cap
 from backends.csm.loading import Parts, load_parts
 from backends.csm.model import NoiseSource
 from backends.csm.prompt_frames import prompt_rows
 from backends.csm.settings import request_settings
-from backends.csm.text import can_generate, sentences
+from backends.csm.text import normalize_text, sentences
 from backends.csm.voices import Segment, SpeakingVoice, Voices, trimmed
 from backends.csm.watermark_model.stream import WatermarkStream
 from backends.interface import (
@@ -41,7 +41,7 @@ from backends.interface import (
 
 Samples = NDArray[np.float32]
 _VOICES_PREFILLED = 8  # voices whose clip stays computed in the cache's form
-_FILLER = 0.1  # seconds of silence for an answer in which the model said nothing
+_FILLER = 0.1  # seconds of silence for an job in which the model said nothing
 
 
 class CsmBackend:
@@ -54,7 +54,7 @@ class CsmBackend:
         self._codec = self._parts.codec
         self._batch = frame_batch(self._parts.model, self._parts.slots, self._codec.bins)
         self._voices = Voices(model.models_dir / "voices", self._codec.rate, self._encode, self._parts.codec_identity)
-        self._answers = Answers()
+        self._history = AnswerHistory()
         self._prefixes: OrderedDict[str, Tensor] = OrderedDict()
         return Capabilities(
             engine="torch",
@@ -74,16 +74,16 @@ class CsmBackend:
     # --- a job's life -------------------------------------------------------------------------------------------------
 
     def start(self, request: Request) -> Job:
-        """Everything that can be wrong with a request is found here, and the first sentence is prefilled."""
+        """Prefill the first sentence. Raises InvalidInput for everything that can be wrong with a request."""
         if not isinstance(request, SpeechRequest):
             raise InvalidInput("this model only speaks")
         began = time.perf_counter()
         settings = request_settings(request.options, self._options)
-        pieces = sentences(can_generate(request.text))
+        pieces = sentences(normalize_text(request.text))
         voice = self._voice(request)
-        before = context_segments(request.context, self._answers, self._voices, self._encode, self._codec.rate)
-        shape = (self._parts.model.config.codebooks, self._batch.can_generate)
-        answer = Answer(
+        before = context_segments(request.context, self._history, self._voices, self._encode, self._codec.rate)
+        shape = (self._parts.model.config.codebooks, self._batch.allowed_codes)
+        job = SpeechJob(
             request=request,
             speaker=voice.speaker,
             voice=voice.sample,
@@ -91,37 +91,35 @@ class CsmBackend:
             sentences=deque(pieces),
             settings=settings,
             noise=NoiseSource(shape, request.seed, self._parts.model.device),
-            sound=AudioOutput(self._codec, self._mark(request.stream)),
+            audio=AudioOutput(self._codec, self._watermark_stream(request.stream)),
             slot=self._batch.cache.take(),
         )
         if request.instructions:
-            answer.notes.append("instructions are ignored: this model has none")
+            job.notes.append("instructions are ignored: this model has none")
         try:
-            self._begin_sentence(answer)
+            self._begin_sentence(job)
         except BaseException:
-            self.close(answer)
+            self.close(job)
             raise
-        answer.timings["start"] = time.perf_counter() - began
-        return answer
+        job.timings["start"] = time.perf_counter() - began
+        return job
 
     def step(self, jobs: Sequence[Job]) -> Iterable[tuple[Job, Event]]:
-        """One frame for every job. Events come job by job: what was yielded is done, whatever happens to the next."""
-        answers = [job for job in jobs if isinstance(job, Answer)]
-        for answer in answers:
-            if answer.utterance is None:
-                self._begin_sentence(answer)
-        speaking = [
-            (answer, answer.utterance) for answer in answers if answer.utterance is not None and not answer.ending
-        ]
+        """Compute one frame for every job. Events come job by job, so that a failure loses none of the jobs before."""
+        active = [job for job in jobs if isinstance(job, SpeechJob)]
+        for job in active:
+            if job.utterance is None:
+                self._begin_sentence(job)
+        speaking = [(job, job.utterance) for job in active if job.utterance is not None and not job.ending]
         if speaking:
             self._frame(speaking)
-        for answer in answers:
-            for event in self._heard(answer):
-                yield answer, event
+        for job in active:
+            for event in self._events(job):
+                yield job, event
 
     def close(self, job: Job) -> None:
         """Free the slot."""
-        if isinstance(job, Answer):
+        if isinstance(job, SpeechJob):
             self._batch.cache.give_back(job.slot)
 
     def footprint(self) -> int:
@@ -130,74 +128,74 @@ class CsmBackend:
 
     # --- parts of a step ----------------------------------------------------------------------------------------------
 
-    def _frame(self, speaking: Sequence[tuple[Answer, Utterance]]) -> None:
+    def _frame(self, speaking: Sequence[tuple[SpeechJob, Utterance]]) -> None:
         began = time.perf_counter()
         codes, hidden = self._batch.frame(
-            [answer.slot for answer, _ in speaking],
+            [job.slot for job, _ in speaking],
             [utterance.position for _, utterance in speaking],
             torch.stack([utterance.hidden for _, utterance in speaking]),
-            [answer.draw() for answer, _ in speaking],
+            [job.draw() for job, _ in speaking],
         )
         codes = codes.cpu()  # the one wait for the device in a frame
         spent = (time.perf_counter() - began) / len(speaking)
-        for row, (answer, _) in enumerate(speaking):
-            answer.advance(codes[row], hidden[row])
-            answer.timings["frames"] = answer.timings.get("frames", 0.0) + spent
+        for row, (job, _) in enumerate(speaking):
+            job.advance(codes[row], hidden[row])
+            job.timings["frames"] = job.timings.get("frames", 0.0) + spent
 
-    def _heard(self, answer: Answer) -> Iterator[Event]:
-        """The sound of what was just said, and the ends of sentence and answer."""
+    def _events(self, job: SpeechJob) -> Iterator[Event]:
+        """The audio that the last frame completed, and Done after the last sentence."""
         began = time.perf_counter()
         pieces: list[Samples] = []
-        if answer.sound.ready(last=answer.ending):
-            pieces.append(answer.sound.samples())
-            answer.end_on_silence()
+        if job.audio.ready(last=job.ending):
+            pieces.append(job.audio.samples())
+            job.end_on_silence()
         over = False
-        if answer.ending:
-            pieces.append(answer.sound.end_sentence())
-            answer.finish_sentence()
-            over = not answer.sentences
+        if job.ending:
+            pieces.append(job.audio.end_sentence())
+            job.finish_sentence()
+            over = not job.sentences
         if over:
-            pieces.append(self._closing(answer))
+            pieces.append(self._closing(job))
         samples = np.concatenate([np.zeros(0, np.float32), *pieces])
-        answer.timings["sound"] = answer.timings.get("sound", 0.0) + time.perf_counter() - began
+        job.timings["sound"] = job.timings.get("sound", 0.0) + time.perf_counter() - began
         if len(samples):
             yield AudioChunk(samples, self._codec.rate)
         if over:
-            self._answers.keep(answer.request.answer_id, answer.said)
-            yield answer.done(self._codec.rate)
+            self._history.keep(job.request.answer_id, job.said)
+            yield job.done(self._codec.rate)
 
-    def _closing(self, answer: Answer) -> Samples:
-        """The last samples, and remarks about the whole."""
-        rest = answer.sound.end(_FILLER)
-        mark = self._parts.mark
-        if not answer.said:
-            answer.notes.append("the model said nothing to this text")
-        if answer.cut:
-            answer.notes.append("a sentence was cut at its longest allowed length")
-        if mark is not None and answer.sound.spoken * mark.rate < mark.shortest * self._codec.rate:
-            answer.notes.append("the speech is too short to carry a readable watermark")
+    def _closing(self, job: SpeechJob) -> Samples:
+        """The last samples; adds the notes about the whole answer."""
+        rest = job.audio.end(_FILLER)
+        watermark = self._parts.watermark
+        if not job.said:
+            job.notes.append("the model said nothing to this text")
+        if job.cut:
+            job.notes.append("a sentence was cut at its longest allowed length")
+        if watermark is not None and job.audio.spoken * watermark.rate < watermark.shortest * self._codec.rate:
+            job.notes.append("the speech is too short to carry a readable watermark")
         return rest
 
-    def _begin_sentence(self, answer: Answer) -> None:
-        """Prefill the next sentence into the answer's slot. Raises InvalidInput if its prompt leaves no room."""
-        text = answer.sentences[0]
-        ids = self._parts.tokenizer.utterance(answer.speaker, text)
-        cap = sentence_cap(text, answer.settings, self._codec.rate / self._codec.frame_samples)
-        start = self._prefilled_voice(answer)
+    def _begin_sentence(self, job: SpeechJob) -> None:
+        """Prefill the next sentence into the job's slot. Raises InvalidInput if its prompt leaves no room."""
+        text = job.sentences[0]
+        ids = self._parts.tokenizer.utterance(job.speaker, text)
+        cap = sentence_cap(text, job.settings, self._codec.rate / self._codec.frame_samples)
+        start = self._prefilled_voice(job)
         limit = self._batch.positions - cap
-        tokens, mask = self._rows(fitting(answer.before, answer.said), ids)
-        if answer.said and start + len(tokens) > limit:
-            tokens, mask = self._rows(answer.before, ids)  # the sentence before is a help, not a must
+        tokens, mask = self._rows(job.sentence_context(), ids)
+        if job.said and start + len(tokens) > limit:
+            tokens, mask = self._rows(job.before, ids)  # the sentence before improves the voice; it is not needed
         if start + len(tokens) > limit:
             raise InvalidInput(
-                f"voice, context and text take {start + len(tokens)} rows; {limit} are left beside {cap} frames of speech "
-                f"(12.5 rows per second of audio, one per token)",
-                param="context" if answer.before else "input",
+                f"voice, context and text take {start + len(tokens)} rows; {limit} are left beside {cap} frames of "
+                f"speech (12.5 rows per second of audio, one per token)",
+                param="context" if job.before else "input",
             )
-        hidden = self._batch.prefill(answer.slot, tokens, mask, start)
-        answer.utterance = Utterance(text, start + len(tokens), hidden, cap)
-        answer.input_tokens += len(ids)
-        answer.sentences.popleft()
+        hidden = self._batch.prefill(job.slot, tokens, mask, start)
+        job.utterance = Utterance(text, start + len(tokens), hidden, cap)
+        job.input_tokens += len(ids)
+        job.sentences.popleft()
 
     def _rows(self, segments: Sequence[Segment], ids: Sequence[int]) -> tuple[Tensor, Tensor]:
         return prompt_rows(
@@ -207,23 +205,23 @@ class CsmBackend:
     def _prompt_segment(self, segment: Segment) -> dict[str, Any]:
         return {"text_ids": self._parts.tokenizer.utterance(segment.speaker, segment.text), "codes": segment.codes}
 
-    # --- voices, context, mark ----------------------------------------------------------------------------------------
+    # --- voices, context, watermark -----------------------------------------------------------------------------------
 
-    def _prefilled_voice(self, answer: Answer) -> int:
+    def _prefilled_voice(self, job: SpeechJob) -> int:
         """Put the voice's clip at the start of the slot; returns its rows. Clips of named voices are computed once."""
-        if answer.voice is None:
+        if job.voice is None:
             return 0
-        tokens, mask = prompt_rows([self._prompt_segment(answer.voice)], self._parts.model.config.codebooks)
+        tokens, mask = prompt_rows([self._prompt_segment(job.voice)], self._parts.model.config.codebooks)
         if len(tokens) >= self._batch.positions:
             raise InvalidInput(f"the voice's clip takes {len(tokens)} rows of {self._batch.positions}", param="voice")
-        name = f"{answer.request.voice}:{hash(tokens.numpy().tobytes())}"
+        name = f"{job.request.voice}:{hash(tokens.numpy().tobytes())}"
         if name not in self._prefixes:
-            self._batch.prefill(answer.slot, tokens, mask)
-            self._prefixes[name] = self._batch.cache.saved(answer.slot, len(tokens))
+            self._batch.prefill(job.slot, tokens, mask)
+            self._prefixes[name] = self._batch.cache.saved(job.slot, len(tokens))
             while len(self._prefixes) > _VOICES_PREFILLED:
                 self._prefixes.popitem(last=False)
         self._prefixes.move_to_end(name)
-        self._batch.cache.restore(answer.slot, self._prefixes[name])
+        self._batch.cache.restore(job.slot, self._prefixes[name])
         return len(tokens)
 
     def _voice(self, request: SpeechRequest) -> SpeakingVoice:
@@ -241,8 +239,10 @@ class CsmBackend:
         wave = torch.from_numpy(np.array(samples, np.float32))[None, None]
         return self._codec.encode(wave)[0]
 
-    def _mark(self, stream: bool) -> WatermarkStream | None:
+    def _watermark_stream(self, stream: bool) -> WatermarkStream | None:
         parts = self._parts
-        if parts.mark is None:
+        if parts.watermark is None:
             return None
-        return WatermarkStream(parts.mark, self._codec.rate, parts.key, self._options.watermark_sdr, patient=not stream)
+        return WatermarkStream(
+            parts.watermark, self._codec.rate, parts.key, self._options.watermark_sdr, patient=not stream
+        )

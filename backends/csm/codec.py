@@ -1,6 +1,6 @@
 """Mimi, the codec: waveforms of 24 kHz to frames of codes (12.5 per second) and back.
 
-moshi's network does the encoding and the one-shot decoding; the streaming decoder (codec_stream.py) is a matrix form of
+moshi's network does the encoding and the one-shot decoding; the streaming decoder (mimi/stream.py) is a matrix form of
 the same network that carries its state. Knows no language model. Everything runs in float32.
 """
 
@@ -31,9 +31,9 @@ def load_mimi(
     config: moshi's or transformers' form, as a mapping or a file; None: config.json beside the weights, else the
     published one. min(32, available) codebooks are used. Raises ModelUnavailable naming what is missing.
     """
-    place = Path(folder_or_file)
-    values = read_codec_config(config, place)
-    return Codec(_network(values, device, open_codec(place)), values, device)
+    path = Path(folder_or_file)
+    values = read_codec_config(config, path)
+    return Codec(_network(values, device, open_codec(path)), values, device)
 
 
 def _network(values: Mapping[str, Any], device: torch.device | str, checkpoint: Any) -> Any:
@@ -46,15 +46,11 @@ def _network(values: Mapping[str, Any], device: torch.device | str, checkpoint: 
         network = get_mimi(
             None, dict(values), device=device, num_codebooks=min(_SPOKEN_CODEBOOKS, values["quantizer"]["n_q"])
         )
-    except (
-        AssertionError,
-        TypeError,
-        ValueError,
-        ZeroDivisionError,
-    ) as error:  # how moshi says that sizes do not fit together
+    # What moshi raises for sizes that do not fit together.
+    except (AssertionError, TypeError, ValueError, ZeroDivisionError) as error:
         raise ModelUnavailable(f"the codec's configuration does not describe a Mimi: {error!r}") from error
-    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    network.load_state_dict(codec_state(checkpoint, wanted, values["transformer"]["num_heads"]))
+    shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    network.load_state_dict(codec_state(checkpoint, shapes, values["transformer"]["num_heads"]))
     return network
 
 

@@ -41,7 +41,7 @@ class CsmConfig:
     codec: Mapping[str, Any] | None = None
 
     @property
-    def can_generate(self) -> int:
+    def allowed_codes(self) -> int:
         """Number of ids per codebook that may be sampled."""
         return min(self.audio_vocabulary, CODEC_IDS)
 

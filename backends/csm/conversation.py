@@ -1,4 +1,4 @@
-"""What was said before: the context of a request as segments, and answers kept as codes under their ids.
+"""The context of a request as segments, and the history of answers, kept as codes under their ids.
 
 An answer that comes back as context is never encoded again: what the model said is exactly what it remembers.
 """
@@ -14,7 +14,7 @@ from backends.interface import ContextTurn, InvalidInput
 _ANSWERS_KEPT = 256  # about 10 kB each
 
 
-class Answers:
+class AnswerHistory:
     """The last answers by id, each as the segments (sentences) that were spoken."""
 
     def __init__(self, kept: int = _ANSWERS_KEPT) -> None:
@@ -38,13 +38,13 @@ class Answers:
 
 
 def context_segments(
-    turns: Sequence[ContextTurn], answers: Answers, voices: Voices, encode: Encode, rate: int
+    turns: Sequence[ContextTurn], history: AnswerHistory, voices: Voices, encode: Encode, rate: int
 ) -> list[Segment]:
-    """The turns of a conversation in order. Raises InvalidInput for one without audio, text or a known speaker."""
+    """The segments of the context's turns, in order. Raises InvalidInput for one without audio, text or speaker."""
     segments: list[Segment] = []
     for turn in turns:
         if turn.answer_id:
-            segments += answers.segments(turn.answer_id)
+            segments += history.segments(turn.answer_id)
             continue
         if turn.samples is None or not len(turn.samples):
             raise InvalidInput("every turn of the context needs its audio or the id of an answer", param="context")

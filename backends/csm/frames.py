@@ -24,7 +24,7 @@ _LENGTHS = (256, 512, 1024, 2048)
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How one row's codes are chosen: noise Exp(1) [codebooks, speakable] (None: greedy), temperature, top_k."""
+    """How one row's codes are sampled: noise Exp(1) [codebooks, allowed_codes] (None: greedy), temperature, top_k."""
 
     noise: Tensor | None
     temperature: float
@@ -32,13 +32,13 @@ class SamplingParams:
 
 
 class FrameBatch:
-    """Slots for utterances and the step of those that are active."""
+    """The slots of the backbone's cache, and the frame of the utterances in them."""
 
-    def __init__(self, model: CsmModel, slots: int, can_generate: int | None = None) -> None:
+    def __init__(self, model: CsmModel, slots: int, allowed_codes: int | None = None) -> None:
         self.model = model
         self.cache = KVCache(model.config.backbone, slots, None, model.dtype, model.device)
-        self._depth = FrameDecoder(model, slots, can_generate)
-        self.can_generate = self._depth.can_generate
+        self._depth = FrameDecoder(model, slots, allowed_codes)
+        self.allowed_codes = self._depth.allowed_codes
 
     @property
     def positions(self) -> int:
@@ -62,7 +62,7 @@ class FrameBatch:
 
         The codes become the rows at `positions` of their slots. A row's result does not depend on the others.
         """
-        noise, temperature, top_k = _together(sampling_params)
+        noise, temperature, top_k = _stacked(sampling_params)
         return self._computed(hidden, noise, temperature, top_k, Step(self.cache, slots, positions))
 
     def _computed(
@@ -83,11 +83,11 @@ class GraphedFrames(FrameBatch):
     they write into the cache lies at their own next position, which their next real step overwrites.
     """
 
-    def __init__(self, model: CsmModel, slots: int, can_generate: int | None = None) -> None:
-        super().__init__(model, slots, can_generate)
+    def __init__(self, model: CsmModel, slots: int, allowed_codes: int | None = None) -> None:
+        super().__init__(model, slots, allowed_codes)
         config, device = model.config, model.device
         self._hidden = torch.zeros(slots, config.backbone.width, dtype=model.dtype, device=device)
-        self._noise = torch.ones(slots, config.codebooks, self.can_generate, device=device)
+        self._noise = torch.ones(slots, config.codebooks, self.allowed_codes, device=device)
         self._temperature = torch.zeros(slots, device=device)
         self._top_k = torch.zeros(slots, dtype=torch.int64, device=device)
         self._positions = torch.zeros(slots, dtype=torch.int64, device=device)
@@ -115,11 +115,11 @@ class GraphedFrames(FrameBatch):
         rows = torch.tensor(slots, device=self._hidden.device)
         self._hidden[rows] = hidden
         self._positions[rows] = torch.tensor(positions, device=rows.device)
-        self._temperature[rows] = torch.tensor([draw.temperature for draw in sampling_params], device=rows.device)
-        self._top_k[rows] = torch.tensor([draw.top_k for draw in sampling_params], device=rows.device)
-        for slot, draw in zip(slots, sampling_params, strict=True):
-            if draw.noise is not None:
-                self._noise[slot] = draw.noise
+        self._temperature[rows] = torch.tensor([row.temperature for row in sampling_params], device=rows.device)
+        self._top_k[rows] = torch.tensor([row.top_k for row in sampling_params], device=rows.device)
+        for slot, row in zip(slots, sampling_params, strict=True):
+            if row.noise is not None:
+                self._noise[slot] = row.noise
 
     def _replayed(self, batch: int, length: int) -> tuple[Tensor, Tensor]:
         """Run the graph of this bucket on the static buffers."""
@@ -137,10 +137,10 @@ class GraphedFrames(FrameBatch):
         return self._computed(self._hidden[:batch], *settings, view)
 
 
-def frame_batch(model: CsmModel, slots: int, can_generate: int | None = None) -> FrameBatch:
-    """The kind for the model's device."""
+def frame_batch(model: CsmModel, slots: int, allowed_codes: int | None = None) -> FrameBatch:
+    """The implementation for the model's device."""
     kind = GraphedFrames if model.device.type == "cuda" else FrameBatch
-    return kind(model, slots, can_generate)
+    return kind(model, slots, allowed_codes)
 
 
 def bucket(value: int, sizes: Sequence[int]) -> int:
@@ -148,13 +148,13 @@ def bucket(value: int, sizes: Sequence[int]) -> int:
     return next((size for size in sizes if size >= value), sizes[-1])
 
 
-def _together(sampling_params: Sequence[SamplingParams]) -> tuple[Tensor | None, float | Tensor, int | Tensor]:
-    """One setting for all rows where they agree, else a tensor with one per row."""
-    given = next((draw.noise for draw in sampling_params if draw.noise is not None), None)
-    if given is None:
+def _stacked(sampling_params: Sequence[SamplingParams]) -> tuple[Tensor | None, float | Tensor, int | Tensor]:
+    """Noise, temperature and top_k of all rows: numbers where the rows agree, else tensors with one value per row."""
+    some = next((row.noise for row in sampling_params if row.noise is not None), None)
+    if some is None:
         return None, 0.0, 0
-    noise = torch.stack([torch.ones_like(given) if draw.noise is None else draw.noise for draw in sampling_params])
-    if len({(draw.temperature, draw.top_k) for draw in sampling_params}) == 1:
+    noise = torch.stack([torch.ones_like(some) if row.noise is None else row.noise for row in sampling_params])
+    if len({(row.temperature, row.top_k) for row in sampling_params}) == 1:
         return noise, sampling_params[0].temperature, sampling_params[0].top_k
-    temperature = torch.tensor([draw.temperature for draw in sampling_params], device=given.device)
-    return noise, temperature, torch.tensor([draw.top_k for draw in sampling_params], device=given.device)
+    temperature = torch.tensor([row.temperature for row in sampling_params], device=some.device)
+    return noise, temperature, torch.tensor([row.top_k for row in sampling_params], device=some.device)

@@ -1,4 +1,4 @@
-"""What the gateway knows of CSM before it runs: names, files, device wishes and the options of a deployment."""
+"""What the gateway may know of CSM without loading it: files, preferred devices and the options of a deployment."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class CsmOptions:
 
     watermark: mark all speech (the model is refused without the watermark's weights unless this is false);
     watermark_model: hub id or folder of SilentCipher; watermark_key: five bytes as ten hex digits, "": this
-    installation's own; watermark_sdr: dB between speech and mark; watermark_statistics: whether the mark's networks
+    installation's own; watermark_sdr: dB between speech and watermark; watermark_statistics: whether its networks
     normalise by the utterance ("batch", as published) or by what they were trained with ("running", half the cost);
     codec_model: hub id or folder of Mimi, "": inside the model's own files; tokenizer: a tokenizer.json, "": the
     model's; temperature, top_k: sampling, as published; max_seconds: of one sentence; max_batch: utterances per step,

@@ -102,9 +102,9 @@ def _all_shards(shards: list[Path]) -> list[Path]:
     """Shards without an index: the names tell how many there must be."""
     total = int(shards[0].stem.rsplit("-", 1)[1])
     for number in range(1, total + 1):
-        wanted = shards[0].with_name(f"transformers-{number:05d}-of-{total:05d}.safetensors")
-        if not wanted.is_file():
-            raise ModelUnavailable(f"{wanted.parent} lacks the weight file {wanted.name}")
+        shard = shards[0].with_name(f"transformers-{number:05d}-of-{total:05d}.safetensors")
+        if not shard.is_file():
+            raise ModelUnavailable(f"{shard.parent} lacks the weight file {shard.name}")
     return shards
 
 
@@ -136,7 +136,8 @@ def _detected(checkpoint: Checkpoint) -> tuple[Checkpoint, Layout]:
         return checkpoint, found[0]
     if not found:
         raise ModelUnavailable(
-            f"the weights in {checkpoint.source} are not CSM's: neither {ORIGINAL.audio} nor {TRANSFORMERS.audio} is there"
+            f"the weights in {checkpoint.source} are not CSM's: "
+            f"neither {ORIGINAL.audio} nor {TRANSFORMERS.audio} is there"
         )
     named = {layout.name: sorted(n for n in checkpoint.names if n.startswith(_STARTS[layout.name])) for layout in found}
     few, many = sorted(named, key=lambda layout: len(named[layout]))

@@ -32,7 +32,7 @@ class Parts:
     model: CsmModel
     tokenizer: SpeechTokenizer
     codec: Codec
-    mark: Watermark | None
+    watermark: Watermark | None
     key: tuple[int, ...]
     slots: int
     dtype: str
@@ -47,27 +47,29 @@ def load_parts(model: ModelFiles, placement: Placement, options: CsmOptions) -> 
     """Raises ModelUnavailable naming the missing part and the command or option that helps."""
     torch.set_num_threads(max(1, placement.threads))
     folder = find_folder(model.folder, model.model, model.models_dir)
-    mark = _load_mark(options, model.models_dir)  # first: nothing is loaded for a deployment that must not speak
-    key = _key(options, model.user_dir) if mark else ()
+    watermark = _load_watermark(
+        options, model.models_dir
+    )  # first: nothing is loaded for a deployment that must not speak
+    key = _key(options, model.user_dir) if watermark else ()
     config = read_config(folder)
     device = placement.device
     dtype = placement.dtype if placement.dtype != "auto" else _best_dtype(device, (config.backbone, config.decoder))
     slots = options.max_batch or _SLOTS.get(torch.device(device).type, 4)
     language = load_csm(folder, device, dtype, rows=slots if torch.device(device).type == "cpu" else 0)
-    codec_place = find_folder(None, options.codec_model, model.models_dir) if options.codec_model else folder
-    codec = _fitting_codec(load_mimi(codec_place, device=device), config)
+    codec_folder = find_folder(None, options.codec_model, model.models_dir) if options.codec_model else folder
+    codec = _fitting_codec(load_mimi(codec_folder, device=device), config)
     tokenizer = load_tokenizer(Path(options.tokenizer or folder / "tokenizer.json"), config.text_vocabulary)
     return Parts(
         model=language,
         tokenizer=tokenizer,
         codec=codec,
-        mark=mark,
+        watermark=watermark,
         key=key,
         slots=slots,
         dtype=dtype,
-        codec_identity=f"{codec_place.name}:{codec.codebooks}:{codec.bins}:{_fingerprint(codec_place)}",
+        codec_identity=f"{codec_folder.name}:{codec.codebooks}:{codec.bins}:{_fingerprint(codec_folder)}",
         detail={
-            "watermark": f"silentcipher, {options.watermark_statistics} statistics" if mark else "off",
+            "watermark": f"silentcipher, {options.watermark_statistics} statistics" if watermark else "off",
             "codebooks": config.codebooks,
             "kernels": fallbacks(),
         },
@@ -75,17 +77,17 @@ def load_parts(model: ModelFiles, placement: Placement, options: CsmOptions) -> 
 
 
 def find_folder(given: Path | None, name: str, models_dir: Path) -> Path:
-    """Where a model lies. Raises ModelUnavailable with the command that fetches it."""
-    places = [given] if given else [Path(name), models_dir / name, models_dir / name.replace("/", "--")]
-    for place in places:
-        if place.exists():
-            return place
+    """The folder of a model. Raises ModelUnavailable with the command that fetches it."""
+    candidates = [given] if given else [Path(name), models_dir / name, models_dir / name.replace("/", "--")]
+    for folder in candidates:
+        if folder.exists():
+            return folder
     raise ModelUnavailable(
         f"the weights of {name or given} are not in {models_dir}; fetch them with: speech-gateway pull {name}"
     )
 
 
-def _load_mark(options: CsmOptions, models_dir: Path) -> Watermark | None:
+def _load_watermark(options: CsmOptions, models_dir: Path) -> Watermark | None:
     if not options.watermark:
         return None
     try:
@@ -120,8 +122,8 @@ def _fitting_codec(codec: Codec, config: CsmConfig) -> Codec:
     return codec
 
 
-def _fingerprint(place: Path) -> str:
-    """Names and sizes of the weight files: another codec has other codes."""
-    files = [place] if place.is_file() else sorted(place.glob("*.safetensors"))
+def _fingerprint(path: Path) -> str:
+    """A hash of the weight files' names and sizes: another codec has other codes."""
+    files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
     listing = "".join(f"{file.name}:{file.stat().st_size};" for file in files)
     return hashlib.sha256(listing.encode()).hexdigest()[:16]

@@ -124,8 +124,8 @@ class CsmModel:
     def decoder_rows(self, hidden: Tensor, codes: Tensor) -> Tensor:
         """Decoder inputs [n, 1 + m, decoder width]: the backbone's hidden [n, width], then codebooks 0..m-1 of codes
         [n, m]."""
-        spoken = self.projected_table[codes + self.offsets[: codes.shape[1]]].to(self.dtype)
-        return torch.cat([self.projection(hidden)[:, None], spoken], 1)
+        embedded = self.projected_table[codes + self.offsets[: codes.shape[1]]].to(self.dtype)
+        return torch.cat([self.projection(hidden)[:, None], embedded], 1)
 
     # --- teacher-forced logits ----------------------------------------------------------------------------------
 
@@ -138,7 +138,7 @@ class CsmModel:
         rows = torch.cat([self.embed_rows(tokens, mask), self.embed_frames(frames[:-1])])
         if not len(frames):
             return torch.empty(0, self.config.codebooks, self.config.audio_vocabulary)
-        self._check_room(len(rows), 0)
+        self._check_length(len(rows), 0)
         hidden = self.backbone(rows[None], Whole(len(rows), causal=True))[0, len(tokens) - 1 :]
         inner = self.decoder(self.decoder_rows(hidden, frames[:, :-1]), Whole(self.config.codebooks, causal=True))
         heads = [self.first_head(hidden), *(head(inner[:, i + 1]) for i, head in enumerate(self.other_heads))]
@@ -161,11 +161,11 @@ class CsmModel:
         temperature 0 is greedy; seed None draws a new one; ids from 2048 on are never chosen.
         """
         check_rows(tokens, mask, self.config)
-        length = self._check_room(len(tokens), max_frames)
+        length = self._check_length(len(tokens), max_frames)
         cache = KVCache(self.config.backbone, 1, length, self.dtype, self.device)
         depth = FrameDecoder(self, 1)
         noise = (
-            NoiseSource((self.config.codebooks, self.config.can_generate), seed, self.device)
+            NoiseSource((self.config.codebooks, self.config.allowed_codes), seed, self.device)
             if temperature > 0
             else None
         )
@@ -181,7 +181,7 @@ class CsmModel:
                 hidden = self.backbone(self.embed_frames(codes)[:, None], step)[:, -1]
         return torch.stack(frames) if frames else torch.empty(0, self.config.codebooks, dtype=torch.int64)
 
-    def _check_room(self, rows: int, max_frames: int) -> int:
+    def _check_length(self, rows: int, max_frames: int) -> int:
         """Positions needed. Raises InvalidInput beyond the backbone's."""
         limit = self.config.backbone.max_positions
         if rows + max(0, max_frames - 1) > limit:
@@ -203,43 +203,43 @@ class CsmModel:
 class FrameDecoder:
     """One frame's codes from the backbone's hidden states, for up to `slots` utterances in lockstep."""
 
-    def __init__(self, model: CsmModel, slots: int, can_generate: int | None = None) -> None:
-        """speakable: ids per codebook that may be chosen, if fewer than the model's own."""
+    def __init__(self, model: CsmModel, slots: int, allowed_codes: int | None = None) -> None:
+        """allowed_codes: ids per codebook that may be chosen, if fewer than the model's own."""
         self._model = model
-        self.can_generate = min(model.config.can_generate, can_generate or model.config.can_generate)
+        self.allowed_codes = min(model.config.allowed_codes, allowed_codes or model.config.allowed_codes)
         self._cache = KVCache(model.config.decoder, slots, model.config.codebooks, model.dtype, model.device)
         self._views: dict[int, tuple[Span, list[Step]]] = {}
 
     def __call__(
         self, hidden: Tensor, noise: Tensor | None, temperature: float | Tensor, top_k: int | Tensor
     ) -> Tensor:
-        """codes int64 [batch, codebooks] from hidden [batch, width]; noise Exp(1) [batch, codebooks, speakable] or
+        """codes int64 [batch, codebooks] from hidden [batch, width]; noise Exp(1) [batch, codebooks, allowed_codes] or
         None."""
         model = self._model
         first, steps = self._views_of(len(hidden))
-        choose = self._chooser(noise, temperature, top_k)
-        codes = [choose(model.first_head(hidden), 0)]
+        sample = self._sampler(noise, temperature, top_k)
+        codes = [sample(model.first_head(hidden), 0)]
         inner = model.decoder(model.decoder_rows(hidden, codes[0][:, None]), first)[:, -1]
         for codebook, head in enumerate(model.other_heads, start=1):
-            codes.append(choose(head(inner), codebook))
+            codes.append(sample(head(inner), codebook))
             if codebook <= len(steps):
                 row = F.embedding(codes[-1] + codebook * model.config.audio_vocabulary, model.projected_table)
                 inner = model.decoder(row[:, None], steps[codebook - 1])[:, -1]
         return torch.stack(codes, 1)
 
-    def _chooser(
+    def _sampler(
         self, noise: Tensor | None, temperature: float | Tensor, top_k: int | Tensor
     ) -> Callable[[Tensor, int], Tensor]:
-        """Gives the ids [batch] of a codebook from its logits [batch, vocabulary]."""
+        """A function that samples the ids [batch] of a codebook from its logits [batch, vocabulary]."""
         loops = kernels() if self._model.quantised and self._model.device.type == "cpu" else None
         if loops is not None and noise is not None:
             return Picker(loops, noise, temperature, top_k)
 
-        def choose(logits: Tensor, codebook: int) -> Tensor:
-            sampling_params = None if noise is None else noise[:, codebook]
-            return pick(logits[:, : self.can_generate], sampling_params, temperature, top_k)
+        def sample(logits: Tensor, codebook: int) -> Tensor:
+            codebook_noise = None if noise is None else noise[:, codebook]
+            return pick(logits[:, : self.allowed_codes], codebook_noise, temperature, top_k)
 
-        return choose
+        return sample
 
     def _views_of(self, batch: int) -> tuple[Span, list[Step]]:
         """The frame's attention patterns: positions 0 and 1 at once, then 2..codebooks-1 one by one."""
@@ -264,7 +264,7 @@ class NoiseSource:
         self._shape, self._device = shape, device
 
     def draw(self) -> Tensor:
-        """Exp(1) noise of the next frame, [codebooks, speakable]."""
+        """Exp(1) noise of the next frame, [codebooks, allowed_codes]."""
         return request_noise(self._generator, torch.empty(self._shape, device=self._device))
 
 

@@ -30,20 +30,20 @@ def check_request(request: Request, options: Mapping[str, Any]) -> None:
         request_settings(request.options, CsmOptions(**options))
 
 
-def request_settings(given: Mapping[str, Any], options: CsmOptions) -> Settings:
-    """Raises InvalidInput for an unknown option or a value outside its range."""
-    for name in given:
+def request_settings(overrides: Mapping[str, Any], options: CsmOptions) -> Settings:
+    """The deployment's settings overridden by a request's. Raises InvalidInput for unknown or impossible ones."""
+    for name in overrides:
         if name not in _RANGES:
             raise InvalidInput(f"unknown option {name!r} (known: {', '.join(_RANGES)})", param="options")
-    temperature = _number("temperature", given.get("temperature", options.temperature))
-    top_k = _number("top_k", given.get("top_k", options.top_k))
-    return Settings(temperature, int(top_k), _number("max_seconds", given.get("max_seconds", options.max_seconds)))
+    temperature = _number("temperature", overrides.get("temperature", options.temperature))
+    top_k = _number("top_k", overrides.get("top_k", options.top_k))
+    return Settings(temperature, int(top_k), _number("max_seconds", overrides.get("max_seconds", options.max_seconds)))
 
 
 def _number(name: str, value: Any) -> float:
     low, high = _RANGES[name]
-    whole = isinstance(low, int)
-    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not low <= value <= high:
-        kind = "a whole number" if whole else "a number"
+    integer = isinstance(low, int)
+    if isinstance(value, bool) or not isinstance(value, int if integer else (int, float)) or not low <= value <= high:
+        kind = "a whole number" if integer else "a number"
         raise InvalidInput(f"option {name} must be {kind} from {low} to {high}", param="options")
     return float(value)

@@ -65,7 +65,7 @@ def _token(tokenizer: Tokenizer, names: tuple[str, ...], vocabulary: int) -> int
     raise ModelUnavailable(f"the tokenizer has no token {names[0]}")
 
 
-def can_generate(text: str) -> str:
+def normalize_text(text: str) -> str:
     """The text without what has no sound. Raises InvalidInput if nothing is left, or for too long a text."""
     if len(text) > LONGEST_TEXT:
         raise InvalidInput(f"the text has {len(text)} characters; at most {LONGEST_TEXT} can be spoken", param="input")

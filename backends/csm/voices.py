@@ -61,7 +61,9 @@ class Voices:
 
     def listed(self) -> tuple[Voice, ...]:
         """Folder voices by name, then the plain speakers "0" to "9"."""
-        names = sorted(place.name for place in self._folder.iterdir() if _clip(place)) if self._folder.is_dir() else []
+        names = (
+            sorted(folder.name for folder in self._folder.iterdir() if _clip(folder)) if self._folder.is_dir() else []
+        )
         plain = tuple(Voice(str(number), f"Speaker {number}", ("en",)) for number in range(SPEAKERS))
         return tuple(Voice(name, name) for name in names) + plain
 
@@ -77,27 +79,29 @@ class Voices:
         return self._known[name]
 
     def _load(self, name: str) -> SpeakingVoice:
-        place = self._folder / name
+        folder = self._folder / name
         # The pattern first: the disk is never asked for a name that it could not have.
-        clip = _clip(place) if re.fullmatch(r"[\w][\w .-]*", name) else None
+        clip = _clip(folder) if re.fullmatch(r"[\w][\w .-]*", name) else None
         if clip is None:
             names = ", ".join(voice.id for voice in self.listed())
             raise InvalidInput(f"there is no voice {name!r} (known: {names})", param="voice")
-        speaker = _speaker_file(place / "speaker.txt", name)
-        text = _transcript(place, clip, name)
-        return SpeakingVoice(speaker, Segment(speaker, text, self._codes(place, clip)))
+        speaker = _speaker_file(folder / "speaker.txt", name)
+        text = _transcript(folder, clip, name)
+        return SpeakingVoice(speaker, Segment(speaker, text, self._codes(folder, clip)))
 
-    def _codes(self, place: Path, clip: Path) -> Tensor:
+    def _codes(self, folder: Path, clip: Path) -> Tensor:
         """The clip's codes, from the cache beside it if that is of this clip and this codec."""
         origin = hashlib.sha256(clip.read_bytes() + self._codec.encode()).hexdigest()
-        cached = _cached(place / _CODES, origin)
+        cached = _cached(folder / _CODES, origin)
         if cached is not None:
             return cached
         codes = self._encode(trimmed(read_clip(clip, self._rate), self._rate)).to(torch.int64).cpu().contiguous()
-        unfinished = place / f"{_CODES}.{os.getpid()}"  # another worker may read or write the same cache at this moment
+        unfinished = (
+            folder / f"{_CODES}.{os.getpid()}"
+        )  # another worker may read or write the same cache at this moment
         try:
             save_file({origin: codes.to(torch.int32)}, unfinished)
-            unfinished.replace(place / _CODES)
+            unfinished.replace(folder / _CODES)
         except OSError as error:
             unfinished.unlink(missing_ok=True)
             print(f"the codes of {clip} are not kept: {error}", flush=True)
@@ -113,15 +117,15 @@ def speaker_number(name: str) -> int | None:
 def read_clip(file: Path, rate: int) -> Samples:
     """An audio file as mono float32 at `rate` Hz. Raises InvalidInput."""
     try:
-        with soundfile.SoundFile(file) as sound:
-            count = int(min(len(sound), LONGEST_CLIP * sound.samplerate))
-            samples = sound.read(count, dtype="float32", always_2d=True).mean(axis=1, dtype=np.float32)
-            heard = resample(samples, sound.samplerate, rate)
+        with soundfile.SoundFile(file) as reader:
+            count = int(min(len(reader), LONGEST_CLIP * reader.samplerate))
+            samples = reader.read(count, dtype="float32", always_2d=True).mean(axis=1, dtype=np.float32)
+            clip = resample(samples, reader.samplerate, rate)
     except (soundfile.SoundFileError, OSError) as error:
         raise InvalidInput(f"the clip {file.name} of the voice cannot be read: {error}", param="voice") from error
-    if not len(heard) or not np.isfinite(heard).all():
+    if not len(clip) or not np.isfinite(clip).all():
         raise InvalidInput(f"the clip {file.name} of the voice holds no sound", param="voice")
-    return heard
+    return clip
 
 
 def trimmed(samples: Samples, rate: int) -> Samples:
@@ -133,17 +137,17 @@ def trimmed(samples: Samples, rate: int) -> Samples:
     return samples[max(0, loud[0] - margin) : loud[-1] + margin + 1]
 
 
-def _clip(place: Path) -> Path | None:
+def _clip(folder: Path) -> Path | None:
     try:
-        if not place.is_dir():
+        if not folder.is_dir():
             return None
     except OSError:  # a name that this file system cannot have, such as one of more than 255 bytes
         return None
-    return next((file for file in sorted(place.iterdir()) if file.suffix.lower() in _AUDIO), None)
+    return next((file for file in sorted(folder.iterdir()) if file.suffix.lower() in _AUDIO), None)
 
 
-def _transcript(place: Path, clip: Path, name: str) -> str:
-    for file in (place / "transcript.txt", clip.with_suffix(".txt")):
+def _transcript(folder: Path, clip: Path, name: str) -> str:
+    for file in (folder / "transcript.txt", clip.with_suffix(".txt")):
         if file.is_file() and (text := _words(file, name)):
             return text
     raise InvalidInput(f"the voice {name!r} has no transcript.txt beside its clip", param="voice")

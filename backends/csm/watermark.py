@@ -1,4 +1,4 @@
-"""SilentCipher, the inaudible mark: five bytes hidden in speech, and found again.
+"""SilentCipher, the inaudible watermark: five bytes hidden in speech, and found again.
 
 The networks are silentcipher's; everything around them (spectrogram, energy, symbol phase, statistics) is here, so that
 nothing global is kept between calls. One symbol of two bits per spectrogram frame, 20 symbols and a terminator per
@@ -44,7 +44,7 @@ class Detection:
 
 
 def load_watermark(folder: str | Path, statistics: Statistics = "batch") -> Watermark:
-    """The mark's networks from a folder with hparams.yaml and enc_c, dec_c, dec_m_0 (.ckpt or .safetensors).
+    """The watermark's networks from a folder with hparams.yaml and enc_c, dec_c, dec_m_0 (.ckpt or .safetensors).
 
     A folder that holds the published 44_1_khz subfolder will do. Raises ModelUnavailable naming what is missing.
     """
@@ -105,7 +105,7 @@ class Watermark:
         scale = np.sqrt(_SPEECH_POWER / power)
         with self._lock, torch.inference_mode():
             y = torch.from_numpy(np.ascontiguousarray(samples * scale, np.float32))
-            marked = self._marked(y, self._symbols(key), sdr, first_symbol)
+            marked = self._watermarked(y, self._symbols(key), sdr, first_symbol)
         quiet: Samples = (marked.numpy() / scale).astype(np.float32)
         return quiet
 
@@ -117,23 +117,23 @@ class Watermark:
             raise InvalidInput(f"a watermark message has {(self._nets.symbols - 1) // 4} bytes, not {list(key)}")
         return F.one_hot(torch.tensor([*pairs, 0]), self._nets.symbol_kinds).T.float()
 
-    def _marked(self, y: Tensor, symbols: Tensor, sdr: float, first_symbol: int) -> Tensor:
-        """y [n] -> [n] with the mark taken off the magnitudes, phases kept."""
+    def _watermarked(self, y: Tensor, symbols: Tensor, sdr: float, first_symbol: int) -> Tensor:
+        """y [n] -> [n] with the watermark added to its magnitudes, phases kept."""
         magnitude, phase = self._spectrum(y)
         frames = torch.arange(magnitude.shape[1]) + first_symbol
-        mark = self._mark(magnitude, symbols[:, frames % self._nets.symbols], sdr)
-        return self._signal(self._nets.combined(magnitude, mark), phase, len(y))
+        watermark = self._watermark_of(magnitude, symbols[:, frames % self._nets.symbols], sdr)
+        return self._signal(self._nets.combined(magnitude, watermark), phase, len(y))
 
-    def _mark(self, magnitude: Tensor, message: Tensor, sdr: float) -> Tensor:
-        """What to take off magnitude [bins, frames] to carry message [dim, frames], `sdr` dB below it."""
+    def _watermark_of(self, magnitude: Tensor, message: Tensor, sdr: float) -> Tensor:
+        """The watermark for magnitude [bins, frames] that carries message [dim, frames], `sdr` dB below it."""
         bins = magnitude.shape[0]
         # Bins beyond the message's band are discarded; with fixed statistics they need not even be computed.
         used = min(bins, self._nets.band + _REACH) if self._statistics == "running" else bins
         raw = self._nets.carrier(magnitude[:used], message)
-        mark = F.pad(raw[: self._nets.band], (0, 0, 0, bins - self._nets.band))
+        watermark = F.pad(raw[: self._nets.band], (0, 0, 0, bins - self._nets.band))
         if self._nets.normalised:
-            mark = mark / mark.square().mean(0, keepdim=True).sqrt().clamp_min(1e-12) / 10 ** (sdr / 20)
-        return mark * self._nets.loudness(magnitude)
+            watermark = watermark / watermark.square().mean(0, keepdim=True).sqrt().clamp_min(1e-12) / 10 ** (sdr / 20)
+        return watermark * self._nets.loudness(magnitude)
 
     # --- detection ----------------------------------------------------------------------------------------------------
 
@@ -175,23 +175,23 @@ class Watermark:
         return best
 
     def _decided(self, y: Samples) -> NDArray[np.int64]:
-        """The symbol heard in every frame, as [periods, symbols per period]."""
+        """The most likely symbol of every frame, int64 [periods, symbols per period]."""
         magnitude, _ = self._spectrum(torch.from_numpy(np.ascontiguousarray(y, np.float32)))
-        heard = self._nets.heard(magnitude).argmax(0).numpy()
-        whole = len(heard) // self.period * self.period
-        return heard[:whole].reshape(-1, self.period)
+        symbols = self._nets.symbol_scores(magnitude).argmax(0).numpy()
+        complete = len(symbols) // self.period * self.period
+        return symbols[:complete].reshape(-1, self.period)
 
-    def _read(self, heard: NDArray[np.int64]) -> Detection:
+    def _read(self, symbols: NDArray[np.int64]) -> Detection:
         """The most frequent symbol of every column, rotated so that the terminator ends the message."""
-        if not len(heard):
+        if not len(symbols):
             return Detection("too short")
-        message = _most_frequent(heard)
-        confidence = float(np.mean(heard == message))
+        message = _most_frequent(symbols)
+        confidence = float(np.mean(symbols == message))
         ends = np.flatnonzero(message == 0)
         if len(ends) != 1:
             return Detection("not found", (), confidence)
-        symbols = np.concatenate([message[ends[0] + 1 :], message[: ends[0]]]) - 1
-        bits = "".join(f"{symbol:02b}" for symbol in symbols)
+        pairs = np.concatenate([message[ends[0] + 1 :], message[: ends[0]]]) - 1
+        bits = "".join(f"{pair:02b}" for pair in pairs)
         return Detection("found", tuple(int(bits[i : i + 8], 2) for i in range(0, len(bits) - 7, 8)), confidence)
 
     # --- spectrogram --------------------------------------------------------------------------------------------------
@@ -208,16 +208,16 @@ class Watermark:
         return torch.istft(spectrum, self._nets.fft, self._nets.hop, self._nets.fft, window=self._window)[0, :samples]
 
 
-def _most_frequent(heard: NDArray[np.int64]) -> NDArray[np.int64]:
+def _most_frequent(symbols: NDArray[np.int64]) -> NDArray[np.int64]:
     """The mode of every column (the smallest of ties)."""
-    counts = np.apply_along_axis(np.bincount, 0, heard, minlength=int(heard.max()) + 1)
+    counts = np.apply_along_axis(np.bincount, 0, symbols, minlength=int(symbols.max()) + 1)
     mode: NDArray[np.int64] = counts.argmax(0)
     return mode
 
 
-def _agreement(heard: NDArray[np.int64]) -> float:
+def _agreement(symbols: NDArray[np.int64]) -> float:
     """Share of symbols equal to their column's most frequent one; one period alone proves nothing."""
-    return float(np.mean(heard == _most_frequent(heard))) if len(heard) > 1 else 0.0
+    return float(np.mean(symbols == _most_frequent(symbols))) if len(symbols) > 1 else 0.0
 
 
 def result(detection: Detection, key: Sequence[int] | None = None) -> dict[str, Any]:

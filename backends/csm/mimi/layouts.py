@@ -54,11 +54,11 @@ def moshi_config(values: Mapping[str, Any]) -> dict[str, Any]:
     return _from_transformers(values if is_mimi else {})
 
 
-def _over(usual: Any, given: Any) -> Any:
-    """The given value, or the usual one where nothing is given; mappings key by key."""
+def _over(usual: Any, configured: Any) -> Any:
+    """The configured value, or the usual one where there is none; mappings key by key."""
     if isinstance(usual, dict):
-        return {**usual, **(given or {})}
-    return usual if given is None else given
+        return {**usual, **(configured or {})}
+    return usual if configured is None else configured
 
 
 _BUILT = {  # what transformers could configure and this cannot be built with
@@ -135,14 +135,14 @@ def _transformer(values: Mapping[str, Any], width: int) -> dict[str, Any]:
     }
 
 
-def read_codec_config(config: Mapping[str, Any] | str | Path | None, place: Path) -> dict[str, Any]:
-    """moshi's configuration from values, a JSON file, or (None) config.json in or beside `place`.
+def read_codec_config(config: Mapping[str, Any] | str | Path | None, path: Path) -> dict[str, Any]:
+    """moshi's configuration from values, a JSON file, or (None) config.json in or beside `path`.
 
-    The published one if `place` has no config.json. Raises ModelUnavailable.
+    The published one if `path` has no config.json. Raises ModelUnavailable.
     """
     if isinstance(config, Mapping):
         return _parsed(config, "the given configuration")
-    folder = place if place.is_dir() else place.parent
+    folder = path if path.is_dir() else path.parent
     file = folder / "config.json" if config is None else Path(config)
     if config is None and not file.is_file():
         return moshi_config({})
@@ -183,28 +183,28 @@ def _parsed(values: Any, source: str) -> dict[str, Any]:
 # --- weights ---------------------------------------------------------------------------------------------------------
 
 
-def open_codec(place: Path) -> Checkpoint:
+def open_codec(path: Path) -> Checkpoint:
     """The codec's tensors in a file or folder, in whatever layout. Raises ModelUnavailable if there are none."""
     inside, beside = [], []
-    for file in _files(place):
+    for file in _files(path):
         checkpoint = Checkpoint.from_files([file])
         if any(name.startswith(_INSIDE_CSM) for name in checkpoint.names):
             inside.append(checkpoint.under(_INSIDE_CSM))
         elif any(_CODEC_NAME.match(name) for name in checkpoint.names):
             beside.append(checkpoint)
     if not inside and not beside:
-        raise ModelUnavailable(f"{place} holds no Mimi weights (no tensor {_MOSHI_KEY} or {_TRANSFORMERS_KEY})")
+        raise ModelUnavailable(f"{path} holds no Mimi weights (no tensor {_MOSHI_KEY} or {_TRANSFORMERS_KEY})")
     return _joined(inside or beside)
 
 
-def _files(place: Path) -> Iterable[Path]:
-    if place.is_file():
-        return [place]
+def _files(path: Path) -> Iterable[Path]:
+    if path.is_file():
+        return [path]
     for index in _INDEXES:
-        if (place / index).is_file() and (listed := shards(place, index)):
-            more = [file for file in sorted(place.glob("*.safetensors")) if file not in listed]
+        if (path / index).is_file() and (listed := shards(path, index)):
+            more = [file for file in sorted(path.glob("*.safetensors")) if file not in listed]
             return [*listed, *more]
-    return shards(place)
+    return shards(path)
 
 
 def _joined(parts: list[Checkpoint]) -> Checkpoint:
@@ -220,10 +220,10 @@ def _moshi_layout(checkpoint: Checkpoint) -> bool:
     return any(_MOSHI_NAME.match(name) for name in checkpoint.names)
 
 
-def codec_state(checkpoint: Checkpoint, wanted: Mapping[str, tuple[int, ...]], heads: int) -> dict[str, Tensor]:
-    """moshi's state dict (names and shapes `wanted`) from either layout, exactly. Raises ModelUnavailable."""
+def codec_state(checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...]], heads: int) -> dict[str, Tensor]:
+    """moshi's state dict, of exactly these names and shapes, from either layout. Raises ModelUnavailable."""
     tensor = _moshi_tensor if _moshi_layout(checkpoint) else _transformers_tensor
-    state = {name: tensor(checkpoint, name, shape, heads).to(torch.float32) for name, shape in wanted.items()}
+    state = {name: tensor(checkpoint, name, shape, heads).to(torch.float32) for name, shape in shapes.items()}
     checkpoint.finish()
     return state
 
@@ -242,9 +242,8 @@ def _transformers_tensor(checkpoint: Checkpoint, name: str, shape: tuple[int, ..
     if renamed.endswith("self_attn.in_proj_weight"):
         return _fused_qkv(checkpoint, renamed, shape, heads)
     if renamed.endswith("put_proj.weight") and shape[0] == shape[1] and renamed not in checkpoint.names:
-        return torch.eye(shape[0])[
-            :, :, None
-        ]  # transformers projects to and from code vectors only if the widths differ
+        # transformers projects to and from code vectors only if the widths differ.
+        return torch.eye(shape[0])[:, :, None]
     return checkpoint.take(renamed, shape)
 
 

@@ -77,7 +77,7 @@ class StreamDecoder:
         x = self._groups[0](codes[:, :1])
         if codes.shape[1] > 1:
             x = x + self._groups[1](codes[:, 1:])
-        x = self._transformed(self._upsampled(x, state), state)
+        x = self._transformer(self._upsampled(x, state), state)
         for part in self._net:
             x = _applied(part, x, state)
         return x.transpose(1, 2)
@@ -90,13 +90,13 @@ class StreamDecoder:
         spread: Tensor = x[:, :, None] * new + before[:, :, None] * old
         return spread.flatten(1, 2)
 
-    def _transformed(self, x: Tensor, state: StreamState) -> Tensor:
+    def _transformer(self, x: Tensor, state: StreamState) -> Tensor:
         rows = x.shape[1]
         positions = torch.arange(state.steps, state.steps + rows, dtype=torch.float32, device=x.device)
         angles = torch.outer(positions, self._frequencies)
-        turns = torch.polar(torch.ones_like(angles), angles)[:, None]
+        rotary = torch.polar(torch.ones_like(angles), angles)[:, None]
         for index, layer in enumerate(self._layers):
-            x = layer(x, turns, index, state)
+            x = layer(x, rotary, index, state)
         state.steps += rows
         return x
 
@@ -191,14 +191,14 @@ class _Layer:
         self.heads, self._context = heads, context
         self.head_dim = self._out.shape[0] // heads
 
-    def __call__(self, x: Tensor, turns: Tensor, index: int, state: StreamState) -> Tensor:
-        x = x + self._attention(F.layer_norm(x, *self._norms[0]), turns, index, state)
+    def __call__(self, x: Tensor, rotary: Tensor, index: int, state: StreamState) -> Tensor:
+        x = x + self._attention(F.layer_norm(x, *self._norms[0]), rotary, index, state)
         return x + F.linear(F.gelu(F.linear(F.layer_norm(x, *self._norms[1]), self._up)), self._down)
 
-    def _attention(self, x: Tensor, turns: Tensor, index: int, state: StreamState) -> Tensor:
+    def _attention(self, x: Tensor, rotary: Tensor, index: int, state: StreamState) -> Tensor:
         batch, rows, width = x.shape
         qkv = F.linear(x, self._qkv).view(batch, rows, 3, self.heads, self.head_dim)
-        q, k = rotate(qkv[:, :, 0], turns).transpose(1, 2), rotate(qkv[:, :, 1], turns).transpose(1, 2)
+        q, k = rotate(qkv[:, :, 0], rotary).transpose(1, 2), rotate(qkv[:, :, 1], rotary).transpose(1, 2)
         keys = torch.cat([state.keys[index], k], 2)
         values = torch.cat([state.values[index], qkv[:, :, 2].transpose(1, 2)], 2)
         old = max(0, keys.shape[2] - (self._context - 1))  # steps that the next rows no longer see

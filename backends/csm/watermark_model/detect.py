@@ -35,9 +35,9 @@ def detect_file(
     statistics: str = "batch",
 ) -> dict[str, object]:
     """The detection in a file as JSON values. Raises InvalidInput or ModelUnavailable."""
-    samples, heard_rate = _read(file, rate)
-    mark = load_watermark(model, "running" if statistics == "running" else "batch")
-    return result(mark.detect(samples, heard_rate), key)
+    samples, samples_rate = _read(file, rate)
+    watermark = load_watermark(model, "running" if statistics == "running" else "batch")
+    return result(watermark.detect(samples, samples_rate), key)
 
 
 def _read(file: Path, rate: int | None) -> tuple[Samples, int]:
@@ -46,9 +46,11 @@ def _read(file: Path, rate: int | None) -> tuple[Samples, int]:
             if rate is None:
                 raise InvalidInput("samples in .npy need --rate")
             return np.load(file, allow_pickle=False).astype(np.float32).reshape(-1), rate
-        with soundfile.SoundFile(file) as sound:
-            count = int(min(len(sound), _LONGEST * sound.samplerate))
-            return sound.read(count, dtype="float32", always_2d=True).mean(axis=1, dtype=np.float32), sound.samplerate
+        with soundfile.SoundFile(file) as file_reader:
+            count = int(min(len(file_reader), _LONGEST * file_reader.samplerate))
+            return file_reader.read(count, dtype="float32", always_2d=True).mean(
+                axis=1, dtype=np.float32
+            ), file_reader.samplerate
     except (soundfile.SoundFileError, ValueError, OSError, EOFError) as error:
         raise InvalidInput(f"{file.name} cannot be read as audio: {error}") from error
 

@@ -59,7 +59,7 @@ class Nets:
                     module.train(statistics == "batch")
 
     def carrier(self, magnitude: Tensor, message: Tensor) -> Tensor:
-        """The raw mark [bins, frames] for magnitude [bins, frames] and one-hot message [kinds, frames]."""
+        """The raw watermark [bins, frames] for magnitude [bins, frames] and one-hot message [kinds, frames]."""
         bins, frames = magnitude.shape
         image = magnitude[None, None]
         words = self._encoder.linear(message.T).T  # [band, frames]
@@ -69,21 +69,21 @@ class Nets:
         raw: Tensor = self._carrier.main(merged)[0, 0]
         return raw.abs() if self._flags.get("ensure_negative_message") else raw
 
-    def combined(self, magnitude: Tensor, mark: Tensor) -> Tensor:
+    def combined(self, magnitude: Tensor, watermark: Tensor) -> Tensor:
         """The marked magnitude, never negative."""
         if self._flags.get("ensure_negative_message"):
-            return torch.relu(magnitude - mark)
+            return torch.relu(magnitude - watermark)
         if self._flags.get("ensure_constrained_message"):
-            return magnitude + torch.minimum(torch.maximum(mark, -magnitude), magnitude)
-        return (magnitude + mark).abs()
+            return magnitude + torch.minimum(torch.maximum(watermark, -magnitude), magnitude)
+        return (magnitude + watermark).abs()
 
     def loudness(self, magnitude: Tensor) -> Tensor | float:
-        """What the mark is scaled by: the rms of each frame, of the whole, or nothing."""
+        """What the watermark is scaled by: the rms of each frame, of the whole, or nothing."""
         if self._flags.get("frame_level_normalization"):
             return magnitude.square().mean(0, keepdim=True).sqrt()
         return magnitude.square().mean().sqrt() if self._flags.get("utterance_level_normalization") else 1.0
 
-    def heard(self, magnitude: Tensor) -> Tensor:
+    def symbol_scores(self, magnitude: Tensor) -> Tensor:
         """Scores [kinds, frames] of the symbols in magnitude [bins, frames]."""
         scores: Tensor = self._decoder(magnitude[None, None])[0, 0]
         return scores
@@ -100,14 +100,14 @@ _FLAGS = {
 
 def load_nets(folder: Path) -> Nets:
     """Raises ModelUnavailable naming the file or tensor that is missing or broken."""
-    place = next((folder / part for part in _PUBLISHED if (folder / part / "hparams.yaml").is_file()), folder)
-    file = place / "hparams.yaml"
+    inner = next((folder / part for part in _PUBLISHED if (folder / part / "hparams.yaml").is_file()), folder)
+    file = inner / "hparams.yaml"
     if not file.is_file():
         raise ModelUnavailable(
-            f"the watermark model is not in {folder} (no hparams.yaml); fetch it with: speech-gateway pull sony/silentcipher, "
-            f"or set watermark = false in the deployment"
+            f"the watermark model is not in {folder} (no hparams.yaml); fetch it with: "
+            f"speech-gateway pull sony/silentcipher, or set watermark = false in the deployment"
         )
-    states = {name: _state(place, name) for name in ("enc_c", "dec_c", "dec_m_0")}
+    states = {name: _state(inner, name) for name in ("enc_c", "dec_c", "dec_m_0")}
     try:
         hparams = {**_FLAGS, **yaml.safe_load(file.read_text(encoding="utf-8"))}
         return Nets(hparams, states)

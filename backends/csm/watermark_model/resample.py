@@ -20,11 +20,11 @@ Samples = NDArray[np.float32]
 _ZEROS, _ROLLOFF = 6, 0.99
 
 
-def resample(samples: Samples, rate: int, wanted: int) -> Samples:
-    """float32 [n] at `rate` Hz -> float32 [ceil(wanted * n / rate)] at `wanted` Hz."""
-    if rate == wanted or not len(samples):
+def resample(samples: Samples, rate: int, target: int) -> Samples:
+    """float32 [n] at `rate` Hz -> float32 [ceil(target * n / rate)] at `target` Hz."""
+    if rate == target or not len(samples):
         return np.ascontiguousarray(samples, np.float32)
-    old, new = _reduced(rate, wanted)
+    old, new = _reduced(rate, target)
     kernel, width = _kernel(old, new)
     signal = F.pad(torch.from_numpy(np.ascontiguousarray(samples, np.float32)), (width, width + old))
     return _filtered(signal, kernel, old)[: math.ceil(new * len(samples) / old)].numpy()
@@ -33,8 +33,8 @@ def resample(samples: Samples, rate: int, wanted: int) -> Samples:
 class StreamResampler:
     """The same filter on a signal that comes in pieces: the joined results equal `resample` of the joined pieces."""
 
-    def __init__(self, rate: int, wanted: int) -> None:
-        self._old, self._new = _reduced(rate, wanted)
+    def __init__(self, rate: int, target: int) -> None:
+        self._old, self._new = _reduced(rate, target)
         self._kernel, self._width = _kernel(self._old, self._new)
         self._tail = torch.zeros(self._width)
         self._taken = self._given = 0
@@ -56,9 +56,9 @@ class StreamResampler:
         return made.numpy()
 
 
-def _reduced(rate: int, wanted: int) -> tuple[int, int]:
-    divisor = math.gcd(rate, wanted)
-    return rate // divisor, wanted // divisor
+def _reduced(rate: int, target: int) -> tuple[int, int]:
+    divisor = math.gcd(rate, target)
+    return rate // divisor, target // divisor
 
 
 def _filtered(signal: Tensor, kernel: Tensor, stride: int) -> Tensor:

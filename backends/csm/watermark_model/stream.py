@@ -1,7 +1,7 @@
-"""The mark on speech that is sent while it is made: pieces of about a second, with the symbols' phase carried on.
+"""The watermark on speech that is sent while it is made: pieces of about a second, with the symbols' phase carried on.
 
 Energy and loudness are those of what was spoken so far instead of the whole utterance; the frame grid and the position
-in the message continue, so the joined pieces carry one mark. The first piece is shorter, for an early first sound.
+in the message continue, so the joined pieces carry one watermark. The first piece is shorter, for an early first sound.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ class WatermarkStream:
     """
 
     def __init__(
-        self, mark: Watermark, rate: int, key: Sequence[int], sdr: float = DEFAULT_SDR, *, patient: bool = False
+        self, watermark: Watermark, rate: int, key: Sequence[int], sdr: float = DEFAULT_SDR, *, patient: bool = False
     ) -> None:
-        self._mark, self._key, self._sdr = mark, tuple(key), sdr
-        self._up, self._down = StreamResampler(rate, mark.rate), StreamResampler(mark.rate, rate)
-        self._piece = max(1, round(_WHOLE * mark.rate / mark.hop)) if patient else mark.period
-        self._next = self._piece if patient else max(1, round(_FIRST * mark.period))
+        self._watermark, self._key, self._sdr = watermark, tuple(key), sdr
+        self._up, self._down = StreamResampler(rate, watermark.rate), StreamResampler(watermark.rate, rate)
+        self._piece = max(1, round(_WHOLE * watermark.rate / watermark.hop)) if patient else watermark.period
+        self._next = self._piece if patient else max(1, round(_FIRST * watermark.period))
         self._waiting: list[Samples] = []
-        self._held = self._symbol = self._heard = self._taken = self._given = 0
+        self._held = self._symbol = self._seen = self._taken = self._given = 0
         self._energy = 0.0
 
     def push(self, samples: Samples, *, last: bool = False) -> Samples:
         """The next samples -> those marked by now; `last` gives all the rest."""
         self._taken += len(samples)
         self._keep(self._up.push(samples, last=last))
-        marked = [self._encoded(self._next * self._mark.hop) for _ in iter(self._full, False)]
+        marked = [self._encoded(self._next * self._watermark.hop) for _ in iter(self._full, False)]
         if last and self._held:
             marked.append(self._encoded(self._held))
         out = self._down.push(np.concatenate([np.zeros(0, np.float32), *marked]), last=last)
@@ -53,7 +53,7 @@ class WatermarkStream:
         self._held += len(samples)
 
     def _full(self) -> bool:
-        return self._held >= self._next * self._mark.hop
+        return self._held >= self._next * self._watermark.hop
 
     def _encoded(self, count: int) -> Samples:
         """Mark the first `count` samples that wait."""
@@ -61,8 +61,8 @@ class WatermarkStream:
         piece, rest = waiting[:count], waiting[count:]
         self._waiting, self._held = [rest], len(rest)
         self._energy += float(np.sum(np.square(piece, dtype=np.float64)))
-        self._heard += count
-        marked = self._mark.encode_native(piece, self._key, self._sdr, self._symbol, self._energy / self._heard)
-        self._symbol = (self._symbol + count // self._mark.hop) % self._mark.period
+        self._seen += count
+        marked = self._watermark.encode_native(piece, self._key, self._sdr, self._symbol, self._energy / self._seen)
+        self._symbol = (self._symbol + count // self._watermark.hop) % self._watermark.period
         self._next = self._piece
         return marked

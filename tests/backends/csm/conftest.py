@@ -8,7 +8,7 @@ import pytest
 
 from backends.csm.model import CsmModel, load_csm
 from scripts.fixtures.tiny_csm import make_tiny_csm
-from tests.backends.csm.places import copy_tiny8
+from tests.backends.csm.paths import copy_tiny8
 
 
 @pytest.fixture(scope="session")

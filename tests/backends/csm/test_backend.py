@@ -32,7 +32,7 @@ from backends.interface import (
 )
 from backends.registry import backend_info, check_options
 from scripts.fixtures.tiny_csm import CODEC
-from tests.backends.csm.places import KEY, MARK
+from tests.backends.csm.paths import KEY, MARK
 
 SHORT = {"max_seconds": 1.0}
 HELLO = SpeechRequest("Hello there.", "0", seed=5, stream=True, options=SHORT)
@@ -202,7 +202,7 @@ def test_an_earlier_answer_is_remembered_as_codes(backend: CsmBackend) -> None:
         assert not np.array_equal(follow, samples(backend, replace(HELLO, text="And now?", voice="1")))
     finally:
         backend._codec.encode = encode  # type: ignore[method-assign]
-    (segment,) = backend._answers.segments("first")
+    (segment,) = backend._history.segments("first")
     assert (segment.speaker, segment.text, segment.codes.shape) == (0, "Hello there.", (8, 12))
 
 
@@ -223,7 +223,7 @@ def test_long_text_is_spoken_sentence_by_sentence(backend: CsmBackend) -> None:
     )
     audio, done, _ = run(backend, replace(HELLO, text=long, answer_id="long"))[0]
     assert done.usage.output_tokens == 3 * 12
-    assert [segment.text[24] for segment in backend._answers.segments("long")] == ["0", "1", "2"]
+    assert [segment.text[24] for segment in backend._history.segments("long")] == ["0", "1", "2"]
     assert len(audio) > 1.5 * 24_000
 
 
@@ -368,7 +368,7 @@ def test_speech_is_marked(tiny: Path, place: Path, stream: bool) -> None:
     assert audio.shape == plain.shape
     assert not np.allclose(audio, plain, atol=1e-3)
     assert np.isfinite(audio).all()
-    found = marking._parts.mark.detect(audio, 24_000)  # type: ignore[union-attr]
+    found = marking._parts.watermark.detect(audio, 24_000)  # type: ignore[union-attr]
     assert (found.status, found.message) == ("found", KEY)
 
 

@@ -15,7 +15,7 @@ from backends.csm.codec import Codec, load_mimi
 from backends.csm.mimi.layouts import moshi_config, read_codec_config
 from backends.interface import InvalidInput, ModelUnavailable
 from scripts.fixtures.tiny_csm import transformers_codec
-from tests.backends.csm.places import MIMI
+from tests.backends.csm.paths import MIMI
 
 EXPECTED = np.load(MIMI / "expected.npz")
 CODES = torch.from_numpy(EXPECTED["codes"]).long()

@@ -17,7 +17,7 @@ def test_what_is_absent_is_as_published() -> None:
         assert (config.backbone.layers, config.backbone.width, config.backbone.hidden) == (16, 2048, 8192)
         assert (config.decoder.layers, config.decoder.heads, config.decoder.head_dim) == (4, 8, 128)
         assert config.backbone.rope == config.decoder.rope == PUBLISHED
-        assert config.can_generate == 2048
+        assert config.allowed_codes == 2048
 
 
 def test_absent_rope_scaling_is_llama3_and_default_is_plain() -> None:

@@ -10,7 +10,7 @@ from backends.csm.frames import FrameBatch, GraphedFrames, SamplingParams, frame
 from backends.csm.model import CsmModel, NoiseSource, load_csm
 from backends.csm.prompt_frames import text_rows
 from backends.interface import InvalidInput
-from tests.backends.csm.places import copy_tiny8
+from tests.backends.csm.paths import copy_tiny8
 
 PROMPTS = [[1, 20, 30, 2], [1, 7, 8, 9, 40, 41, 2], [1, 55, 2], [1, 60, 61, 62, 63, 64, 65, 66, 67, 2]]
 SETTINGS = [(0.9, 50), (0.0, 0), (1.3, 5), (0.9, 50)]
@@ -26,7 +26,7 @@ class Replayed(GraphedFrames):
 def spoken(batch: FrameBatch, who: list[int], frames: int = 6) -> dict[int, Tensor]:
     """The codes of the utterances `who`, made together: each in its own slot, with its own seed and settings."""
     model = batch.model
-    sources = {i: NoiseSource((model.config.codebooks, batch.can_generate), 100 + i, "cpu") for i in who}
+    sources = {i: NoiseSource((model.config.codebooks, batch.allowed_codes), 100 + i, "cpu") for i in who}
     hidden = torch.stack([batch.prefill(i, *text_rows(PROMPTS[i], model.config.codebooks)) for i in who])
     positions, said = [len(PROMPTS[i]) for i in who], []
     for _ in range(frames):
@@ -71,7 +71,7 @@ def test_idle_slots_of_a_graph_disturb_nobody(tiny8: CsmModel) -> None:
     expected = spoken(batch, [0])[0]
     hidden = batch.prefill(0, *text_rows(PROMPTS[0], 8))
     spoken(batch, [3])
-    source, said, position = NoiseSource((8, batch.can_generate), 100, "cpu"), [], len(PROMPTS[0])
+    source, said, position = NoiseSource((8, batch.allowed_codes), 100, "cpu"), [], len(PROMPTS[0])
     for frame in range(6):
         codes, after = batch.frame([0], [position + frame], hidden[None], [SamplingParams(source.draw(), *SETTINGS[0])])
         hidden = after[0]
@@ -80,7 +80,7 @@ def test_idle_slots_of_a_graph_disturb_nobody(tiny8: CsmModel) -> None:
 
 
 def test_fewer_codes_than_the_heads_have(tiny8: CsmModel) -> None:
-    batch = frame_batch(tiny8, 2, can_generate=5)
+    batch = frame_batch(tiny8, 2, allowed_codes=5)
     hidden = batch.prefill(0, *text_rows(PROMPTS[0], 8))
     codes, _ = batch.frame([0], [4], hidden[None], [SamplingParams(torch.rand(8, 5), 2.0, 0)])
     assert int(codes.max()) < 5

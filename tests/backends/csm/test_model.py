@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from backends.csm.model import CsmModel, load_csm
 from backends.interface import InvalidInput, ModelUnavailable
-from tests.backends.csm.places import TINY8, copy_tiny8
+from tests.backends.csm.paths import TINY8, copy_tiny8
 
 EXPECTED = np.load(TINY8 / "expected.npz")
 PROMPTS: list[dict[str, Any]] = json.loads((TINY8 / "inputs.json").read_text(encoding="utf-8"))["prompts"]

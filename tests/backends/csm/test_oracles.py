@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from backends.csm.layouts import ORIGINAL
 from backends.csm.model import load_csm
 from scripts.fixtures.tiny_csm import language_tensors
-from tests.backends.csm.places import TINY8
+from tests.backends.csm.paths import TINY8
 
 SEGMENTS = [
     {"text_ids": [1, 20, 30, 2], "codes": torch.randint(0, 30, (4, 5), generator=torch.Generator().manual_seed(1))},

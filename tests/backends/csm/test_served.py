@@ -18,7 +18,7 @@ import pytest
 import soundfile
 
 from app.config.settings import Settings
-from tests.backends.csm.places import KEY, MARK
+from tests.backends.csm.paths import KEY, MARK
 from tests.support.running import Running, running
 from tests.support.waiting import LIMIT
 

@@ -24,7 +24,7 @@ from backends.csm.watermark_model.key import installation_key, parse_key
 from backends.csm.watermark_model.resample import StreamResampler, resample
 from backends.csm.watermark_model.stream import WatermarkStream
 from backends.interface import InvalidInput, ModelUnavailable
-from tests.backends.csm.places import KEY, MARK
+from tests.backends.csm.paths import KEY, MARK
 from tests.support.waiting import LIMIT
 
 SDR = 12.0

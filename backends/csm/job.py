@@ -1,4 +1,4 @@
-"""One request in progress: its sentences, the one that is being spoken, and what was said so far.
+"""One request in progress: its sentences, the one that is being spoken, and those that were spoken.
 
 Knows rows, caps and when to stop; computes nothing on the model.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -28,8 +27,8 @@ _SPARE_SECONDS = 2.0
 
 @dataclass(slots=True)
 class Utterance:
-    """The sentence being spoken. position: where its next frame's row goes; hidden [width]: what the next codes come
-    from."""
+    """The sentence being spoken. position: of its next frame's row; hidden [width]: gives its next codes; cap: frames
+    that it may have."""
 
     text: str
     position: int
@@ -45,9 +44,9 @@ class Utterance:
 
 
 @dataclass(slots=True, eq=False)
-class Answer:
-    """A job of the backend. before: what precedes every sentence (after the voice's clip); said: sentences that are
-    over."""
+class SpeechJob:
+    """A speech request. before: the segments that precede every sentence, after the voice's clip; said: the sentences
+    spoken so far."""
 
     request: SpeechRequest
     speaker: int
@@ -56,7 +55,7 @@ class Answer:
     sentences: deque[str]
     settings: Settings
     noise: NoiseSource
-    sound: AudioOutput
+    audio: AudioOutput
     slot: int
     started: float = field(default_factory=time.perf_counter)
     utterance: Utterance | None = None
@@ -70,7 +69,7 @@ class Answer:
     timings: dict[str, float] = field(default_factory=dict)
 
     def draw(self) -> SamplingParams:
-        """How the next codes are chosen. The noise is kept until `advance`, so that a step may be repeated."""
+        """The parameters for the next codes. The noise stays until `advance`, so that a step can be repeated."""
         if self.settings.temperature <= 0:
             return SamplingParams(None, 0.0, 0)
         if self.ready_noise is None:
@@ -88,27 +87,31 @@ class Answer:
         utterance.codes.append(codes)
         utterance.hidden, utterance.position = hidden, utterance.position + 1
         self.frames += 1
-        self.sound.take(codes)
+        self.audio.take(codes)
         if len(utterance.codes) >= utterance.cap:
             self.ending = self.cut = True
         elif utterance.stuck:
             self.ending = True
 
     def end_on_silence(self) -> None:
-        """End the sentence if nothing has been heard for long."""
-        if self.sound.quiet_seconds >= _QUIET_SECONDS:
+        """End the sentence if the audio has been silent for long."""
+        if self.audio.quiet_seconds >= _QUIET_SECONDS:
             self.ending = True
 
     def finish_sentence(self) -> None:
-        """The sentence is over: it becomes something that was said."""
+        """Append the finished sentence to those that were said."""
         utterance = self.utterance
         if utterance is not None and utterance.codes:
             self.said.append(Segment(self.speaker, utterance.text, torch.stack(utterance.codes, 1).cpu()))
         self.utterance, self.ending = None, False
 
+    def sentence_context(self) -> list[Segment]:
+        """The segments that the next sentence continues: the conversation, and the sentence before it."""
+        return [*self.before, *self.said[-1:]]
+
     def done(self, rate: int) -> Done:
         """The last event."""
-        seconds = self.sound.spoken / rate
+        seconds = self.audio.spoken / rate
         self.timings["total"] = time.perf_counter() - self.started
         return Done(
             finish_reason="length" if self.cut else "stop",
@@ -123,8 +126,3 @@ def sentence_cap(text: str, settings: Settings, frame_rate: float) -> int:
     """Frames that a sentence may take: generous for its length, never more than the setting."""
     seconds = min(settings.max_seconds, _SPARE_SECONDS + len(text) / _SLOW_SPEECH)
     return max(1, round(seconds * frame_rate))
-
-
-def fitting(before: Sequence[Segment], said: Sequence[Segment]) -> list[Segment]:
-    """What a sentence is given to continue from: the conversation, and of this answer the sentence before it."""
-    return [*before, *said[-1:]]
