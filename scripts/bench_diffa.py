@@ -88,7 +88,8 @@ class Reference:
             from transformers import LlamaConfig, LlamaForCausalLM
         stack = config.stack
         shape = LlamaConfig(
-            vocab_size=config.rows, hidden_size=stack.width, intermediate_size=stack.hidden, num_hidden_layers=stack.layers,
+            vocab_size=config.rows, hidden_size=stack.width, intermediate_size=stack.hidden,
+            num_hidden_layers=stack.layers,
             num_attention_heads=stack.heads, num_key_value_heads=stack.kv_heads, rms_norm_eps=stack.norm_eps,
             rope_parameters={"rope_type": "default", "rope_theta": stack.rope.theta},
             max_position_embeddings=stack.max_positions, attn_implementation="sdpa",
@@ -119,8 +120,10 @@ class Reference:
 
 def _llama_name(name: str) -> str:
     parts = {
-        "wte": "model.embed_tokens", "ln_f": "model.norm", "attn_norm": "input_layernorm", "ff_norm": "post_attention_layernorm",
-        "q_proj": "self_attn.q_proj", "k_proj": "self_attn.k_proj", "v_proj": "self_attn.v_proj", "attn_out": "self_attn.o_proj",
+        "wte": "model.embed_tokens", "ln_f": "model.norm", "attn_norm": "input_layernorm",
+        "ff_norm": "post_attention_layernorm",
+        "q_proj": "self_attn.q_proj", "k_proj": "self_attn.k_proj", "v_proj": "self_attn.v_proj",
+        "attn_out": "self_attn.o_proj",
         "ff_proj": "mlp.gate_proj", "up_proj": "mlp.up_proj", "ff_out": "mlp.down_proj",
     }  # fmt: skip
     *path, part, weight = name.removeprefix("model.transformer.").split(".")

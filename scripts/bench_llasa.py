@@ -34,7 +34,7 @@ from backends.llasa.decoding import TokenLoop
 from backends.llasa.generation_state import Utterance
 from backends.llasa.lora import LoraVariant
 from backends.llasa.model import Llasa, load_llasa
-from backends.llasa.options import Sampling
+from backends.llasa.options import SamplingParams
 from backends.transformer.linear import make_linear
 
 ROPE = {
@@ -62,7 +62,7 @@ SHAPE = {
     "torch_dtype": "bfloat16",
 }
 PROMPT = 60  # tokens
-SAMPLING = Sampling(temperature=0.8, top_k=50, top_p=1.0)
+SAMPLING = SamplingParams(temperature=0.8, top_k=50, top_p=1.0)
 CODES = 65_536
 
 

@@ -70,8 +70,8 @@ class AudioEncoder(nn.Module):
 
     def tokens(self, samples: int) -> int:
         """Number of embeddings for a clip of so many samples."""
-        whole, rest = divmod(samples, self.piece_samples)
-        pieces = [self.piece_samples] * whole + ([max(rest, SHORTEST_SAMPLES)] if rest else [])
+        full, rest = divmod(samples, self.piece_samples)
+        pieces = [self.piece_samples] * full + ([max(rest, SHORTEST_SAMPLES)] if rest else [])
         frames = (encoder_frames(mel_frames(piece, self.extractor.hop_length)) for piece in pieces)
         return sum(len(self.acoustic.layer_weights) + count // semantic.SUBSAMPLING for count in frames)
 

@@ -163,7 +163,7 @@ def resolve(
 ) -> ResolvedOptions:
     """The deployment's defaults with a request's own settings over them.
 
-    extra_fields: see RequestOptions, strings from a form included; max_tokens: rounded up to whole blocks; steps that the
+    extra_fields: see RequestOptions, also as strings from a form; max_tokens: rounded up to whole blocks; steps that the
     request does not name follow the number of tokens at the default's tokens per step. Raises InvalidInput.
     """
     requested = _parse(extra_fields)

@@ -19,10 +19,10 @@ from backends.diffa.decoding import DecodingOptions
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What the next forward pass has to compute, in positions of the answer.
+    """The positions of the answer that the next forward pass computes.
 
     start, stop: rows to feed; whole: the prompt too (keys and values of everything are new); block: the rows whose
-    logits are wanted; keep: keys and values of this pass are used by later ones.
+    logits are needed; keep: keys and values of this pass are used by later ones.
     """
 
     start: int

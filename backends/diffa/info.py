@@ -1,4 +1,4 @@
-"""What the gateway knows of DIFFA before it runs: names, files, device wishes and the options of a deployment.
+"""What the gateway may know of DIFFA without loading it: files, preferred devices and the options of a deployment.
 
 Knows no tensor. The decoding options are also what a request may set for itself; the rules between them are checked
 in `backends.diffa.decoding`.

@@ -195,8 +195,8 @@ def build_llada(
     checkpoint.finish(ignore=(r".*\.rotary_emb\..*", r"model\.transformer\.ff_out\.weight" if config.tied else "$"))
     head = make_linear(head_weight, precision, device)
     # The table is only looked up: bfloat16 as stored loses nothing, whatever the model computes in.
-    kept = torch.bfloat16 if stored.dtype == torch.bfloat16 else precision.compute
-    table = stored.to("cpu" if offload and offload.table else device, kept, copy=True)
+    dtype = torch.bfloat16 if stored.dtype == torch.bfloat16 else precision.compute
+    table = stored.to("cpu" if offload and offload.table else device, dtype, copy=True)
     return Llada(config, stack, table, head)
 
 

@@ -1,4 +1,4 @@
-"""DIFFA whole: audio side, tokenizer and language model, and the answering of questions.
+"""The whole of DIFFA: audio side, tokenizer and language model, and the answering of questions.
 
 `load_diffa` opens the three published folders. `begin` and `logits` serve many answers at once; `answer` does the same
 for one, with its defaults by the exact loop of the reference. Knows no requests, no worker and no HTTP.

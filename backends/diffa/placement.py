@@ -54,8 +54,8 @@ def choose_offload(
     offload = plan(config.stack, config.rows, kind, budget, other_bytes)
     if offload is not None and not allowed:
         raise OutOfMemory(
-            f"this model needs {needed} bytes in {name_of(kind)} and working space, the budget of {placement.device} is "
-            f'{budget}; set offload = "auto" or dtype = "int8"'
+            f"this model needs {needed} bytes in {name_of(kind)} and working space, the budget of {placement.device} "
+            f'is {budget}; set offload = "auto" or dtype = "int8"'
         )
     return offload
 

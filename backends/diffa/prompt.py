@@ -3,9 +3,9 @@
 Owns the wording and the splice rule of the published inference scripts. Knows nothing of tensors.
 
 A message is header + content + end of turn, content untrimmed; before the first one stands the start token, after the
-last one the assistant's header. A clip of audio is written as "This is the audio: <audio>. ", which stays in the prompt;
-its embeddings go right after the colon. The model was trained with the audio before the question, so the only audio of
-a message is moved to its front; several keep their places.
+last one the assistant's header. A clip of audio is written as "This is the audio: <audio>. ", which stays in the
+prompt; its embeddings go right after the colon. The model was trained with the audio before the question, so the only
+audio of a message is moved to its front; several stay where they are.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ class SemanticAdapter(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """frames: the encoder's last output cut to the length of the audio."""
-        whole = frames[: len(frames) // SUBSAMPLING * SUBSAMPLING]
-        steps = self.conv(whole.T.unsqueeze(0)).squeeze(0).T
+        frames = frames[: len(frames) // SUBSAMPLING * SUBSAMPLING]
+        steps = self.conv(frames.T.unsqueeze(0)).squeeze(0).T
         # The ReLU between the projection and its norm is part of the published network.
         return self.layernorm(F.relu(self.linear_connector(steps)))  # type: ignore[no-any-return]

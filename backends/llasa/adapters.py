@@ -44,13 +44,8 @@ _OTHER_KINDS = (
     "monteclora_config",
     "megatron_config",
 )
-_CHANGES_THE_BASE = (
-    "pissa",
-    "olora",
-    "corda",
-    "loftq",
-    "lora_ga",
-)  # initialisations that subtract from the base's weights
+# Initialisations that subtract from the base's weights.
+_CHANGES_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +60,7 @@ class Adapter:
 
     @property
     def changed(self) -> set[str]:
-        """Names of the base weights that are not used as they are."""
+        """Names of the base's weights that the adapter changes."""
         return {*self.deltas, *self.replaced}
 
     def over(self, take: TensorReader) -> TensorReader:
@@ -110,12 +105,12 @@ def read_adapter(folder: Path, base_config: Path) -> Adapter:
     base = str(config.get("base_model_name_or_path") or "")
     misfit, names = _misfit(folder, base), _tensor_names(folder)
     try:
-        model, places = _wrapped(folder, base_config)
+        model, weight_names = _wrapped(folder, base_config)
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, ImportError) as error:
         raise ModelUnavailable(f"{misfit} or is damaged: {error}") from error
-    whole = {_place(name): name for name in names if "lora_" not in name}
+    whole = {_base_name(name): name for name in names if "lora_" not in name}
     _exact_fit(model, [name for name in names if "lora_" in name], misfit)
-    if unknown := [name for place, name in whole.items() if place not in places]:
+    if unknown := [name for base_name, name in whole.items() if base_name not in weight_names]:
         raise ModelUnavailable(f"{misfit}: there is no place for {', '.join(unknown[:4])}")
     return Adapter(folder, base, _deltas(model), _whole(folder, whole))
 
@@ -193,14 +188,14 @@ def _wrapped(folder: Path, base_config: Path) -> tuple[Any, set[str]]:
     with torch.device("meta"):
         base = LlamaForCausalLM(LlamaConfig.from_json_file(str(base_config)))
     _weightless(base)
-    places = set(base.state_dict())
+    weight_names = set(base.state_dict())
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model = PeftModel.from_pretrained(base, str(folder), low_cpu_mem_usage=True, torch_device="cpu")
     missing = [str(warning.message) for warning in caught if "missing adapter keys" in str(warning.message)]
     if missing:
         raise ValueError(missing[0])
-    return model, places
+    return model, weight_names
 
 
 def _weightless(model: torch.nn.Module) -> None:
@@ -212,7 +207,7 @@ def _weightless(model: torch.nn.Module) -> None:
 
 
 def _exact_fit(model: Any, names: list[str], misfit: str) -> None:
-    """Every place has its tensor, and every tensor its place (an adapter of a deeper model has some to spare)."""
+    """Raise ModelUnavailable unless tensors and parameters match; an adapter of a deeper model has tensors to spare."""
     state = model.state_dict()
     empty = [name for name, tensor in state.items() if "lora_" in name and tensor.is_meta]
     if empty:
@@ -238,16 +233,15 @@ def _tensor_names(folder: Path) -> list[str]:
         raise ModelUnavailable(f"{path} is not a readable safetensors file: {error}") from error
 
 
-def _place(name: str) -> str:
-    """A whole tensor's name in the base model: of a module that was trained as such, or of embeddings that were
-    resized."""
+def _base_name(name: str) -> str:
+    """The name in the base model of a tensor that replaces one: of a trained module, or of resized embeddings."""
     return name.removeprefix("base_model.model.").replace(".base_layer.", ".")
 
 
-def _whole(folder: Path, places: Mapping[str, str]) -> dict[str, Tensor]:
-    """places: name in the base -> name in the adapter's file."""
+def _whole(folder: Path, names: Mapping[str, str]) -> dict[str, Tensor]:
+    """The replacing tensors by their names in the base. names: in the base -> in the adapter's file."""
     with safe_open(str(folder / _WEIGHTS), "pt") as file:
-        return {place: file.get_tensor(name) for place, name in places.items()}
+        return {base_name: file.get_tensor(name) for base_name, name in names.items()}
 
 
 def _deltas(model: Any) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
-"""LLASA as the worker runs it: load, start, one token per step for all sentences of all jobs, close.
+"""LLASA behind the backend contract: load, start, one token per step for all text chunks of all jobs, close.
 
-Owns the slots and who gets them. Prompts, sentences and audio belong to the job (jobs.py), tokens to decoding.py, and
-jobs whose clip has no codes yet to cloning.py.
+Owns the slots and their assignment to jobs. Prompts, text chunks and audio belong to the job (jobs.py), tokens to
+decoding.py, and jobs whose clip has no codes yet to cloning.py.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class LlasaBackend:
     def load(self, model: ModelFiles, placement: Placement) -> Capabilities:
         """Load language model, adapters and the codec's decoder. Raises ModelUnavailable."""
         torch.set_num_threads(max(1, placement.threads))
-        self._options = options = LlasaOptions(**_known(model.options))
+        self._options = options = LlasaOptions(**_backend_options(model.options))
         self._defaults = default_generation_options(options)
         dtype = language_dtype(placement.dtype, placement.device)
         self._model = _language_model(model, options, dtype, placement.device)
@@ -71,7 +71,7 @@ class LlasaBackend:
         self._codec = _codec(model, options, dtype, placement.device)
         self._voices = self._make_voices(model)
         self._cloning = Cloning(self._model, self._codec, self._voices)
-        _compare(self._model, self._codec)
+        _check_codes(self._model, self._codec)
         self._prepare_cloning()
         self._facts = self._detail(compiled)
         return Capabilities(
@@ -85,11 +85,11 @@ class LlasaBackend:
         )
 
     def canary(self) -> SpeechRequest:
-        """A few tokens of speech."""
+        """A request for a few tokens of speech."""
         return SpeechRequest("Hello.", BASE, seed=0, options={"max_new_tokens": _CANARY_TOKENS})
 
     def start(self, request: Request) -> SpeechJob:
-        """Check the request and split its text. Its reference clip is encoded by steps. Raises InvalidInput."""
+        """Check the request and split its text; `step` encodes its reference clip. Raises InvalidInput."""
         if not isinstance(request, SpeechRequest):
             raise InvalidInput("LLASA only speaks")
         generation = read_generation_options(self._defaults, request.options)
@@ -106,12 +106,12 @@ class LlasaBackend:
             notes.append("context is not used by this model; send a reference clip instead")
         job = SpeechJob(request, voice, generation, texts, new_seed() if request.seed is None else request.seed)
         job.notes += notes
-        job.check_room(self._model, self._codec.dims.hop)
+        job.check_length(self._model, self._codec.dims.hop)
         self._cloning.prepare(job)
         return job
 
     def step(self, jobs: Sequence[Any]) -> Iterator[tuple[Any, Event]]:
-        """A step towards the codes of a clip, one token for every sentence in a slot, whatever audio that completes."""
+        """One step towards the codes of a clip, and one token for every chunk in a slot; yields the audio completed."""
         waiting = [job for job in jobs if job.clip is not None]
         failed = self._cloning.step(waiting, alone=len(waiting) == len(jobs))
         yield from failed.items()
@@ -121,15 +121,15 @@ class LlasaBackend:
         yield from self._events(speaking)
 
     def _speak(self, jobs: Sequence[SpeechJob], share: int) -> None:
-        """One token for every sentence in a slot. share: most slots that a job is given."""
+        """Compute one token for every chunk in a slot. share: most slots of one job."""
         self._fill_slots(jobs, share)
         began = time.perf_counter()
         self._loop.step([utterance for job in jobs for utterance in job.running()])
-        spent = time.perf_counter() - began
+        seconds = time.perf_counter() - began
         if self._loop.given_up:
             self._facts["compile"] = f"off: {self._loop.given_up}"
         for job in jobs:
-            job.timings["generate"] += spent
+            job.timings["generate"] += seconds
 
     def close(self, job: Any) -> None:
         for utterance in job.running():
@@ -145,15 +145,15 @@ class LlasaBackend:
     # --- slots ---
 
     def _fill_slots(self, jobs: Sequence[SpeechJob], share: int) -> None:
-        """First one sentence of every job, then further sentences, of no job more than its share."""
+        """Give slots to one chunk of every job, then to further chunks, up to `share` of one job."""
         for most in (1, share):
             for job in jobs:
-                for piece in job.startable():
+                for chunk in job.startable():
                     if len(job.running()) >= most or not self._loop.free:
                         break
-                    utterance = job.begin(piece, self._model, self._codec.dims.hop)
+                    utterance = job.begin(chunk, self._model, self._codec.dims.hop)
                     self._loop.admit(utterance)
-                    piece.utterance = utterance
+                    chunk.utterance = utterance
 
     def _events(self, jobs: Sequence[SpeechJob]) -> Iterator[tuple[SpeechJob, Event]]:
         for job in jobs:
@@ -164,7 +164,7 @@ class LlasaBackend:
     # --- text ---
 
     def _texts(self, text: str, generation: GenerationOptions) -> list[str]:
-        """What the pieces say. Raises InvalidInput if nothing can be spoken."""
+        """The texts of the chunks. Raises InvalidInput if nothing can be spoken."""
         text = self._model.vocabulary.without_tokens(neutralised(text))
         japanese = generation.language == "ja" or (not generation.language and is_japanese(text))
         text = normalised_japanese(text, generation.japanese_filter) if japanese else text
@@ -188,7 +188,7 @@ class LlasaBackend:
         )
 
     def _prepare_cloning(self) -> None:
-        """Load the encoder now if a folder's clip has no codes yet: what it imports takes longer than any clip."""
+        """Load the encoder now if a voice folder's clip has no codes yet: its imports take longer than any clip."""
         if not self._voices.to_encode():
             return
         try:
@@ -216,8 +216,8 @@ def _language_model(model: ModelFiles, options: LlasaOptions, dtype: str, device
         adapters.update(adapter_folders(folder.name, folder))
         base = options.base_model or adapter_base(folder)
         folder = model_folder(model.models_dir, base) if base else folder
-    for name, place in options.adapters.items():
-        adapters.update(adapter_folders(name, _found(place, model.models_dir)))
+    for name, path in options.adapters.items():
+        adapters.update(adapter_folders(name, _resolved(path, model.models_dir)))
     if not folder.is_dir():
         raise ModelUnavailable(f"the model folder {folder} is missing: run `speech-gateway pull {model.deployment}`")
     loaded = load_llasa(folder, None, device, dtype, options.head == "full", rows=_ROWS, packed=not options.compile)
@@ -236,8 +236,8 @@ def _codec(model: ModelFiles, options: LlasaOptions, dtype: str, device: str) ->
     return load_codec(folder, device, codec_dtype(options.codec_dtype, dtype, device))
 
 
-def _compare(model: Llasa, codec: Codec) -> None:
-    """Speech tokens that the codec cannot decode are an error; codes that the model cannot say only limit cloning."""
+def _check_codes(model: Llasa, codec: Codec) -> None:
+    """Raise ModelUnavailable for speech tokens without a code; codes without a token only limit cloning: a warning."""
     tokens, codes = model.vocabulary.speech_count, codec.dims.codebook
     if tokens > codes:
         raise ModelUnavailable(f"the language model has {tokens} speech tokens, the codec only {codes} codes")
@@ -247,12 +247,12 @@ def _compare(model: Llasa, codec: Codec) -> None:
         )
 
 
-def _found(place: str, models_dir: Path) -> Path:
+def _resolved(name: str, models_dir: Path) -> Path:
     """A folder as given, or inside the models folder."""
-    path = Path(place).expanduser()
+    path = Path(name).expanduser()
     inside = models_dir / path
     return inside if not path.is_dir() and inside.is_dir() else path
 
 
-def _known(options: Mapping[str, Any]) -> dict[str, Any]:
+def _backend_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return {field.name: options[field.name] for field in fields(LlasaOptions) if field.name in options}

@@ -1,4 +1,4 @@
-"""One answer as pieces: a sentence or a few each, with prompt, attempts and codes of its own.
+"""One answer as text chunks: a sentence or a few each, with prompt, attempts and codes of its own.
 
 Owns the token cap and the seeds of attempts. Knows no slots and no other jobs.
 """
@@ -24,7 +24,7 @@ _SEED_STEP = 7919
 
 
 @dataclass(frozen=True, slots=True)
-class Prompted:
+class ChunkPrompt:
     """ids: the whole prompt; prefix: of them, shared by every prompt of this header; reference: what it continues."""
 
     ids: Sequence[int]
@@ -33,8 +33,7 @@ class Prompted:
 
 
 class TextChunk:
-    """text: what it says; seed: of its first attempt; utterance: the attempt running now; reference: what that
-    continues."""
+    """text: to speak; seed: of the first attempt; utterance: the current attempt; reference: what it continues."""
 
     def __init__(self, text: str, seed: int) -> None:
         self.text, self._seed = text, seed
@@ -47,16 +46,16 @@ class TextChunk:
 
     @property
     def seed(self) -> int:
-        """Another one for every attempt, the same in every run."""
+        """The seed of the current attempt, the same in every run."""
         return (self._seed + self.attempt * _SEED_STEP) % 2**63
 
     def finish(self, codes: Tensor, *, cut: bool) -> None:
-        """codes: int64 [time], wherever they are; cut: it was ended by a limit, not by a stop token."""
+        """Set the result. codes: int64 [time], on any device; cut: ended by a limit, not by a stop token."""
         self.codes, self.cut, self.done, self.utterance = codes, cut, True, None
 
     @cached_property
     def spoken(self) -> tuple[int, ...]:
-        """The codes of a finished piece, brought here for whatever continues it."""
+        """The codes of a finished chunk, copied to the host for the chunks that continue it."""
         return tuple(self.codes.tolist())
 
 
@@ -68,5 +67,5 @@ def token_cap(text: str) -> int:
 
 
 def chunk_seed(seed: int, number: int) -> int:
-    """The seed of a piece; the first piece's is the request's."""
+    """The seed of a chunk; the first chunk's is the request's."""
     return (seed + number * 104_729) % 2**63

@@ -1,6 +1,6 @@
-"""torch.compile for the decode step, where it works; otherwise the reason why it does not.
+"""torch.compile or CUDA graphs for the decode step, and the reason where they do not work.
 
-Compiled code is kept in the user's folder, so that a second start finds it.
+Compiled code is cached in the user's folder, so that a second start is faster.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _COMPILERS = ("cl",) if sys.platform == "win32" else ("g++", "clang++", "c++")
 
 
 def try_compile(loop: TokenLoop, user_dir: Path) -> str:
-    """Compile the loop's step and try it. Returns "on", or "off: REASON" with the loop left as it was."""
+    """Compile the loop's step and check its result. Returns "on", or "off: REASON" with the loop unchanged."""
     reason = obstacle(torch.device(loop.device))
     if not reason:
         cache = user_dir / "compiled"
@@ -36,7 +36,7 @@ def try_compile(loop: TokenLoop, user_dir: Path) -> str:
 
 
 def try_graphs(loop: TokenLoop) -> str:
-    """CUDA graphs for the loop's step, on CUDA. Returns "graphs", or "" with the loop left as it was."""
+    """Capture the loop's step as CUDA graphs, on CUDA. Returns "graphs", or "" with the loop unchanged."""
     if loop.device.type != "cuda":
         return ""
     reason = loop.fix_shapes(compiled=False)
@@ -46,7 +46,7 @@ def try_graphs(loop: TokenLoop) -> str:
 
 
 def obstacle(device: torch.device) -> str:
-    """What stands in the way of torch.compile on a device, "" if nothing is known to."""
+    """Why torch.compile cannot work on a device, "" if nothing known prevents it."""
     if os.environ.get("NO_TORCH_COMPILE"):
         return "NO_TORCH_COMPILE is set"
     if device.type in ("cuda", "xpu"):

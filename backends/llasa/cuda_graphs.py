@@ -1,7 +1,7 @@
-"""Decode steps in fixed shapes, so that a CUDA graph or compiled code can hold them.
+"""Decode steps in fixed shapes, for CUDA graphs and compiled code.
 
-One function for every number of slots and every bucket of length. Positions and tokens are tensors; slots that take no
-part in a step are computed along, and what they write lies where their own next row will overwrite it.
+One function for every number of slots and every bucket of length. Positions and tokens are tensors. Slots that take no
+part in a step are computed too; what they write is overwritten by their own next row.
 """
 
 from __future__ import annotations
@@ -20,37 +20,37 @@ from backends.transformer.model import Transformer
 if TYPE_CHECKING:
     from backends.llasa.model import Llasa
 
-_BUCKET = 256  # positions of the shortest; each further one is twice as long
+_BUCKET = 256  # positions of the shortest bucket; each further one is twice as long
 
 Forward = Callable[[Tensor, Tensor], Tensor]
 
 
 class StaticSteps:
-    """compiled: through torch.compile; otherwise captured as CUDA graphs."""
+    """The functions of one model and cache. compiled: by torch.compile; otherwise captured as CUDA graphs."""
 
     def __init__(self, model: Llasa, cache: KVCache, *, compiled: bool) -> None:
         self._model, self._cache, self._compiled = model, cache, compiled
         self._made: dict[tuple[str, int, int], Forward] = {}
 
-    def hidden(self, variant: str, places: Mapping[int, int], slots: Sequence[int], last: Tensor) -> Tensor:
+    def hidden(self, variant: str, positions: Mapping[int, int], slots: Sequence[int], last: Tensor) -> Tensor:
         """Hidden states [len(slots), width] of the tokens `last` [len(slots)].
 
-        places: slot -> position of its next row, of all slots in use; slots: those that take part.
+        positions: slot -> position of its next row, of all slots in use; slots: those that take part.
         """
-        # Compilers cannot trace tensors of inference mode: here they are ordinary ones, only without gradients.
+        # Compilers cannot trace tensors of inference mode; those of no_grad they can.
         with torch.inference_mode(False), torch.no_grad():
-            return self._hidden(variant, places, slots, last)
+            return self._hidden(variant, positions, slots, last)
 
-    def _hidden(self, variant: str, places: Mapping[int, int], slots: Sequence[int], last: Tensor) -> Tensor:
-        count = min(1 << (max(places)).bit_length(), self._cache.slots)
+    def _hidden(self, variant: str, positions: Mapping[int, int], slots: Sequence[int], last: Tensor) -> Tensor:
+        count = min(1 << max(positions).bit_length(), self._cache.slots)
         length = _BUCKET
-        while length <= max(places.values()):
+        while length <= max(positions.values()):
             length *= 2
         length = min(length, self._cache.length)
-        positions = upload([places.get(slot, 0) for slot in range(count)], last.device)
+        row_positions = upload([positions.get(slot, 0) for slot in range(count)], last.device)
         rows = upload(slots, last.device)
         tokens = torch.zeros(count, dtype=torch.int64, device=last.device).index_copy_(0, rows, last)
-        out: Tensor = self._function(variant, count, length)(tokens, positions)
+        out: Tensor = self._function(variant, count, length)(tokens, row_positions)
         return out[rows]
 
     def _function(self, variant: str, count: int, length: int) -> Forward:
@@ -71,13 +71,13 @@ class StaticSteps:
         return forward
 
     def _traced(self, forward: Forward) -> Forward:
-        """Compiled at its first call. Apart from the others: of one piece of code, torch compiles eight shapes and no
-        more."""
+        """`forward` compiled at its first call, apart from the others: torch compiles one function for eight shapes at
+        most."""
         traced: Forward = torch.compile(forward, dynamic=False, isolate_recompiles=True)  # type: ignore[call-overload]
         return traced
 
     def _captured(self, forward: Forward, count: int) -> Forward:
-        """A CUDA graph of `forward` with tensors of its own for what goes in and out."""
+        """`forward` as a CUDA graph, with input and output tensors of its own."""
         device = self._model.device
         tokens = torch.zeros(count, dtype=torch.int64, device=device)
         positions = torch.full((count,), self._cache.length - 1, dtype=torch.int64, device=device)

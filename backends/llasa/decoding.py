@@ -1,9 +1,9 @@
 """Generation: utterances in the slots of one key/value cache, all advanced by one token per step.
 
-A prompt is computed in pieces of fixed boundaries, so that a long one delays the others by one piece at most and the
-result never depends on who else is there. Tokens stay on the device and no step waits for it: what the host must know
-of them comes in reports (reports.py), and what was drawn after a stop token is dropped. Knows token ids, and nothing of
-text or audio.
+A prompt is computed in chunks of fixed boundaries, so that a long one delays the others by one chunk at most and the
+result never depends on what else runs. Tokens stay on the device and no step waits for it: what the host must know of
+them comes in reports (generation_state.py), and what was drawn after a stop token is dropped. Knows token ids, and
+nothing of text or audio.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,17 +21,16 @@ from backends.interface import InvalidInput
 from backends.llasa.async_copy import upload
 from backends.llasa.cuda_graphs import StaticSteps
 from backends.llasa.generation_state import TokenReporter, Utterance
-from backends.llasa.options import Sampling
-from backends.llasa.sampling import draw
+from backends.llasa.options import SamplingParams
 from backends.transformer.attention import KVCache, Span, Step
-from backends.transformer.sampling import request_generator
+from backends.transformer.sampling import request_generator, sample_rows
 
 if TYPE_CHECKING:
     from backends.llasa.model import Llasa
 
 log = logging.getLogger(__name__)
 
-PIECE = 256  # prompt rows computed per step
+PREFILL_CHUNK = 256  # prompt rows computed per step
 _PREFIXES = 16  # prompt beginnings whose keys and values are kept
 # By how much a compiled step may differ, as a share of the largest hidden state: in float32, and with 16 or 8 bits,
 # where one rounding that falls to the other side is carried through all layers.
@@ -38,7 +38,7 @@ _ROUNDING, _COARSE_ROUNDING = 1e-3, 0.1
 
 
 class TokenLoop:
-    """The slots, and the step that advances them."""
+    """The slots of one cache, and the step that advances the utterances in them."""
 
     def __init__(self, model: Llasa, slots: int, length: int) -> None:
         """length: most tokens of a prompt and its answer. Raises InvalidInput for more than there are positions."""
@@ -50,7 +50,7 @@ class TokenLoop:
         self.length = length
         self._cache = KVCache(model.config.stack, slots, length, dtype=model.compute, device=model.device)
         self._static: StaticSteps | None = None
-        self.given_up = ""  # why fixed shapes were given up in the middle of serving
+        self.given_up = ""  # why fixed shapes were abandoned in the middle of serving
         self._held: dict[int, Utterance] = {}
         self._prefixes: OrderedDict[tuple[str, tuple[int, ...]], Tensor] = OrderedDict()
         self._reporter = TokenReporter(model.vocabulary, model.device)
@@ -86,8 +86,8 @@ class TokenLoop:
 
     @torch.inference_mode()
     def step(self, utterances: Sequence[Utterance]) -> None:
-        """One token for every utterance that has its prompt computed, one piece of prompt for the others."""
-        groups: dict[tuple[str, Sampling], list[Utterance]] = {}
+        """One token for every utterance that has its prompt computed, one chunk of prompt for the others."""
+        groups: dict[tuple[str, SamplingParams], list[Utterance]] = {}
         going = [utterance for utterance in utterances if not utterance.over and utterance.produced < utterance.limit]
         for utterance in going:
             if utterance.ready:
@@ -96,11 +96,10 @@ class TokenLoop:
                 self._prefill(utterance)
         for (variant, _), members in groups.items():
             self._advance(variant, sorted(members, key=lambda member: member.slot))
-        self._reporter.look(utterances, waiting=not going)
+        self._reporter.poll(utterances, waiting=not going)
 
     def fix_shapes(self, *, compiled: bool) -> str:
-        """Decode in fixed shapes from now on: CUDA graphs, or compiled code. Returns why that is not possible, else
-        ""."""
+        """Decode in fixed shapes from now on, by CUDA graphs or compiled code. Returns the obstacle, "" if none."""
         steps = StaticSteps(self._model, self._cache, compiled=compiled)
         try:
             for variant in self._model.variants:
@@ -114,11 +113,11 @@ class TokenLoop:
     def _same_as_plain(self, steps: StaticSteps, variant: str) -> bool:
         """Whether a step in fixed shapes gives the hidden states of a plain one, but for rounding."""
         token = torch.zeros(1, dtype=torch.int64, device=self.device)
-        found = steps.hidden(variant, {0: 0}, [0], token).float()
+        static = steps.hidden(variant, {0: 0}, [0], token).float()
         plain = self._model.variants[variant].hidden(token[:, None], Step(self._cache, [0], [0]))[:, -1].float()
         exact = self._model.compute == torch.float32 and self._model.kind.weights != "int8"
         allowed = (_ROUNDING if exact else _COARSE_ROUNDING) * float(plain.abs().max())
-        return bool((found - plain).abs().max() <= allowed)
+        return bool((static - plain).abs().max() <= allowed)
 
     def _advance(self, variant: str, members: Sequence[Utterance]) -> None:
         last = torch.stack([member.tokens[member.produced - 1] for member in members])
@@ -137,9 +136,9 @@ class TokenLoop:
         """
         if self._static is None:
             return None
-        places = {slot: utterance.position for slot, utterance in self._held.items()}
+        positions = {slot: utterance.position for slot, utterance in self._held.items()}
         try:
-            return self._static.hidden(variant, places, slots, last)
+            return self._static.hidden(variant, positions, slots, last)
         except Exception as error:  # whatever a compiler or driver throws
             self._static, self.given_up = None, _reason(error)
             log.warning("steps in fixed shapes are given up, plain ones go on: %s", self.given_up)
@@ -149,7 +148,7 @@ class TokenLoop:
         part = self._model.variants[utterance.variant]
         self._reuse_prefix(utterance)
         start, total = utterance.filled, len(utterance.prompt)
-        end = utterance.prefix if start < utterance.prefix else min(total, start + PIECE)
+        end = utterance.prefix if start < utterance.prefix else min(total, start + PREFILL_CHUNK)
         rows = upload(utterance.prompt[start:end], self._model.device)
         hidden = part.hidden(rows[None], Span(self._cache, utterance.slot, end - start, start, causal=True))
         utterance.filled = end
@@ -162,14 +161,14 @@ class TokenLoop:
         part, sampling = self._model.variants[variant], members[0].sampling
         penalise = sampling.repetition_penalty != 1.0
         seen = torch.stack([member.seen for member in members]) if penalise else torch.empty(0)
-        rows = draw(part.head(hidden), seen, sampling, [member.generator for member in members])
+        generators = [member.generator for member in members]
+        rows = sample_rows(part.head(hidden), seen, generators, **asdict(sampling))
         ids = rows if part.row_ids is None else part.row_ids[rows]
         for i, member in enumerate(members):
             member.tokens[member.produced] = ids[i]
             if penalise:
-                member.seen.index_fill_(
-                    0, rows[i : i + 1], value=True
-                )  # an index without dimensions would be read here
+                # A slice: an index without dimensions would be read by the host.
+                member.seen.index_fill_(0, rows[i : i + 1], value=True)
             member.produced += 1
 
     def _reuse_prefix(self, utterance: Utterance) -> None:

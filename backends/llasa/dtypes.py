@@ -1,7 +1,7 @@
-"""Number formats: what a deployment's dtype means on the device at hand, and why.
+"""Dtypes of the language model and the codec for a placement.
 
 "auto" is measured on a CPU, where 16-bit arithmetic is anything from twice as fast to half as fast. What the device
-cannot do falls back to float32 with the reason in the log.
+cannot do is replaced by float32 or float16, with the reason in the log.
 """
 
 from __future__ import annotations
@@ -23,39 +23,38 @@ _ROUNDS = 5
 _ADVANTAGE = 0.9  # bfloat16 must take less than this part of float32's time
 
 
-def language_dtype(wanted: str, device: str) -> str:
+def language_dtype(dtype: str, device: str) -> str:
     """The precision name of the language model for a placement's dtype."""
     kind = torch.device(device).type
-    if wanted == "auto":
+    if dtype == "auto":
         return _automatic(kind, decode_prefers_bfloat16)
-    return _possible(_SHORT.get(wanted, wanted), kind)
+    return _supported(_SHORT.get(dtype, dtype), kind)
 
 
-def codec_dtype(wanted: str, language: str, device: str) -> torch.dtype:
-    """The type of the codec's body; wanted "auto": the language model's where it is a float type, else what is
-    faster."""
+def codec_dtype(dtype: str, language: str, device: str) -> torch.dtype:
+    """The dtype of the codec's body; "auto": the language model's where it is a float type, else the faster one."""
     kind = torch.device(device).type
-    if wanted == "auto":
-        wanted = language if language in ("float32", "bfloat16") else _automatic(kind, codec_prefers_bfloat16)
-    return torch.bfloat16 if _possible(wanted, kind) == "bfloat16" else torch.float32
+    if dtype == "auto":
+        dtype = language if language in ("float32", "bfloat16") else _automatic(kind, codec_prefers_bfloat16)
+    return torch.bfloat16 if _supported(dtype, kind) == "bfloat16" else torch.float32
 
 
 def _automatic(kind: str, probe: Callable[[], bool]) -> str:
     if kind == "cpu":
         return "bfloat16" if probe() else "float32"
-    return _possible("bfloat16", kind)
+    return _supported("bfloat16", kind)
 
 
-def _possible(wanted: str, kind: str) -> str:
-    if wanted != "bfloat16":
-        return wanted
+def _supported(dtype: str, kind: str) -> str:
+    if dtype != "bfloat16":
+        return dtype
     if kind == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         log.warning("this GPU has no bfloat16: using float16")
         return "float16"
     if kind not in ("cpu", "cuda", "xpu", "mps"):
         log.warning("bfloat16 is not used on %s: using float32", kind)
         return "float32"
-    return wanted
+    return dtype
 
 
 @cache
@@ -69,7 +68,7 @@ def decode_prefers_bfloat16() -> bool:
 
 @cache
 def codec_prefers_bfloat16() -> bool:
-    """The same for the codec's large products."""
+    """Whether the codec's large products are faster in bfloat16 than in float32 here."""
     times = {}
     for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
         times[name] = _best(linear(torch.randn(1024, 1024).to(dtype)), name, 256)

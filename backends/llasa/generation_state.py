@@ -1,8 +1,8 @@
-"""What the host learns of the tokens on the device, and when: a few numbers every few steps, fetched without stalling.
+"""The state of one answer, and the reports that bring it from the device: a few numbers every few steps, no stalls.
 
-A report says how far an answer goes on, how many speech codes it has, and whether it hums. It is asked for every few
-steps and read at a later one, while the device works on; only a host that runs further ahead than that waits for it.
-Knows tokens, and nothing of how they are made.
+A report says how many tokens belong to an answer, how many of them are speech codes, and whether it repeats itself. It
+is requested every few steps and read at a later one, while the device works on; only a host that runs further ahead
+than that waits for it. Knows tokens, and nothing of how they are made.
 """
 
 from __future__ import annotations
@@ -14,27 +14,34 @@ from torch import Tensor
 
 from backends.interface import InvalidInput
 from backends.llasa.async_copy import Fetch
-from backends.llasa.options import Sampling
+from backends.llasa.options import SamplingParams
 from backends.llasa.vocabulary import Vocabulary
 
-STUCK_WINDOW, STUCK_KINDS = 150, 8  # tokens looked at; fewer kinds among them are a hum or silence that will not end
-STUCK_EVERY = (
-    16  # tokens between two such looks: at fixed places, so that an answer never depends on when it is reported
-)
-_CHECK_EVERY = {"cpu": 1}  # steps between two reports
-_CHECK_ELSEWHERE = 4
+# Fewer different tokens than this among the last ones are a hum or a silence that will not end.
+REPETITION_WINDOW, REPETITION_DISTINCT = 150, 8
+# Tokens between two such checks: at fixed positions, so that an answer never depends on when it is reported.
+REPETITION_EVERY = 16
+_REPORT_EVERY = {"cpu": 1}  # steps between two reports, by kind of device
+_REPORT_EVERY_ELSEWHERE = 4
 
 
 class Utterance:
-    """One answer in the making. Its tokens stay on the device.
+    """One answer in progress. Its tokens stay on the device.
 
     produced: tokens drawn; length: those known to belong to the answer, the stop token included once it came;
     code_count: speech codes among these. ended: the stop token came; full: the limit was reached without one; stuck:
-    the answer hums.
+    the answer repeats itself.
     """
 
     def __init__(
-        self, prompt: Sequence[int], limit: int, sampling: Sampling, seed: int, *, variant: str = "", prefix: int = 0
+        self,
+        prompt: Sequence[int],
+        limit: int,
+        sampling: SamplingParams,
+        seed: int,
+        *,
+        variant: str = "",
+        prefix: int = 0,
     ) -> None:
         """limit: most new tokens; prefix: prompt rows shared with other prompts, whose keys and values may be
         reused."""
@@ -43,8 +50,8 @@ class Utterance:
         self.prompt, self.limit, self.sampling, self.seed = list(prompt), limit, sampling, seed
         self.variant, self.prefix = variant, prefix
         self.ended = False
-        self._repetition: tuple[int, int] | None = None  # length and code_count where the hum was noticed
-        self.filled = self.produced = self.asked = self.length = self.code_count = 0
+        self._repetition: tuple[int, int] | None = None  # length and code_count at which it was found
+        self.filled = self.produced = self.reported = self.length = self.code_count = 0
         self.slot = -1
         self.tokens, self.seen = torch.empty(0, dtype=torch.int64), torch.empty(0)
         self.generator = torch.Generator()
@@ -68,101 +75,101 @@ class Utterance:
 
     @property
     def position(self) -> int:
-        """Where its next row will stand."""
+        """The position of its next row."""
         return len(self.prompt) + self.produced - 1 if self.ready else self.filled
 
     @property
     def ids(self) -> list[int]:
-        """The known tokens, brought to the host now."""
-        found: list[int] = self.tokens[: self.length].tolist()
-        return found
+        """The known tokens, copied to the host now."""
+        ids: list[int] = self.tokens[: self.length].tolist()
+        return ids
 
     def codes(self, vocabulary: Vocabulary) -> Tensor:
         """The known speech codes, int64 [code_count], on the device."""
         return vocabulary.kept_codes(self.tokens[: self.length], self.code_count)
 
-    def learn(self, drawn: int, row: Sequence[int]) -> None:
-        """Take in a report (`report`) made when `drawn` tokens were there."""
-        going, speech, kinds, speech_after = row
+    def update(self, drawn: int, row: Sequence[int]) -> None:
+        """Apply a report (`report`) made when `drawn` tokens had been drawn."""
+        going, speech, distinct, speech_after = row
         self.ended = going < drawn - self.length
         self.length += going + self.ended
         self.code_count += speech
-        if kinds < STUCK_KINDS and not self.ended and self._repetition is None:
-            self._repetition = _looked_at(drawn), self.code_count - speech_after
+        if distinct < REPETITION_DISTINCT and not self.ended and self._repetition is None:
+            self._repetition = _window_end(drawn), self.code_count - speech_after
 
     def cut_repetition(self) -> None:
-        """Give up what came after the place where it was noticed."""
+        """Drop the tokens after the window in which repetition was found."""
         if self._repetition is not None:
             self.length, self.code_count = self._repetition
 
 
 class TokenReporter:
-    """Reports of all utterances that are being spoken; at most one set of them is under way."""
+    """Requests and reads the reports of all utterances in progress; at most one set of them is pending."""
 
     def __init__(self, vocabulary: Vocabulary, device: torch.device) -> None:
         self._vocabulary = vocabulary
-        self._every = _CHECK_EVERY.get(device.type, _CHECK_ELSEWHERE)
-        self._steps = 0  # since the last question
-        self._asked: list[tuple[Utterance, int]] = []
-        self._answer: Fetch | None = None
+        self._every = _REPORT_EVERY.get(device.type, _REPORT_EVERY_ELSEWHERE)
+        self._steps = 0  # since the last request
+        self._requested: list[tuple[Utterance, int]] = []
+        self._pending: Fetch | None = None
 
-    def look(self, utterances: Sequence[Utterance], *, waiting: bool) -> None:
-        """After every step. waiting: nothing was left to draw, so that only a report can bring anything on."""
+    def poll(self, utterances: Sequence[Utterance], *, waiting: bool) -> None:
+        """Called after every step. waiting: there was nothing to draw, so only a report can change anything."""
         self._steps += 1
         if waiting or self._steps >= self._every:
             self._read()
         self._read_if_there()
-        if self._answer is None and any(self._is_due(utterance) for utterance in utterances):
-            self._ask([utterance for utterance in utterances if utterance.produced > utterance.asked])
+        if self._pending is None and any(self._is_due(utterance) for utterance in utterances):
+            self._request([utterance for utterance in utterances if utterance.produced > utterance.reported])
         self._read_if_there()
 
     def _is_due(self, utterance: Utterance) -> bool:
-        fresh = utterance.produced > utterance.asked
+        fresh = utterance.produced > utterance.reported
         return fresh and (self._steps >= self._every or utterance.produced == utterance.limit)
 
-    def _ask(self, utterances: Sequence[Utterance]) -> None:
-        self._answer = Fetch(torch.stack([report(utterance, self._vocabulary) for utterance in utterances]))
-        self._asked = [(utterance, utterance.produced) for utterance in utterances]
+    def _request(self, utterances: Sequence[Utterance]) -> None:
+        self._pending = Fetch(torch.stack([report(utterance, self._vocabulary) for utterance in utterances]))
+        self._requested = [(utterance, utterance.produced) for utterance in utterances]
         for utterance in utterances:
-            utterance.asked = utterance.produced
+            utterance.reported = utterance.produced
         self._steps = 0
 
     def _read_if_there(self) -> None:
-        if self._answer is not None and self._answer.ready:
+        if self._pending is not None and self._pending.ready:
             self._read()
 
     def _read(self) -> None:
-        if self._answer is None:
+        if self._pending is None:
             return
-        for (utterance, drawn), row in zip(self._asked, self._answer.rows(), strict=True):
+        for (utterance, drawn), row in zip(self._requested, self._pending.rows(), strict=True):
             if not utterance.over:
-                utterance.learn(drawn, row)
-        self._answer, self._asked = None, []
+                utterance.update(drawn, row)
+        self._pending, self._requested = None, []
 
 
 def report(utterance: Utterance, vocabulary: Vocabulary) -> Tensor:
     """int64 [4], on the device, of the tokens drawn since the last report.
 
-    How many come before a stop token; how many of these are speech; kinds of tokens in the window that is looked at for
-    a hum; speech tokens after that window.
+    How many come before a stop token; how many of these are speech; different tokens in the window that is checked for
+    repetition; speech tokens after that window.
     """
     tokens, drawn = utterance.tokens, utterance.produced
-    fresh, window_end = tokens[utterance.asked : drawn], _looked_at(drawn)
+    fresh, window_end = tokens[utterance.reported : drawn], _window_end(drawn)
     going = (fresh == vocabulary.stop).cumsum(0) == 0
     speech = (going & vocabulary.speech_mask(fresh)).sum()
     after = vocabulary.speech_mask(tokens[window_end:drawn]).sum()
-    return torch.stack([going.sum(), speech, kinds(tokens[:window_end]), after])
+    return torch.stack([going.sum(), speech, distinct_tokens(tokens[:window_end]), after])
 
 
-def kinds(tokens: Tensor) -> Tensor:
-    """How many different ones there are among the last STUCK_WINDOW tokens, int64 []; that many if there are not
-    enough."""
-    if len(tokens) < STUCK_WINDOW:
-        return torch.full((), STUCK_WINDOW, dtype=torch.int64, device=tokens.device)
-    window = tokens[-STUCK_WINDOW:].sort().values
+def distinct_tokens(tokens: Tensor) -> Tensor:
+    """Number of different ones among the last REPETITION_WINDOW tokens, int64 []; the window's size if it is not
+    full."""
+    if len(tokens) < REPETITION_WINDOW:
+        return torch.full((), REPETITION_WINDOW, dtype=torch.int64, device=tokens.device)
+    window = tokens[-REPETITION_WINDOW:].sort().values
     return (window[1:] != window[:-1]).sum() + 1
 
 
-def _looked_at(drawn: int) -> int:
-    """Where the last window ends that is looked at for a hum."""
-    return drawn // STUCK_EVERY * STUCK_EVERY
+def _window_end(drawn: int) -> int:
+    """End of the last window that is checked for repetition."""
+    return drawn // REPETITION_EVERY * REPETITION_EVERY

@@ -1,4 +1,4 @@
-"""What the gateway may know of LLASA without loading it: files, device wishes and the options of a deployment.
+"""What the gateway may know of LLASA without loading it: files, preferred devices and the options of a deployment.
 
 Imports no engine code; `backends.registry` finds `INFO` by name. The sampling keys are also what a request may set for
 itself (`SpeechRequest.options`); `backends.llasa.options` checks them there.

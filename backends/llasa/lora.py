@@ -69,28 +69,28 @@ def _adapted_block(
     names, shapes, block = llama_names(), dict(tensor_shapes(config)), copy.copy(base)
 
     def part(name: str) -> Tensor:
-        place = f"layers.{layer}.{name}"
-        return take(names(place), shapes[place]).float()
+        canonical = f"layers.{layer}.{name}"
+        return take(names(canonical), shapes[canonical]).float()
 
-    def touched(*parts: str) -> bool:
+    def changed(*parts: str) -> bool:
         return any(names(f"layers.{layer}.{name}") in adapter.changed for name in parts)
 
-    if touched("attention_norm"):
+    if changed("attention_norm"):
         block.attention_norm = _norm(base.attention_norm, part("attention_norm"), config)
-    if touched("mlp_norm"):
+    if changed("mlp_norm"):
         block.mlp_norm = _norm(base.mlp_norm, part("mlp_norm"), config)
-    if touched("q", "k", "v"):
-        turned = (interleave(part("q"), config.heads), interleave(part("k"), config.kv_heads), part("v"))
-        block.qkv = linear(torch.cat(turned))
-    if touched("o"):
+    if changed("q", "k", "v"):
+        parts = (interleave(part("q"), config.heads), interleave(part("k"), config.kv_heads), part("v"))
+        block.qkv = linear(torch.cat(parts))
+    if changed("o"):
         block.o = linear(part("o"))
-    if touched("gate", "up"):
+    if changed("gate", "up"):
         block.gate_up = linear(torch.cat([part("gate"), part("up")]))
-    if touched("down"):
+    if changed("down"):
         block.down = linear(part("down"))
     return block
 
 
 def _norm(base: RMSNorm, weight: Tensor, config: TransformerConfig) -> RMSNorm:
-    """A norm with another weight, in the type and place of the base's."""
+    """A norm with another weight, in the base's dtype and on its device."""
     return RMSNorm(weight.to(base.weight, copy=True), config.norm_eps)

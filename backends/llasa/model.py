@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -22,14 +22,14 @@ from backends.llasa.generation_state import Utterance
 from backends.llasa.info import DEFAULT_DATE
 from backends.llasa.lm_config import LanguageConfig, read_language_config
 from backends.llasa.lora import LoraVariant, adapted_stack, weights_of
-from backends.llasa.options import Sampling
+from backends.llasa.options import SamplingParams
 from backends.llasa.prompts import prompt_ids
-from backends.llasa.sampling import probabilities
 from backends.llasa.vocabulary import Vocabulary
 from backends.transformer.checkpoint import Checkpoint, llama_names
 from backends.transformer.config import TensorReader
 from backends.transformer.linear import Linear, Precision, make_linear, precision
 from backends.transformer.model import Transformer
+from backends.transformer.sampling import probabilities
 
 _TABLE, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _NOT_NEEDED = (r".*rotary_emb\.inv_freq", r"lm_head\.weight")
@@ -53,7 +53,8 @@ class Llasa:
         self.vocabulary = Vocabulary.from_folder(_tokenizer_folder(folder, adapter))
         if self.vocabulary.size > self.config.vocabulary:
             raise ModelUnavailable(
-                f"the tokenizer in {folder} has ids up to {self.vocabulary.size - 1}, the model only {self.config.vocabulary}"
+                f"the tokenizer in {folder} has ids up to {self.vocabulary.size - 1}, "
+                f"the model only {self.config.vocabulary}"
             )
         self._full, self._rows = full_vocabulary, rows
         self._row_ids = None if full_vocabulary else self._speech_rows().to(self.device)
@@ -109,7 +110,7 @@ class Llasa:
         seed: int | None = None,
     ) -> list[int]:
         """New token ids up to and with the stop token, or until prompt and answer have `max_length` tokens."""
-        sampling = Sampling(temperature, top_k or 0, top_p, repetition_penalty)
+        sampling = SamplingParams(temperature, top_k or 0, top_p, repetition_penalty)
         utterance = Utterance(prompt_ids, max_length - len(prompt_ids), sampling, new_seed() if seed is None else seed)
         loop = TokenLoop(self, slots=1, length=max_length)
         loop.admit(utterance)
@@ -134,7 +135,8 @@ class Llasa:
         scores = torch.as_tensor(logits)
         seen = torch.zeros(scores.shape[-1], dtype=torch.bool, device=scores.device)
         seen[torch.as_tensor(context_ids, dtype=torch.int64, device=scores.device).flatten()] = True
-        return probabilities(scores, seen, Sampling(temperature, top_k or 0, top_p, repetition_penalty))
+        sampling = SamplingParams(temperature, top_k or 0, top_p, repetition_penalty)
+        return probabilities(scores, seen, **asdict(sampling))
 
     def seen(self, ids: Sequence[int], variant: str = "") -> Tensor:
         """Which rows of the head stand for one of `ids`, bool [rows]."""

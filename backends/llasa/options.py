@@ -1,4 +1,4 @@
-"""What a request asks for: the deployment's options with the request's own over them, checked.
+"""The generation options of one request: the deployment's, overridden by the request's own, and checked.
 
 Knows names, types and ranges, and nothing of tensors, prompts or audio: the gateway may refuse a request by it.
 """
@@ -14,7 +14,7 @@ from backends.llasa.info import LlasaOptions
 
 
 @dataclass(frozen=True, slots=True)
-class Sampling:
+class SamplingParams:
     """temperature 0 = greedy; top_k 0 = off; top_p 1 = off; repetition_penalty 1 = off."""
 
     temperature: float = 0.8
@@ -56,8 +56,8 @@ class GenerationOptions:
     japanese_filter: bool = False
 
     @property
-    def sampling(self) -> Sampling:
-        return Sampling(self.temperature, self.top_k, self.top_p, self.repetition_penalty)
+    def sampling(self) -> SamplingParams:
+        return SamplingParams(self.temperature, self.top_k, self.top_p, self.repetition_penalty)
 
 
 def check_request(request: Request, options: Mapping[str, Any]) -> None:
@@ -67,7 +67,7 @@ def check_request(request: Request, options: Mapping[str, Any]) -> None:
 
 
 def default_generation_options(options: LlasaOptions) -> GenerationOptions:
-    """What a deployment's own options ask for."""
+    """The generation options of a deployment."""
     own = {field.name for field in fields(LlasaOptions)}
     return GenerationOptions(
         **{field.name: getattr(options, field.name) for field in fields(GenerationOptions) if field.name in own}
@@ -77,13 +77,13 @@ def default_generation_options(options: LlasaOptions) -> GenerationOptions:
 def read_generation_options(defaults: GenerationOptions, options: Mapping[str, Any]) -> GenerationOptions:
     """`defaults` with a request's options over them. Raises InvalidInput naming the option."""
     types = {field.name: field.type for field in fields(GenerationOptions)}
-    given: dict[str, Any] = {}
+    overrides: dict[str, Any] = {}
     for name, value in options.items():
         if name not in types:
             raise InvalidInput(f"there is no option {name!r}; there are {', '.join(types)}", param=f"options.{name}")
         _check_type(name, value, str(types[name]))
-        given[name] = value
-    generation = replace(defaults, **given)
+        overrides[name] = value
+    generation = replace(defaults, **overrides)
     _check(generation, defaults)
     return generation
 

@@ -47,8 +47,8 @@ def prompt_ids(
     def plain(part: str | None) -> str:
         return vocabulary.without_tokens(neutralised(part or ""))
 
-    spoken = joined(plain(reference_text), plain(text))
-    prompt = rendered(spoken, plain(system), today() if date == "today" else plain(date), plain(assistant_prefix))
+    full_text = joined(plain(reference_text), plain(text))
+    prompt = rendered(full_text, plain(system), today() if date == "today" else plain(date), plain(assistant_prefix))
     ids = vocabulary.encode(_BEGIN + prompt if double_bos else prompt)
     return ids + vocabulary.speech_ids(reference_codes if reference_codes is not None else ())
 
@@ -62,11 +62,11 @@ def today(now: Callable[[], calendar_date] = calendar_date.today) -> str:
 def caption(instructions: str) -> str:
     """A system message for caption-tuned checkpoints: "key: value" lines in the order of training, or the text as
     caption."""
-    given: dict[str, str] = {}
+    fields: dict[str, str] = {}
     for line in instructions.splitlines():
         key, colon, value = line.partition(":")
         if colon and key.strip().lower() in _CAPTION_KEYS:
-            given[key.strip().lower()] = value.strip()
-    if not given:
+            fields[key.strip().lower()] = value.strip()
+    if not fields:
         return f"caption: {' '.join(instructions.split())}"
-    return "\n".join(f"{key}: {given[key]}" for key in _CAPTION_KEYS if key in given)
+    return "\n".join(f"{key}: {fields[key]}" for key in _CAPTION_KEYS if key in fields)

@@ -1,4 +1,4 @@
-"""Clips of speech to clone from: read, made mono, brought to the codec's rate, and judged.
+"""Reference clips to clone from: read as mono, resampled to the codec's rate, and checked.
 
 Knows audio files and samples; nothing of models.
 """
@@ -19,21 +19,21 @@ Samples = NDArray[np.float32]
 
 _SILENT = 1e-3  # peak amplitude below which a clip holds no speech
 _SHORTEST = 0.5  # seconds
-_MOST_READ = 600.0  # seconds of a file that are looked at, whatever it claims
+_MOST_READ = 600.0  # seconds that are read of a file, whatever length it claims
 
 
 def read_clip(path: Path) -> Samples:
     """float32 [time], mono, at 16 kHz. Raises InvalidInput for a file that cannot be read."""
     try:
-        with soundfile.SoundFile(path) as sound:
-            wanted = min(len(sound), int(_MOST_READ * sound.samplerate))
-            samples = sound.read(wanted, dtype="float32", always_2d=True)
-            return at_rate(samples.mean(axis=1), sound.samplerate)
+        with soundfile.SoundFile(path) as reader:
+            frames = min(len(reader), int(_MOST_READ * reader.samplerate))
+            samples = reader.read(frames, dtype="float32", always_2d=True)
+            return to_codec_rate(samples.mean(axis=1), reader.samplerate)
     except (soundfile.SoundFileError, OSError, ValueError, RuntimeError) as error:
         raise InvalidInput(f"the clip {path.name} cannot be read: {error}") from error
 
 
-def at_rate(samples: Samples, rate: int) -> Samples:
+def to_codec_rate(samples: Samples, rate: int) -> Samples:
     """Mono samples at `rate` Hz, resampled to 16 kHz."""
     if rate == SAMPLE_RATE:
         return np.ascontiguousarray(samples, np.float32)

@@ -79,10 +79,10 @@ class Vocabulary:
 
     def speech_ids(self, codes: Iterable[int]) -> list[int]:
         """Ids of codes. Raises InvalidInput for a code that this model has no token for."""
-        wanted = [int(code) for code in codes]
-        if wanted and not 0 <= min(wanted) <= max(wanted) < self.speech_count:
-            raise InvalidInput(f"codes must lie in 0..{self.speech_count - 1}, not {min(wanted)}..{max(wanted)}")
-        return [self.speech_start + code for code in wanted]
+        listed = [int(code) for code in codes]
+        if listed and not 0 <= min(listed) <= max(listed) < self.speech_count:
+            raise InvalidInput(f"codes must lie in 0..{self.speech_count - 1}, not {min(listed)}..{max(listed)}")
+        return [self.speech_start + code for code in listed]
 
     def known_codes(self, codes: Iterable[int]) -> list[int]:
         """Those codes that this model has a token for."""

@@ -1,4 +1,4 @@
-"""Who speaks: the base model's random voice, adapters, and folders with a clip and its transcript.
+"""The voices of a deployment: the base model's random voice, adapters, and folders with a clip and its transcript.
 
 A voice is a folder models/voices/NAME with an audio file and `transcript.txt` (or a .txt named like the audio). The
 codes of the clip are computed once and kept beside it. Knows the codec only as a function.
@@ -41,19 +41,19 @@ class Reference:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Clip:
-    """A reference that has no codes yet: float32 [time] at 16 kHz. place: the folder that keeps its codes, for this
-    origin."""
+    """A reference that has no codes yet: float32 [time] at 16 kHz. folder: where its codes are kept, under `origin`
+    (None: nowhere)."""
 
     text: str
     samples: NDArray[np.float32]
-    place: Path | None = None
+    folder: Path | None = None
     origin: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class SpeakingVoice:
-    """variant: of the model ("" = base); clip: what is to become the reference, before anything can be spoken;
-    anchored: one speaker by itself, so that sentences need no common reference."""
+    """variant: of the model ("" = base); clip: to be encoded into the reference before anything can be spoken;
+    anchored: has one speaker by itself, so that sentences need no common reference."""
 
     id: str
     variant: str = ""
@@ -110,7 +110,7 @@ class Voices:
         return self.cloned(self.voice(name) if known else SpeakingVoice(BASE), sample)
 
     def cloned(self, voice: SpeakingVoice, sample: VoiceSample) -> SpeakingVoice:
-        """The voice with a request's clip in place of its own reference."""
+        """The voice with a request's clip in folder of its own reference."""
         if not neutralised(sample.transcript).strip():
             raise InvalidInput(
                 "the reference clip needs its transcript: send reference_text, or configure a transcription_deployment",
@@ -126,19 +126,19 @@ class Voices:
         return replace(voice, reference=self._reference(voice.clip), clip=None)
 
     def to_encode(self) -> list[str]:
-        """Folders that can be spoken with, once the codes of their clips are computed."""
+        """Names of the folder voices whose clips have no codes yet."""
         return [name for name in self._folders() if self._is_to_encode(self._folder / name)]
 
-    def _is_to_encode(self, place: Path) -> bool:
-        clip = _clip(place)
+    def _is_to_encode(self, folder: Path) -> bool:
+        clip = _clip(folder)
         try:
             return (
                 clip is not None
-                and bool(_transcript(place, clip))
-                and _kept(place / _CACHE, self._origin_of(clip)) is None
+                and bool(_transcript(folder, clip))
+                and _cached_codes(folder / _CACHE, self._origin_of(clip)) is None
             )
         except InvalidInput:
-            return False  # whoever asks for it is told why
+            return False  # a request for this voice says why
 
     def _origin_of(self, clip: Path) -> str:
         return hashlib.sha256(self._origin.encode() + clip.read_bytes()).hexdigest()
@@ -149,59 +149,59 @@ class Voices:
         return sorted(path.name for path in self._folder.iterdir() if path.is_dir() and _clip(path))
 
     def _reference(self, clip: Clip) -> Reference:
-        if clip.place in self._known:
-            return self._known[clip.place]  # another job waited for the same clip
+        if clip.folder in self._known:
+            return self._known[clip.folder]  # encoded for another job that waited for the same clip
         reference = Reference(clip.text, tuple(self._encode(clip.samples)), len(clip.samples))
-        if clip.place is not None:
-            _keep(clip.place / _CACHE, clip.origin, reference)
-            self._known[clip.place] = reference
+        if clip.folder is not None:
+            _cache_codes(clip.folder / _CACHE, clip.origin, reference)
+            self._known[clip.folder] = reference
         return reference
 
-    def _of_folder(self, voice: SpeakingVoice, place: Path) -> SpeakingVoice:
+    def _of_folder(self, voice: SpeakingVoice, folder: Path) -> SpeakingVoice:
         """The voice with the folder's reference, or with its clip as long as that has no codes."""
-        found = self._known.get(place) or self._read(place)
-        if isinstance(found, Clip):
-            return replace(voice, clip=found)
-        self._known[place] = found
-        return replace(voice, reference=found)
+        reference = self._known.get(folder) or self._read(folder)
+        if isinstance(reference, Clip):
+            return replace(voice, clip=reference)
+        self._known[folder] = reference
+        return replace(voice, reference=reference)
 
-    def _read(self, place: Path) -> Reference | Clip:
-        clip = _clip(place)
+    def _read(self, folder: Path) -> Reference | Clip:
+        clip = _clip(folder)
         if clip is None:
-            raise InvalidInput(f"the voice {place.name!r} has no audio file", param="voice")
-        text = _transcript(place, clip)
+            raise InvalidInput(f"the voice {folder.name!r} has no audio file", param="voice")
+        text = _transcript(folder, clip)
         origin = self._origin_of(clip)
-        kept = _kept(place / _CACHE, origin)
-        if kept is not None:
-            return Reference(text, kept[0], kept[1])
-        return Clip(text, usable_reference(read_clip(clip), self._longest), place, origin)
+        cached = _cached_codes(folder / _CACHE, origin)
+        if cached is not None:
+            return Reference(text, *cached)
+        return Clip(text, usable_reference(read_clip(clip), self._longest), folder, origin)
 
 
-def _clip(place: Path) -> Path | None:
-    return next((path for path in sorted(place.iterdir()) if path.suffix.lower() in _AUDIO), None)
+def _clip(folder: Path) -> Path | None:
+    return next((path for path in sorted(folder.iterdir()) if path.suffix.lower() in _AUDIO), None)
 
 
-def _transcript(place: Path, clip: Path) -> str:
-    for path in (place / "transcript.txt", clip.with_suffix(".txt")):
+def _transcript(folder: Path, clip: Path) -> str:
+    for path in (folder / "transcript.txt", clip.with_suffix(".txt")):
         try:
             if path.is_file() and neutralised(text := path.read_text(encoding="utf-8-sig").strip()).strip():
                 return text
         except UnicodeDecodeError as error:
             raise InvalidInput(
-                f"the transcript of the voice {place.name!r} is not UTF-8 text", param="voice"
+                f"the transcript of the voice {folder.name!r} is not UTF-8 text", param="voice"
             ) from error
-    wanted = place / "transcript.txt"
+    expected = folder / "transcript.txt"
     raise InvalidInput(
-        f"the voice {place.name!r} has no transcript: put what the clip says into {wanted}", param="voice"
+        f"the voice {folder.name!r} has no transcript: put what the clip says into {expected}", param="voice"
     )
 
 
-def _kept(path: Path, origin: str) -> tuple[tuple[int, ...], int] | None:
+def _cached_codes(path: Path, origin: str) -> tuple[tuple[int, ...], int] | None:
     """Codes and sample count from the cache, if it is of this clip and this codec."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if found["origin"] == origin:
-            return tuple(int(code) for code in found["audio"]), int(found["samples"])
+        cached = json.loads(path.read_text(encoding="utf-8"))
+        if cached["origin"] == origin:
+            return tuple(int(code) for code in cached["audio"]), int(cached["samples"])
     except FileNotFoundError:
         pass
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -209,7 +209,7 @@ def _kept(path: Path, origin: str) -> tuple[tuple[int, ...], int] | None:
     return None
 
 
-def _keep(path: Path, origin: str, reference: Reference) -> None:
+def _cache_codes(path: Path, origin: str, reference: Reference) -> None:
     content = {"origin": origin, "text": reference.text, "samples": reference.samples, "audio": list(reference.codes)}
     fresh = path.with_suffix(f".{os.getpid()}.new")
     try:

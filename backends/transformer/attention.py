@@ -1,11 +1,11 @@
-"""Who looks at whom: the static key/value cache with its slots, and one small view per pattern of attention.
+"""Attention patterns and the key/value cache: one static cache with slots, and one small view per pattern.
 
-A view is handed to the model with the rows to compute. It says at which positions the rows stand, stores their keys and
-values, and attends over the *used* length only. Patterns:
+A view is given to the model with the rows to compute. It knows the positions of the rows, stores their keys and values,
+and attends over the *used* length only. Patterns:
 
 - `Whole`: no cache; all rows see all rows (or their past).
 - `Span`: consecutive rows of some slots; a prompt's prefill, or a block of a bidirectional sequence computed anew.
-- `Rewrite`: rows at arbitrary positions of a bidirectional sequence, the others being remembered.
+- `Rewrite`: rows at arbitrary positions of a bidirectional sequence, the others being in the cache.
 - `Step`: one new row per slot, each at its own position; decoding.
 - `GraphStep`: the same with positions in a device tensor and a fixed length, so that a CUDA graph can hold it.
 """
@@ -25,12 +25,12 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from backends.transformer.config import TransformerConfig
 
-_SHORT = 4  # rows of a sequence that a compiled step computes at once, at most
+_SHORT = 4  # most rows of a sequence that a compiled step computes at once
 
 
 @dataclass(frozen=True, slots=True)
 class RowPositions:
-    """Rows that each see their own past and themselves: where they stand, and what is remembered.
+    """Slots and positions of rows that each see their own past and themselves, and the cache they are in.
 
     slots, positions: int64 [rows]; arrays: keys and values of every layer (KVCache.arrays); last: the largest position.
     """
@@ -45,14 +45,13 @@ class View(Protocol):
     """One pattern of attention over rows [batch, time]."""
 
     def rotary(self, table: Tensor) -> Tensor:
-        """The rows' rotations, [batch or 1, time, 1, head_dim / 2], from the table of all positions."""
+        """The rotations of the rows, [batch or 1, time, 1, head_dim / 2], from the table of all positions."""
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q [batch, time, heads, head_dim], k and v [batch, time, kv_heads, head_dim] -> as q. Stores k and v."""
 
     def row_positions(self) -> RowPositions | None:
-        """The same for a compiled step (fused.py), batch by batch and in the order of time; None: not a pattern for
-        it."""
+        """The rows for a compiled step (fused.py), by batch, then time; None: it cannot compute this pattern."""
 
 
 class KVCache:
@@ -81,8 +80,8 @@ class KVCache:
         """Keys and values of every layer without a copy; float32 on the CPU only."""
         return [(k.numpy(), v.numpy()) for k, v in zip(self.k, self.v, strict=True)]
 
-    def placed(self, slots: Sequence[int], positions: Sequence[int]) -> RowPositions | None:
-        """Rows at these places, or None for a cache that only torch can reach. Raises IndexError outside the cache."""
+    def rows(self, slots: Sequence[int], positions: Sequence[int]) -> RowPositions | None:
+        """Rows at these positions, or None for a cache that only torch can read. Raises IndexError outside of it."""
         if self._block.dtype is not torch.float32 or self._block.device.type != "cpu":
             return None
         if min(slots) < 0 or max(slots) >= self.slots or min(positions) < 0 or max(positions) >= self.length:
@@ -112,16 +111,16 @@ class KVCache:
         self._block[:, :, target, :, :length] = self._block[:, :, source, :, :length]
 
     def saved(self, slot: int, length: int) -> Tensor:
-        """A copy of positions 0..length-1 of a slot, [2, layers, kv_heads, length, head_dim]."""
+        """Copy positions 0..length-1 of a slot: [2, layers, kv_heads, length, head_dim]."""
         return self._block[:, :, slot, :, :length].clone()
 
     def restore(self, slot: int, prefix: Tensor) -> None:
-        """Write what `saved` gave into a slot."""
+        """Write the result of `saved` into a slot."""
         self._block[:, :, slot, :, : prefix.shape[3]] = prefix
 
 
 class Whole:
-    """All rows of a batch, nothing remembered. mask: bool, broadcastable to [batch, 1, time, time], True = visible."""
+    """All rows of a batch, without a cache. mask: bool, broadcastable to [batch, 1, time, time], True = visible."""
 
     def __init__(self, rows: int, *, causal: bool, mask: Tensor | None = None) -> None:
         self._rows, self._causal, self._mask = rows, causal, mask
@@ -142,7 +141,7 @@ class Span:
     """Rows start..start+rows-1 of the slots first..first+count-1 (batch = count).
 
     causal: each row sees the positions up to its own. Otherwise all rows see positions 0..length-1 (default: up to the
-    last row), where those outside the span are what the cache remembers.
+    last row), of which those outside the span are in the cache.
     """
 
     def __init__(
@@ -180,7 +179,7 @@ class Span:
     @cached_property
     def _row_positions(self) -> RowPositions | None:
         slots, rows = range(self._slots.start, self._slots.stop), range(self._rows.start, self._rows.stop)
-        return self._cache.placed([slot for slot in slots for _ in rows], [row for _ in slots for row in rows])
+        return self._cache.rows([slot for slot in slots for _ in rows], [row for _ in slots for row in rows])
 
 
 class Rewrite:
@@ -217,7 +216,7 @@ class Step:
         first, count = slots[0], len(slots)
         self._together = slice(first, first + count) if _lockstep(slots, positions) else None
         self._rows = list(zip(slots, positions, strict=True))
-        self._row_positions: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = {}  # by layer: views of the cache
+        self._layer_views: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
 
     def rotary(self, table: Tensor) -> Tensor:
         if self._together is not None:
@@ -228,9 +227,9 @@ class Step:
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if self._together is not None:
-            if layer not in self._row_positions:
-                self._row_positions[layer] = self._views(layer, self._together, self._positions[0])
-            return _one_row(*self._row_positions[layer], q, k, v)
+            if layer not in self._layer_views:
+                self._layer_views[layer] = self._views(layer, self._together, self._positions[0])
+            return _one_row(*self._layer_views[layer], q, k, v)
         rows = [
             _one_row(*self._views(layer, slice(slot, slot + 1), position), q[i : i + 1], k[i : i + 1], v[i : i + 1])
             for i, (slot, position) in enumerate(self._rows)
@@ -238,15 +237,15 @@ class Step:
         return torch.cat(rows)
 
     def row_positions(self) -> RowPositions | None:
-        return self._placed
+        return self._row_positions
 
     @cached_property
-    def _placed(self) -> RowPositions | None:
+    def _row_positions(self) -> RowPositions | None:
         slots, positions = zip(*self._rows, strict=True)
-        return self._cache.placed(slots, positions)
+        return self._cache.rows(slots, positions)
 
     def _views(self, layer: int, slots: slice, position: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Where the row's key and value go, and the used parts of keys and values."""
+        """Views of the cache: the new row's key and value, and the used parts of keys and values."""
         keys, values = self._cache.k[layer][slots], self._cache.v[layer][slots]
         return keys[:, :, position], values[:, :, position], keys[:, :, : position + 1], values[:, :, : position + 1]
 
@@ -255,7 +254,7 @@ class GraphStep:
     """One new row for each of the slots 0..batch-1, at positions int64 [batch] on the device; nothing read on the host.
 
     Attends over the first `length` positions of the cache (a bucket at least as long as the longest row), masked to
-    each row's own past. Rows of idle slots compute something that nobody reads.
+    each row's own past. The results of idle slots' rows are not used.
     """
 
     def __init__(self, cache: KVCache, positions: Tensor, length: int) -> None:
@@ -293,9 +292,9 @@ def past(rows: int, start: int, device: torch.device | str) -> Tensor:
 
 
 def _grouped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Attention of one row per sequence, the query heads of a group standing in the time axis of their key head.
+    """Attention of one row per sequence, q [batch, 1, heads, D].
 
-    So grouped-query attention needs no copies of keys and values: q [batch, 1, heads, D].
+    The query heads of a group take the time axis of their key head, so that keys and values need not be copied.
     """
     batch, _, heads, width = q.shape
     groups = q.view(batch, k.shape[1], heads // k.shape[1], width)
@@ -305,7 +304,7 @@ def _grouped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Ten
 def _one_row(
     new_key: Tensor, new_value: Tensor, keys: Tensor, values: Tensor, q: Tensor, k: Tensor, v: Tensor
 ) -> Tensor:
-    """Store one row's k and v at their places [batch, kv_heads, D], and attend over keys and values up to them."""
+    """Store one row's k and v in new_key and new_value [batch, kv_heads, D], and attend over keys and values."""
     new_key.copy_(k[:, 0])
     new_value.copy_(v[:, 0])
     return _grouped(q, keys, values)

@@ -40,13 +40,12 @@ class RMSNorm:
 class Block:
     """One layer. qkv and gate_up are fused matrices: fewer, larger products."""
 
-    __slots__ = ("_config", "_split", "attention_norm", "down", "gate_up", "mlp_norm", "o", "qkv")
+    __slots__ = ("_config", "attention_norm", "down", "gate_up", "mlp_norm", "o", "qkv")
 
     def __init__(
         self, config: TransformerConfig, tensors: dict[str, Tensor], linear: Callable[[Tensor], Linear]
     ) -> None:
         self._config = config
-        self._split = (config.heads, config.kv_heads, config.kv_heads)
         q, k = tensors["q"], tensors["k"]
         if not config.rope.interleaved:
             q, k = interleave(q, config.heads), interleave(k, config.kv_heads)
@@ -56,19 +55,19 @@ class Block:
         self.o, self.down = linear(tensors["o"]), linear(tensors["down"])
         self.gate_up = linear(torch.cat([tensors["gate"], tensors["up"]]))
 
-    def __call__(self, x: Tensor, layer: int, rotary: Tensor, view: View, wanted: Tensor | None = None) -> Tensor:
-        """wanted: the rows to give; keys and values are computed and stored for all."""
-        attended = self._attention(self.attention_norm(x), layer, rotary, view, wanted)
-        x = attended + (x if wanted is None else x[:, wanted])
+    def __call__(self, x: Tensor, layer: int, rotary: Tensor, view: View, rows: Tensor | None = None) -> Tensor:
+        """rows: the only ones to compute the output of; keys and values are computed and stored for all."""
+        attended = self._attention(self.attention_norm(x), layer, rotary, view, rows)
+        x = attended + (x if rows is None else x[:, rows])
         return x + self._mlp(self.mlp_norm(x))
 
-    def _attention(self, x: Tensor, layer: int, rotary: Tensor, view: View, wanted: Tensor | None) -> Tensor:
+    def _attention(self, x: Tensor, layer: int, rotary: Tensor, view: View, rows: Tensor | None) -> Tensor:
         config = self._config
         heads = self.qkv(x).view(*x.shape[:-1], -1, config.head_dim)
-        turned = rotate(heads[:, :, : config.heads + config.kv_heads], rotary)
-        q, k = turned[:, :, : config.heads], turned[:, :, config.heads :]
+        rotated = rotate(heads[:, :, : config.heads + config.kv_heads], rotary)
+        q, k = rotated[:, :, : config.heads], rotated[:, :, config.heads :]
         v = heads[:, :, config.heads + config.kv_heads :]
-        q = q if wanted is None else q[:, wanted]
+        q = q if rows is None else q[:, rows]
         return self.o(view.attend(layer, q, k, v).flatten(-2))
 
     def _mlp(self, x: Tensor) -> Tensor:

@@ -26,19 +26,19 @@ _NAMED_AT_MOST = 8  # tensors listed in one error message
 class Checkpoint:
     """A set of named tensors. `take` remembers what was used, `finish` insists that nothing is left over."""
 
-    def __init__(self, source: str, byte_ranges: Mapping[str, Callable[[], Tensor]]) -> None:
-        self.source, self._byte_ranges, self._used = source, dict(byte_ranges), set[str]()
+    def __init__(self, source: str, readers: Mapping[str, Callable[[], Tensor]]) -> None:
+        self.source, self._readers, self._used = source, dict(readers), set[str]()
 
     @classmethod
     def from_files(cls, files: Sequence[Path]) -> Checkpoint:
         """All tensors of the files. Raises ModelUnavailable for an unreadable file or a name that occurs twice."""
-        byte_ranges: dict[str, Callable[[], Tensor]] = {}
+        readers: dict[str, Callable[[], Tensor]] = {}
         for file in files:
             for name in _names(file):
-                if name in byte_ranges:
+                if name in readers:
                     raise ModelUnavailable(f"tensor {name} occurs in more than one file of {file.parent}")
-                byte_ranges[name] = partial(_read, file, name)
-        return cls(", ".join(sorted({str(file.parent) for file in files})), byte_ranges)
+                readers[name] = partial(_read, file, name)
+        return cls(", ".join(sorted({str(file.parent) for file in files})), readers)
 
     @classmethod
     def from_folder(cls, folder: Path, index: str = "model.safetensors.index.json") -> Checkpoint:
@@ -47,33 +47,32 @@ class Checkpoint:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], source: str = "memory") -> Checkpoint:
-        return cls(source, {name: partial(_itself, tensor) for name, tensor in tensors.items()})
+        return cls(source, {name: partial(_same, tensor) for name, tensor in tensors.items()})
 
     @property
     def names(self) -> frozenset[str]:
-        return frozenset(self._byte_ranges)
+        return frozenset(self._readers)
 
     def under(self, prefix: str) -> Checkpoint:
         """The tensors whose names start with `prefix`, without it."""
-        byte_ranges = {
-            name.removeprefix(prefix): byte_range
-            for name, byte_range in self._byte_ranges.items()
-            if name.startswith(prefix)
+        readers = {
+            name.removeprefix(prefix): reader for name, reader in self._readers.items() if name.startswith(prefix)
         }
-        return Checkpoint(self.source, byte_ranges)
+        return Checkpoint(self.source, readers)
 
     def joined(self, other: Checkpoint) -> Checkpoint:
         """The tensors of both."""
-        return Checkpoint(self.source, {**self._byte_ranges, **other._byte_ranges})
+        return Checkpoint(self.source, {**self._readers, **other._readers})
 
     def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """The tensor of that name. Raises ModelUnavailable, naming it, if it is missing or has another shape."""
-        if name not in self._byte_ranges:
+        if name not in self._readers:
             raise ModelUnavailable(f"the checkpoint in {self.source} lacks tensor {name} {list(shape)}")
-        tensor = self._byte_ranges[name]()
+        tensor = self._readers[name]()
         if tuple(tensor.shape) != shape:
             raise ModelUnavailable(
-                f"tensor {name} in {self.source} has shape {list(tensor.shape)}, the configuration asks for {list(shape)}"
+                f"tensor {name} in {self.source} has shape {list(tensor.shape)}, "
+                f"the configuration asks for {list(shape)}"
             )
         self._used.add(name)
         return tensor
@@ -81,7 +80,7 @@ class Checkpoint:
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor, for dimensions that no configuration tells. Raises ModelUnavailable if it is missing."""
         self.demand([name])
-        return tuple(self._byte_ranges[name]().shape)
+        return tuple(self._readers[name]().shape)
 
     def reader(self, rename: Callable[[str], str]) -> Callable[[str, tuple[int, ...]], Tensor]:
         """`take` under other names: rename maps a canonical name of the model to the checkpoint's."""
@@ -89,7 +88,7 @@ class Checkpoint:
 
     def demand(self, names: Iterable[str]) -> None:
         """Raise ModelUnavailable naming those of `names` that are missing, all at once."""
-        missing = [name for name in names if name not in self._byte_ranges]
+        missing = [name for name in names if name not in self._readers]
         if missing:
             raise ModelUnavailable(f"the checkpoint in {self.source} lacks {_listed(missing)}")
 
@@ -160,8 +159,7 @@ def _names(file: Path) -> list[str]:
 
 
 def _read(file: Path, name: str) -> Tensor:
-    """The tensor in a memory map of its own, which goes with it: in one map all that was read would stay until the
-    end."""
+    """The tensor in a memory map of its own, freed with it: one map for all would keep all that was read."""
     try:
         with safe_open(str(file), "pt") as handle:
             tensor: Tensor = handle.get_tensor(name)
@@ -170,7 +168,7 @@ def _read(file: Path, name: str) -> Tensor:
     return tensor
 
 
-def _itself(tensor: Tensor) -> Tensor:
+def _same(tensor: Tensor) -> Tensor:
     return tensor
 
 

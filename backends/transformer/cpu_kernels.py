@@ -1,10 +1,13 @@
 """The private torch operators behind products on a CPU: oneDNN's packed weights, and two kernels of int8 products.
 
-None of them is documented, and what each needs of the processor and of the build is told nowhere. So nothing calls them
-before kernel_checks.py has compared their results on the machine at hand.
+None of them is documented, nor what each needs of the processor and of the build. So nothing relies on their results
+before kernel_checks.py has compared them on the machine at hand.
 """
 
 from __future__ import annotations
+
+import warnings
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -32,6 +35,7 @@ class FbgemmWeight:
     __slots__ = ("_bias", "_offsets", "_packed", "_shaped")
 
     def __init__(self, quantised: Tensor) -> None:
+        _call_fbgemm_once()
         padded = F.pad(quantised, (0, FIXED_COLUMNS))
         self._offsets = padded.sum(1, dtype=torch.int32)
         self._packed = torch.fbgemm_pack_quantized_matrix(padded)
@@ -48,6 +52,18 @@ class FbgemmWeight:
 
     def bytes(self) -> int:
         return self._shaped.numel() + 4 * len(self._offsets)
+
+
+@cache
+def _call_fbgemm_once() -> None:
+    """Call each of FBGEMM's operators: the first time, torch warns that it will drop them one day."""
+    weight, offsets = torch.zeros(1, 1, dtype=torch.int8), torch.zeros(1, dtype=torch.int32)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="fbgemm_", category=UserWarning)
+        packed = torch.fbgemm_pack_quantized_matrix(weight)
+        torch.fbgemm_linear_int8_weight_fp32_activation(
+            torch.zeros(1, 1), weight, packed, offsets, 1.0, 0, torch.zeros(1)
+        )
 
 
 def fbgemm_input(rows: int, columns: int) -> Tensor:

@@ -1,17 +1,14 @@
-"""Whether the kernels that are chosen for speed compute the right thing on this processor: each is tried once per
-process.
+"""Checks that the kernels chosen for speed compute the right thing on this processor, once per process.
 
 Every problem is small, made of whole numbers, and has a known exact result; some of its values are the largest there
-are, so that sums which saturate are seen. A kernel that is missing, fails or is wrong gives way to a plain one, and why
-is logged and kept for those who show it (`fallbacks`). Neither names of processors nor lists of their features are
-asked:
-builds and emulators know other ones.
+are, so that sums which saturate are seen. A kernel that is missing, fails or is wrong is replaced by a plain one, and
+the reason is logged and kept for those who show it (`fallbacks`). Names of processors and lists of their features are
+not asked: builds and emulators know other ones.
 """
 
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -144,10 +141,7 @@ def _int8_problems(levels: int) -> list[tuple[Tensor, Tensor]]:
 def _fbgemm_sums(weight: Tensor, x: Tensor) -> Tensor:
     workspace = fbgemm_input(len(x), x.shape[1])
     workspace[:, :-FIXED_COLUMNS] = x * _STEP
-    with warnings.catch_warnings():
-        # torch announces, once, that it will drop these operators one day.
-        warnings.filterwarnings("ignore", message="fbgemm_", category=UserWarning)
-        return FbgemmWeight(weight)(workspace) / _STEP
+    return FbgemmWeight(weight)(workspace) / _STEP
 
 
 def _onednn_sums(weight: Tensor, x: Tensor) -> Tensor:

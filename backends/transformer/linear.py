@@ -128,7 +128,7 @@ def quantised_rows(weight: Tensor, levels: int = FULL_LEVELS) -> tuple[Tensor, T
     """Symmetric per-row quantisation: weight [out, in] -> int8 [out, in] and float32 scale [out]."""
     quantised = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
     scale = torch.empty(len(weight), device=weight.device)
-    # By parts: whole, a head of 65,537 rows would take four times the room of its bfloat16 file for a moment.
+    # By parts: at once, a head of 65,537 rows would take four times the memory of its bfloat16 file for a moment.
     for begin in range(0, len(weight), _PART_ROWS):
         part = slice(begin, begin + _PART_ROWS)
         values = weight[part].float()
@@ -140,7 +140,7 @@ def quantised_rows(weight: Tensor, levels: int = FULL_LEVELS) -> tuple[Tensor, T
 class Int8Dynamic:
     """int8 weights (scale per output) times activations quantised as they come, in one call of FBGEMM; x86.
 
-    FBGEMM quantises by the range of the whole batch. Here every row is first divided by its own peak, and four more
+    FBGEMM quantises by the range of the whole batch. Here every row is first divided by its absmax, and four more
     columns (1, -1, 0, 0 with zero weights) fix that range at -1..1: each row has its own scale and its own integer
     sums, so it is independent of others. A call costs 3 us beside the 40 of oneDNN's, and a frame of CSM has 600 of
     them.
@@ -179,17 +179,17 @@ class Int8Dynamic:
 
     def _many(self, x: Tensor) -> Tensor:
         workspace = self.workspace(len(x), self._columns)
-        absmax_value = x.abs().amax(-1, keepdim=True).clamp_min_(1e-12)
-        workspace[:, :-FIXED_COLUMNS] = x / absmax_value
-        return self.accumulator(workspace).mul_(self._scale).mul_(absmax_value)
+        absmax = x.abs().amax(-1, keepdim=True).clamp_min_(1e-12)
+        workspace[:, :-FIXED_COLUMNS] = x / absmax
+        return self.accumulator(workspace).mul_(self._scale).mul_(absmax)
 
     def accumulator(self, workspace: Tensor) -> Tensor:
-        """The product [rows, out] of an input room; it still wants the scales and the rows' peaks."""
+        """The product [rows, out] of a workspace, not yet multiplied by the scales and the rows' absmax."""
         return self._product(workspace)
 
     @staticmethod
     def workspace(rows: int, columns: int) -> Tensor:
-        """Room for rows divided by their peaks, [rows, columns + 4], with the fixed columns."""
+        """A buffer for rows divided by their absmax, [rows, columns + FIXED_COLUMNS], with the fixed columns set."""
         return fbgemm_input(rows, columns)
 
     def bytes(self) -> int:
@@ -215,9 +215,9 @@ class Int8OneDnn:
 
     def __call__(self, x: Tensor) -> Tensor:
         flat = x.reshape(-1, self._columns).float()
-        absmax_value = flat.abs().amax(-1, keepdim=True).clamp_min_(1e-12)
-        levels = (flat / absmax_value).mul_(127.0).add_(128.5).to(torch.uint8)  # the cast truncates: this rounds
-        return self._product(levels).mul_(absmax_value).view(*x.shape[:-1], -1).to(x.dtype)
+        absmax = flat.abs().amax(-1, keepdim=True).clamp_min_(1e-12)
+        levels = (flat / absmax).mul_(127.0).add_(128.5).to(torch.uint8)  # the cast truncates: this rounds
+        return self._product(levels).mul_(absmax).view(*x.shape[:-1], -1).to(x.dtype)
 
     def bytes(self) -> int:
         return self._size

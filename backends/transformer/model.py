@@ -1,9 +1,8 @@
 """The Llama-family transformer: embeddings in, normalised hidden states out.
 
 Pre-norm blocks of grouped-query attention with rotary positions and a SwiGLU, as in Llama, CSM's two stacks and LLaDA.
-Whether it is causal, what is remembered and at which positions the rows stand is the business of the view
-(attention.py).
-Knows no tokens, no audio, no embedding table and no head: those differ between the models built on it.
+Whether it is causal, what is cached and which positions the rows have is the business of the view
+(attention.py). Knows no tokens, no audio, no embedding table and no head: those differ between the models built on it.
 """
 
 from __future__ import annotations
@@ -62,19 +61,19 @@ class Transformer:
         return Block(self.config, tensors, linear)
 
     @torch.inference_mode()
-    def __call__(self, x: Tensor, view: View, wanted: Tensor | None = None) -> Tensor:
+    def __call__(self, x: Tensor, view: View, rows: Tensor | None = None) -> Tensor:
         """Hidden states [batch, time, width] after the final norm, for input embeddings x of the same shape.
 
-        wanted: int64 indices into the time axis whose hidden states are needed; the last layer computes no others. The
+        rows: int64 indices into the time axis whose hidden states are needed; the last layer computes no others. The
         view must expect so many queries.
         """
         x = x.to(self.dtype)
-        if self._fused is not None and wanted is None and (row_positions := view.row_positions()) is not None:
+        if self._fused is not None and rows is None and (row_positions := view.row_positions()) is not None:
             return self._fused(x, row_positions, self.blocks, self.norm)
         rotary = view.rotary(self._table)
         for layer, block in enumerate(self.blocks[:-1]):
             x = block(x, layer, rotary, view)
-        return self.norm(self.blocks[-1](x, len(self.blocks) - 1, rotary, view, wanted))
+        return self.norm(self.blocks[-1](x, len(self.blocks) - 1, rotary, view, rows))
 
     def bytes(self) -> int:
         """Bytes of the matrices on the device."""

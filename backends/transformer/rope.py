@@ -1,7 +1,7 @@
 """Rotary position embedding: frequencies, their Llama-3 rescaling, and the rotation itself.
 
-Two conventions are in use. *Interleaved*: dims 2j and 2j+1 of a head turn together (torchtune, Meta's files).
-*Half-split*: dim j turns with dim j + D/2 (transformers, LLaDA). They differ by a fixed permutation of each head's
+Two conventions are in use. *Interleaved*: dims 2j and 2j+1 of a head are a pair (torchtune, Meta's files).
+*Half-split*: dim j is a pair with dim j + D/2 (transformers, LLaDA). They differ by a fixed permutation of each head's
 dims, and q.k does not change when both sides are permuted alike, so the core computes the interleaved form only, as one
 complex product, and half-split checkpoints have the rows of their q and k matrices permuted while they are loaded.
 """
@@ -54,16 +54,15 @@ def rotations(rope: Rope, head_dim: int, positions: int, device: torch.device | 
 
 
 def rotate(x: Tensor, rotary: Tensor) -> Tensor:
-    """Rotate x [..., heads, head_dim] by turns complex [..., 1 or heads, head_dim / 2]; in float32, cast back."""
+    """Rotate x [..., heads, head_dim] by rotary, complex [..., 1 or heads, head_dim / 2]; in float32, cast back."""
     exact = x.dtype is torch.float32
     pairs = torch.view_as_complex((x if exact else x.float()).view(*x.shape[:-1], -1, 2))
-    turned = torch.view_as_real(pairs * rotary).view(x.shape)
-    return turned if exact else turned.to(x.dtype)
+    rotated = torch.view_as_real(pairs * rotary).view(x.shape)
+    return rotated if exact else rotated.to(x.dtype)
 
 
 def interleave(weight: Tensor, heads: int) -> Tensor:
-    """Rows [heads * D, in] of a half-split q or k matrix, in the interleaved order: row p*D/2 + j becomes row 2j +
-    p."""
+    """Reorder the rows of a half-split q or k matrix [heads * D, in]: row p*D/2 + j of a head becomes row 2j + p."""
     width = weight.shape[0] // heads
     return weight.reshape(heads, 2, width // 2, -1).transpose(1, 2).reshape(weight.shape)
 

@@ -40,8 +40,11 @@ _HEAD_START = 4  # batches that may be decoded ahead of the encoder
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How clips are prepared and encoded. trim_db: quieter than this below the peak counts as silence (0: nothing is trimmed);
-    shortest, longest: seconds after trimming; batch: clips encoded together; workers: threads that read clips."""
+    """How clips are prepared and encoded.
+
+    trim_db: quieter than this below the peak counts as silence (0: nothing is trimmed); shortest, longest: seconds
+    after trimming; batch: clips encoded together; workers: threads that read clips.
+    """
 
     trim_db: float = 40.0
     shortest: float = 0.5

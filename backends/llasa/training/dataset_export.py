@@ -25,10 +25,10 @@ def export_npy(clips: Sequence[Clip], folder: Path) -> None:
     lines = []
     for clip in clips:
         name = _file_name(clip.source)
-        place = folder / "vq_codes" / f"{name}.wav.npy"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        whole = clip.code[:-1] if len(clip.code) > 1 else clip.code  # the encoder pads by up to a frame
-        np.save(place, np.asarray(whole, np.int32))
+        path = folder / "vq_codes" / f"{name}.wav.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        codes = clip.code[:-1] if len(clip.code) > 1 else clip.code  # the encoder pads by up to a frame
+        np.save(path, np.asarray(codes, np.int32))
         lines.append(f"{name}|{' '.join(clip.text.split()).replace('|', ' ')}\n")
     (folder / "metadata.csv").write_text("".join(lines), encoding="utf-8", newline="\n")
 

@@ -64,14 +64,14 @@ def _clip(line: str, where: str) -> Clip:
 
 
 class DatasetWriter:
-    """Lines for `output`.
+    """Writes the lines of `output`.
 
-    settings: what the codes depend on; a working file made with others is not continued. wanted: source -> text of all
-    clips; of a working file, only lines that are still wanted stay. done: those, by source.
+    settings: what the codes depend on; a working file made with others is not continued. texts: source -> text of all
+    clips; of a working file, only the lines that agree with them stay. done: those, by source.
     """
 
     def __init__(
-        self, output: Path, settings: Mapping[str, Any], wanted: Mapping[str, str], *, overwrite: bool = False
+        self, output: Path, settings: Mapping[str, Any], texts: Mapping[str, str], *, overwrite: bool = False
     ) -> None:
         """Raises InvalidInput if the output exists already."""
         if output.exists() and not overwrite:
@@ -81,10 +81,10 @@ class DatasetWriter:
         self._working = output.with_name(output.name + ".part")
         self._note = output.with_name(output.name + ".part.settings")
         self._settings = json.dumps(settings, sort_keys=True)
-        self.done = self._continued(wanted)
+        self.done = self._continued(texts)
 
-    def _continued(self, wanted: Mapping[str, str]) -> dict[str, Clip]:
-        """What an interrupted run with the same settings has finished; its torn last line is cut off."""
+    def _continued(self, texts: Mapping[str, str]) -> dict[str, Clip]:
+        """The clips that an interrupted run with the same settings has finished; a torn last line is cut off."""
         try:
             if self._note.read_text(encoding="utf-8") != self._settings:
                 raise FileNotFoundError
@@ -94,7 +94,7 @@ class DatasetWriter:
             self._note.write_text(self._settings, encoding="utf-8")
             return {}
         clips = [_clip(line, str(self._working)) for line in lines[:-1]]  # what stands after the last line end was torn
-        kept = [clip for clip in clips if wanted.get(clip.source) == clip.text]
+        kept = [clip for clip in clips if texts.get(clip.source) == clip.text]
         self._working.write_text("".join(clip.line() for clip in kept), encoding="utf-8", newline="\n")
         return {clip.source: clip for clip in kept}
 

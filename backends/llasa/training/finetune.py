@@ -113,7 +113,7 @@ def finetune(
 
 
 def _make_folder(output: Path) -> None:
-    """Make it before the first epoch, not after: what cannot be kept need not be trained. Raises InvalidInput."""
+    """Make the output folder before the first epoch. Raises InvalidInput if it cannot be written into."""
     try:
         output.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=output).close()
@@ -206,12 +206,12 @@ class _Trainer:
 
     def _group(self, step: int) -> list[Row]:
         """The rows of an optimiser step: every epoch in an order of its own that depends on the seed only."""
-        epoch, place = divmod(step, self._per_epoch)
+        epoch, group = divmod(step, self._per_epoch)
         order = torch.randperm(
             len(self._rows), generator=torch.Generator().manual_seed(self._training.seed + epoch)
         ).tolist()
         size = self._training.batch * self._training.accumulation
-        return [self._rows[i] for i in order[place * size : (place + 1) * size]]
+        return [self._rows[i] for i in order[group * size : (group + 1) * size]]
 
     def _step(self, rows: list[Row]) -> float:
         """One optimiser step over `rows`; the loss is the mean over all their learnt tokens."""

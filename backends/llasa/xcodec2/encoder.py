@@ -99,8 +99,8 @@ class SemanticModel:
         with torch.device("meta"):
             self._model = Wav2Vec2BertModel(config).eval()
         shapes = {name: tuple(tensor.shape) for name, tensor in self._model.state_dict().items()}
-        found = {name: tensor.to(device, dtype) for name, tensor in tensors.semantic(shapes).items()}
-        self._model.load_state_dict(found, strict=True, assign=True)
+        state = {name: tensor.to(device, dtype) for name, tensor in tensors.semantic(shapes).items()}
+        self._model.load_state_dict(state, strict=True, assign=True)
         self._dtype = dtype
 
     def parameters(self) -> int:

@@ -1,4 +1,4 @@
-"""The mel features that w2v-bert-2.0 hears: Kaldi filter banks, normalised per utterance, two frames to a row.
+"""The mel features that w2v-bert-2.0 takes: Kaldi filter banks, normalised per utterance, two frames to a row.
 
 The parameters are those of transformers' SeamlessM4TFeatureExtractor, computed here with torch so that neither
 torchaudio nor a loop over frames is needed. Knows nothing of the codec but that its frames are two mel frames long.
@@ -52,9 +52,9 @@ def _window(device: torch.device) -> Tensor:
 def _filters(device: torch.device) -> Tensor:
     """Triangles that are straight on Kaldi's mel scale, float64 [bins of the FFT, 80]."""
     edges = torch.linspace(float(_mel(_LOW)), float(_mel(_HIGH)), MEL_BINS + 2, dtype=torch.float64)
-    places = _mel(torch.arange(_FFT // 2 + 1, dtype=torch.float64) * SAMPLE_RATE / _FFT)[:, None]
-    rising = (places - edges[:-2]) / (edges[1:-1] - edges[:-2])
-    falling = (edges[2:] - places) / (edges[2:] - edges[1:-1])
+    mel_bins = _mel(torch.arange(_FFT // 2 + 1, dtype=torch.float64) * SAMPLE_RATE / _FFT)[:, None]
+    rising = (mel_bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - mel_bins) / (edges[2:] - edges[1:-1])
     return torch.minimum(rising, falling).clamp_min(0).to(device)
 
 

@@ -60,19 +60,19 @@ class CodecTensors:
 
     def take(self, name: str, shape: Shape) -> Tensor:
         """The tensor, weight normalisation folded. Raises ModelUnavailable naming it if absent or of another shape."""
-        places = self._places(name)
-        if places is None:
+        stored = self._stored_names(name)
+        if stored is None:
             raise ModelUnavailable(
                 f"the codec in {self._checkpoint.source} lacks tensor {self._primary(name)} {list(shape)}"
             )
-        if len(places) == 3:
+        if len(stored) == 3:
             rows = (shape[0] // 3, *shape[1:])
-            return torch.cat([self._checkpoint.take(place, rows) for place in places])
-        if len(places) == 2:
-            gain = self._checkpoint.take(places[0], (shape[0], 1, 1))
-            return folded(gain, self._checkpoint.take(places[1], shape))
+            return torch.cat([self._checkpoint.take(stored_name, rows) for stored_name in stored])
+        if len(stored) == 2:
+            gain = self._checkpoint.take(stored[0], (shape[0], 1, 1))
+            return folded(gain, self._checkpoint.take(stored[1], shape))
         try:
-            return self._checkpoint.take(places[0], shape)
+            return self._checkpoint.take(stored[0], shape)
         except ModelUnavailable as error:
             if name.startswith("generator.head."):
                 raise ModelUnavailable(f"{error.message}: {_OTHER_VARIANT}") from error
@@ -80,12 +80,12 @@ class CodecTensors:
 
     def demand(self, names: Iterable[str]) -> None:
         """Raise ModelUnavailable that names all missing tensors, before any is read."""
-        self._checkpoint.demand(self._primary(name) for name in names if self._places(name) is None)
+        self._checkpoint.demand(self._primary(name) for name in names if self._stored_names(name) is None)
 
     def refuse_unknown_decoder(self, dims: CodecDimensions) -> None:
         """Raise ModelUnavailable for a decoder of another kind, such as the 44.1 kHz variants."""
-        known = {place for name, _ in decoder_shapes(dims) for place in (self._places(name) or [])}
-        known |= {place for name, _ in quantiser_shapes(dims) for place in (self._places(name) or [])}
+        known = {stored_name for name, _ in decoder_shapes(dims) for stored_name in (self._stored_names(name) or [])}
+        known |= {stored_name for name, _ in quantiser_shapes(dims) for stored_name in (self._stored_names(name) or [])}
         unknown = [
             name
             for name in sorted(self._checkpoint.names - known)
@@ -99,35 +99,35 @@ class CodecTensors:
         """The tensors of the semantic model, by their names inside transformers' Wav2Vec2BertModel."""
         return {name: self.take(f"semantic_model.{name}", shape) for name, shape in shapes.items()}
 
-    def _places(self, name: str) -> list[str] | None:
+    def _stored_names(self, name: str) -> list[str] | None:
         """Where the tensor lies: one name, (gain, direction) of weight normalisation, or (q, k, v). None: nowhere."""
         names = self._checkpoint.names
         for candidate in self._candidates(name):
-            if all(place in names for place in candidate):
+            if all(stored_name in names for stored_name in candidate):
                 return candidate
         return None
 
     def _candidates(self, name: str) -> Iterator[list[str]]:
-        place = self._primary(name)
-        if self._native and place.endswith(".att.c_attn.weight"):
-            stem = place.removesuffix(".att.c_attn.weight") + ".self_attn"
+        stored_name = self._primary(name)
+        if self._native and stored_name.endswith(".att.c_attn.weight"):
+            stem = stored_name.removesuffix(".att.c_attn.weight") + ".self_attn"
             yield [f"{stem}.{part}_proj.weight" for part in "qkv"]
             return
-        yield [place]
-        if place.endswith(".act.beta"):
-            yield [place.removesuffix("beta") + "bias"]
-        if place.endswith(".weight"):
-            stem = place.removesuffix(".weight")
+        yield [stored_name]
+        if stored_name.endswith(".act.beta"):
+            yield [stored_name.removesuffix("beta") + "bias"]
+        if stored_name.endswith(".weight"):
+            stem = stored_name.removesuffix(".weight")
             yield [f"{stem}.weight_g", f"{stem}.weight_v"]
             yield [f"{stem}.parametrizations.weight.original0", f"{stem}.parametrizations.weight.original1"]
 
     def _primary(self, name: str) -> str:
         if not self._native:
             return name
-        place = native_name(name)
+        stored_name = native_name(name)
         if self._early:
-            return place.replace("acoustic_decoder.", "decoder.", 1).replace("acoustic_encoder.", "encoder.", 1)
-        return place
+            return stored_name.replace("acoustic_decoder.", "decoder.", 1).replace("acoustic_encoder.", "encoder.", 1)
+        return stored_name
 
 
 def native_name(name: str) -> str:

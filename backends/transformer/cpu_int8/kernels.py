@@ -1,4 +1,4 @@
-"""Whether the compiled loops (loops.py) can be used here, and the ways into them that are not a stack's.
+"""The compiled loops (loops.py), if they can be used on this machine, and the picker that CSM's frames call.
 
 They need numba, which comes with the `torch` extra (there is none for musl). Where it is missing or does not work, the
 reason is logged once and everything runs as plain torch operators.
@@ -22,18 +22,18 @@ from backends.transformer.sampling import COLDEST
 @cache
 def kernels() -> ModuleType | None:
     """The compiled loops, or None where they are missing, do not compile or compute something wrong."""
-    found: list[ModuleType] = []
+    loaded: list[ModuleType] = []
 
     def attempt() -> str:
-        found.append(import_module("backends.transformer.cpu_int8.loops"))
-        name = wrong_loop(found[0])
+        loaded.append(import_module("backends.transformer.cpu_int8.loops"))
+        name = wrong_loop(loaded[0])
         return f"{name} is wrong" if name else ""
 
     wrong = failure(attempt)
     if wrong:
         give_up("compiled loops", f"int8 on the CPU runs without them, which is slower ({wrong})")
         return None
-    return found[0]
+    return loaded[0]
 
 
 class Picker:
@@ -45,8 +45,8 @@ class Picker:
         self._loops, self._noise = loops, noise.contiguous().numpy()
         self._temperature = np.empty(rows, np.float32)
         self._temperature[:] = temperature
-        per_row = self._temperature > 0
-        self._temperature[per_row] = np.maximum(self._temperature[per_row], COLDEST)
+        sampled = self._temperature > 0
+        self._temperature[sampled] = np.maximum(self._temperature[sampled], COLDEST)
         self._top_k = np.empty(rows, np.int64)
         self._top_k[:] = top_k
         self._space = np.empty(2 * noise.shape[2], np.float32)

@@ -170,7 +170,7 @@ def attend(
     """workspace := attention of every row over positions 0..its own of its slot, divided by its absmax.
 
     accumulator [rows, (heads + 2 * kv_heads) * D] holds q, k and v; rotary [max_positions, D] cosines and sines by
-    turns; cache: where keys and values are read and the rows' own stored; scores: space for [heads per kv head, length].
+    turns; cache: keys and values, the rows' own are stored in it; scores: space for [heads per kv head, length].
     All rows are stored before any is read, so rows of one slot may stand at consecutive positions.
     """
     keys, values, slots, positions = cache
@@ -326,8 +326,8 @@ def pick(
             continue
         for j in range(size):
             scaled[j] = row[j] / temperature[i]
-        wanted = top_k[i]
-        cut = _strongest(scaled, heap[:wanted]) if 0 < wanted < size else -np.float32(np.inf)
+        count = top_k[i]
+        cut = _kth_largest(scaled, heap[:count]) if 0 < count < size else -np.float32(np.inf)
         top, most = largest / temperature[i], -_ONE
         for j in range(size):
             if scaled[j] >= cut:
@@ -337,7 +337,7 @@ def pick(
 
 
 @_inner
-def _strongest(values: Floats, heap: Floats) -> Any:
+def _kth_largest(values: Floats, heap: Floats) -> Any:
     """The len(heap)-th largest of values; heap becomes a binary heap with the least of the largest on top."""
     count = heap.shape[0]
     heap[:] = values[:count]

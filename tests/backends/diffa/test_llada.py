@@ -22,8 +22,10 @@ from tests.backends.diffa.folders import DATA, read_tensors, write_llada
 
 CPU, FLOAT = torch.device("cpu"), Precision(torch.float32)
 HUGGING_FACE = {
-    "wte": "model.embed_tokens", "ln_f": "model.norm", "attn_norm": "input_layernorm", "ff_norm": "post_attention_layernorm",
-    "q_proj": "self_attn.q_proj", "k_proj": "self_attn.k_proj", "v_proj": "self_attn.v_proj", "attn_out": "self_attn.o_proj",
+    "wte": "model.embed_tokens", "ln_f": "model.norm", "attn_norm": "input_layernorm",
+    "ff_norm": "post_attention_layernorm",
+    "q_proj": "self_attn.q_proj", "k_proj": "self_attn.k_proj", "v_proj": "self_attn.v_proj",
+    "attn_out": "self_attn.o_proj",
     "ff_proj": "mlp.gate_proj", "up_proj": "mlp.up_proj",
 }  # fmt: skip
 

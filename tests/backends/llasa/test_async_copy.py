@@ -18,22 +18,27 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from backends.interface import AudioChunk, SpeechRequest
-from backends.llasa import decoding
-from backends.llasa import generation_state as reports
+from backends.llasa import decoding, generation_state
 from backends.llasa.async_copy import Fetch, upload
 from backends.llasa.codec import Codec, load_codec
 from backends.llasa.cuda_graphs import StaticSteps
 from backends.llasa.decoding import TokenLoop
-from backends.llasa.generation_state import STUCK_KINDS, STUCK_WINDOW, TokenReporter, Utterance, kinds
+from backends.llasa.generation_state import (
+    REPETITION_DISTINCT,
+    REPETITION_WINDOW,
+    TokenReporter,
+    Utterance,
+    distinct_tokens,
+)
 from backends.llasa.jobs import SpeechJob
 from backends.llasa.model import Llasa, load_llasa
-from backends.llasa.options import GenerationOptions, Sampling
+from backends.llasa.options import GenerationOptions, SamplingParams
 from backends.llasa.streaming import StreamDecoder
 from backends.llasa.voices import Reference, SpeakingVoice
 from backends.llasa.xcodec2.layouts import CodecTensors
 from backends.transformer.checkpoint import Checkpoint
 
-GOES_ON = STUCK_WINDOW  # kinds of tokens in a report of an answer that does not hum
+GOES_ON = REPETITION_WINDOW  # kinds of tokens in a report of an answer that does not hum
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +74,8 @@ class Late:
 @pytest.fixture
 def late(monkeypatch: pytest.MonkeyPatch) -> type[Late]:
     """Reports every four steps, as on a GPU, and late ones."""
-    monkeypatch.setattr(reports, "Fetch", Late)
-    monkeypatch.setattr(reports, "_CHECK_EVERY", {})
+    monkeypatch.setattr(generation_state, "Fetch", Late)
+    monkeypatch.setattr(generation_state, "_REPORT_EVERY", {})
     Late.questions, Late.sent, Late.waited = 3, 0, 0
     return Late
 
@@ -88,7 +93,8 @@ def speak(loop: TokenLoop, utterances: Sequence[Utterance]) -> int:
 def several(model: Llasa) -> list[Utterance]:
     texts = ("One two three four.", "Five.", "Six, seven!")
     return [
-        Utterance(model.prompt_ids(text), 30 + 9 * i, Sampling(0.9, 50, 0.9, 1.1), i) for i, text in enumerate(texts)
+        Utterance(model.prompt_ids(text), 30 + 9 * i, SamplingParams(0.9, 50, 0.9, 1.1), i)
+        for i, text in enumerate(texts)
     ]
 
 
@@ -111,7 +117,7 @@ def test_late_reports_change_no_answer(
 def test_a_host_runs_ahead_by_a_few_steps_only(model: Llasa, late: type[Late]) -> None:
     late.questions = 1000
     loop = TokenLoop(model, 1, 400)
-    utterance = Utterance(model.prompt_ids("Much text."), 200, Sampling(repetition_penalty=1.5), 3)
+    utterance = Utterance(model.prompt_ids("Much text."), 200, SamplingParams(repetition_penalty=1.5), 3)
     loop.admit(utterance)
     ahead = []
     while not utterance.over:
@@ -121,7 +127,7 @@ def test_a_host_runs_ahead_by_a_few_steps_only(model: Llasa, late: type[Late]) -
 
 
 def test_answers_beside_each_other_end_one_by_one(model: Llasa, late: type[Late]) -> None:
-    short, long = (Utterance(model.prompt_ids("Hm."), limit, Sampling(0.9), 1) for limit in (5, 60))
+    short, long = (Utterance(model.prompt_ids("Hm."), limit, SamplingParams(0.9), 1) for limit in (5, 60))
     loop = TokenLoop(model, 2, 400)
     for utterance in (short, long):
         loop.admit(utterance)
@@ -204,7 +210,8 @@ def test_no_step_waits_for_the_device(
     if graphs:
         assert loop.fix_shapes(compiled=False) == ""
     utterances = [
-        Utterance(model.prompt_ids(t), 100, Sampling(0.9, 50, 0.9, 1.1), 1, prefix=9) for t in ("One.", "Two, three.")
+        Utterance(model.prompt_ids(t), 100, SamplingParams(0.9, 50, 0.9, 1.1), 1, prefix=9)
+        for t in ("One.", "Two, three.")
     ]
     for utterance in utterances:
         loop.admit(utterance)
@@ -226,7 +233,7 @@ def test_admission_and_prompts_do_not_wait_either(
     reported(monkeypatch, ended=False)
     loop = TokenLoop(model, 3, 800)
     copies.seen.clear()
-    utterance = Utterance([5] * 600, 100, Sampling(0.9), 1)
+    utterance = Utterance([5] * 600, 100, SamplingParams(0.9), 1)
     loop.admit(utterance)
     while not utterance.ready:
         loop.step([utterance])
@@ -238,7 +245,7 @@ def test_codes_become_audio_in_one_transfer_a_chunk(
 ) -> None:
     model, copies = on_cuda
     codec = load_codec(codec_folder, "cuda")
-    utterance = Utterance([5], 200, Sampling(0.9), 1)
+    utterance = Utterance([5], 200, SamplingParams(0.9), 1)
     utterance.tokens = torch.zeros(200, dtype=torch.int64, device="cuda")
     utterance.length = utterance.code_count = utterance.produced = 36
     copies.seen.clear()
@@ -286,12 +293,12 @@ def test_nothing_but_reports_and_waves_is_read(model: Llasa, codec: Codec, late:
     request = SpeechRequest("Much text.", "default", stream=True)
     generation = GenerationOptions(temperature=0.9, repetition_penalty=1.5, top_p=0.9, max_new_tokens=200)
     job, loop = SpeechJob(request, SpeakingVoice("default"), generation, [request.text], 3), TokenLoop(model, 2, 400)
-    (piece,) = job.startable()
-    piece.utterance = job.begin(piece, model, codec.dims.hop)
-    loop.admit(piece.utterance)
+    (chunk,) = job.startable()
+    chunk.utterance = job.begin(chunk, model, codec.dims.hop)
+    loop.admit(chunk.utterance)
     chunks = 0
     with Reads() as reads:
-        while chunks < 2 and not piece.done:
+        while chunks < 2 and not chunk.done:
             loop.step(job.running())
             job.harvest(model, loop.release)
             chunks += sum(isinstance(event, AudioChunk) for event in job.events(model, codec))
@@ -300,22 +307,22 @@ def test_nothing_but_reports_and_waves_is_read(model: Llasa, codec: Codec, late:
 
 
 def test_a_hum_is_told_from_speech() -> None:
-    assert int(kinds(torch.tensor([1, 2] * 100))) == 2 < STUCK_KINDS
-    assert int(kinds(torch.tensor([1, 2] * 50))) >= STUCK_KINDS, "too early to tell"
-    assert int(kinds(torch.arange(300))) == STUCK_WINDOW
+    assert int(distinct_tokens(torch.tensor([1, 2] * 100))) == 2 < REPETITION_DISTINCT
+    assert int(distinct_tokens(torch.tensor([1, 2] * 50))) >= REPETITION_DISTINCT, "too early to tell"
+    assert int(distinct_tokens(torch.arange(300))) == REPETITION_WINDOW
 
 
 @pytest.mark.parametrize("every", [1, 4, 7])
 def test_a_hum_is_cut_at_the_same_place_whenever_it_is_reported(model: Llasa, every: int) -> None:
     first = model.vocabulary.speech_start
     tokens = [first + i % 50 for i in range(100)] + [first + 3, model.vocabulary.start] * 150
-    utterance = Utterance([5], len(tokens), Sampling(), 0)
+    utterance = Utterance([5], len(tokens), SamplingParams(), 0)
     utterance.tokens = torch.tensor(tokens)
-    watch = TokenReporter(model.vocabulary, torch.device("cpu"))
-    watch._every = every
+    reporter = TokenReporter(model.vocabulary, torch.device("cpu"))
+    reporter._every = every
     while not utterance.stuck:
         utterance.produced += 1
-        watch.look([utterance], waiting=False)
+        reporter.poll([utterance], waiting=False)
     utterance.cut_repetition()
     assert utterance.length == 256, "the first multiple of 16 with 150 tokens of hum (and little else) before it"
     assert utterance.codes(model.vocabulary).tolist() == model.extract_codes(tokens[:256])

@@ -214,7 +214,7 @@ LONG = "The first sentence is here. The second one follows it. And the third end
 def test_long_text_is_spoken_in_parts(backend: LlasaBackend, voice: str, options: dict[str, Any]) -> None:
     options = {**options, "sentence_characters": 30, "max_new_tokens": 30}
     job = backend.start(SpeechRequest(LONG, voice, seed=1, options=options))
-    assert [piece.text for piece in job.pieces] == [
+    assert [piece.text for piece in job.chunks] == [
         "The first sentence is here.",
         "The second one follows it.",
         "And the third ends the text.",
@@ -232,11 +232,11 @@ def test_sentences_without_a_speaker_follow_the_first(backend: LlasaBackend) -> 
     )
     list(backend.step([job]))
     assert len(job.running()) == 1
-    while not job.pieces[0].done:
+    while not job.chunks[0].done:
         list(backend.step([job]))
     list(backend.step([job]))
     assert len(job.running()) == 2
-    codes = job.pieces[0].codes
+    codes = job.chunks[0].codes
     assert job.running()[0].prompt[-len(codes) :] == backend._model.vocabulary.speech_ids(codes)
     backend.close(job)
 
@@ -291,7 +291,7 @@ def test_japanese_is_normalised_and_english_is_not(backend: LlasaBackend) -> Non
     def text(given: str, **options: Any) -> str:
         job = backend.start(SpeechRequest(given, "default", options=options))
         backend.close(job)
-        return str(job.pieces[0].text)
+        return str(job.chunks[0].text)
 
     assert text("これは ﾃｽﾄ です～！") == "これはテストですー!"
     assert text("これは ﾃｽﾄ です～！", language="en") == "これは ﾃｽﾄ です～！"

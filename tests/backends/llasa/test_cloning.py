@@ -18,7 +18,7 @@ from backends.interface import AudioChunk, Done, Failed, InvalidInput, SpeechReq
 from backends.llasa import cloning
 from backends.llasa.backend import LlasaBackend
 from backends.llasa.xcodec2.encoder import import_semantic_model
-from backends.worker import Pulse, StepLoop
+from backends.worker import StepLoop, WorkerProgress
 from tests.backends.llasa.folders import write_codec
 from tests.backends.llasa.speaking import audio, clip, finish, loaded, run, spoken
 
@@ -43,7 +43,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
         import_semantic_model()
 
     monkeypatch.setattr(cloning, "import_semantic_model", slow)
-    monkeypatch.setattr(cloning, "_PATIENCE", 0.001)
+    monkeypatch.setattr(cloning, "_IMPORT_WAIT", 0.001)
     yield opened
     opened.set()
 
@@ -177,7 +177,7 @@ def test_the_worker_starts_a_job_before_its_clip_and_isolates_a_clip_that_breaks
     backend: LlasaBackend, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: list[frames.Message] = []
-    loop = StepLoop(backend, Recorder(sent), Pulse(), 4)  # type: ignore[arg-type]
+    loop = StepLoop(backend, Recorder(sent), WorkerProgress(), 4)  # type: ignore[arg-type]
     for number, request in enumerate((TALK, CLONE)):
         loop.add(number, request)
     loop.turn()

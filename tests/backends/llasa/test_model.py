@@ -28,7 +28,7 @@ from backends.llasa.decoding import TokenLoop
 from backends.llasa.generation_state import Utterance
 from backends.llasa.lm_config import read_language_config
 from backends.llasa.model import Llasa, load_llasa
-from backends.llasa.options import Sampling
+from backends.llasa.options import SamplingParams
 from tests.backends.llasa.folders import quiet, write_adapter, write_lm
 
 
@@ -330,7 +330,7 @@ def test_draws_follow_the_distribution(other: Path) -> None:
 
 
 def generated(model: Llasa, prompt: list[int], tokens: int, variant: str) -> list[int]:
-    utterance = Utterance(prompt, tokens, Sampling(temperature=0), 0, variant=variant)
+    utterance = Utterance(prompt, tokens, SamplingParams(temperature=0), 0, variant=variant)
     loop = TokenLoop(model, 1, len(prompt) + tokens)
     loop.admit(utterance)
     while not utterance.over:
@@ -347,7 +347,7 @@ def test_a_seed_gives_the_same_tokens_in_any_company(other: Path, dtype: str) ->
         model.generate(p, len(p) + 25, temperature=0.9, seed=i, repetition_penalty=1.1) for i, p in enumerate(prompts)
     ]
     loop = TokenLoop(model, 4, 256)
-    utterances = [Utterance(p, 25, Sampling(0.9, 50, 1.0, 1.1), i) for i, p in enumerate(prompts)]
+    utterances = [Utterance(p, 25, SamplingParams(0.9, 50, 1.0, 1.1), i) for i, p in enumerate(prompts)]
     waiting = list(utterances)
     for turn in range(60):
         if turn % 3 == 0 and waiting:
@@ -363,7 +363,7 @@ def test_a_known_prefix_changes_nothing(other: Path) -> None:
     loop = TokenLoop(model, 1, 256)
     results = []
     for _ in range(2):
-        utterance = Utterance(prompt, 20, Sampling(0.9), 5, prefix=prefix)
+        utterance = Utterance(prompt, 20, SamplingParams(0.9), 5, prefix=prefix)
         loop.admit(utterance)
         steps = 0
         while not utterance.over:

@@ -16,7 +16,7 @@ from backends.llasa.cuda_graphs import StaticSteps
 from backends.llasa.decoding import TokenLoop
 from backends.llasa.generation_state import Utterance
 from backends.llasa.model import Llasa, load_llasa
-from backends.llasa.options import Sampling
+from backends.llasa.options import SamplingParams
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def spoken(loop: TokenLoop, model: Llasa) -> list[list[int]]:
     texts = ("One two three four.", "Five.", "Six, seven!")
     limits = (10, 60, 40)
     utterances = [
-        Utterance(model.prompt_ids(t), n, Sampling(0.9), seed)
+        Utterance(model.prompt_ids(t), n, SamplingParams(0.9), seed)
         for seed, (t, n) in enumerate(zip(texts, limits, strict=True))
     ]
     waiting, active = list(utterances), []

@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from backends.transformer.sampling import penalised, pick, request_generator, request_noise
+from backends.transformer.sampling import (
+    penalised,
+    pick,
+    probabilities,
+    request_generator,
+    request_noise,
+    sample_rows,
+)
 
 
 def noise_like(logits: torch.Tensor, seed: int = 0) -> torch.Tensor:
@@ -84,3 +91,28 @@ def test_repetition_penalty_lowers_what_was_seen() -> None:
     seen = torch.tensor([[True, True, False, False]])
     assert penalised(logits, seen, 2.0).tolist() == [[1.0, -4.0, 2.0, -2.0]]
     assert penalised(logits, seen, torch.tensor([1.0])).tolist() == logits.tolist()
+
+
+def test_rows_are_sampled_each_with_its_own_generator() -> None:
+    """A row gives the same id alone and beside another; ties with the k-th candidate can all be drawn."""
+    logits = torch.randn(2, 300, generator=torch.Generator().manual_seed(3))
+    logits[1] = logits[1].argsort().lt(20).float() * 5  # twenty equal candidates for five places
+    seen = torch.zeros(2, 300, dtype=torch.bool)
+
+    def sampled(rows: list[int], seed: int) -> list[int]:
+        generators = [request_generator(seed + row) for row in rows]
+        return sample_rows(logits[rows], seen[rows], generators, 1.0, 5, 1.0, 1.0).tolist()
+
+    draws = [sampled([0, 1], seed) for seed in range(0, 600, 2)]
+    assert [[*sampled([0], seed), *sampled([1], seed)] for seed in range(0, 40, 2)] == draws[:20]
+    strongest = set(logits[0].topk(5).indices.tolist())
+    assert {first for first, _ in draws} <= strongest
+    assert len({second for _, second in draws}) > 5
+
+
+def test_a_seen_token_is_penalised_before_it_is_drawn() -> None:
+    logits, seen = torch.tensor([[2.0, 1.5, -9.0]]), torch.tensor([[True, False, False]])
+    generators = [request_generator(0)]
+    assert sample_rows(logits, seen, generators, 0.0, 0, 1.0, 1.0).tolist() == [0]
+    assert sample_rows(logits, seen, generators, 0.0, 0, 1.0, 2.0).tolist() == [1]
+    assert probabilities(logits, seen, 0.0, 0, 1.0, 2.0).tolist() == [[0.0, 1.0, 0.0]]
