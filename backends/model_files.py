@@ -71,6 +71,19 @@ def mark(folder: Path, model: str) -> None:
     (folder / UNFINISHED).write_text(text, encoding="utf-8")
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises ModelUnavailable, naming the file, if it is missing, broken or no object."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelUnavailable(f"{path.name} is missing in {path.parent}; pull the model again") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelUnavailable(f"{path} cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise ModelUnavailable(f"{path} does not hold a JSON object")
+    return value
+
+
 def is_file_name(name: object) -> bool:
     """Whether a name out of a file of somebody else's can be that of a file in the same folder, on every platform."""
     return (

@@ -6,13 +6,13 @@ transformers' own default there is plain rope, which is another model. Knows no 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from backends.interface import ModelUnavailable
+from backends.model_files import read_json
 from backends.transformer.bounds import MOST_ROWS, check_size, check_stack
 from backends.transformer.config import TransformerConfig
 from backends.transformer.rope import Llama3Scaling, Rope
@@ -52,10 +52,10 @@ def read_config(folder: Path) -> CsmConfig:
     file = folder / "config.json"
     if not file.is_file():
         raise ModelUnavailable(f"{folder} has no config.json")
+    values = read_json(file)
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
         return parse_config(values)
-    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError, OSError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
         raise ModelUnavailable(f"{file} is not a CSM configuration: {error!r}") from error
 
 

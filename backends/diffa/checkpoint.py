@@ -6,7 +6,6 @@ reading of config.json. Which tensors are demanded is the caller's business.
 
 from __future__ import annotations
 
-import json
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from backends.interface import ModelUnavailable
+from backends.model_files import read_json
 from backends.transformer.checkpoint import Checkpoint, shards
 
 _SINGLE, _PICKLE = "model.safetensors", "pytorch_model.bin"
@@ -44,14 +44,7 @@ def _pickles(folder: Path) -> list[Path]:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """config.json of a model folder. Raises ModelUnavailable."""
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelUnavailable(f"{path} cannot be read: {error}") from error
-    if not isinstance(config, dict):
-        raise ModelUnavailable(f"{path} does not hold a JSON object")
-    return config
+    return read_json(folder / "config.json")
 
 
 def read_pickle(file: Path) -> Mapping[str, Tensor]:

@@ -6,7 +6,6 @@ float32. An adapter that does not fit the base model is an error that says so. K
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import warnings
@@ -20,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from backends.interface import ModelUnavailable
+from backends.model_files import read_json
 from backends.transformer.bounds import MOST_WIDTH
 from backends.transformer.config import TensorReader
 
@@ -255,14 +255,7 @@ def _deltas(model: Any) -> dict[str, Tensor]:
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    path = folder / CONFIG
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelUnavailable(f"{path} is missing or not readable: {error}") from error
-    if not isinstance(found, dict):
-        raise ModelUnavailable(f"{path} does not hold an object")
-    return found
+    return read_json(folder / CONFIG)
 
 
 def _step(path: Path) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from backends.interface import ModelUnavailable
 from backends.llasa.info import MOST_POSITIONS
+from backends.model_files import read_json
 from backends.transformer.bounds import MOST_ROWS, check_size, check_stack
 from backends.transformer.config import TransformerConfig
 from backends.transformer.rope import Llama3Scaling, Rope
@@ -29,13 +29,9 @@ class LanguageConfig:
 def read_language_config(folder: Path) -> LanguageConfig:
     """Raises ModelUnavailable for a file that is missing, broken, or of another architecture."""
     path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelUnavailable(f"{path} is missing or not readable: {error}") from error
-    if not isinstance(config, dict) or config.get("model_type") != "llama":
-        kind = config.get("model_type") if isinstance(config, dict) else None
-        raise ModelUnavailable(f"{path} describes {kind!r}; LLASA is a Llama model")
+    config = read_json(path)
+    if config.get("model_type") != "llama":
+        raise ModelUnavailable(f"{path} describes {config.get('model_type')!r}; LLASA is a Llama model")
     for key, usual in _USUAL.items():
         if config.get(key, usual) != usual:
             raise ModelUnavailable(f"{path} sets {key} to {config[key]!r}, which no LLASA checkpoint has")

@@ -6,7 +6,6 @@ uninitialised or mixed-up weights gives plausible noise instead of failing. Know
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -16,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from backends.interface import ModelUnavailable
+from backends.model_files import read_json
 
 # What a damaged header can make the library throw.
 _UNREADABLE = (SafetensorError, OSError, ValueError, TypeError, KeyError, ArithmeticError, AttributeError)
@@ -173,13 +173,10 @@ def _same(tensor: Tensor) -> Tensor:
 
 
 def _weight_map(listing: Path) -> dict[str, str]:
-    try:
-        found = json.loads(listing.read_text(encoding="utf-8"))["weight_map"]
-    except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
-        raise ModelUnavailable(f"{listing} is not a readable index of weight files: {error!r}") from error
-    if not isinstance(found, dict) or not all(_is_file_name(name) for name in found.values()):
+    table = read_json(listing).get("weight_map")
+    if not isinstance(table, dict) or not all(_is_file_name(name) for name in table.values()):
         raise ModelUnavailable(f"{listing} does not map names of tensors to names of files beside it")
-    return found
+    return table
 
 
 def _is_file_name(name: object) -> bool:

@@ -5,7 +5,6 @@ Everything is turned into moshi's form. Knows no audio and computes nothing but 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from backends.interface import ModelUnavailable
+from backends.model_files import read_json
 from backends.transformer.bounds import (
     MOST_HEADS,
     MOST_HIDDEN,
@@ -146,11 +146,7 @@ def read_codec_config(config: Mapping[str, Any] | str | Path | None, path: Path)
     file = folder / "config.json" if config is None else Path(config)
     if config is None and not file.is_file():
         return moshi_config({})
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
-        raise ModelUnavailable(f"{file} is not a configuration of Mimi or CSM: {error!r}") from error
-    return _parsed(values, str(file))
+    return _parsed(read_json(file), str(file))
 
 
 def _checked(values: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,6 @@ them. Both say model_type "xcodec2", so they are told apart by their keys, indep
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from backends.interface import ModelUnavailable
+from backends.model_files import read_json
 from backends.transformer.bounds import (
     MOST_HEADS,
     MOST_HIDDEN,
@@ -73,7 +73,7 @@ class CodecDimensions:
 def read_dims(folder: Path) -> CodecDimensions:
     """The dimensions that a codec folder states. Raises ModelUnavailable for a file that is missing or of another
     model."""
-    config = _json(folder / "config.json")
+    config = read_json(folder / "config.json")
     if config.get("model_type") not in ("xcodec2", "xcodec"):
         raise ModelUnavailable(
             f"{folder / 'config.json'} describes {config.get('model_type')!r}, not an X-Codec-2 codec"
@@ -83,7 +83,7 @@ def read_dims(folder: Path) -> CodecDimensions:
         raise ModelUnavailable(
             f"{folder} is a {rate} Hz variant of X-Codec-2; only the {SAMPLE_RATE} Hz codec is supported"
         )
-    semantic = _json(folder / _SEMANTIC_FILE) if (folder / _SEMANTIC_FILE).is_file() else {}
+    semantic = read_json(folder / _SEMANTIC_FILE) if (folder / _SEMANTIC_FILE).is_file() else {}
     try:
         legacy = "codec_decoder_hidden_size" in config or "fixture_dims" in config
         return _checked(_legacy(config, semantic) if legacy else _native(config, semantic))
@@ -155,13 +155,3 @@ def _native(config: Mapping[str, Any], semantic: Mapping[str, Any]) -> CodecDime
         semantic_layers=semantic.get("num_hidden_layers", SEMANTIC_LAYERS),
         semantic=semantic,
     )
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelUnavailable(f"{path} is missing or not readable: {error}") from error
-    if not isinstance(found, dict):
-        raise ModelUnavailable(f"{path} does not hold an object")
-    return found

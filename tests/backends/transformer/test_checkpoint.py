@@ -54,10 +54,18 @@ def test_missing_shard_is_named(tmp_path: Path) -> None:
         Checkpoint.from_folder(tmp_path, "m.index.json")
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[1"])
-def test_broken_index(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "cannot be read"),
+        ("[1", "cannot be read"),
+        ("[1]", "does not hold a JSON object"),
+        ("{}", "does not map names of tensors"),
+    ],
+)
+def test_broken_index(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "m.index.json").write_text(content, encoding="utf-8")
-    with pytest.raises(ModelUnavailable, match="not a readable index"):
+    with pytest.raises(ModelUnavailable, match=f"m.index.json {message}"):
         Checkpoint.from_folder(tmp_path, "m.index.json")
 
 
