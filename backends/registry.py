@@ -10,6 +10,7 @@ import importlib
 import typing
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -83,13 +84,19 @@ class UnknownOption(ValueError):
         self.key = key
 
 
+def _modules() -> dict[str, str]:
+    """Module of each backend's BackendInfo; a folder with an `info.py` is a backend of the folder's name."""
+    folders = sorted(file.parent.name for file in Path(__file__).parent.glob("*/info.py"))
+    return {**_INFO_MODULES, **{name: f"backends.{name}.info" for name in folders}}
+
+
 def backend_names() -> tuple[str, ...]:
-    return tuple(_INFO_MODULES)
+    return tuple(_modules())
 
 
 def backend_info(name: str) -> BackendInfo:
     """Raises KeyError for a backend that does not exist."""
-    info: BackendInfo = importlib.import_module(_INFO_MODULES[name]).INFO
+    info: BackendInfo = importlib.import_module(_modules()[name]).INFO
     return info
 
 
