@@ -9,14 +9,15 @@
 #   make test-cpu PROFILE=sse42 the models on another processor: avx2, sse42 or arm64
 #   make test-security          only the tests of what nobody may do (part of make test, too)
 #   make bench                  the benchmarks of the embedded engines
+#   make lock                   write requirements/ after a change of pyproject.toml; ARGS=--upgrade for new releases
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3 || command -v python)
 BOOTSTRAP = $(PYTHON) scripts/bootstrap.py
 
-.PHONY: help serve setup test test-windows-runtime test-cpu check fix docs bench clean test-busy test-security
+.PHONY: help serve setup test test-windows-runtime test-cpu check fix docs bench clean lock test-busy test-security
 
 help:
-	@sed -n '2,11s/^# \{0,1\}//p' Makefile
+	@sed -n '2,12s/^# \{0,1\}//p' Makefile
 
 serve:
 	@$(BOOTSTRAP) serve --extras "$(EXTRAS)" $(if $(HOST),--host "$(HOST)") $(if $(PORT),--port "$(PORT)") $(if $(CONFIG),--config "$(CONFIG)") -- $(ARGS)
@@ -51,6 +52,9 @@ docs: check-environment
 
 bench: check-environment
 	@.venv/bin/python scripts/bench_embedded.py
+
+lock:
+	@$(PYTHON) scripts/lock.py $(ARGS)
 
 clean:
 	@rm -rf .coverage .hypothesis .mypy_cache .ruff_cache build dist

@@ -1,6 +1,6 @@
 """Which packages an environment of this project gets on this machine, and how uv puts them there.
 
-Owns the rules (GPU found, configuration, wishes), the interpreter and the uv commands. Standard library only: it runs
+Owns the rules (GPU found, configuration, extras asked for), the interpreter and the uv commands. Standard library only: it runs
 before anything is installed. Starts no server and no tests; `bootstrap.py` does.
 """
 
@@ -21,6 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 TOOLS = ROOT / ".venv-tools"  # holds uv where the machine has none
+REQUIREMENTS = ROOT / "requirements"  # every version and hash, written by `make lock`
 DIRECTML_ENVIRONMENT = ".venv-directml"
 ACCELERATORS = ("auto", "directml", "torch-directml", "cuda", "rocm", "mps", "cpu")
 BEST_PYTHON, OTHER_PYTHON = "3.11", "3.12"  # 3.11 has the newer pocketsphinx
@@ -243,21 +244,65 @@ def _pythons() -> dict[str, str]:
     return found
 
 
-def sync_command(uv: str, plan: Plan, python: str) -> list[str]:
-    """--inexact: what another target installed before stays."""
-    command = [uv, "sync", "--inexact", "--no-default-groups", "--python", python]
-    for extra in plan.extras:
-        command += ["--extra", extra]
-    for group in plan.groups:
-        command += ["--group", group]
+def requirement_files(plan: Plan, own_torch: bool) -> list[Path]:
+    """The locked lists of a plan; own_torch: without torch itself, which another build replaces. Raises SetupError."""
+    if "directml" in plan.extras:
+        names = ["directml"]
+    else:
+        names = ["core", *plan.extras, *(["dev"] if plan.groups else [])]
+        if "torch" in plan.extras and not own_torch:
+            names.append("torch-build")
+    files = [REQUIREMENTS / f"{name}.txt" for name in names]
+    if missing := [file.stem for file in files if not file.exists()]:
+        raise SetupError(
+            f"there is no extra {', '.join(missing)}; see [project.optional-dependencies] in pyproject.toml"
+        )
+    return files
+
+
+def locked_command(uv: str, environment: Path, files: Iterable[Path]) -> list[str]:
+    """Installs exactly what the lists say, and no file whose hash is not in them. What is there besides stays."""
+    command = [uv, "pip", "install", "--python", str(environment_python(environment)), "--no-deps", "--require-hashes"]
+    for file in files:
+        command += ["--requirements", str(file)]
     return command
 
 
+def project_command(uv: str, environment: Path) -> list[str]:
+    """Installs this folder itself, built by the locked build system."""
+    constraints = str(REQUIREMENTS / "build.txt")
+    python = str(environment_python(environment))
+    return [
+        uv,
+        "pip",
+        "install",
+        "--python",
+        python,
+        "--no-deps",
+        "--build-constraints",
+        constraints,
+        "--editable",
+        ".",
+    ]
+
+
+def has_own_torch(plan: Plan, environ: Mapping[str, str]) -> bool:
+    """Another build of torch than the public index's is wanted: for this machine's GPU driver, for UV_TORCH_BACKEND, or
+    one that lies in a folder of wheels. Its hash is in no list; its version is the same."""
+    if "torch" not in plan.extras:
+        return False
+    folders = environ.get("UV_FIND_LINKS", "").split(",")
+    local = any(folder and any(Path(folder).glob("torch-*+*.whl")) for folder in folders)
+    return plan.torch_backend or bool(environ.get("UV_TORCH_BACKEND")) or local
+
+
 def torch_command(uv: str, plan: Plan, pyproject: Mapping[str, object]) -> list[str]:
-    """Replaces the torch that the sync brought by the build for this machine's driver."""
+    """Installs the pinned version of torch in the build that was asked for."""
     python = str(environment_python(ROOT / plan.environment))
-    pinned = _pinned_torch(pyproject)
-    return [uv, "pip", "install", "--python", python, "--torch-backend=auto", "--reinstall-package", "torch", pinned]
+    command = [uv, "pip", "install", "--python", python]
+    if plan.torch_backend:
+        command += ["--torch-backend=auto", "--reinstall-package", "torch"]
+    return [*command, _pinned_torch(pyproject)]
 
 
 def _pinned_torch(pyproject: Mapping[str, object]) -> str:
@@ -266,22 +311,31 @@ def _pinned_torch(pyproject: Mapping[str, object]) -> str:
 
 
 def install(plan: Plan) -> None:
-    """Bring the environment to the plan; does nothing where it is there already."""
+    """Bring the environment to the plan; does nothing where it is there already. Raises SetupError."""
     environment = ROOT / plan.environment
     stamp, wanted = environment / "bootstrap.json", _fingerprint(plan)
     if _stamped(stamp).get(wanted["key"]) == wanted["value"] and environment_python(environment).exists():
         return
-    uv = find_uv()
-    variables = {**os.environ, **uv_variables(os.environ), "UV_PROJECT_ENVIRONMENT": plan.environment}
-    python = choose_python(environment, sys.version_info[:2], _pythons())
-    run_command(sync_command(uv, plan, python), variables)
-    if plan.torch_backend:
-        pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-        run_command(torch_command(uv, plan, pyproject), variables)
-    # A sync brings the index's torch back, so builds that were chosen for a GPU driver are no longer what is installed.
-    kept = {key: value for key, value in _stamped(stamp).items() if not key.endswith("True")}
-    stamps = {**kept, wanted["key"]: wanted["value"]}
+    variables = {**os.environ, **uv_variables(os.environ)}
+    for command in _commands(find_uv(), plan, has_own_torch(plan, variables)):
+        run_command(command, variables)
+    stamps = {**_stamped(stamp), wanted["key"]: wanted["value"]}
     stamp.write_text(json.dumps(stamps, indent=1), encoding="utf-8")
+
+
+def _commands(uv: str, plan: Plan, own_torch: bool) -> list[list[str]]:
+    """What brings an environment to its plan, in order."""
+    environment = ROOT / plan.environment
+    files = requirement_files(plan, own_torch)
+    commands = []
+    if not environment_python(environment).exists():
+        python = choose_python(environment, sys.version_info[:2], _pythons())
+        commands.append([uv, "venv", "--python", python, str(environment)])
+    commands.append(locked_command(uv, environment, files))
+    if own_torch:
+        pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+        commands.append(torch_command(uv, plan, pyproject))
+    return [*commands, project_command(uv, environment)]
 
 
 def install_data() -> str:
@@ -290,22 +344,12 @@ def install_data() -> str:
     Returns the extra that is installed, "" if none could be. The files are checked by digest when they are used.
     """
     environment = ROOT / ".venv"
-    stamp, content = environment / "bootstrap.json", (ROOT / "pyproject.toml").read_bytes()
-    value = hashlib.sha256(content).hexdigest()
+    stamp, value = environment / "bootstrap.json", _content_hash()
     for extra in DATA_EXTRAS:
         if _stamped(stamp).get(extra) == value:
             return extra
-    extras: Mapping[str, list[str]] = tomllib.loads(content.decode("utf-8"))["project"]["optional-dependencies"]
     for extra in DATA_EXTRAS:
-        command = [
-            find_uv(),
-            "pip",
-            "install",
-            "--python",
-            str(environment_python(environment)),
-            "--no-deps",
-            *extras[extra],
-        ]
+        command = locked_command(find_uv(), environment, [REQUIREMENTS / f"{extra}.txt"])
         try:
             run_command(command, {**os.environ, **uv_variables(os.environ)})
         except SetupError as error:
@@ -319,7 +363,13 @@ def install_data() -> str:
 
 def _fingerprint(plan: Plan) -> dict[str, str]:
     key = " ".join([*plan.extras, "+", *plan.groups, "+", str(plan.torch_backend)])
-    return {"key": key, "value": hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()}
+    return {"key": key, "value": _content_hash()}
+
+
+def _content_hash() -> str:
+    """SHA-256 of pyproject.toml and all lists."""
+    files = [ROOT / "pyproject.toml", *sorted(REQUIREMENTS.glob("*.txt"))]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def _stamped(stamp: Path) -> dict[str, str]:

@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from provision import ROOT, SetupError, environment_python, find_uv, run_command, uv_variables
+from provision import REQUIREMENTS, ROOT, SetupError, environment_python, find_uv, run_command, uv_variables
 
 ENVIRONMENT = ".venv-windows-runtime"
 TESTS = ("tests/backends/whisper",)  # test_served.py among them goes through the gateway to a real worker
@@ -23,29 +23,11 @@ _VERSION = "import onnxruntime; print(onnxruntime.__version__)"
 
 
 def windows_version(requirements: str) -> str:
-    """The version of onnxruntime-directml in a resolution (lines such as "name==1.2 ; marker"). Raises SetupError."""
+    """The version of onnxruntime-directml in a locked list (lines such as "name==1.2 ; marker"). Raises SetupError."""
     found = _PINNED.search(requirements)
     if found is None:
-        raise SetupError("the resolution has no onnxruntime-directml for Windows; see pyproject.toml")
+        raise SetupError("requirements/core.txt has no onnxruntime-directml for Windows; run: make lock")
     return found["version"]
-
-
-def resolve(uv: str) -> str:
-    """The project's resolution for all platforms, as `uv sync` on Windows reads it."""
-    command = [
-        uv,
-        "export",
-        "--quiet",
-        "--no-default-groups",
-        "--no-emit-project",
-        "--no-hashes",
-        "--no-annotate",
-        "--no-header",
-    ]
-    done = subprocess.run(command, cwd=ROOT, env=_variables(), capture_output=True, check=False)
-    if done.returncode != 0:
-        raise SetupError(f"the project cannot be resolved: {done.stderr.decode('utf-8', 'replace').strip()}")
-    return done.stdout.decode("utf-8")
 
 
 def _variables() -> dict[str, str]:
@@ -77,9 +59,9 @@ def _answer(python: str, code: str) -> str:
 
 
 def run_tests(options: Sequence[str]) -> None:
-    """Resolve, prepare, test. .venv has to be set up. Raises SetupError where a test fails, too."""
+    """Read the locked version, prepare, test. .venv has to be set up. Raises SetupError where a test fails, too."""
     uv = find_uv()
-    version = windows_version(resolve(uv))
+    version = windows_version((REQUIREMENTS / "core.txt").read_text(encoding="utf-8"))
     python = prepare(version, uv)
     print(f"--- Whisper on onnxruntime {version}, as on Windows", flush=True)
     run_command([python, "-P", "-m", "pytest", *TESTS, *options])

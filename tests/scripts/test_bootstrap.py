@@ -129,7 +129,7 @@ def test_the_busy_lane_runs_the_tests_alone(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(bootstrap, "run_command", ran.append)
     assert bootstrap.main(["test", "--busy", "--", "-k", "media"]) == 0
     (command,) = ran
-    assert command[1:3] == ["-m", "pytest"]
+    assert command[1:4] == ["-P", "-m", "pytest"]
     assert command[-2:] == ["-k", "media"]
 
 

@@ -132,17 +132,37 @@ def test_find_links_are_passed_on_with_commas() -> None:
     assert provision.uv_variables({}) == {}
 
 
-def test_the_sync_command_removes_nothing_and_names_the_interpreter() -> None:
-    command = provision.sync_command("uv", Plan(("embedded", "torch"), ("dev",)), "3.11")
-    assert command[:2] == ["uv", "sync"]
-    assert {"--inexact", "--no-default-groups"} <= set(command)
-    assert command[command.index("--python") + 1] == "3.11"
-    assert [command[i + 1] for i, part in enumerate(command) if part == "--extra"] == ["embedded", "torch"]
-    assert [command[i + 1] for i, part in enumerate(command) if part == "--group"] == ["dev"]
+def test_only_files_with_a_known_hash_are_installed_and_nothing_is_removed() -> None:
+    files = provision.requirement_files(Plan(("embedded", "torch"), ("dev", "oracle")), own_torch=False)
+    assert [file.stem for file in files] == ["core", "embedded", "torch", "dev", "torch-build"]
+    command = provision.locked_command("uv", Path("here"), files)
+    assert command[:3] == ["uv", "pip", "install"]
+    assert {"--require-hashes", "--no-deps"} <= set(command)
+    assert [command[i + 1] for i, part in enumerate(command) if part == "--requirements"] == [str(f) for f in files]
+
+
+def test_another_build_of_torch_takes_the_place_of_the_locked_one(tmp_path: Path) -> None:
+    plan = Plan(("torch",))
+    assert not provision.has_own_torch(plan, {"UV_FIND_LINKS": str(tmp_path)})
+    assert provision.has_own_torch(plan, {"UV_TORCH_BACKEND": "cpu"})
+    (tmp_path / "torch-1.2.3+cpu-cp311-cp311-linux_x86_64.whl").touch()
+    assert provision.has_own_torch(plan, {"UV_FIND_LINKS": f"elsewhere,{tmp_path}"})
+    assert not provision.has_own_torch(Plan(("embedded",)), {"UV_TORCH_BACKEND": "cpu"})
+    assert "torch-build" not in [file.stem for file in provision.requirement_files(plan, own_torch=True)]
+
+
+def test_the_old_torch_of_directml_has_a_list_of_its_own() -> None:
+    (file,) = provision.requirement_files(Plan(("directml",)), own_torch=False)
+    assert file.stem == "directml"
+
+
+def test_an_extra_that_does_not_exist_is_named() -> None:
+    with pytest.raises(SetupError, match="no extra piano"):
+        provision.requirement_files(Plan(("embedded", "piano")), own_torch=False)
 
 
 def test_the_torch_build_is_chosen_by_uv_and_keeps_the_pinned_version() -> None:
-    command = provision.torch_command("uv", Plan(("torch",)), PYPROJECT)
+    command = provision.torch_command("uv", Plan(("torch",), torch_backend=True), PYPROJECT)
     assert "--torch-backend=auto" in command
     assert command[-1] in PYPROJECT["project"]["optional-dependencies"]["torch"]
 
@@ -165,71 +185,76 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "pyproject.toml").write_text(
         '[project]\noptional-dependencies = {torch = ["torch==1.2.3"]}\n', encoding="utf-8"
     )
+    (tmp_path / "requirements").mkdir()
+    for name in ("core", "embedded", "torch", "torch-build", "dev", "directml", "ears", "ears-second", "build"):
+        (tmp_path / "requirements" / f"{name}.txt").write_text(f"{name}==1\n", encoding="utf-8")
     monkeypatch.setattr(provision, "ROOT", tmp_path)
+    monkeypatch.setattr(provision, "REQUIREMENTS", tmp_path / "requirements")
     monkeypatch.setattr(provision, "find_uv", lambda: "uv")
-    calls: list[tuple[list[str], str]] = []
+    for variable in ("PIP_FIND_LINKS", "UV_FIND_LINKS", "UV_TORCH_BACKEND"):
+        monkeypatch.delenv(variable, raising=False)
+    calls: list[list[str]] = []
 
     def run(command: list[str], variables: dict[str, str]) -> None:
-        calls.append((command, variables["UV_PROJECT_ENVIRONMENT"]))
-        python = provision.environment_python(tmp_path / variables["UV_PROJECT_ENVIRONMENT"])
-        python.parent.mkdir(parents=True, exist_ok=True)
-        python.touch()
+        calls.append(command)
+        if command[1] == "venv":
+            python = provision.environment_python(Path(command[-1]))
+            python.parent.mkdir(parents=True)
+            python.touch()
 
     monkeypatch.setattr(provision, "run_command", run)
     monkeypatch.setattr(provision, "calls", calls, raising=False)
     return tmp_path
 
 
-def test_an_installed_plan_is_not_installed_again(project: Path) -> None:
+def steps() -> list[str]:
+    """What the stand-in was asked for, in short."""
+    kinds = {"venv": "venv", "--requirements": "lists", "--editable": "project"}
+    return [
+        next((kind for part, kind in kinds.items() if part in command), command[-1])
+        for command in provision.calls  # type: ignore[attr-defined]
+    ]
+
+
+@pytest.mark.parametrize("changed", ["pyproject.toml", "requirements/core.txt"])
+def test_a_plan_is_installed_again_only_after_a_change(project: Path, changed: str) -> None:
     plan = Plan(("embedded",))
     provision.install(plan)
     provision.install(plan)
-    assert len(provision.calls) == 1  # type: ignore[attr-defined]
-    (project / "pyproject.toml").write_text("[project]\n", encoding="utf-8")
+    assert steps() == ["venv", "lists", "project"]
+    (project / changed).write_text("[project]\n", encoding="utf-8")
     provision.install(plan)
-    assert len(provision.calls) == 2  # type: ignore[attr-defined]
+    assert steps() == ["venv", "lists", "project", "lists", "project"]
 
 
-def test_a_gpu_build_of_torch_follows_the_sync(project: Path) -> None:
+def test_a_gpu_build_of_torch_follows_the_lists(project: Path) -> None:
     provision.install(Plan(("torch",), torch_backend=True))
-    commands = [command for command, _ in provision.calls]  # type: ignore[attr-defined]
-    assert [command[1] for command in commands] == ["sync", "pip"]
-    assert commands[1][-1] == "torch==1.2.3"
-
-
-def test_a_later_sync_makes_the_gpu_build_be_installed_again(project: Path) -> None:
-    """The sync for the tests replaces torch, and serving must notice."""
-    serving = Plan(("torch",), torch_backend=True)
-    for plan in (serving, Plan(("torch",), ("dev",)), serving):
-        provision.install(plan)
-    assert [command[1] for command, _ in provision.calls] == ["sync", "pip", "sync", "sync", "pip"]  # type: ignore[attr-defined]
+    assert steps() == ["venv", "lists", "torch==1.2.3", "project"]
+    assert not any("torch-build" in part for part in provision.calls[1])  # type: ignore[attr-defined]
 
 
 def test_a_plan_has_its_own_environment(project: Path) -> None:
     provision.install(Plan(("directml",), environment=".venv-directml"))
-    assert provision.calls[0][1] == ".venv-directml"  # type: ignore[attr-defined]
-
-
-DATA = '[project.optional-dependencies]\nears = ["a==1", "b==2"]\nears-second = ["c==3"]\n'
+    commands = provision.calls  # type: ignore[attr-defined]
+    assert commands[0][-1] == str(project / ".venv-directml")
+    assert all(str(project / ".venv-directml") in " ".join(command) for command in commands)
 
 
 @pytest.fixture
-def data_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "pyproject.toml").write_text(DATA, encoding="utf-8")
-    (tmp_path / ".venv").mkdir()
-    monkeypatch.setattr(provision, "ROOT", tmp_path)
-    monkeypatch.setattr(provision, "find_uv", lambda: "uv")
-    return tmp_path
+def data_project(project: Path) -> Path:
+    (project / ".venv").mkdir()
+    return project
 
 
 def test_packages_of_weights_are_installed_alone_and_once(data_project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commands: list[list[str]] = []
     monkeypatch.setattr(provision, "run_command", lambda command, variables: commands.append(command))
     assert (provision.install_data(), provision.install_data()) == ("ears", "ears")
-    assert [command[-3:] for command in commands] == [["--no-deps", "a==1", "b==2"]]
+    assert [command[-4:-1] for command in commands] == [["--no-deps", "--require-hashes", "--requirements"]]
+    assert Path(commands[0][-1]) == data_project / "requirements" / "ears.txt"
 
 
-@pytest.mark.parametrize(("gone", "installed"), [(("a==1",), "ears-second"), (("a==1", "c==3"), "")])
+@pytest.mark.parametrize(("gone", "installed"), [(("ears",), "ears-second"), (("ears", "ears-second"), "")])
 def test_a_vanished_package_stops_nothing_and_its_cost_is_told(
     data_project: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -238,7 +263,7 @@ def test_a_vanished_package_stops_nothing_and_its_cost_is_told(
     installed: str,
 ) -> None:
     def run(command: list[str], variables: dict[str, str]) -> None:
-        if set(command) & set(gone):
+        if Path(command[-1]).stem in gone:
             raise SetupError("no such package")
 
     monkeypatch.setattr(provision, "run_command", run)
