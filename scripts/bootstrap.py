@@ -139,7 +139,7 @@ def _say_when_ready(process: subprocess.Popen[bytes], address: str) -> None:
 
 
 def _install_all(steps: Steps) -> None:
-    for line in steps.told:
+    for line in steps.messages:
         print(line, flush=True)
     for plan in steps.plans:
         install(plan)

@@ -3,8 +3,9 @@
     python scripts/lock.py              resolve pyproject.toml again and write the files (`make lock`)
     python scripts/lock.py --upgrade    take the newest releases that pyproject.toml allows
 
-One file for what everybody gets, one for what each extra adds, for the platforms and versions of Python that the project
-supports. Owns these files. Which of them a machine installs is decided in `provision.py`. Standard library only.
+One file for what everybody gets, one for what each extra adds, for all platforms and versions of Python that the
+project supports. Owns these files. Which of them a machine installs is decided in `provision.py`. Standard library
+only.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from provision import REQUIREMENTS, ROOT, SetupError, find_uv
 
-# File -> options of `uv export`. What is in `core` is left out of the others but `directml`, whose old torch needs other
-# versions.
+# File -> options of `uv export`. What is in `core` is left out of the others but `directml`, whose old torch needs
+# other versions.
 FILES: dict[str, tuple[str, ...]] = {
     "core": (),
     "embedded": ("--extra", "embedded"),
@@ -37,8 +38,8 @@ FILES: dict[str, tuple[str, ...]] = {
     "dev": ("--extra", "torch", "--group", "dev", "--group", "oracle"),
     "directml": ("--extra", "directml"),
 }
-# torch and the libraries for NVIDIA's cards that it brings on Linux lie in a file of their own, so that another build of
-# torch can take their place.
+# torch and the libraries for NVIDIA's cards that it brings on Linux lie in a file of their own, so that another build
+# of torch can take their place.
 TORCH_BUILD = "torch-build"
 _OF_TORCH_BUILD = re.compile(r"(torch|triton|cuda-[\w-]+|nvidia-[\w-]+)==")
 _EXPORT = ("--format", "requirements-txt", "--no-emit-project", "--no-default-groups", "--no-header", "--no-annotate")

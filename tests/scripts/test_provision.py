@@ -34,7 +34,7 @@ def test_a_gpu_that_torch_can_use_brings_torch(gpu: str) -> None:
     assert gpu in reason
 
 
-def test_wishes_are_added() -> None:
+def test_requested_extras_are_added() -> None:
     assert extras(PLAIN, {}, "torch", "ui") == ("embedded", "torch", "ui")
 
 
@@ -99,7 +99,7 @@ def test_a_broken_configuration_is_left_to_the_server(tmp_path: Path) -> None:
 def test_accelerators_on_windows(accelerator: str, expected: list[Plan]) -> None:
     steps = provision.plan_setup(Machine("Windows", ""), accelerator, {}, ["ui"])
     assert steps.plans == expected
-    assert steps.told
+    assert steps.messages
 
 
 def test_auto_on_windows_takes_the_nvidia_build_only_for_nvidia() -> None:
