@@ -25,13 +25,15 @@ _HEAD = """# Configuration
 
 Made by `python scripts/docs/write_docs.py` from the settings themselves; a test keeps it current.
 
-Values come from, in rising order: the defaults below, `gateway.toml` (in the folder you start in, or `--config FILE`),
-environment variables `SPEECH_GATEWAY_*` (nested with two underscores: `SPEECH_GATEWAY_SERVER__PORT=8123`), and command
-line options. An unknown key is an error that names file, table and key. `gateway.example.toml` shows every key in place.
-Relative folders (`models_dir`, `model`, `adapters` and the like) count from the folder you start in, not from the file's.
+Values come from, in rising order: the defaults below, `gateway.toml` (in the folder you start in,
+or `--config FILE`), environment variables `SPEECH_GATEWAY_*` (nested with two underscores:
+`SPEECH_GATEWAY_SERVER__PORT=8123`), and command line options. An unknown key is an error that names
+file, table and key. `gateway.example.toml` shows every key in place. Relative folders
+(`models_dir`, `model`, `adapters` and the like) count from the folder you start in, not from the
+file's.
 
-Three variables are no settings: `SPEECH_GATEWAY_CONFIG` names the file, `SPEECH_GATEWAY_URL` and `SPEECH_GATEWAY_KEY` are the
-server and the key of the commands that talk to one.
+Three variables are no settings: `SPEECH_GATEWAY_CONFIG` names the file, `SPEECH_GATEWAY_URL` and
+`SPEECH_GATEWAY_KEY` are the server and the key of the commands that talk to one.
 """
 _ALIASES = """## `[aliases]`
 
