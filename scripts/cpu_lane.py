@@ -69,10 +69,10 @@ def kernels() -> str:
     from backends.transformer.cpu_int8.kernels import kernels as compiled_loops
 
     kernel = kernel_checks.int8_kernel()
-    told = [f"int8: {kernel.name}, levels to {kernel.levels}" if kernel else "int8: weights are widened"]
-    told += [f"packed {dtype}: {kernel_checks.packs(dtype)}" for dtype in (torch.float32, torch.bfloat16)]
-    told.append(f"compiled loops: {compiled_loops() is not None}")
-    return "\n".join(told + [f"given up: {name}: {reason}" for name, reason in kernel_checks.fallbacks().items()])
+    lines = [f"int8: {kernel.name}, levels to {kernel.levels}" if kernel else "int8: weights are widened"]
+    lines += [f"packed {dtype}: {kernel_checks.packs(dtype)}" for dtype in (torch.float32, torch.bfloat16)]
+    lines.append(f"compiled loops: {compiled_loops() is not None}")
+    return "\n".join(lines + [f"given up: {name}: {reason}" for name, reason in kernel_checks.fallbacks().items()])
 
 
 def products() -> str:
@@ -83,16 +83,16 @@ def products() -> str:
 
     generator = torch.Generator().manual_seed(0)
     weight, x = torch.randn(96, 128, generator=generator), torch.randn(20, 128, generator=generator)
-    exact, told = x @ weight.T, []
+    exact, lines = x @ weight.T, []
     kinds = [(precision("int8"), 0.03)]
     for dtype, share in ((torch.float32, 1e-5), (torch.bfloat16, 0.02)):
         kinds += [(Precision(dtype, weights), share) for weights in ("dense", "packed")]
     for kind, share in kinds:
         error = float((make_linear(weight, kind)(x.to(kind.compute)).float() - exact).abs().max() / exact.abs().max())
-        told.append(f"{kind.compute} {kind.weights}: off by {error:.1e} of the largest value")
+        lines.append(f"{kind.compute} {kind.weights}: off by {error:.1e} of the largest value")
         if not error <= share:
-            raise AssertionError(f"{told[-1]}; {share:.0e} is allowed")
-    return "\n".join(told)
+            raise AssertionError(f"{lines[-1]}; {share:.0e} is allowed")
+    return "\n".join(lines)
 
 
 def whisper() -> str:

@@ -234,7 +234,8 @@ def print_table(figures: dict[str, Any]) -> None:
     for group, row in figures["groups"].items():
         statuses = ", ".join(f"{n} x {status}" for status, n in row["statuses"].items())
         print(
-            f"{group:10}  {row['requests']:6} requests in {row['seconds']:6} s, slowest {row['slowest_seconds']:6} s  {statuses}"
+            f"{group:10}  {row['requests']:6} requests in {row['seconds']:6} s, "
+            f"slowest {row['slowest_seconds']:6} s  {statuses}"
         )
     print(f"{figures['requests']} requests; memory of the gateway before and after: {figures['gateway_mib']} MiB")
 

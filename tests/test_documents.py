@@ -10,13 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from scripts.docs import wrap_docs
 from tests.support.waiting import LIMIT
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted(
-    [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "models" / "README.md", ROOT / "scripts" / "README.md"]
-)
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "models" / "README.md"])
 TRANSLATIONS = [("README.md", "README.ja.md"), ("docs/windows.md", "docs/windows.ja.md")]
 
 
@@ -46,31 +43,6 @@ def test_every_link_within_the_project_leads_somewhere(page: Path) -> None:
 
 def test_the_configuration_page_is_current() -> None:
     subprocess.run([sys.executable, "scripts/docs/write_docs.py", "--check"], cwd=ROOT, check=True, timeout=LIMIT)
-
-
-def test_running_text_is_wrapped() -> None:
-    """Or run scripts/docs/wrap_docs.py."""
-    done = subprocess.run(
-        [sys.executable, "scripts/docs/wrap_docs.py", "--check"], cwd=ROOT, capture_output=True, timeout=LIMIT
-    )
-    assert done.returncode == 0, done.stdout.decode()
-
-
-def test_wrapping_leaves_what_is_no_running_text() -> None:
-    long = " ".join(["word"] * 40)
-    kept = f"# {long}\n\n| {long} |\n\n```sh\n{long}\n```\n"
-    assert wrap_docs.wrapped(kept) == kept
-    item = wrap_docs.wrapped(f"- {long}\n- b\n").splitlines()
-    assert [line[:2] for line in item] == ["- ", "  ", "  ", "- "]
-    assert max(map(len, item)) <= wrap_docs.WIDTH
-    assert " ".join(" ".join(item).split()) == f"- {long} - b"
-
-
-@pytest.mark.parametrize("page", ["README.md", "README.ja.md"])
-def test_the_front_door_leads_to_every_page(page: str) -> None:
-    linked = set(re.findall(r"\]\(([^)#]+)\)", _text(ROOT / page)))
-    assert {"LICENSE", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "docs/images/transcribe.png"} <= linked
-    assert {"docs/architecture.md", "docs/adding-a-backend.md", "docs/commands.md", "scripts/README.md"} <= linked
 
 
 @pytest.mark.parametrize(("english", "japanese"), TRANSLATIONS)

@@ -70,7 +70,8 @@ def gateway_rate(folder: Path, load: Load) -> tuple[float, float]:
     """Windows per second, processor seconds per window."""
     with tempfile.TemporaryDirectory() as home:
         config = Path(home) / "gateway.toml"
-        table = f'[deployments.whisper-1]\nmodel = {json.dumps(str(folder))}\ndtype = "int8"\nvad = false\nkeep_alive = -1\n'
+        model = json.dumps(str(folder))
+        table = f'[deployments.whisper-1]\nmodel = {model}\ndtype = "int8"\nvad = false\nkeep_alive = -1\n'
         config.write_text(table, encoding="utf-8")
         command = children.command("app", "--config", str(config), "--port", str(load.port))
         environment = children.environment(extra={"SPEECH_GATEWAY_OFFLINE": "true"})
