@@ -15,7 +15,8 @@ from fastapi import FastAPI
 from app import VERSION, logs
 from app.banner import banner
 from app.config.deployments import Deployments
-from app.config.settings import Settings, load_settings
+from app.config.loading import load_settings
+from app.config.settings import Settings
 from app.http.cors import OriginGuard
 from app.http.middleware import Guard, Observe
 from app.media.fair import FairMediaPool
@@ -81,15 +82,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await gateway.media.start()
         stack.push_async_callback(gateway.media.close)
         stack.push_async_callback(app.state.page.close)
-        stack.push_async_callback(drain, gateway)
+        stack.push_async_callback(gateway.drain)
         await gateway.pool.start()
         yield
-
-
-async def drain(gateway: Gateway) -> bool:
-    """Refuse new work and stop all workers once running work has ended or its time is up. True if nothing was cut."""
-    gateway.draining = True
-    return await gateway.pool.drain(gateway.settings.server.drain_seconds)
 
 
 def _worker_pool(settings: Settings, deployments: Deployments, metrics: Metrics) -> Pool:

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from app.cli import cli
 from app.config.deployments import BUILTIN, BUILTIN_ALIASES, Deployments
-from app.config.settings import load_settings
+from app.config.loading import load_settings
 from app.metrics import Metrics
 from app.routes.table import build_table
 from tests.support.waiting import LIMIT

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from app.config.deployments import BUILTIN, Deployments
+from app.config.loading import load_settings
 from app.config.settings import (
     DeploymentSettings,
     DeviceSettings,
@@ -17,7 +18,6 @@ from app.config.settings import (
     LogSettings,
     ServerSettings,
     Settings,
-    load_settings,
 )
 from backends.registry import backend_info, backend_names
 from scripts.docs.write_example import EXAMPLES, backends_shown, explanations

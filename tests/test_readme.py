@@ -134,7 +134,7 @@ def test_links_lead_somewhere(page: str) -> None:
 
 def test_settings_in_the_pages_exist(tmp_path: Path) -> None:
     from app.config.deployments import Deployments
-    from app.config.settings import load_settings
+    from app.config.loading import load_settings
 
     for page in PAGES:
         for snippet in snippets("toml", (ROOT / page).read_text(encoding="utf-8")):
@@ -144,7 +144,7 @@ def test_settings_in_the_pages_exist(tmp_path: Path) -> None:
 
 
 def test_no_variable_is_left_that_the_server_would_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
-    from app.config.settings import load_settings
+    from app.config.loading import load_settings
 
     for variable in set(re.findall(r"(SPEECH_GATEWAY_[A-Z_]+)=(\w+)", README)):
         monkeypatch.setenv(*variable)

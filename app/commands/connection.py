@@ -23,7 +23,8 @@ import typer
 from app.commands.client import CallFailed, Client
 from app.commands.console import WRONG_USE, fail, messages
 from app.commands.files import NotWritten
-from app.config.settings import ConfigError, ServerSettings, load_settings
+from app.config.loading import load_settings
+from app.config.settings import ConfigError, ServerSettings
 from backends import children
 
 DEFAULT_PORT = 8000

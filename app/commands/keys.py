@@ -68,7 +68,8 @@ def _lines(name: str, key: str, requests_per_minute: int, concurrent: int) -> It
 
 
 def _server(config: Config) -> ServerSettings:
-    from app.config.settings import ConfigError, load_settings
+    from app.config.loading import load_settings
+    from app.config.settings import ConfigError
 
     try:
         return load_settings(config).server

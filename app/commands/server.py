@@ -26,7 +26,8 @@ def serve(
     bf16: Annotated[bool, typer.Option("--bf16", help="bfloat16 for the deployments that need torch.")] = False,
 ) -> None:
     """Start the server. An option beats the environment (SPEECH_GATEWAY_*), which beats the configuration file."""
-    from app.config.settings import ConfigError, load_settings
+    from app.config.loading import load_settings
+    from app.config.settings import ConfigError
     from app.main import run_server
 
     given = {"server__host": host, "server__port": port, "offline": offline or None}

@@ -15,7 +15,8 @@ from rich.progress import Progress as ProgressBar
 from app.commands.connection import Config
 from app.commands.console import WRONG_USE, fail, messages, output, print_table, size_text
 from app.config.deployments import Deployment, Deployments
-from app.config.settings import ConfigError, Settings, load_settings
+from app.config.loading import load_settings
+from app.config.settings import ConfigError, Settings
 from app.serving.requirements import ModelRequirements, install_command
 from backends import weights
 from backends.interface import ModelUnavailable

@@ -1,4 +1,4 @@
-"""What can be asked for: deployment names and aliases, each bound to a backend, a model and a device wish.
+"""What can be asked for: deployment names and aliases, each bound to a backend, a model and a device preference.
 
 Owns the built-in deployments, the merge with the user's, and lookup by name. Knows no process and no HTTP.
 """

@@ -76,8 +76,13 @@ class _Layers:
         return ""
 
 
-def read(config: Path | None, overrides: Mapping[str, Any]) -> Settings:
-    """The merged and validated settings. Raises ConfigError."""
+def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
+    """Merge and validate the settings: `config` (default: ./gateway.toml if present), the environment over it, and
+    `overrides` on top.
+
+    overrides: tables as dicts (server={"port": 8123}) or with "__" (server__port=8123); None = not set. Raises
+    ConfigError.
+    """
     layers = _Layers()
     file = _file(config)
     if file is not None:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, field_validator, model_validator
 
@@ -267,14 +267,3 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host.lower() == "localhost"
-
-
-def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
-    """Settings from `config` (default: ./gateway.toml if present), the environment over it, and `overrides` on top.
-
-    overrides: tables as dicts (server={"port": 8123}) or with "__" (server__port=8123); None = not set. Raises
-    ConfigError.
-    """
-    from app.config.loading import read
-
-    return read(config, overrides)

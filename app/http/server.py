@@ -20,7 +20,6 @@ import uvicorn
 from app.banner import banner
 from app.console_events import shutdown_on_close
 from app.http.http1 import GatewayProtocol
-from app.main import drain
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -110,7 +109,7 @@ class GatewayServer(uvicorn.Server):
         seconds = self._gateway.settings.server.drain_seconds
         log.info("draining", seconds=seconds, in_flight=self._gateway.in_flight)
         ends = time.monotonic() + seconds
-        clean = await drain(self._gateway)
+        clean = await self._gateway.drain()
         with contextlib.suppress(TimeoutError):  # answers that are still being written
             await asyncio.wait_for(self._gateway.idle.wait(), max(0.0, ends - time.monotonic()))
         self.cut = not clean or self._gateway.in_flight > 0

@@ -67,6 +67,14 @@ class Gateway:
         finally:
             self._count(-1)
 
+    async def drain(self) -> bool:
+        """Refuse new work and stop all workers once running work has ended or its time is up.
+
+        Returns True if nothing was cut.
+        """
+        self.draining = True
+        return await self.pool.drain(self.settings.server.drain_seconds)
+
     def _count(self, step: int) -> None:
         self.in_flight += step
         self.metrics.requests_in_flight.inc(step)

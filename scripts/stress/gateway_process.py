@@ -47,7 +47,7 @@ def main() -> None:
     import uvicorn
 
     from app import logs
-    from app.config.settings import load_settings
+    from app.config.loading import load_settings
     from app.http.server import _config
     from app.main import create_app
 

@@ -10,7 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from app.config.settings import ConfigError, load_settings
+from app.config.loading import load_settings
+from app.config.settings import ConfigError
 from app.errors import Overloaded
 from app.http.middleware import Guard
 from app.http.request_body import BodyReservation

@@ -93,7 +93,7 @@ def test_the_directml_worker_is_written_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from app.config.deployments import Deployments
-    from app.config.settings import load_settings
+    from app.config.loading import load_settings
 
     monkeypatch.setattr(bootstrap, "ROOT", tmp_path)
     bootstrap._set_directml_worker()

@@ -9,7 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from app.config.settings import ConfigError, KeyLimits, load_settings
+from app.config.loading import load_settings
+from app.config.settings import ConfigError, KeyLimits
 from app.errors import Overloaded
 from app.http.key_limits import KeyUsage
 from tests.support.running import Running, fake_settings, running

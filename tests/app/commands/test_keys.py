@@ -11,7 +11,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from app.cli import cli
-from app.config.settings import load_settings
+from app.config.loading import load_settings
 from tests.support.running import FAKES, running
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from app.config.deployments import Deployments
-from app.config.settings import ConfigError, Settings, load_settings
+from app.config.loading import load_settings
+from app.config.settings import ConfigError, Settings
 
 
 @pytest.fixture(autouse=True)

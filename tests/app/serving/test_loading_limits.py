@@ -7,7 +7,7 @@ import asyncio
 import psutil
 import pytest
 
-from app.config.settings import load_settings
+from app.config.loading import load_settings
 from app.errors import ModelUnavailable, WorkerLost
 from app.serving.policy import Policy
 from app.serving.worker import ProcessWorker
