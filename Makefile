@@ -48,7 +48,7 @@ fix: check-environment
 	@.venv/bin/ruff check --fix . && .venv/bin/ruff format .
 
 docs: check-environment
-	@.venv/bin/python scripts/docs/write_docs.py
+	@.venv/bin/python scripts/docs/generate.py
 
 bench: check-environment
 	@.venv/bin/python scripts/bench_embedded.py

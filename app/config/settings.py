@@ -199,7 +199,7 @@ class DeploymentSettings(BaseModel):
 
     backend: str = Field(
         default="",
-        description="whisper | diffa | llasa | csm | voices | espeak | pocketsphinx | fake; built-in deployments have theirs.",
+        description="Name of the backend, such as whisper or espeak; built-in deployments have theirs.",
     )
     model: str = Field(default="", description="Hub id, or a folder; empty: the backend's default.")
     engine: str = Field(default="auto", description="One of the backend's engines.")

@@ -1,40 +1,45 @@
-"""What the gateway may know of CSM without loading it: files, preferred devices and the options of a deployment."""
+"""What the gateway knows of CSM before it runs: names, files, device preferences and the options of a deployment."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-import msgspec
+from msgspec import Meta
 
 from backends.registry import BackendInfo
 
 
 @dataclass(frozen=True, slots=True)
 class CsmOptions:
-    """Keys of a deployment with backend = "csm".
+    """Keys of a deployment that only CSM has."""
 
-    watermark: mark all speech (the model is refused without the watermark's weights unless this is false);
-    watermark_model: hub id or folder of SilentCipher; watermark_key: five bytes as ten hex digits, "": this
-    installation's own; watermark_sdr: dB between speech and watermark; watermark_statistics: whether its networks
-    normalise by the utterance ("batch", as published) or by what they were trained with ("running", half the cost);
-    codec_model: hub id or folder of Mimi, "": inside the model's own files; tokenizer: a tokenizer.json, "": the
-    model's; temperature, top_k: sampling, as published; max_seconds: of one sentence; max_batch: utterances per step,
-    0: by device; transcription_deployment: writes the transcript of a clip to clone that comes without one.
-    """
-
-    watermark: bool = True
-    watermark_model: str = "sony/silentcipher"
-    watermark_key: str = ""
-    watermark_sdr: float = 36.0
-    watermark_statistics: Literal["batch", "running"] = "batch"
-    codec_model: str = ""
-    tokenizer: str = ""
-    temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] = 0.9
-    top_k: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 50
-    max_seconds: Annotated[float, msgspec.Meta(ge=0.08, le=120)] = 30.0
-    max_batch: Annotated[int, msgspec.Meta(ge=0, le=256)] = 0
-    transcription_deployment: str = ""
+    watermark: Annotated[
+        bool,
+        Meta(description="Mark all speech; the model is refused without the watermark's weights unless this is false."),
+    ] = True
+    watermark_model: Annotated[str, Meta(description="Hub id or folder of SilentCipher.")] = "sony/silentcipher"
+    watermark_key: Annotated[str, Meta(description="Five bytes as ten hex digits; empty: this installation's own.")] = (
+        ""
+    )
+    watermark_sdr: Annotated[float, Meta(description="Distance between speech and mark, dB.")] = 36.0
+    watermark_statistics: Annotated[
+        Literal["batch", "running"],
+        Meta(
+            description="Normalise the mark's networks by utterance (batch, as published) or training (running, half the cost)."
+        ),
+    ] = "batch"
+    codec_model: Annotated[str, Meta(description="Hub id or folder of Mimi; empty: inside the model's own files.")] = ""
+    tokenizer: Annotated[str, Meta(description="A tokenizer.json; empty: the model's.")] = ""
+    temperature: Annotated[float, Meta(ge=0, le=2, description="Sampling temperature, as published.")] = 0.9
+    top_k: Annotated[
+        int, Meta(ge=0, le=10_000, description="Sample from the k most probable tokens, as published.")
+    ] = 50
+    max_seconds: Annotated[float, Meta(ge=0.08, le=120, description="Longest sentence, seconds.")] = 30.0
+    max_batch: Annotated[int, Meta(ge=0, le=256, description="Most utterances per step; 0: by device.")] = 0
+    transcription_deployment: Annotated[
+        str, Meta(description="Deployment that writes the transcript of a clip to clone that comes without one.")
+    ] = ""
 
 
 INFO = BackendInfo(

@@ -1,4 +1,4 @@
-"""What the gateway may know of DIFFA without loading it: files, preferred devices and the options of a deployment.
+"""What the gateway knows of DIFFA before it runs: names, files, device preferences and the options of a deployment.
 
 Knows no tensor. The decoding options are also what a request may set for itself; the rules between them are checked
 in `backends.diffa.decoding`.
@@ -9,40 +9,42 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-import msgspec
+from msgspec import Meta
 
 from backends.registry import BackendInfo
 
 
 @dataclass(frozen=True, slots=True)
 class DiffaOptions:
-    """Backend-specific keys of a deployment.
+    """Keys of a deployment that only DIFFA has."""
 
-    whisper_model, adapter_model: hub ids or folders of the audio encoder and of the DIFFA adapters; preset: "" or one
-    of the reference's settings ("reference", "mmsu", "mmau", "voicebench"), which then replaces all decoding keys
-    below; steps: denoising steps in all (0: one for every new token); block_length, max_new_tokens: tokens;
-    temperature, cfg_scale: 0 = off; cache: which keys and values are kept between steps; threshold: confidence 0..1
-    that commits a token (0: fixed schedule); factor: the factor rule instead of a threshold (0: off); early_stop: skip
-    the blocks after an end token; system_prompt: used where a conversation brings no system message; max_batch:
-    conversations that are denoised together; offload: layers that do not fit the memory budget run from the processor's
-    memory ("auto"), or such a load is refused ("never").
-    """
-
-    whisper_model: str = "openai/whisper-small"
-    adapter_model: str = "zhoujiaming777/DIFFA"
-    preset: Literal["", "reference", "mmsu", "mmau", "voicebench"] = ""
-    steps: Annotated[int, msgspec.Meta(ge=0)] = 0
-    block_length: Annotated[int, msgspec.Meta(ge=1)] = 32
-    max_new_tokens: Annotated[int, msgspec.Meta(ge=1)] = 128
-    temperature: Annotated[float, msgspec.Meta(ge=0)] = 0.0
-    cfg_scale: Annotated[float, msgspec.Meta(ge=0)] = 0.0
-    cache: Literal["none", "prefix", "dual"] = "prefix"
-    threshold: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.9
-    factor: Annotated[float, msgspec.Meta(ge=0)] = 0.0
-    early_stop: bool = True
-    system_prompt: str = "You are a helpful voice assistant."
-    max_batch: Annotated[int, msgspec.Meta(ge=1, le=256)] = 4
-    offload: Literal["auto", "never"] = "auto"
+    whisper_model: Annotated[str, Meta(description="Hub id or folder of the audio encoder.")] = "openai/whisper-small"
+    adapter_model: Annotated[str, Meta(description="Hub id or folder of the DIFFA adapters.")] = "zhoujiaming777/DIFFA"
+    preset: Annotated[
+        Literal["", "reference", "mmsu", "mmau", "voicebench"],
+        Meta(description="One of the reference's settings, which then replaces all decoding keys below."),
+    ] = ""
+    steps: Annotated[int, Meta(ge=0, description="Denoising steps in all; 0: one for every new token.")] = 0
+    block_length: Annotated[int, Meta(ge=1, description="Tokens of one block.")] = 32
+    max_new_tokens: Annotated[int, Meta(ge=1, description="Most tokens of an answer.")] = 128
+    temperature: Annotated[float, Meta(ge=0, description="Sampling temperature; 0 = off.")] = 0.0
+    cfg_scale: Annotated[float, Meta(ge=0, description="Classifier-free guidance; 0 = off.")] = 0.0
+    cache: Annotated[
+        Literal["none", "prefix", "dual"], Meta(description="Which keys and values are kept between steps.")
+    ] = "prefix"
+    threshold: Annotated[float, Meta(ge=0, le=1, description="Confidence that commits a token; 0: fixed schedule.")] = (
+        0.9
+    )
+    factor: Annotated[float, Meta(ge=0, description="Use the factor rule instead of a threshold; 0 = off.")] = 0.0
+    early_stop: Annotated[bool, Meta(description="Skip the blocks after an end token.")] = True
+    system_prompt: Annotated[str, Meta(description="Used where a conversation brings no system message.")] = (
+        "You are a helpful voice assistant."
+    )
+    max_batch: Annotated[int, Meta(ge=1, le=256, description="Most conversations that are denoised together.")] = 4
+    offload: Annotated[
+        Literal["auto", "never"],
+        Meta(description="Run layers beyond the memory budget from main memory (auto), or refuse such a load (never)."),
+    ] = "auto"
 
 
 INFO = BackendInfo(

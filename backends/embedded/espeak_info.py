@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from msgspec import Meta
 
 from backends.registry import BackendInfo
 
 
 @dataclass(frozen=True, slots=True)
 class EspeakOptions:
-    """Keys of a deployment with backend = "espeak".
+    """Keys of a deployment that only espeak has."""
 
-    voice: what a request without a known language gets and what the OpenAI voice names are built on;
-    words_per_minute: rate at speed 1 (140 is what recognisers understand best);
-    pitch, pitch_range: 0..100, 50 is the voice's own; sentence_gap_ms: silence between sentences.
-    """
-
-    voice: str = "en-us"
-    words_per_minute: int = 140
-    pitch: int = 50
-    pitch_range: int = 50
-    sentence_gap_ms: int = 150
+    voice: Annotated[
+        str, Meta(description="Voice of requests without a known language; the OpenAI voice names are built on it.")
+    ] = "en-us"
+    words_per_minute: Annotated[int, Meta(description="Rate at speed 1; 140 is what recognisers understand best.")] = (
+        140
+    )
+    pitch: Annotated[int, Meta(description="Pitch, 0..100; 50 is the voice's own.")] = 50
+    pitch_range: Annotated[int, Meta(description="Range of the pitch, 0..100; 50 is the voice's own.")] = 50
+    sentence_gap_ms: Annotated[int, Meta(description="Silence between sentences, milliseconds.")] = 150
 
 
 INFO = BackendInfo(

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from msgspec import Meta
 
 from backends.registry import BackendInfo
 
 
 @dataclass(frozen=True, slots=True)
 class PocketsphinxOptions:
-    """Keys of a deployment with backend = "pocketsphinx".
+    """Keys of a deployment that only pocketsphinx has."""
 
-    sentences: a closed list of English sentences; when given, every utterance is one of them or empty (grammar mode);
-    longest_utterance: seconds decoded in one step; a longer one is cut where it is quietest.
-    """
-
-    sentences: tuple[str, ...] = ()
-    longest_utterance: float = 6.0
+    sentences: Annotated[
+        tuple[str, ...],
+        Meta(description="A closed list of English sentences; when given, every utterance is one of them or empty."),
+    ] = ()
+    longest_utterance: Annotated[
+        float, Meta(description="Longest audio decoded in one step, seconds; more is cut where it is quietest.")
+    ] = 6.0
 
 
 INFO = BackendInfo(

@@ -7,7 +7,9 @@ and not a mock, so that everything above the contract is tested through real wor
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from msgspec import Meta
 
 from backends.interface import Task
 from backends.registry import BackendInfo
@@ -18,44 +20,35 @@ Fault = Literal["", "invalid_input", "model_unavailable", "error"]
 
 @dataclass(frozen=True, slots=True)
 class FakeOptions:
-    """Keys of a deployment with backend = "fake".
+    """Keys of a deployment with backend = "fake". The warm-up is spared from the faults."""
 
-    task: what it does; delay: seconds of sleep per step; burn: seconds of CPU per step; steps: steps per job (0: as
-    many as the work has pieces); load_seconds: sleep while loading; max_batch: jobs per step; memory: bytes it claims;
-    allocate: really fill that much memory; growth: bytes that the first job makes it allocate for good; diarization:
-    label two speakers in turn (otherwise such a request is refused); native_speed: honour the speed of a speech request
-    itself; noise: print on stdout while working, from Python and below it.
-
-    Faults, from which the warm-up is spared: fail_load, fail_start, fail_step: the error raised there; oom_at,
-    crash_at, hang_at: out of memory, sudden death, or an endless wait there; oom_batch: out of memory whenever a step
-    holds more jobs than this (0: never); oom_device: restrict out of memory to devices whose name starts so;
-    fault_step: which step of a job is meant (1 = first); fault_times: how often a fault happens before all is well (-1:
-    always), counted over restarts where counter_file names a file to keep the count in.
-    """
-
-    task: Task = "transcription"
-    delay: float = 0.0
-    burn: float = 0.0
-    steps: int = 0
-    load_seconds: float = 0.0
-    max_batch: int = 4
-    memory: int = 0
-    allocate: bool = False
-    growth: int = 0
-    diarization: bool = False
-    native_speed: bool = False
-    noise: bool = False
-    fail_load: Fault = ""
-    fail_start: Fault = ""
-    fail_step: Fault = ""
-    oom_at: Place = ""
-    crash_at: Place = ""
-    hang_at: Place = ""
-    oom_batch: int = 0
-    oom_device: str = ""
-    fault_step: int = 1
-    fault_times: int = -1
-    counter_file: str = ""
+    task: Annotated[Task, Meta(description="What it does.")] = "transcription"
+    delay: Annotated[float, Meta(description="Sleep per step, seconds.")] = 0.0
+    burn: Annotated[float, Meta(description="Processor time per step, seconds.")] = 0.0
+    steps: Annotated[int, Meta(description="Steps per job; 0: as many as the work has pieces.")] = 0
+    load_seconds: Annotated[float, Meta(description="Sleep while loading, seconds.")] = 0.0
+    max_batch: Annotated[int, Meta(description="Most jobs per step.")] = 4
+    memory: Annotated[int, Meta(description="Memory that it claims, bytes.")] = 0
+    allocate: Annotated[bool, Meta(description="Really fill that much memory.")] = False
+    growth: Annotated[int, Meta(description="Memory that the first job makes it allocate for good, bytes.")] = 0
+    diarization: Annotated[
+        bool, Meta(description="Label two speakers in turn; otherwise such a request is refused.")
+    ] = False
+    native_speed: Annotated[bool, Meta(description="Honour the speed of a speech request itself.")] = False
+    noise: Annotated[bool, Meta(description="Print on stdout while working, from Python and below it.")] = False
+    fail_load: Annotated[Fault, Meta(description="Error raised by a load.")] = ""
+    fail_start: Annotated[Fault, Meta(description="Error raised at the start of a job.")] = ""
+    fail_step: Annotated[Fault, Meta(description="Error raised by a step.")] = ""
+    oom_at: Annotated[Place, Meta(description="Where it runs out of memory.")] = ""
+    crash_at: Annotated[Place, Meta(description="Where it dies suddenly.")] = ""
+    hang_at: Annotated[Place, Meta(description="Where it waits for ever.")] = ""
+    oom_batch: Annotated[
+        int, Meta(description="Run out of memory whenever a step holds more jobs than this; 0: never.")
+    ] = 0
+    oom_device: Annotated[str, Meta(description="Run out of memory only on devices whose name starts so.")] = ""
+    fault_step: Annotated[int, Meta(description="Which step of a job the faults mean; 1 = first.")] = 1
+    fault_times: Annotated[int, Meta(description="How often a fault happens before all is well; -1: always.")] = -1
+    counter_file: Annotated[str, Meta(description="File that keeps the count of faults over restarts.")] = ""
 
 
 INFO = BackendInfo(

@@ -1,4 +1,4 @@
-"""What the gateway may know of Whisper without loading it: engines, device wishes, options, files.
+"""What the gateway may know of Whisper without loading it: engines, device preferences, options, files.
 
 Imports no engine code; `backends.registry` finds `INFO` by name.
 """
@@ -8,34 +8,42 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-import msgspec
+from msgspec import Meta
 
 from backends.registry import BackendInfo
 
 
 @dataclass(frozen=True, slots=True)
 class WhisperOptions:
-    """Keys of a deployment that only Whisper has.
+    """Keys of a deployment that only Whisper has."""
 
-    language: forced when a request names none ("" = detect); vad: a speech gate removes silence before the model;
-    vad_threshold: speech probability 0..1 above which a frame is speech; max_batch: windows decoded together;
-    temperatures: the fallback ladder of a request with temperature 0; no_speech_threshold: probability above which a
-    window with a low log-probability is silence; logprob_threshold: average per token below which a decode is repeated
-    hotter; compression_ratio_threshold: text that compresses better than this is a repetition; carry_prompt: the text
-    of the window before is the prompt of the next, while that is safe; cache_folder: where built graphs lie when the
-    weights' folder is read-only ("" = the user's cache folder).
-    """
-
-    language: str = ""
-    vad: bool = True
-    vad_threshold: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.5
-    max_batch: Annotated[int, msgspec.Meta(ge=1, le=256)] = 8
-    temperatures: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-    no_speech_threshold: float = 0.6
-    logprob_threshold: float = -1.0
-    compression_ratio_threshold: float = 2.4
-    carry_prompt: bool = True
-    cache_folder: str = ""
+    language: Annotated[str, Meta(description="Language code forced when a request names none; empty: detect it.")] = ""
+    vad: Annotated[bool, Meta(description="Remove silence before the model, by a voice activity detector.")] = True
+    vad_threshold: Annotated[
+        float, Meta(ge=0, le=1, description="Speech probability above which a frame is speech.")
+    ] = 0.5
+    max_batch: Annotated[int, Meta(ge=1, le=256, description="Most 30 s windows decoded together.")] = 8
+    temperatures: Annotated[
+        tuple[float, ...], Meta(description="Temperatures tried in turn for a request with temperature 0.")
+    ] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+    no_speech_threshold: Annotated[
+        float, Meta(description="Probability above which a window with a low log-probability is silence.")
+    ] = 0.6
+    logprob_threshold: Annotated[
+        float, Meta(description="Average log-probability per token below which a window is decoded again, hotter.")
+    ] = -1.0
+    compression_ratio_threshold: Annotated[
+        float, Meta(description="Text that compresses better than this is a repetition and decoded again, hotter.")
+    ] = 2.4
+    carry_prompt: Annotated[
+        bool, Meta(description="Use the text of one window as the prompt of the next, while that is safe.")
+    ] = True
+    cache_folder: Annotated[
+        str,
+        Meta(
+            description="Folder for built graphs when that of the weights is read-only; empty: the user's cache folder."
+        ),
+    ] = ""
 
 
 INFO = BackendInfo(
