@@ -1,6 +1,6 @@
 """Decoding in fair shares: who asks comes from the request, and none of its owners can keep the decoders or the disk.
 
-Owns the turns before the decoders, the share of the space for temporary files, what a FLAC's head says before it is
+Owns the fair gate before the decoders, the share of the space for temporary files, what a FLAC's head says before it is
 decoded, and the words for a full disk. The decoders themselves are the media pool's.
 """
 
@@ -53,15 +53,20 @@ class FairMediaPool(MediaPool):
         self._space = FairShares(0)  # estimates while audio is decoded, afterwards what it takes; its cap is the disk's
         self._written = 0  # bytes of it that lie on the disk
 
+    def snapshot(self) -> dict[str, int]:
+        """Also counts the uploads that wait for their owner's turn. file_bytes: of decoded audio in files."""
+        held = super().snapshot()
+        return held | {"waiting": held["waiting"] + self._gate.waiting, "file_bytes": self._written}
+
     async def decode(
         self, data: bytes | memoryview, *, rate: int, param: str = "file", max_seconds: float | None = None
     ) -> Decoded:
-        """As the media pool; raises Overloaded too where the owner's share is used up, StorageFull for a full disk."""
+        """Decode as the media pool does. Also raises Overloaded beyond the owner's share, StorageFull for a full disk."""
         owner = current_owner.get()
         longest = self._caps.audio_seconds if max_seconds is None else min(max_seconds, self._caps.audio_seconds)
         check_flac_head(data, longest, self._caps.decoded_bytes, param)
         estimate = min(int(longest * rate * _BYTES_PER_SAMPLE), len(data) * _GROWTH)
-        async with self._gate.place(owner):
+        async with self._gate.slot(owner):
             self._check_space(owner, estimate)
             self._space.take(owner, estimate)
             try:
@@ -104,7 +109,8 @@ class FairMediaPool(MediaPool):
         )
 
     def _check_space(self, owner: str, size: int) -> None:
-        """An owner's first audio is always tried; more of it only while it leaves others as much as it takes."""
+        """Raise Overloaded beyond the owner's share: its first audio always passes, more only while it leaves others as
+        much as it takes."""
         held = self._space.held_by(owner)
         if not held or self.folder is None:
             return
@@ -115,7 +121,7 @@ class FairMediaPool(MediaPool):
             )
 
     def _free_bytes(self) -> int:
-        """Of the disk that holds temporary files; plenty where that cannot be told."""
+        """Free bytes of the disk that holds temporary files; plenty where that is unknown."""
         try:
             return shutil.disk_usage(str(self.folder)).free
         except OSError:

@@ -2,8 +2,8 @@
 
 Owns the life of those processes, the queue before them, the wall-time limit and the sweep of temporary folders at
 start.
-Knows no decoder: those run only in `media_worker`, so that a crash, a bomb or a kill costs one request. Every route
-decodes through here.
+Knows no decoder: those run only in `app.media.worker`, so that a crash, a bomb or a kill costs one request. Every
+route decodes through here.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _log = structlog.get_logger("media")
 
 @dataclass(slots=True)
 class Decoded:
-    """Decoded audio. samples: float32 [time], mono, at the wanted rate, read-only (a memory map of `file` for long
+    """Decoded audio. samples: float32 [time], mono, at the rate asked for, read-only (a memory map of `file` for long
     audio); duration: seconds of the source; source_rate, channels, container: what was uploaded. Close it when the job
     is over."""
 
@@ -78,7 +78,7 @@ class _WorkerGone(Exception):
 
 
 class _Worker:
-    """A place for one media worker process, which serves one job at a time and is replaced when it is spent."""
+    """One media worker process, which serves one job at a time and is replaced when it is spent."""
 
     def __init__(self) -> None:
         self.process: asyncio.subprocess.Process | None = None
@@ -94,7 +94,7 @@ class _Worker:
         return self.pid is None or self._jobs >= _JOBS_PER_WORKER
 
     async def start(self) -> asyncio.subprocess.Process:
-        """The process, started if there is none, or only a dead one."""
+        """Return the process, started if there is none, or only a dead one."""
         if self.pid is None:
             await self.stop()
             self._ready, self._jobs = False, 0
@@ -113,7 +113,7 @@ class _Worker:
         return cast(asyncio.subprocess.Process, self.process)
 
     async def ask(self, job: DecodeJob, data: bytes | memoryview) -> tuple[Decoding, bytes]:
-        """Raises _WorkerGone if the process ends before its answer is complete."""
+        """Decode in the process; returns the answer and its samples. Raises _WorkerGone if the process ends before."""
         try:
             process = await self.start()
         except OSError as error:
@@ -154,7 +154,7 @@ class _Worker:
 
 
 async def _last_words(process: asyncio.subprocess.Process) -> str:
-    """The end of what a process wrote to stderr that is no more."""
+    """Read the end of what an ended process wrote to stderr."""
     written = await cast(asyncio.StreamReader, process.stderr).read()
     return written.decode("utf-8", "replace")[-_LAST_WORDS:]
 
@@ -190,6 +190,10 @@ class MediaPool:
         """Process ids of the living workers."""
         return [worker.pid for worker in self._workers if worker.pid is not None]
 
+    def snapshot(self) -> dict[str, int]:
+        """What is held now. waiting: uploads that wait for a worker; free: workers without a job."""
+        return {"waiting": self._waiting, "free": self._free.qsize()}
+
     @property
     def folder(self) -> Path | None:
         """Where files with a name lie while they are in use; None before `start` and after `close`."""
@@ -215,7 +219,7 @@ class MediaPool:
     async def decode(
         self, data: bytes | memoryview, *, rate: int, param: str = "file", max_seconds: float | None = None
     ) -> Decoded:
-        """`data` as mono float32 at `rate` Hz.
+        """Decode `data` to mono float32 at `rate` Hz.
 
         param: the field that errors name; max_seconds: a cap tighter than the configured one. Raises InvalidRequest for
         what is not supported audio or is over a cap, Overloaded when too many wait, ServiceUnavailable when the worker
@@ -303,13 +307,13 @@ def _decoded(answer: Decoding, samples: Samples, file: SampleFile | None = None)
 
 
 async def _sweep() -> None:
-    """In a thread, because what a killed server left may be gigabytes."""
+    """Sweep in a thread, because what a killed server left may be gigabytes."""
     if swept := await asyncio.to_thread(sweep):
         _log.info("media.swept", folders=len(swept))
 
 
 def _lost(gone: _WorkerGone, param: str) -> InvalidRequest | ServiceUnavailable:
-    """A decoder that dies on its own (a fault, a limit) was killed by this file; one that was killed was not."""
+    """Return the error for a worker that ended. A decoder that dies on its own was killed by this file."""
     if gone.returncode is None:
         _log.error("media.cannot_start", error=gone.last_words)
         return ServiceUnavailable("The audio decoder cannot start. The server's log has the details.", retry_after=10)
@@ -320,7 +324,7 @@ def _lost(gone: _WorkerGone, param: str) -> InvalidRequest | ServiceUnavailable:
 
 
 def _widen_pipe(process: asyncio.subprocess.Process) -> None:
-    """Room for a whole upload in the pipe: at Linux' usual 64 KiB the event loop wakes 16 times for each megabyte."""
+    """Make room for a whole upload in the pipe: at Linux' usual 64 KiB the event loop wakes 16 times for each megabyte."""
     if sys.platform == "linux":
         import fcntl
 

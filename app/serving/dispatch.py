@@ -1,7 +1,6 @@
 """Brings the jobs of one deployment to its worker: admission, fair order, slots, and what each job cost.
 
-Owns the queue and the running jobs. Where the worker comes from is the business of `resident`; what a client sees is
-the business of `tickets`.
+Owns the queue and the running jobs. The worker comes from the supervisor; what a client sees is up to `reservation`.
 """
 
 from __future__ import annotations
@@ -9,15 +8,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from typing import Any
 
 import structlog
 
 from app.config.settings import LimitSettings
 from app.errors import ApiError, InvalidRequest, Overloaded, WorkerLost, internal_error
 from app.metrics import Metrics
-from app.serving.admission import Entry, FairQueue
 from app.serving.notifier import Notifier
 from app.serving.pricing import Pricer
+from app.serving.queue import Entry, FairQueue
 from app.serving.shares import FairShares
 from app.serving.supervisor import ModelSupervisor
 from app.serving.worker import Worker, WorkerJob
@@ -30,11 +30,11 @@ Waiting = Entry[WorkerJob]
 
 
 class Dispatcher:
-    """The way of jobs to one resident model.
+    """Queue and running jobs of one deployment.
 
-    places: requests that were admitted and do not run yet; coming: those of them for which the model is loaded before
-    they are in the queue, so that nobody evicts it in between; fair: there are several owners, and none may take all
-    places or slots.
+    reserved_slots: requests that were admitted and do not run yet; arriving: those of them for which the model is
+    loaded before they are in the queue, so that nobody evicts it in between; fair: there are several owners, and none
+    may take all of the queue or all slots; last_used: seconds since the epoch.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Dispatcher:
         reserve = limits.queue_jobs // 4 if fair else 0
         self.reserved_slots = FairShares(limits.queue_jobs, reserve=reserve, floor=max(1, limits.queue_jobs // 16))
         self.arriving = 0
-        self.last_used: float | None = None  # seconds since the epoch
+        self.last_used: float | None = None
         self._queue: FairQueue[WorkerJob] = FairQueue()
         self._requests: dict[Waiting, Request | None] = {}
         self._active: dict[WorkerJob, tuple[Waiting, Request | None]] = {}
@@ -62,7 +62,7 @@ class Dispatcher:
         self._closed: ApiError | None = None
         supervisor.attach(self)
 
-    # --- What the resident model asks ---------------------------------------------------------------------------------
+    # --- State ----------------------------------------------------------------------------------------------------
 
     @property
     def active(self) -> int:
@@ -72,10 +72,33 @@ class Dispatcher:
     def waiting(self) -> int:
         return len(self._queue) + self.arriving
 
+    def snapshot(self) -> dict[str, Any]:
+        """What is held now: counts, owners of running jobs, and the worker, {} if there is none."""
+        supervisor, worker = self.supervisor, self.supervisor.worker
+        return {
+            "reserved_slots": self.reserved_slots.held,
+            "arriving": self.arriving,
+            "queued": len(self._queue),
+            "active": self.active,
+            "accepted": sum(job.taken_up for job in self._active),
+            "owners": sorted(entry.owner for entry, _ in self._active.values()),
+            "draining": supervisor.draining,
+            "failures": supervisor.failures,
+            "worker": {
+                "pid": worker.pid,
+                "jobs": worker.job_count,
+                "working": worker.heartbeat.working or worker.heartbeat.active > 0,
+                "steps": worker.heartbeat.steps,
+                "idle_seconds": self._clock() - worker.progress_at,
+            }
+            if worker is not None
+            else {},
+        }
+
     # --- Admission ----------------------------------------------------------------------------------------------------
 
     def check(self, owner: str, price: float | None = None) -> None:
-        """Raises Overloaded if one more job of this owner would wait too long; price None: not known yet."""
+        """Raise Overloaded if one more job of this owner would wait too long. price: seconds, None: not known yet."""
         wait = self.predicted_wait(owner, self.pricer.typical if price is None else price)
         if price is None and not self.reserved_slots.has_room(owner, extra=max(0, self.slots - self.active)):
             yours = (
@@ -90,7 +113,7 @@ class Dispatcher:
             raise self._overloaded("queue_seconds", wait, f"a request to {self.name} would wait about {wait:.0f} s")
 
     def predicted_wait(self, owner: str, price: float) -> float:
-        """Seconds until a new job would start."""
+        """Predict the seconds until a new job would start."""
         now = self._clock()
         running = sum(max(0.0, entry.price - (now - job.sent_at)) for job, (entry, _) in self._active.items())
         if self.active + self.waiting < self.slots:
@@ -105,10 +128,10 @@ class Dispatcher:
         self._metrics.refused_total.labels(reason).inc()
         return Overloaded(f"The server is at its limit: {text}. Please retry later.", retry_after=max(1.0, wait))
 
-    # --- A job's way --------------------------------------------------------------------------------------------------
+    # --- Jobs ---------------------------------------------------------------------------------------------------------
 
     def enqueue(self, owner: str, request: Request | None) -> Waiting:
-        """Put a priced job into the queue. Its `granted` gives the job once a worker has it. Raises Draining."""
+        """Put a job into the queue. Its `granted` gives the job once a worker has it. Raises Draining."""
         if self._closed is not None:
             raise self._closed
         now = self._clock()
@@ -121,11 +144,11 @@ class Dispatcher:
         self._freed.notify()  # of another owner, perhaps, than those that may not run now
         self._notify()
         if self._dispatch_loop is None or self._dispatch_loop.done():
-            self._dispatch_loop = asyncio.create_task(self._run_dispatch_loop(), name=f"pump of {self.name}")
+            self._dispatch_loop = asyncio.create_task(self._run_dispatch_loop(), name=f"dispatch of {self.name}")
         return entry
 
     async def prepare(self) -> None:
-        """Load the model for a request that comes, once for all that do. Raises ApiError; call `arrived` afterwards."""
+        """Load the model for a request that is not queued yet. Raises ApiError; call `arrived` afterwards."""
         self.arriving += 1
         self._notify()
         if self._preparing is None or self._preparing.done():
@@ -137,7 +160,7 @@ class Dispatcher:
         loading.result()
 
     def arrived(self) -> None:
-        """It is in the queue now, went elsewhere, or has left."""
+        """Count a prepared request as arriving no longer: it is queued, went to a fallback, or has left."""
         self.arriving -= 1
         self._notify()
         self.supervisor.queue_emptied()
@@ -145,7 +168,7 @@ class Dispatcher:
             self._preparing.cancel()
 
     def withdraw(self, entry: Waiting) -> None:
-        """The client left: out of the queue, or out of the worker at its next step."""
+        """Take the job of a client that left out of the queue, or out of the worker at its next step."""
         if self._queue.remove(entry):
             self._requests.pop(entry, None)
             self._notify()
@@ -160,14 +183,14 @@ class Dispatcher:
 
     async def _run_dispatch_loop(self) -> None:
         try:
-            await self._bring_jobs()
+            await self._dispatch_jobs()
         except ApiError as error:
             self.fail_waiting(error)
         except Exception as error:
-            _log.exception("pool.pump_failed", deployment=self.name)
+            _log.exception("pool.dispatch_failed", deployment=self.name)
             self.fail_waiting(ApiError(f"The queue of {self.name} failed: {type(error).__name__}."))
 
-    async def _bring_jobs(self) -> None:
+    async def _dispatch_jobs(self) -> None:
         while self._queue:
             began = self._clock()
             worker = await self.supervisor.ensure()
@@ -182,47 +205,37 @@ class Dispatcher:
                 await self._begin_next(worker)
 
     async def _begin_next(self, worker: Worker) -> None:
-        """The next job of an owner that leaves a slot to others; if there is none, wait for a slot or another owner's
-        job."""
+        """Start the next job of an owner that leaves a slot to others; if there is none, wait for a slot or another
+        owner's job."""
         try:
             entry = self._queue.pop(self._clock(), self._may_run)
         except IndexError:
             await self._freed.wait(min(entry.deadline for entry in self._queue.entries()) - self._clock())
         else:
-            await self._begin(worker, entry)
+            self._begin(worker, entry)
+            self._notify()
 
     def _may_run(self, owner: str) -> bool:
-        """Where there are several owners, one of them may have all slots but the last: a job can run for long."""
+        """Whether the owner may run one more job: of several owners, none has the last slot too, as a job can run long."""
         if not self._fair or self.slots == 1:
             return True
         return sum(entry.owner == owner for entry, _ in self._active.values()) < self.slots - 1
 
-    async def _begin(self, worker: Worker, entry: Waiting) -> None:
-        """From here on the slot is taken; between taking and `ensure` nothing was awaited, so the worker is there."""
+    def _begin(self, worker: Worker, entry: Waiting) -> None:
+        """Submit the job, which takes a slot until it has ended. Nothing was awaited since `ensure`."""
         request = self._requests.pop(entry)
-        placeholder = WorkerJob(0, self._clock())
-        self._active[placeholder] = entry, request
+        if entry.granted.done():  # its client has left in this very moment
+            return
         try:
-            job = await worker.submit(request)
+            job = worker.submit(request)
         except FrameError as error:
             self._settle(entry, InvalidRequest(f"The request cannot be handed to the model's worker: {error}."))
-            return
         except Exception:
             _log.exception("pool.submit_failed", deployment=self.name)
             self._settle(entry, internal_error())  # the others in the queue have no part in it
-            return
-        except BaseException:
-            self._settle(entry, WorkerLost(f"The worker of {self.name} was stopped."))
-            raise
-        finally:
-            del self._active[placeholder]
-            self._notify()
-        self._active[job] = entry, request
-        self._notify()
-        job.when_ended(self._ended)
-        if entry.granted.done():
-            worker.cancel(job)
         else:
+            self._active[job] = entry, request
+            job.when_ended(self._ended)
             entry.granted.set_result(job)
 
     def _ended(self, job: WorkerJob) -> None:
@@ -240,8 +253,10 @@ class Dispatcher:
             self._metrics.real_time_factor.labels(self.name).set(self.pricer.real_time_factor)
 
     async def recover_from_oom(self, attempt: int) -> bool:
-        """A job ran out of memory: first fewer jobs at once and everyone idle off the device, then the CPU; False: give
-        up."""
+        """Make room after a job ran out of memory: first fewer jobs per step and no idle models, then the CPU.
+
+        attempt: 1 for the first time; returns False if nothing is left to try.
+        """
         _log.warning("pool.out_of_memory", deployment=self.name, at="work", attempt=attempt)
         if attempt == 1:
             await self.supervisor.make_space()
@@ -256,7 +271,7 @@ class Dispatcher:
         self._notify()
 
     def fail_waiting(self, error: ApiError) -> None:
-        """Nothing in the queue can be served."""
+        """Refuse everything in the queue with `error`."""
         for entry in list(self._queue.entries()):
             self._queue.remove(entry)
             self._requests.pop(entry, None)

@@ -1,4 +1,4 @@
-"""What the routes know of the machinery behind them: admission, a running job, and the state of deployments.
+"""What the routes know of the pool behind them: admission, a running job, and the state of deployments.
 
 The pool implements it with worker processes; another scheduler (a Ray Serve handle, say) can implement it without a
 change in the routes. Knows no HTTP.
@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 from app.config.deployments import Deployment
 from backends.interface import Capabilities, Event, Request
 
-State = Literal["absent", "pulling", "loading", "ready", "busy", "failed", "unloaded"]
+DeploymentState = Literal["absent", "pulling", "loading", "ready", "busy", "failed", "unloaded"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class DeploymentStatus:
     device: str
     dtype: str
     reason: str
-    state: State
+    state: DeploymentState
     error: str | None
     fallback: str
     footprint_bytes: int
@@ -64,7 +64,7 @@ class Run(Protocol):
 
 
 class Reservation(Protocol):
-    """A place in the queue of a deployment. deployment: the one that will answer (the fallback, if it came to that)."""
+    """A slot in the queue of a deployment. deployment: the one that will answer (the fallback, if it came to that)."""
 
     deployment: Deployment
     fallback_from: str | None
@@ -82,14 +82,14 @@ class Pool(Protocol):
         """Refuse new work, let running work end within `seconds`, stop all workers. True if nothing was cut."""
 
     def admit(self, deployment: Deployment, *, owner: str, request_id: str) -> AbstractAsyncContextManager[Reservation]:
-        """Take a place at once or raise Overloaded, Draining or ModelUnavailable. Leaving the context cancels its
-        job."""
+        """Reserve a slot in the queue. Raises Overloaded, Draining or ModelUnavailable at once; leaving the context
+        cancels its job."""
 
     async def canary(self, deployment: Deployment, timeout_seconds: float) -> None:
         """Run the backend's canary request; raises ApiError if it fails or takes too long."""
 
     def capabilities(self, deployment: Deployment) -> Capabilities | None:
-        """What the model told when it was last loaded, also if it is unloaded now; None before its first load."""
+        """Capabilities reported at the last load, also if the model is unloaded now; None before its first load."""
 
     def status(self) -> dict[str, DeploymentStatus]: ...
 

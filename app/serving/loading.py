@@ -16,7 +16,7 @@ import structlog
 
 from app.config.deployments import Deployment
 from app.metrics import Metrics
-from app.serving.interfaces import State
+from app.serving.interfaces import DeploymentState
 from app.serving.memory import Holder, Lease, MemoryManager
 from app.serving.policy import Policy
 from app.serving.worker import LoadError, Spawn, Worker, WorkerSpec
@@ -34,7 +34,7 @@ class Requirements(Protocol):
     """What must be there before a model can be loaded."""
 
     @property
-    def state(self) -> State:
+    def state(self) -> DeploymentState:
         """unloaded: all is there."""
 
     def check(self) -> None:

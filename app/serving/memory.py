@@ -27,13 +27,15 @@ _log = structlog.get_logger("pool")
 class Holder(Protocol):
     """A model that holds, or wants to hold, a lease."""
 
-    draining: bool
     idle_since: float
     loaded_at: float
     load_seconds: float
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def draining(self) -> bool: ...
 
     @property
     def worker(self) -> object | None: ...
@@ -49,7 +51,7 @@ class Holder(Protocol):
 
     async def unload(self, reason: str) -> bool: ...
 
-    def ask_to_drain(self, please: bool) -> None: ...
+    def ask_to_drain(self, drain: bool) -> None: ...
 
 
 @dataclass(eq=False, slots=True)
@@ -64,12 +66,12 @@ class Lease:
 
 
 class MemoryManager:
-    """The ledger of what is held now."""
+    """Leases of all loaded models, and the waiting for more memory."""
 
     def __init__(self, budget: Callable[[str], int], policy: Policy, clock: Callable[[], float]) -> None:
         self._budget, self._policy, self._clock = budget, policy, clock
         self._leases: list[Lease] = []
-        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._changed = Notifier()
 
     def used(self, device: str) -> int:
@@ -80,7 +82,7 @@ class MemoryManager:
         return max(lease.size, self._budget(lease.device) - self.used(lease.device) + lease.size)
 
     def refresh(self) -> None:
-        """Something about a holder has changed."""
+        """Look again: something about a holder has changed."""
         self._changed.notify()
 
     async def acquire(self, holder: Holder, device: str, size: int, reserved: int = 0) -> Lease:
@@ -89,7 +91,7 @@ class MemoryManager:
         Raises OutOfMemory if it cannot become free.
         """
         size, reserved = min(size, self._budget(device)), min(reserved, self._budget(device))
-        async with self._turns[device]:
+        async with self._locks[device]:
             if not await self._make_room(f"to make room for {holder.name}", device, size):
                 raise self._no_room(holder, device, size)
             lease = Lease(holder, device, size, reserved)
@@ -98,14 +100,14 @@ class MemoryManager:
 
     async def free_memory(self, device: str) -> None:
         """Models have grown over the budget: the same as for a newcomer, until the rest fits."""
-        if self._turns[device].locked():
+        if self._locks[device].locked():
             self._changed.notify()  # whoever makes room already sees the new figures
             return
-        async with self._turns[device]:
+        async with self._locks[device]:
             await self._make_room(f"because {device} is over its budget", device, 0)
 
     async def _make_room(self, why: str, device: str, size: int) -> bool:
-        """Until `size` is free; False if that cannot be. A lone model is not asked to yield to nobody."""
+        """Until `size` is free; False if that cannot be. A model is never unloaded when no other needs the memory."""
         asked: list[Holder] = []
         end = self._clock() + self._policy.memory_wait
         try:
@@ -145,14 +147,14 @@ class MemoryManager:
             return self._policy.memory_wait
         loaded = [other for other in others if other.worker is not None]
         if not loaded:
-            return self._policy.memory_wait  # they are loading or ending: the bell rings when that is over
+            return self._policy.memory_wait  # they are loading or ending, and notify when that is over
         oldest = min(loaded, key=lambda h: h.loaded_at)
         left = oldest.loaded_at + self._policy.residency - self._clock()
         if left > 0:
             return left
         oldest.ask_to_drain(True)
         asked.append(oldest)
-        _log.info("pool.asked_to_yield", deployment=oldest.name, active=oldest.active)
+        _log.info("pool.asked_to_drain", deployment=oldest.name, active=oldest.active)
         return 0.0 if not oldest.active else self._policy.memory_wait
 
     def _no_room(self, holder: Holder, device: str, size: int) -> OutOfMemory:

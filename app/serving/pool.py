@@ -1,7 +1,7 @@
 """The pool: every deployment's worker, queue and state behind the protocol that the routes use.
 
 Wires the parts together and owns their start and end. Decides nothing itself: prices are in `pricing`, order in
-`admission`, life cycles in `resident`, memory in `arbiter`, a request's way in `tickets`.
+`queue`, life cycles in `supervisor`, memory in `memory`, one request in `reservation`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Coroutine, Mapping
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
 import structlog
@@ -57,7 +57,7 @@ class WorkerPool:
         self._deployments, self._spawn = dict(deployments), spawn
         self._draining = False
         self._reservations: set[PoolReservation] = set()
-        self._left = Notifier()  # rings when a ticket is given back
+        self._left = Notifier()  # of a reservation that was released
         self._tasks: set[asyncio.Task[Any]] = set()
         self._dispatchers: dict[str, Dispatcher] = {}
         self._requirements: dict[str, ModelRequirements] = {}
@@ -180,50 +180,57 @@ class WorkerPool:
 
     @asynccontextmanager
     async def admit(self, deployment: Deployment, *, owner: str, request_id: str) -> AsyncIterator[Reservation]:
-        """A place in the queue, for as long as the context lasts.
+        """Reserve a slot in the queue for as long as the context lasts."""
+        reservation = await self._reserve(deployment, owner, request_id)
+        try:
+            yield reservation
+        finally:
+            self._release(reservation)
+
+    async def _reserve(self, deployment: Deployment, owner: str, request_id: str) -> PoolReservation:
+        """Reserve with the deployment, or the first of its fallbacks that can be loaded.
 
         A deployment with a fallback is loaded first: only then is it certain who answers.
         """
-        reservation = self._reservation(deployment, owner, request_id)
+        candidate = deployment
         while True:
+            reservation = self._reservation(candidate, owner, request_id, asked=deployment)
             self._reservations.add(reservation)
-            try:
-                refused = await self._refusal(reservation)
-                if refused is None:
-                    yield reservation
-                    return
-            finally:
-                self._reservations.discard(reservation)
-                self._left.notify()
-                reservation.leave()
-            reservation = self._reservation(
-                self._deployments[reservation.deployment.fallback], owner, request_id, instead_of=deployment
-            )
+            with ExitStack() as undo:
+                undo.callback(self._release, reservation)
+                if await self._can_answer(reservation):
+                    undo.pop_all()
+                    return reservation
+            candidate = self._deployments[reservation.deployment.fallback]
+
+    def _release(self, reservation: PoolReservation) -> None:
+        self._reservations.discard(reservation)
+        self._left.notify()
+        reservation.leave()
 
     @staticmethod
-    async def _refusal(reservation: PoolReservation) -> ApiError | None:
-        """Why the ticket's model cannot be loaded, where another deployment may answer instead."""
+    async def _can_answer(reservation: PoolReservation) -> bool:
+        """Load the model where a fallback may answer instead; False if it cannot be loaded."""
         if not reservation.deployment.fallback:
-            return None
+            return True
         try:
             await reservation.prepare()
-        except (ModelUnavailable, OutOfMemory, WorkerLost) as error:
-            return error
-        return None
+        except (ModelUnavailable, OutOfMemory, WorkerLost):
+            return False
+        return True
 
     def _reservation(
-        self, deployment: Deployment, owner: str, request_id: str, *, instead_of: Deployment | None = None
+        self, deployment: Deployment, owner: str, request_id: str, *, asked: Deployment
     ) -> PoolReservation:
-        """Raises Draining, ModelUnavailable or Overloaded. instead_of: the deployment whose load has failed."""
+        """Make a reservation. asked: what the client named. Raises Draining, ModelUnavailable or Overloaded."""
         if self._draining:
             self._metrics.refused_total.labels("draining").inc()
             raise Draining("The server is shutting down.", retry_after=5.0)
         dispatcher = self._who_answers(deployment)
         dispatcher.check(owner)
-        asked = (instead_of or deployment).name
-        fell_back = asked if dispatcher.name != asked else None
+        fell_back = asked.name if dispatcher.name != asked.name else None
         if fell_back:
-            _log.warning("pool.fallback", deployment=asked, answered_by=dispatcher.name, request_id=request_id)
+            _log.warning("pool.fallback", deployment=fell_back, answered_by=dispatcher.name, request_id=request_id)
         return PoolReservation(dispatcher, owner=owner, request_id=request_id, fallback_from=fell_back)
 
     def _who_answers(self, deployment: Deployment) -> Dispatcher:
@@ -281,8 +288,20 @@ class WorkerPool:
     # --- State --------------------------------------------------------------------------------------------------------
 
     def capabilities(self, deployment: Deployment) -> Capabilities | None:
-        """What the model told when it was last loaded, also if it is unloaded now; None before its first load."""
+        """Capabilities reported at the last load, also if the model is unloaded now; None before its first load."""
         return self._dispatchers[deployment.name].supervisor.capabilities
+
+    def snapshot(self) -> dict[str, Any]:
+        """What the pool holds now, as JSON can hold it: for tests, and for scripts that look for leaks.
+
+        deployments: by name, see `Dispatcher.snapshot`; reservations: requests that were admitted and have not left;
+        tasks: names of the background tasks that run.
+        """
+        return {
+            "deployments": {name: dispatcher.snapshot() for name, dispatcher in self._dispatchers.items()},
+            "reservations": len(self._reservations),
+            "tasks": sorted(task.get_name() for task in self._tasks),
+        }
 
     def status(self) -> dict[str, DeploymentStatus]:
         return {name: self._row(dispatcher, self._requirements[name]) for name, dispatcher in self._dispatchers.items()}
@@ -292,7 +311,7 @@ class WorkerPool:
         real, placement, state = (
             supervisor.worker.capabilities if supervisor.worker else None,
             supervisor.placement,
-            supervisor.state,
+            supervisor.health_state,
         )
         detail: dict[str, object] = dict(real.detail) if real else {}
         if requirements.pulling:

@@ -17,7 +17,7 @@ import platformdirs
 
 from app.config.deployments import Deployment
 from app.errors import ModelUnavailable
-from app.serving.interfaces import State
+from app.serving.interfaces import DeploymentState
 from backends import weights
 from backends.interface import ModelFiles
 
@@ -116,7 +116,7 @@ class ModelRequirements:
     # --- Answers ------------------------------------------------------------------------------------------------------
 
     @property
-    def state(self) -> State:
+    def state(self) -> DeploymentState:
         """unloaded: all is there."""
         if self.pulling:
             return "pulling"

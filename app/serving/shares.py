@@ -1,7 +1,7 @@
 """Fair shares of what several owners use at once: nobody can take so much that another owner finds nothing.
 
-`FairShares` counts amounts (bytes, places in a queue) and refuses; `FairGate` hands out a few places (decoders) and
-lets wait, owners in turn. Knows neither what is shared nor how an owner is told: by key, or by the client's address.
+`FairShares` counts amounts (bytes, slots of a queue) and refuses; `FairGate` hands out a few slots (decoders) and lets
+owners wait in turn. Knows neither what is shared nor how owners are told apart.
 """
 
 from __future__ import annotations
@@ -49,19 +49,24 @@ class FairShares:
 
 
 class FairGate:
-    """`places` at once; whoever finds none waits, and the owners are served in turn.
+    """Hands out `slots` at once; whoever finds none waits, and the owners are served in turn.
 
-    most: places that one owner may have (0: all); waiting: most that wait, in fair shares.
+    most: slots that one owner may have (0: all); waiting: most that wait, in fair shares.
     """
 
-    def __init__(self, reserved_slots: int, *, most: int = 0, waiting: FairShares) -> None:
-        self._free, self._most, self._waits = reserved_slots, most or reserved_slots, waiting
+    def __init__(self, slots: int, *, most: int = 0, waiting: FairShares) -> None:
+        self._free, self._most, self._waits = slots, most or slots, waiting
         self._inside: Counter[str] = Counter()
         self._lines: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
 
+    @property
+    def waiting(self) -> int:
+        """How many wait for a slot."""
+        return self._waits.held
+
     @asynccontextmanager
-    async def place(self, owner: str) -> AsyncIterator[None]:
-        """One of the places, for as long as the context lasts. Raises Overloaded where too many wait."""
+    async def slot(self, owner: str) -> AsyncIterator[None]:
+        """Hold one of the slots for as long as the context lasts. Raises Overloaded where too many wait."""
         await self._enter(owner)
         try:
             yield
@@ -74,16 +79,16 @@ class FairGate:
             return
         if not self._waits.has_room(owner):
             raise Overloaded("Too many uploads are waiting to be decoded.", retry_after=2)
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._lines.setdefault(owner, deque()).append(turn)
+        granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._lines.setdefault(owner, deque()).append(granted)
         self._waits.take(owner)
         try:
-            await turn
+            await granted
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():  # it was our turn when we were cancelled
+            if granted.done() and not granted.cancelled():  # a slot was handed to us as we were cancelled
                 self._leave(owner)
             else:
-                self._forget(owner, turn)
+                self._forget(owner, granted)
             raise
         finally:
             self._waits.give_back(owner)
@@ -104,17 +109,17 @@ class FairGate:
     def _serve(self) -> None:
         """Let in whoever may enter; an owner that was served goes to the end of the round."""
         while (owner := next((name for name in self._lines if self._may_enter(name)), None)) is not None:
-            turn = self._lines[owner].popleft()
+            granted = self._lines[owner].popleft()
             self._lines.move_to_end(owner)
             if not self._lines[owner]:
                 del self._lines[owner]
-            if not turn.done():
+            if not granted.done():
                 self._admit(owner)
-                turn.set_result(None)
+                granted.set_result(None)
 
-    def _forget(self, owner: str, turn: asyncio.Future[None]) -> None:
+    def _forget(self, owner: str, granted: asyncio.Future[None]) -> None:
         line = self._lines.get(owner)
-        if line is not None and turn in line:
-            line.remove(turn)
+        if line is not None and granted in line:
+            line.remove(granted)
             if not line:
                 del self._lines[owner]

@@ -1,20 +1,22 @@
-"""The life of one deployment's worker: absent, loading, ready, busy, failed, unloaded.
+"""The life of one deployment's worker: empty, loading, ready, draining, unloading, quarantined.
 
 Owns unloading, keep-alive, crashes with back-off, and quarantine of a hung worker. There is one worker at most: the
-next one starts after the last one's process has ended. How it is loaded is the business of `loading`; the dispatcher
-tells how many jobs there are.
+next one starts after the last one's process has ended. `app.serving.loading` loads it; the dispatcher tells how many
+jobs there are.
 """
 
 from __future__ import annotations
 
 import asyncio
+import enum
 from typing import Protocol
 
 import structlog
 
 from app.config.deployments import Deployment
 from app.errors import ApiError, ModelUnavailable, OutOfMemory, WorkerLost
-from app.serving.interfaces import State
+from app.serving.backoff import Backoff
+from app.serving.interfaces import DeploymentState
 from app.serving.loading import Loader, PoolServices, Requirements, memory_of
 from app.serving.notifier import Notifier
 from app.serving.worker import LoadError, Worker
@@ -24,7 +26,7 @@ _log = structlog.get_logger("pool")
 
 
 class Jobs(Protocol):
-    """What the resident model must know of its jobs."""
+    """What a supervisor must know of the jobs of its model."""
 
     @property
     def active(self) -> int: ...
@@ -33,36 +35,57 @@ class Jobs(Protocol):
     def waiting(self) -> int: ...
 
 
+class State(enum.Enum):
+    """EMPTY -> LOADING -> READY -> UNLOADING -> EMPTY, with detours.
+
+    DRAINING: running jobs end and no new ones start, until the worker is unloaded or READY again. QUARANTINED: the
+    worker hung and was killed; lasts until another one is READY. A worker that is lost leads from READY or DRAINING to
+    EMPTY, a load that fails from LOADING to EMPTY.
+    """
+
+    EMPTY = enum.auto()
+    LOADING = enum.auto()
+    READY = enum.auto()
+    DRAINING = enum.auto()
+    UNLOADING = enum.auto()
+    QUARANTINED = enum.auto()
+
+
 class ModelSupervisor:
-    """At most one worker, and why there is none."""
+    """Keeps at most one worker of a deployment, and knows why there is none.
+
+    capabilities: of the last worker that loaded, also when it is gone; error: why the last worker ended or did not
+    load; changed: notified at each change of state and each end of a job; idle_since, loaded_at: seconds of the
+    services' clock; load_seconds: duration of the last load.
+    """
 
     def __init__(self, deployment: Deployment, requirements: Requirements, services: PoolServices) -> None:
-        self.deployment, self._requirements, self._m = deployment, requirements, services
+        self.deployment, self._requirements, self._services = deployment, requirements, services
         self.loader = Loader(deployment, self, requirements, services)
-        self.worker: Worker | None = None
-        self.capabilities: Capabilities | None = None  # by the last worker that loaded, also when it is gone
+        self.capabilities: Capabilities | None = None
         self.error: str | None = None
         self.changed = Notifier()
-        self.draining = False  # asked to make room: running jobs end, no new ones start
         self.load_seconds = 0.0
         self.idle_since = self.loaded_at = services.clock()
         self._jobs: Jobs | None = None
-        self._life = asyncio.Lock()
-        self._loading = False
-        self._quarantined = False
-        self._failures = 0  # crashes and failed loads in a row
-        self._load_failed = False
-        self._next_try = 0.0
-        self._rebuild: asyncio.Task[None] | None = None
+        self._state = State.EMPTY
+        self._process: Worker | None = None  # holds memory; while UNLOADING it takes no jobs any more
+        self._changes = asyncio.Lock()  # one load or unload at a time
+        self._backoff = Backoff(services.policy, services.clock)
+        self._replacement: asyncio.Task[None] | None = None
         self._baseline = 0  # bytes after the load
         self._ran_out = False  # of memory, since the load
         self._keep_alive: asyncio.TimerHandle | None = None
-        self._ending: Worker | None = None  # unloaded, but its process holds its memory still
 
     def attach(self, jobs: Jobs) -> None:
+        """Name the dispatcher whose jobs count; called once."""
         self._jobs = jobs
 
     # --- State --------------------------------------------------------------------------------------------------------
+
+    def _to(self, state: State) -> None:
+        self._state = state
+        self.changed.notify()
 
     @property
     def name(self) -> str:
@@ -77,25 +100,41 @@ class ModelSupervisor:
         return self._jobs.waiting if self._jobs else 0
 
     @property
+    def worker(self) -> Worker | None:
+        """The loaded worker, if it takes jobs."""
+        return None if self._state is State.UNLOADING else self._process
+
+    @property
+    def draining(self) -> bool:
+        """Whether running jobs may end but no new ones start."""
+        return self._state is State.DRAINING
+
+    @property
     def quarantined(self) -> bool:
-        """Its worker was killed because it hung, and no other one has taken its place yet."""
-        return self._quarantined
+        """Whether the worker was killed because it hung, and no other one is loaded yet."""
+        return self._state is State.QUARANTINED
+
+    @property
+    def failures(self) -> int:
+        """Crashes and failed loads since the last finished job."""
+        return self._backoff.failures
 
     @property
     def placement(self) -> Placement | None:
         return self.loader.placement
 
     @property
-    def state(self) -> State:
-        if self.worker is not None or self._ending is not None:
+    def health_state(self) -> DeploymentState:
+        """The state as /health shows it."""
+        if self._process is not None:
             return "busy" if self.active else "ready"
-        if self._quarantined:
+        if self.quarantined:
             return "failed"
-        if self._loading:
+        if self._state is State.LOADING:
             return "loading"
-        source = self._requirements.state
-        if source != "unloaded":
-            return source
+        required = self._requirements.state
+        if required != "unloaded":
+            return required
         return "failed" if self.error else "unloaded"
 
     @property
@@ -110,26 +149,27 @@ class ModelSupervisor:
 
     @property
     def memory_bytes(self) -> int:
-        holder = self.worker or self._ending
-        return memory_of(holder, self.placement) if holder else 0
+        """Bytes held on the device, 0 without a process."""
+        return memory_of(self._process, self.placement) if self._process else 0
 
     def check(self) -> None:
-        """Raises ModelUnavailable if a request has no chance now."""
+        """Raise ModelUnavailable if a request has no chance now."""
         if self.worker is not None:
             return
         self._requirements.check()
-        wait = self._next_try - self._m.clock()
-        if self.error and (self._load_failed or self._failures >= self._m.policy.crashes) and wait > 0:
-            raise ModelUnavailable(f"{self.name} cannot run now: {self.error}", retry_after=max(1.0, wait))
+        if self.error and self._backoff.refuses:
+            raise ModelUnavailable(
+                f"{self.name} cannot run now: {self.error}", retry_after=max(1.0, self._backoff.remaining)
+            )
 
     # --- Loading ------------------------------------------------------------------------------------------------------
 
     async def ensure(self) -> Worker:
-        """The loaded worker. Raises ApiError if there can be none."""
+        """Return the loaded worker, after loading it if need be. Raises ApiError if there can be none."""
         worker = self.worker
         if worker is not None:
             return worker
-        async with self._life:
+        async with self._changes:
             worker = self.worker
             if worker is not None:  # someone else loaded it while we waited for the lock
                 return worker
@@ -137,113 +177,112 @@ class ModelSupervisor:
             return await self._load()
 
     async def _load(self) -> Worker:
-        self._loading = True
+        if not self.quarantined:
+            self._to(State.LOADING)
         try:
-            await asyncio.sleep(max(0.0, self._next_try - self._m.clock()) if self._failures else 0.0)
+            await asyncio.sleep(self._backoff.remaining)
             worker = await self.loader.load(self._lost)
         except LoadError as error:
             raise self._failed_load(error.failure) from error
         except OutOfMemory as error:
             self.error = error.message
             raise
+        else:
+            self._loaded(worker)
+            return worker
         finally:
-            self._loading = False
+            if self._state is State.LOADING:
+                self._state = State.EMPTY
             self.changed.notify()
-        self._start_idling(worker)
-        self._m.memory_manager.refresh()  # from now on it can be asked to make room
-        return worker
+            self._services.memory_manager.refresh()  # a loaded model can be asked to make room
 
-    def _start_idling(self, worker: Worker) -> None:
-        self.worker, self.error, self.capabilities = worker, None, worker.capabilities
-        self._quarantined = self.draining = self._ran_out = self._load_failed = False
-        self.loaded_at = self.idle_since = self._m.clock()
+    def _loaded(self, worker: Worker) -> None:
+        self._process, self.error, self.capabilities = worker, None, worker.capabilities
+        self._ran_out = False
+        self._backoff.record_load()
+        self.loaded_at = self.idle_since = self._services.clock()
         self.load_seconds = worker.load_seconds
         self._baseline = self.memory_bytes
         self._measure()
-        real, reason = worker.capabilities, self.placement.reason if self.placement else ""
-        place = {"engine": real.engine, "device": real.device, "dtype": real.dtype, "reason": reason}
-        _log.info("pool.loaded", deployment=self.name, pid=worker.pid, seconds=round(worker.load_seconds, 3), **place)
-        self._watch_idleness()
+        self._to(State.READY)
+        self._log_loaded(worker)
+        self._restart_keep_alive()
 
-    def _failed_load(self, failure: Failed) -> ApiError:
-        self._load_failed = True
-        self._count_failure(failure.message)
-        _log.error("pool.load_failed", deployment=self.name, kind=failure.kind, error=failure.message)
-        retry = max(1.0, self._next_try - self._m.clock())
-        if failure.kind == "out_of_memory":
-            return OutOfMemory(f"There is no memory for {self.name}: {failure.message}", retry_after=max(5.0, retry))
-        if failure.kind == "worker_lost":
-            return WorkerLost(
-                f"The worker of {self.name} was lost while it loaded: {failure.message}.", retry_after=retry
-            )
-        if failure.kind == "model_unavailable":
-            return ModelUnavailable(failure.message, retry_after=retry)
-        return ModelUnavailable(
-            f"{self.name} could not be loaded; the server's log has the details.", retry_after=retry
+    def _log_loaded(self, worker: Worker) -> None:
+        real, reason = worker.capabilities, self.placement.reason if self.placement else ""
+        _log.info(
+            "pool.loaded",
+            deployment=self.name,
+            pid=worker.pid,
+            seconds=round(worker.load_seconds, 3),
+            engine=real.engine,
+            device=real.device,
+            dtype=real.dtype,
+            reason=reason,
         )
 
-    def _count_failure(self, error: str) -> None:
-        """The next try is at once after the first crash; the pauses after more of them, or after failed loads,
-        double."""
-        self._failures += 1
-        self.error = error
-        doublings = self._failures - (1 if self._load_failed else 2)
-        pause = self._m.policy.first_back_off * 2.0 ** min(30, doublings) if doublings >= 0 else 0.0
-        self._next_try = self._m.clock() + min(self._m.policy.longest_back_off, pause)
+    def _failed_load(self, failure: Failed) -> ApiError:
+        """Record a failed load and return the error that clients get."""
+        self.error = failure.message
+        self._backoff.record_failed_load()
+        _log.error("pool.load_failed", deployment=self.name, kind=failure.kind, error=failure.message)
+        retry, name = max(1.0, self._backoff.remaining), self.name
+        if failure.kind == "out_of_memory":
+            return OutOfMemory(f"There is no memory for {name}: {failure.message}", retry_after=max(5.0, retry))
+        if failure.kind == "worker_lost":
+            return WorkerLost(f"The worker of {name} was lost while it loaded: {failure.message}.", retry_after=retry)
+        if failure.kind == "model_unavailable":
+            return ModelUnavailable(failure.message, retry_after=retry)
+        return ModelUnavailable(f"{name} could not be loaded; the server's log has the details.", retry_after=retry)
 
     # --- Unloading ----------------------------------------------------------------------------------------------------
 
     async def unload(self, reason: str, *, even_busy: bool = False) -> bool:
         """End the worker; returns once its process is gone. False if it has jobs, or there is none."""
-        async with self._life:
+        async with self._changes:
             worker = self.worker
-            wanted = self.active or (self.waiting and not self.draining)
-            if worker is None or (wanted and not even_busy):
+            needed = self.active or (self.waiting and not self.draining)
+            if worker is None or (needed and not even_busy):
                 return False
             _log.info("pool.unloading", deployment=self.name, pid=worker.pid, reason=reason)
-            self.worker, self._ending, self.draining = None, worker, False
+            self._to(State.UNLOADING)
             if self.active:
                 worker.kill()
+            self._stop_keep_alive()
             try:
-                await self._let_go(worker)
+                await self.loader.end(worker)
             finally:
-                self._ending = None
+                self._process = None
+                self._to(State.EMPTY)
             return True
 
-    async def _let_go(self, worker: Worker) -> None:
-        self._stop_keep_alive()
-        try:
-            await self.loader.end(worker)
-        finally:
-            self.changed.notify()
-
     def job_ended(self, last: Done | Failed | None) -> None:
-        """A slot is free again."""
-        self.idle_since = self._m.clock()
+        """Note that a slot is free again. last: the job's last event."""
+        self.idle_since = self._services.clock()
         self.changed.notify()
         if isinstance(last, Done):
-            self._failures = 0
-        self._m.memory_manager.refresh()
+            self._backoff.record_done()
+        self._services.memory_manager.refresh()
         self._measure()
-        self._watch_idleness()
+        self._restart_keep_alive()
 
     def queue_emptied(self) -> None:
-        """Those who waited have left or were refused: perhaps nobody needs the model any more."""
-        self._m.memory_manager.refresh()
-        self._watch_idleness()
+        """Note that waiting requests have left or were refused: perhaps nobody needs the model any more."""
+        self._services.memory_manager.refresh()
+        self._restart_keep_alive()
 
-    def _watch_idleness(self) -> None:
+    def _restart_keep_alive(self) -> None:
         self._stop_keep_alive()
         keep = self.deployment.keep_alive
         if self._is_idle() and keep >= 0:
-            self._keep_alive = asyncio.get_running_loop().call_later(keep, self._idle_for_long)
+            self._keep_alive = asyncio.get_running_loop().call_later(keep, self._unload_if_idle)
 
     def _is_idle(self) -> bool:
         return self.worker is not None and not self.active and not self.waiting
 
-    def _idle_for_long(self) -> None:
+    def _unload_if_idle(self) -> None:
         if self._is_idle():
-            self._m.background(self.unload("idle"), f"unload of {self.name}")
+            self._services.background(self.unload("idle"), f"unload of {self.name}")
 
     def _stop_keep_alive(self) -> None:
         if self._keep_alive is not None:
@@ -253,13 +292,13 @@ class ModelSupervisor:
     # --- Out of memory at work ----------------------------------------------------------------------------------------
 
     async def make_space(self) -> None:
-        """From now on half as many jobs per step, and nobody idle beside us on the device."""
+        """Run half as many jobs per step from now on, and evict everyone idle from the device."""
         self._ran_out = True
         self.loader.batch_limit = max(1, self.slots // 2)
         if self.worker is not None:
             self.worker.limit_batch(self.loader.batch_limit)
         if self.placement is not None:
-            await self._m.memory_manager.clear(self.placement.device, self)
+            await self._services.memory_manager.clear(self.placement.device, self)
 
     async def replace_on_cpu(self) -> bool:
         """Let running jobs end, then go on on the CPU. False if that is not allowed."""
@@ -272,27 +311,32 @@ class ModelSupervisor:
         self.ask_to_drain(False)
         return True
 
-    def ask_to_drain(self, please: bool) -> None:
-        """Running jobs end, no new ones start until the worker was unloaded, or the wish is taken back."""
-        self.draining = please
-        self.changed.notify()
+    def ask_to_drain(self, drain: bool) -> None:
+        """Start no new jobs until the worker is unloaded; False takes that back."""
+        if drain and self._state is State.READY:
+            self._to(State.DRAINING)
+        elif not drain and self._state is State.DRAINING:
+            self._to(State.READY)
 
-    # --- Trouble ------------------------------------------------------------------------------------------------------
+    # --- Lost and hung workers ----------------------------------------------------------------------------------------
 
     def _lost(self, worker: Worker) -> None:
         """Called by the worker when its process ended and nobody had asked for that."""
         if worker is not self.worker:
             return
-        self.worker = None
-        quarantine = self.error if self._quarantined else None
-        self._count_failure(quarantine or "the worker process ended unexpectedly")
-        self._m.metrics.worker_restarts_total.labels(self.name).inc()
-        _log.error("pool.worker_lost", deployment=self.name, pid=worker.pid, error=self.error, failures=self._failures)
+        self._process = None
+        if not self.quarantined:
+            self.error = "the worker process ended unexpectedly"
+        self._backoff.record_crash()
+        self._services.metrics.worker_restarts_total.labels(self.name).inc()
+        _log.error("pool.worker_lost", deployment=self.name, pid=worker.pid, error=self.error, failures=self.failures)
         self._stop_keep_alive()
         self.loader.end_soon(worker)
-        self.changed.notify()
-        if self._quarantined:  # otherwise the next job starts the next worker
-            self._rebuild = self._m.background(self._replace(), f"replacement of {self.name}")
+        if self.quarantined:
+            self._replacement = self._services.background(self._replace(), f"replacement of {self.name}")
+            self.changed.notify()
+        else:
+            self._to(State.EMPTY)  # the next job starts the next worker
 
     async def _replace(self) -> None:
         try:
@@ -301,30 +345,32 @@ class ModelSupervisor:
             _log.error("pool.rebuild_failed", deployment=self.name, error=error.message)
 
     def watch(self, now: float) -> None:
-        """Called regularly: measure, take a worker out that makes no progress, replace one that leaks."""
+        """Measure, kill a worker that makes no progress, replace one that leaks. Called regularly; now: on the clock."""
         worker = self.worker
         if worker is None:
             return
         self._measure()
-        policy = self._m.policy
+        policy = self._services.policy
         if now - worker.progress_at > policy.hang:
-            self._quarantined = True
+            self._to(State.QUARANTINED)
             self.error = f"the worker made no progress for {policy.hang:g} s; it is being replaced"
             _log.error("pool.worker_hangs", deployment=self.name, pid=worker.pid)
             worker.kill()
         elif self._ran_out and self._is_idle():
             self._ran_out = False
             if self.memory_bytes > self._baseline * (1 + policy.slack):
-                self._m.background(self.unload("memory did not return to its baseline"), f"unload of {self.name}")
+                self._services.background(
+                    self.unload("memory did not return to its baseline"), f"unload of {self.name}"
+                )
 
     def _measure(self) -> None:
         if self.worker is not None:
             self.loader.measure(self.memory_bytes)
-            self._m.metrics.worker_memory_bytes.labels(self.name).set(self.memory_bytes)
+            self._services.metrics.worker_memory_bytes.labels(self.name).set(self.memory_bytes)
 
     async def close(self) -> None:
-        """At the end of the pool, when no job is left."""
-        if self._rebuild is not None:
-            self._rebuild.cancel()
+        """End the worker at the end of the pool, when no job is left."""
+        if self._replacement is not None:
+            self._replacement.cancel()
         self._stop_keep_alive()
         await self.unload("shutdown", even_busy=True)

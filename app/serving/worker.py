@@ -1,4 +1,4 @@
-"""A loaded model as the pool sees it: jobs go in, events come out, and it tells when it is lost.
+"""A loaded model as the pool sees it: jobs go in, events come out, and a callback reports that it is lost.
 
 `Worker` is the small protocol that the pool relies on; `ProcessWorker` implements it over a `Channel`. Knows nothing of
 queues, prices and memory budgets.
@@ -57,13 +57,14 @@ class WorkerJob:
         self._callbacks: list[Callable[[WorkerJob], None]] = []
 
     def when_ended(self, callback: Callable[[WorkerJob], None]) -> None:
-        """Call back once the slot is free, at once if it is."""
+        """Call `callback` once the slot is free, at once if it is already."""
         if self.ended.is_set():
             callback(self)
         else:
             self._callbacks.append(callback)
 
     def take(self, event: Event) -> None:
+        """Pass an event of the worker on to whoever reads `events`."""
         if isinstance(event, Done | Failed):
             self.last = event
         elif isinstance(event, TextDelta | Segment | AudioChunk):
@@ -71,7 +72,7 @@ class WorkerJob:
         self.events.put_nowait(event)
 
     def end(self, why: Failed) -> None:
-        """The slot is free; without a last event before it, the job failed for the reason given. Once only."""
+        """Free the slot, once. why: the failure reported if the job had no last event."""
         if self.ended.is_set():
             return
         if self.last is None:
@@ -102,22 +103,29 @@ class Worker(Protocol):
     def progress_at(self) -> float:
         """When the worker last ended a step or was idle, on the event loop's clock."""
 
-    async def submit(self, request: Request | None) -> WorkerJob:
-        """Start a job; None is the canary. Raises FrameError; a lost worker shows in the job's events."""
+    @property
+    def job_count(self) -> int:
+        """Jobs that were submitted and have not ended."""
+
+    def submit(self, request: Request | None) -> WorkerJob:
+        """Send a job without waiting; None is the canary.
+
+        Raises FrameError for a request that cannot be encoded; a lost worker shows in the job's events.
+        """
 
     def cancel(self, job: WorkerJob) -> None:
-        """Without waiting: the job's `ended` tells."""
+        """Send the cancel; returns before the worker confirms it by ending the job."""
 
     def limit_batch(self, jobs: int) -> None: ...
 
     def kill(self) -> None: ...
 
     async def close(self) -> None:
-        """Unload: returns when the process is gone, and with it all its memory."""
+        """Unload; returns when the process is gone, and with it all its memory."""
 
 
 Spawn = Callable[[WorkerSpec, Callable[["Worker"], None]], Awaitable[Worker]]
-"""Start a worker and load its model; the callback tells of an end that nobody asked for. Raises LoadError."""
+"""Start a worker and load its model; the callback reports an end that nobody asked for. Raises LoadError."""
 
 _LOST = Failed("worker_lost", "the worker process of this model ended in the middle of the job; it is being restarted")
 _CANCELLED = Failed("cancelled", "the job was cancelled")
@@ -150,7 +158,7 @@ class ProcessWorker:
             raise LoadError(Failed("model_unavailable", f"{python} cannot be started: {error}")) from error
         worker = cls(spec, channel, on_lost)
         try:
-            await worker._send(spec.load)
+            await worker._send(frames.encode(spec.load))
             loaded = await worker._load()
         except BaseException:
             worker.kill()
@@ -160,7 +168,7 @@ class ProcessWorker:
         return worker
 
     async def _load(self) -> frames.Loaded:
-        """What the worker tells of its loaded model. Raises LoadError, also when it makes no progress for too long."""
+        """Wait for the worker's report of its loaded model. Raises LoadError, also after too long without progress."""
         limit = self._spec.load_stall
         self.progress_at = self._clock()
         while not self._loaded.done():
@@ -188,30 +196,27 @@ class ProcessWorker:
     def _is_loading(self) -> bool:
         return not self._loaded.done()
 
-    async def submit(self, request: Request | None) -> WorkerJob:
+    @property
+    def job_count(self) -> int:
+        return len(self._jobs)
+
+    def submit(self, request: Request | None) -> WorkerJob:
         job = WorkerJob(next(self._numbers), self._clock())
-        command: frames.Command
+        if self.lost:
+            job.end(_LOST)
+            return job
         command = frames.StartCanary(job.number) if request is None else frames.StartJob(job.number, request)
+        frame = frames.encode(command)  # raises FrameError before anything is booked
         self._jobs[job.number] = job
-        try:
-            if self.lost:
-                job.end(_LOST)
-            else:
-                await self._send(command)
-        except asyncio.CancelledError:
-            self.cancel(job)
-            raise
-        except Exception:  # it was not sent; most likely FrameError
-            del self._jobs[job.number]
-            raise
+        self._send_soon(frame)
         return job
 
     def cancel(self, job: WorkerJob) -> None:
         if not job.ended.is_set():
-            self._send_soon(frames.CancelJob(job.number))
+            self._send_soon(frames.encode(frames.CancelJob(job.number)))
 
     def limit_batch(self, jobs: int) -> None:
-        self._send_soon(frames.LimitBatch(jobs))
+        self._send_soon(frames.encode(frames.LimitBatch(jobs)))
 
     def kill(self) -> None:
         self._channel.kill()
@@ -225,16 +230,16 @@ class ProcessWorker:
         if self._loaded.done() and not self._loaded.cancelled():
             self._loaded.exception()  # a load error that nobody waits for any more is no surprise
 
-    async def _send(self, command: frames.Command) -> None:
-        """A worker that is gone is noticed by the reader, which ends all jobs. Raises FrameError."""
-        frame = frames.encode(command)  # outside: no error of its own may pass for the worker's end
+    async def _send(self, frame: bytes) -> None:
+        """Send an encoded command. A worker that is gone is noticed by the reader, which ends all jobs."""
         try:
             await self._channel.send(frame)
         except (ConnectionError, RuntimeError) as error:
             _log.debug("worker.gone", deployment=self._spec.deployment, error=str(error))
 
-    def _send_soon(self, command: frames.Command) -> None:
-        task = asyncio.create_task(self._send(command))
+    def _send_soon(self, frame: bytes) -> None:
+        """Send in the background; tasks run in the order in which they were made, and so are frames sent."""
+        task = asyncio.create_task(self._send(frame))
         self._sends.add(task)
         task.add_done_callback(self._sends.discard)
 
@@ -269,7 +274,7 @@ class ProcessWorker:
                 self._loaded.set_exception(LoadError(failure))
 
     def _lose(self) -> None:
-        """The stream has ended: nothing more will come of any job."""
+        """End the load and all jobs: the stream of reports has ended."""
         self._channel.kill()
         if not self._loaded.done():
             self._loaded.set_exception(

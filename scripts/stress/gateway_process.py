@@ -1,4 +1,4 @@
-"""A gateway in a process of its own that can be asked what it holds: tasks, files, slots, places, worker processes.
+"""A gateway in a process of its own that can be asked what it holds: tasks, files, slots, worker processes.
 
 The child (`python scripts/stress/gateway_process.py FILE`) serves on a free port and answers each line on stdin with
 one line of JSON; it ends when stdin does. `WatchedGateway` is the other end, for scripts and tests that send clients of
@@ -32,9 +32,9 @@ from backends import children  # noqa: E402
 
 MARK = "@holdings "  # before each answer: other lines on stdout are for people
 SETTLE_SECONDS = 30.0  # for cancelled work to end and replaced processes to come
-COUNTED = ("in_flight", "places", "queued", "active", "jobs", "body_bytes", "decodes_waiting", "connections")
+COUNTED = ("in_flight", "reserved_slots", "queued", "active", "jobs", "body_bytes", "decodes_waiting", "connections")
 UNEXPECTED = re.compile(
-    "internal_error|pump_failed|submit_failed|Traceback|was never retrieved|was never awaited|Task was destroyed"
+    "internal_error|dispatch_failed|submit_failed|Traceback|was never retrieved|was never awaited|Task was destroyed"
 )
 Holdings = dict[str, Any]
 
@@ -77,36 +77,35 @@ def _answer_lines(server: Any, app: Any, loop: asyncio.AbstractEventLoop, port: 
 
 
 async def _holdings(server: Any, app: Any) -> Holdings:
-    gateway = app.state.gateway
-    loop = asyncio.get_running_loop()
-    me, dispatchers = psutil.Process(), gateway.pool._dispatchers
-    workers = {name: one.supervisor.worker for name, one in dispatchers.items() if one.supervisor.worker is not None}
+    gateway, me = app.state.gateway, psutil.Process()
+    deployments, media = gateway.pool.snapshot()["deployments"], gateway.media.snapshot()
+    workers = {name: one["worker"] for name, one in deployments.items() if one["worker"]}
     others = asyncio.all_tasks() - {asyncio.current_task()}
     return {
         "tasks": dict(Counter(getattr(task.get_coro(), "__qualname__", "?") for task in others)),
         "in_flight": gateway.in_flight,
-        "places": sum(one.reserved_slots.held for one in dispatchers.values()),
-        "queued": sum(len(one._queue) + len(one._requests) for one in dispatchers.values()),
-        "active": sum(one.active for one in dispatchers.values()),
-        "jobs": sum(len(worker._jobs) for worker in workers.values()),
+        "reserved_slots": sum(one["reserved_slots"] for one in deployments.values()),
+        "queued": sum(one["queued"] for one in deployments.values()),
+        "active": sum(one["active"] for one in deployments.values()),
+        "jobs": sum(worker["jobs"] for worker in workers.values()),
         "body_bytes": _body_bytes(app.middleware_stack),
-        "decodes_waiting": gateway.media._waiting,
-        "decoders_free": gateway.media._free.qsize(),
+        "decodes_waiting": media["waiting"],
+        "decoders_free": media["free"],
         "connections": len(server.server_state.connections),
         "temporary": _files_in(Path(tempfile.gettempdir())),
         "files": me.num_fds() if hasattr(me, "num_fds") else me.num_handles(),
         "children": len(me.children(recursive=True)),
-        "working": sorted(name for name, worker in workers.items() if worker.pulse.working or worker.pulse.active),
-        "oldest_beat": max((loop.time() - worker.progress_at for worker in workers.values()), default=0.0),
-        "steps": {name: worker.pulse.steps for name, worker in workers.items()},
-        "pids": {name: worker.pid for name, worker in workers.items()} | {"decoders": sorted(gateway.media.pids)},
+        "working": sorted(name for name, worker in workers.items() if worker["working"]),
+        "oldest_beat": max((worker["idle_seconds"] for worker in workers.values()), default=0.0),
+        "steps": {name: worker["steps"] for name, worker in workers.items()},
+        "pids": {name: worker["pid"] for name, worker in workers.items()} | {"decoders": sorted(gateway.media.pids)},
         "rss_mib": round(me.memory_info().rss / (1 << 20), 1),
     }
 
 
 def _body_bytes(layer: Any) -> int:
     """Held by all uploads, as the guard counts them; it is one of the layers around the app."""
-    while not hasattr(layer, "_bodies"):
+    while not hasattr(layer, "_body_budget"):
         layer = layer.app
     return int(layer._body_budget.held)
 
@@ -187,8 +186,7 @@ def watched_gateway(config: str, folder: Path) -> Iterator[WatchedGateway]:
     temporary, file, log = folder / "temporary", folder / "gateway.toml", folder / "gateway.log"
     temporary.mkdir()
     file.write_text(config, encoding="utf-8")
-    reserved_slots = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(temporary))
-    environment = children.environment(extra=reserved_slots)
+    environment = children.environment(extra=dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(temporary)))
     with log.open("w", encoding="utf-8") as errors:
         process = subprocess.Popen(
             [sys.executable, str(Path(__file__).resolve()), str(file)],

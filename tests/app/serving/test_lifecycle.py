@@ -66,8 +66,11 @@ class MemoryWorker:
     def progress_at(self) -> float:
         return self._clock()
 
-    async def submit(self, request: Request | None) -> WorkerJob:
-        await asyncio.sleep(0)
+    @property
+    def job_count(self) -> int:
+        return len(self.jobs)
+
+    def submit(self, request: Request | None) -> WorkerJob:
         job = WorkerJob(len(self.jobs), self._clock())
         if self.lost:
             job.end(Failed("worker_lost", "gone"))

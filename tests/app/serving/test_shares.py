@@ -53,7 +53,7 @@ class Visitor:
         self.task = asyncio.create_task(self._visit(gate, owner, order))
 
     async def _visit(self, gate: FairGate, owner: str, order: list[str]) -> None:
-        async with gate.place(owner):
+        async with gate.slot(owner):
             order.append(owner)
             await self.out.wait()
 
@@ -89,7 +89,7 @@ async def test_too_many_that_wait_are_refused_but_not_those_of_another_owner() -
     visitors = [Visitor(gate, "a", order) for _ in range(3)]
     await settled()
     with pytest.raises(Overloaded):
-        async with gate.place("a"):
+        async with gate.slot("a"):
             pytest.fail("it was let in")
     visitors.append(Visitor(gate, "b", order))
     for visitor in visitors:

@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import pytest
 
-from app.serving.interfaces import State
+from app.serving.interfaces import DeploymentState
 from app.ui import html
 
 HOSTILE = "<script>alert(1)</script>"
@@ -42,7 +42,7 @@ def test_the_strip_says_how_full_and_how_busy() -> None:
         assert text in shown
 
 
-@pytest.mark.parametrize("state", get_args(State))
+@pytest.mark.parametrize("state", get_args(DeploymentState))
 def test_every_state_has_words_of_its_own(state: str) -> None:
     assert state in html.STATES
     assert html.state_text(state) in html.health(_health(deployments={"one": _deployment(state=state)}))

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.serving.admission import AGEING, Entry, FairQueue
 from app.serving.pricing import DEFAULT_CHAT_TOKENS, Pricer, audio_seconds, spoken_seconds, work_units
+from app.serving.queue import AGEING, Entry, FairQueue
 from backends.interface import AudioPart, ChatRequest, Message, SpeechRequest, TextPart, TranscriptionRequest
 
 
