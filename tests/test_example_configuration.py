@@ -49,7 +49,7 @@ def test_as_it_stands_it_changes_nothing(monkeypatch: pytest.MonkeyPatch, tmp_pa
     plain, with_file = load_settings(), load_settings(FILE)
     assert with_file.model_copy(update={"deployments": {}}) == plain
     before, after = Deployments.from_settings(plain), Deployments.from_settings(with_file)
-    assert {name: dataclasses.replace(d, builtin=True) for name, d in after.items()} == dict(before)
+    assert {name: d.model_copy(update={"builtin": True}) for name, d in after.items()} == dict(before)
 
 
 def test_with_everything_switched_on_it_can_be_used(tmp_path: Path) -> None:

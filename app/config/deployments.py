@@ -7,33 +7,27 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
 from typing import Any
+
+from pydantic import ConfigDict, Field, InstanceOf
 
 from app.config.settings import ConfigError, DeploymentSettings, Settings
 from backends.interface import Task
 from backends.registry import BackendInfo, UnknownOption, backend_info, backend_names, check_options
 
 
-@dataclass(frozen=True, slots=True)
-class Deployment:
-    """One configured model. `options` are the backend-specific keys, already checked and complete with defaults."""
+class Deployment(DeploymentSettings):
+    """One configured model: the settings of its table, checked, with what they refer to.
+
+    name: in requests; info: of its backend; options: the backend-specific keys, checked and complete with defaults;
+    builtin: not configured by the user. `model` is never empty where the backend has a default.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    info: BackendInfo
-    model: str = ""
-    engine: str = "auto"
-    device: str = "auto"
-    dtype: str = "auto"
-    keep_alive: float = 600.0
-    preload: bool = False
-    auto_pull: bool = True
-    fallback: str = ""
-    python: str = ""
-    voices: Mapping[str, str] = field(default_factory=dict)
-    audio_deployment: str = ""
-    revision: str = ""
-    options: Mapping[str, Any] = field(default_factory=dict)
+    info: InstanceOf[BackendInfo]
+    options: Mapping[str, Any] = Field(default_factory=dict)
     builtin: bool = False
 
     @property
@@ -113,13 +107,14 @@ class Deployments(Mapping[str, Deployment]):
         return cls(linked, aliases)
 
 
-_STEERING = ("Cc", "Cs", "Zl", "Zp")  # Unicode's controls, lone surrogates, separators of lines and paragraphs
+# Unicode's control characters, lone surrogates, separators of lines and of paragraphs.
+_CONTROL_CATEGORIES = ("Cc", "Cs", "Zl", "Zp")
 
 
 def _check_printable(kind: str, names: Iterable[str]) -> None:
-    """Names stand in the banner and the log, where a control character would steer the terminal."""
+    """Refuse control characters: names stand in the banner and the log, where they would steer the terminal."""
     for name in names:
-        if any(unicodedata.category(character) in _STEERING for character in name):
+        if any(unicodedata.category(character) in _CONTROL_CATEGORIES for character in name):
             raise ConfigError(f"[{kind}] {name!r}: a name may hold no control character", (kind, name))
 
 
@@ -134,35 +129,34 @@ def _is_installed(backend: str) -> bool:
 
 def _over_builtin(name: str, table: DeploymentSettings) -> dict[str, Any]:
     """The user's keys, over those of the built-in deployment of that name unless another backend is asked for."""
-    given = {key: getattr(table, key) for key in table.model_fields_set} | (table.model_extra or {})
+    own = {key: getattr(table, key) for key in table.model_fields_set} | (table.model_extra or {})
     base = BUILTIN.get(name, {})
-    if given.get("backend", base.get("backend")) != base.get("backend"):
+    if own.get("backend", base.get("backend")) != base.get("backend"):
         base = {}
-    return {**base, **given}
+    return {**base, **own}
 
 
 def _build(name: str, table: Mapping[str, Any], builtin: bool) -> Deployment:
     backend = str(table.get("backend", ""))
     if backend not in backend_names():
-        told = f"{backend!r} does not exist" if backend else "is missing"
-        raise _wrong(name, "backend", f"{told}; known: {', '.join(backend_names())}")
+        problem = f"{backend!r} does not exist" if backend else "is missing"
+        raise _key_error(name, "backend", f"{problem}; known: {', '.join(backend_names())}")
     try:
         info = backend_info(backend)
     except ModuleNotFoundError as error:
-        raise _wrong(name, "backend", f"{backend!r} is not part of this installation ({error})") from error
+        raise _key_error(name, "backend", f"{backend!r} is not part of this installation ({error})") from error
     if table.get("engine", "auto") not in ("auto", *info.engines):
-        raise _wrong(name, "engine", f"{table['engine']!r} is not one of auto, {', '.join(info.engines)}")
-    common = {f.name for f in fields(Deployment)} & set(DeploymentSettings.model_fields)
-    given = {key: table[key] for key in common if key in table}
-    given["model"] = given.get("model") or info.default_model
-    return Deployment(name=name, info=info, options=_options(name, info, table), builtin=builtin, **given)
+        raise _key_error(name, "engine", f"{table['engine']!r} is not one of auto, {', '.join(info.engines)}")
+    values = {key: value for key, value in table.items() if key in DeploymentSettings.model_fields}
+    values["model"] = values.get("model") or info.default_model
+    return Deployment(name=name, info=info, options=_options(name, info, table), builtin=builtin, **values)
 
 
-def _wrong(name: str, key: str, what: str) -> ConfigError:
+def _key_error(name: str, key: str, what: str) -> ConfigError:
     return ConfigError(f'[deployments."{name}"] {key}: {what}', ("deployments", name, key))
 
 
-def _wrong_alias(alias: str, what: str) -> ConfigError:
+def _alias_error(alias: str, what: str) -> ConfigError:
     return ConfigError(f'[aliases] "{alias}": {what}', ("aliases", alias))
 
 
@@ -171,18 +165,18 @@ def _options(name: str, info: BackendInfo, table: Mapping[str, Any]) -> dict[str
     try:
         return check_options(info, own)
     except UnknownOption as error:
-        raise _wrong(name, error.key, str(error)) from error
+        raise _key_error(name, error.key, str(error)) from error
 
 
 def _follow_aliases(by_name: Mapping[str, Deployment], settings: Settings) -> dict[str, str]:
     for alias in settings.aliases:
         if alias in by_name:
-            raise _wrong_alias(alias, "is the name of a deployment already")
+            raise _alias_error(alias, "is the name of a deployment already")
     links = {alias: name for alias, name in BUILTIN_ALIASES.items() if alias not in by_name} | settings.aliases
     followed = {alias: _end_of(alias, links) for alias in links}
     for alias, name in followed.items():
         if name not in by_name and alias in settings.aliases:
-            raise _wrong_alias(alias, f"there is no deployment {name!r}")
+            raise _alias_error(alias, f"there is no deployment {name!r}")
     return {alias: name for alias, name in followed.items() if name in by_name}
 
 
@@ -190,32 +184,32 @@ def _end_of(alias: str, links: Mapping[str, str]) -> str:
     seen = [alias]
     while (target := links.get(seen[-1])) is not None:
         if target in seen:
-            raise _wrong_alias(alias, f"goes round in a circle: {' -> '.join([*seen, target])}")
+            raise _alias_error(alias, f"goes round in a circle: {' -> '.join([*seen, target])}")
         seen.append(target)
     return seen[-1]
 
 
 def _link(deployment: Deployment, by_name: Mapping[str, Deployment], aliases: Mapping[str, str]) -> Deployment:
     """The deployment with the names of others it refers to followed through aliases."""
-    found: dict[str, Any] = {}
+    targets: dict[str, Any] = {}
     for key in ("fallback", "audio_deployment"):
         name = getattr(deployment, key)
         target = by_name.get(aliases.get(name, name))
         if name and target is None:
-            raise _wrong(deployment.name, key, f"there is no deployment {name!r}")
+            raise _key_error(deployment.name, key, f"there is no deployment {name!r}")
         if target is not None:
-            found[key] = target.name
-    speaker = by_name.get(found.get("audio_deployment", ""))
+            targets[key] = target.name
+    speaker = by_name.get(targets.get("audio_deployment", ""))
     if speaker is not None and "speech" not in speaker.tasks:
-        raise _wrong(deployment.name, "audio_deployment", f"{speaker.name!r} does not speak")
-    return replace(deployment, **found)
+        raise _key_error(deployment.name, "audio_deployment", f"{speaker.name!r} does not speak")
+    return deployment.model_copy(update=targets)
 
 
 def _check_fallbacks(deployment: Deployment, by_name: Mapping[str, Deployment]) -> None:
     seen = [deployment.name]
     while name := by_name[seen[-1]].fallback:
         if name in seen:
-            raise _wrong(deployment.name, "fallback", f"goes round in a circle: {' -> '.join([*seen, name])}")
+            raise _key_error(deployment.name, "fallback", f"goes round in a circle: {' -> '.join([*seen, name])}")
         if not set(deployment.tasks) <= set(by_name[name].tasks):
-            raise _wrong(deployment.name, "fallback", f"{name!r} does not do {' and '.join(deployment.tasks)}")
+            raise _key_error(deployment.name, "fallback", f"{name!r} does not do {' and '.join(deployment.tasks)}")
         seen.append(name)

@@ -35,8 +35,8 @@ HANGING = replace(QUICK, hang=4.0)
 def fake(name: str = "fake", *, device_preference: tuple[str, ...] = ("cpu",), **keys: Any) -> Deployment:
     """A deployment of the test double; keys of Deployment are taken out of the options."""
     info = replace(backend_info("fake"), device_preference=device_preference)
-    own = {k: keys.pop(k) for k in list(keys) if k in Deployment.__dataclass_fields__}
-    return Deployment(name, info, options=check_options(info, keys), **own)
+    own = {k: keys.pop(k) for k in list(keys) if k in Deployment.model_fields}
+    return Deployment(name=name, info=info, options=check_options(info, keys), **own)
 
 
 def machine(budget: Mapping[str, int] | None = None, *, gpu: bool = False, cores: int = 4) -> DeviceManager:

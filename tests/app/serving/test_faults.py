@@ -29,12 +29,12 @@ MODEL = "org/model"
 def weighty() -> Deployment:
     """A test double that wants weights from the hub."""
     info = replace(backend_info("fake"), required_files=("*.safetensors",), pull_patterns=("*.safetensors",))
-    return Deployment("weighty", info, model=MODEL, options=check_options(info, {}))
+    return Deployment(name="weighty", info=info, model=MODEL, options=check_options(info, {}))
 
 
 def whisper(folder: Path) -> Deployment:
     info = backend_info("whisper")
-    return Deployment("whisper", info, model=str(folder), device="cpu", options=check_options(info, {}))
+    return Deployment(name="whisper", info=info, model=str(folder), device="cpu", options=check_options(info, {}))
 
 
 def pid_of(pool: WorkerPool, name: str) -> int:

@@ -323,7 +323,7 @@ def no_tenor(request: Request, options: Mapping[str, object]) -> None:
 
 async def test_wrong_settings_are_refused_at_once_and_load_nothing() -> None:
     cold, busy = (fake(name, task="chat", delay=0.05, steps=40, max_batch=1) for name in ("cold", "busy"))
-    cold, busy = (replace(d, info=replace(d.info, check=f"{__name__}:no_tenor")) for d in (cold, busy))
+    cold, busy = (d.model_copy(update={"info": replace(d.info, check=f"{__name__}:no_tenor")}) for d in (cold, busy))
     weight_problems = chat("sing", options={"tenor": True})
     async with pool_of(cold, busy) as pool:
         with pytest.raises(InvalidRequest, match="no tenor") as refused:

@@ -322,7 +322,7 @@ async def test_threads_are_set_before_libraries_load() -> None:
 async def test_a_model_whose_weights_are_absent_takes_no_threads_from_the_one_that_is_here() -> None:
     def whisper(name: str, model: str) -> Deployment:
         info = backend_info("whisper")
-        return Deployment(name, info, model=model, auto_pull=False, options=check_options(info, {}))
+        return Deployment(name=name, info=info, model=model, auto_pull=False, options=check_options(info, {}))
 
     here = str(Path(__file__).parents[2] / "data" / "whisper_tiny")
     async with pool_of(whisper("here", here), whisper("absent", "nobody/nothing")) as pool:

@@ -31,13 +31,13 @@ MODEL = "org/model"
 def weighty(name: str = "big model", **keys: Any) -> Deployment:
     """A test double that wants weights from the hub."""
     info = replace(backend_info("fake"), required_files=("*.safetensors",), pull_patterns=("*.safetensors",))
-    return Deployment(name, info, model=MODEL, options=check_options(info, keys.pop("options", {})), **keys)
+    return Deployment(name=name, info=info, model=MODEL, options=check_options(info, keys.pop("options", {})), **keys)
 
 
 def lacking(name: str = "modern") -> Deployment:
     """One whose library nobody has."""
     info = replace(backend_info("fake"), libraries={"": ("a_library_that_nobody_has",)}, extra="torch")
-    return Deployment(name, info, options=check_options(info, {}))
+    return Deployment(name=name, info=info, options=check_options(info, {}))
 
 
 def requirements(deployment: Deployment, models_dir: Path) -> ModelRequirements:
@@ -100,11 +100,13 @@ def test_a_missing_model_that_can_be_done_without_says_how(tmp_path: Path) -> No
     with pytest.raises(
         ModelUnavailable, match=r"sony--silentcipher \(watermark = false in its table does without\)\. Fetch"
     ):
-        requirements(Deployment("voice", info), tmp_path).check()
-    requirements(Deployment("voice", info, options={"watermark": False}), tmp_path).check()
+        requirements(Deployment(name="voice", info=info), tmp_path).check()
+    requirements(Deployment(name="voice", info=info, options={"watermark": False}), tmp_path).check()
     assert (
         "does without"
-        not in requirements(Deployment("ears", replace(backend_info("diffa"), libraries={})), tmp_path).problem()
+        not in requirements(
+            Deployment(name="ears", info=replace(backend_info("diffa"), libraries={})), tmp_path
+        ).problem()
     )
 
 
@@ -127,9 +129,13 @@ def test_missing_libraries_name_the_command(tmp_path: Path, monkeypatch: pytest.
 
 def test_one_engine_with_its_libraries_is_enough(tmp_path: Path) -> None:
     info = replace(backend_info("fake"), engines=("new", "old"), libraries={"": ("json",), "new": ("nobody_has_this",)})
-    assert requirements(Deployment("d", info), tmp_path).missing_libraries() == []
-    assert requirements(Deployment("d", info, engine="new"), tmp_path).missing_libraries() == ["nobody_has_this"]
-    assert requirements(Deployment("d", info, engine="new", python="other"), tmp_path).missing_libraries() == []
+    assert requirements(Deployment(name="d", info=info), tmp_path).missing_libraries() == []
+    assert requirements(Deployment(name="d", info=info, engine="new"), tmp_path).missing_libraries() == [
+        "nobody_has_this"
+    ]
+    assert (
+        requirements(Deployment(name="d", info=info, engine="new", python="other"), tmp_path).missing_libraries() == []
+    )
 
 
 async def test_the_pool_refuses_what_is_missing_and_names_the_alternative(tmp_path: Path) -> None:
