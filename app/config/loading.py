@@ -1,4 +1,4 @@
-"""Where settings come from: options over environment over gateway.toml over the defaults.
+"""Loads the settings: options over environment over gateway.toml over the defaults.
 
 Owns the merge of these layers and errors that say which layer, table and key is wrong. Knows no setting's meaning:
 names and types are in `app/config/settings.py`.
@@ -13,6 +13,7 @@ import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -87,7 +88,8 @@ def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
     file = _file(config)
     if file is not None:
         text, values = _parse(file)
-        layers.put(values, lambda path: _in_file(file, text, path))
+        lines = _key_lines(text)
+        layers.put(values, lambda path: _in_file(file, lines, path))
     _put_environment(layers)
     for key, value in overrides.items():
         if value is not None:
@@ -95,7 +97,7 @@ def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
     try:
         return Settings.model_validate(layers.values).come_from(KeySources(layers.source_of))
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(layers, detail) for detail in error.errors())) from None
+        raise ConfigError("\n".join(str(_problem(layers, detail)) for detail in error.errors())) from None
 
 
 def _file(config: Path | None) -> Path | None:
@@ -153,20 +155,35 @@ def _is_value(path: Path_) -> bool:
     return path == ("devices", "memory_budget") or (len(path) == 3 and path[0] == "deployments")
 
 
-def _explain(layers: _Layers, detail: ErrorDetails) -> str:
+@dataclass(frozen=True, slots=True)
+class _Problem:
+    """One wrong key. source: words for where it was set; table: its path; key: "" where the table itself is wrong."""
+
+    source: str
+    table: Path_
+    key: str
+    text: str
+
+    def __str__(self) -> str:
+        table = f"[{_dotted(self.table)}] " if self.table else ""
+        key = f"{self.key}: " if self.key else ""
+        return f"{self.source}: {table}{key}{self.text}"
+
+
+def _problem(layers: _Layers, detail: ErrorDetails) -> _Problem:
+    """What pydantic found, in the words of the file."""
     path = tuple(str(part) for part in detail["loc"] if not _is_union_branch(part))
-    table, key = (path[:-1], path[-1]) if len(path) > 1 else ((), path[0] if path else "")
-    if path and isinstance(layers.values.get(path[0]), dict) and len(path) == 1:
-        table, key = path, ""
-    where = (
-        f"{layers.source_of(path) or 'configuration'}: "
-        + (f"[{_dotted(table)}] " if table else "")
-        + (f"{key}: " if key else "")
-    )
-    if detail["type"] == "extra_forbidden":
-        what = "key" if key else "table"
-        return where + f"there is no such {what}" + (_suggestion(table, key) if key else _suggestion((), table[0]))
-    return where + (_PLAIN.get(detail["type"]) or detail["msg"].removeprefix("Value error, "))
+    is_table = len(path) == 1 and isinstance(layers.values.get(path[0]), dict)
+    table, key = (path, "") if is_table or not path else (path[:-1], path[-1])
+    return _Problem(layers.source_of(path) or "configuration", table, key, _problem_text(detail, table, key))
+
+
+def _problem_text(detail: ErrorDetails, table: Path_, key: str) -> str:
+    if detail["type"] != "extra_forbidden":
+        return _PLAIN.get(detail["type"]) or detail["msg"].removeprefix("Value error, ")
+    if key:
+        return f"there is no such key{_suggestion(table, key)}"
+    return f"there is no such table{_suggestion((), table[0])}"
 
 
 def _is_union_branch(part: object) -> bool:
@@ -186,25 +203,27 @@ def _suggestion(table: Path_, key: str) -> str:
     return f"; did you mean {near[0]}?" if near else f" (known: {', '.join(fields)})" if fields else ""
 
 
-def _in_file(file: Path, text: str, path: Path_) -> str:
-    """The file and, where it can be told, the line of a key."""
-    line = _line_of(text, path)
-    return f"{file}, line {line}" if line else str(file)
+def _in_file(file: Path, lines: Mapping[Path_, int], path: Path_) -> str:
+    """Name the file and, where it is known, the line of a key or of the nearest table above it."""
+    for length in range(len(path), 0, -1):
+        if line := lines.get(path[:length]):
+            return f"{file}, line {line}"
+    return str(file)
 
 
-def _line_of(text: str, path: Path_) -> int | None:
-    """Line of `key =` under its [table] header; None where the file writes it some other way (inline tables, dotted
-    keys)."""
+def _key_lines(text: str) -> dict[Path_, int]:
+    """Line numbers of `key =` and [table], by path. tomllib does not tell them."""
+    lines: dict[Path_, int] = {}
     table: Path_ = ()
-    found: int | None = None
     for number, line in enumerate(text.splitlines(), 1):
         if header := re.match(r"\s*\[+([^\[\]]+)\]+\s*(#.*)?$", line):
             table = _split_key(header[1])
-            if table == path[: len(table)] or (found is None and table[: len(path)] == path):
-                found = number
-        elif (key := re.match(r"\s*([^=#]+?)\s*=", line)) and path[: len(table) + 1] == (*table, *_split_key(key[1])):
-            return number
-    return found
+            lines[table] = number
+            for length in range(1, len(table)):
+                lines.setdefault(table[:length], number)
+        elif key := re.match(r"\s*([^=#]+?)\s*=", line):
+            lines.setdefault((*table, *_split_key(key[1])), number)
+    return lines
 
 
 def _split_key(dotted: str) -> Path_:
