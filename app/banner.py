@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def banner(app: FastAPI, port: int | None = None) -> str:
-    """Several lines of text; port: the one really listened on, where the configured one is 0."""
+    """Write the lines for the terminal. port: the one really listened on, where the configured one is 0."""
     gateway: Gateway = app.state.gateway
     server = gateway.settings.server
     lines = [
@@ -63,17 +63,18 @@ def _state(deployment: Deployment, status: DeploymentStatus) -> str:
 
 
 def _where(status: DeploymentStatus) -> str:
-    """What is decided already; "auto" is not."""
+    """Engine, device and number format, as far as they are decided."""
     parts = ((": ", status.engine), (" on ", status.device), (" in ", status.dtype))
     return "".join(mark + value for mark, value in parts if value not in ("", "auto"))
 
 
 def _hint(deployment: Deployment, status: DeploymentStatus) -> str:
-    """The command that fetches what is missing, unless the error names it already, and who answers meanwhile."""
-    told = status.error or ""
+    """Name the command that brings the weights and the deployment that answers meanwhile, unless the error does."""
+    error = status.error or ""
     command = f"speech-gateway pull {deployment.name}"
-    hint = "" if status.state != "absent" or command in told else f"; fetch it with: {command}"
-    meanwhile = deployment.fallback and f"{deployment.fallback} works already" not in told
+    weights = status.state == "absent" and deployment.model and command not in error
+    meanwhile = deployment.fallback and f"{deployment.fallback} works already" not in error
+    hint = f"; its weights come with: {command}" if weights else ""
     return hint + (f"; {deployment.fallback} answers meanwhile" if meanwhile else "")
 
 

@@ -28,8 +28,8 @@ cli = typer.Typer(
 )
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         output().print(f"speech-gateway {VERSION}")
         raise typer.Exit
 
@@ -40,7 +40,7 @@ def options(
         bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
     ] = False,
 ) -> None:
-    """What stands before a command."""
+    """Global options."""
 
 
 for command in (serve, pull, models, doctor, transcribe, speak, ask, bench):
@@ -52,7 +52,7 @@ cli.add_typer(keys, name="key")
 
 
 def main() -> None:
-    """The console entry. What the system refuses is told on a line; it is nobody's bug."""
+    """Run the command line. An error of the operating system is printed on one line, without a traceback."""
     use_utf8()
     try:
         cli(prog_name="speech-gateway")

@@ -38,15 +38,17 @@ class NoOptions:
 class BackendInfo:
     """What is known of a backend before it runs.
 
-    entry: "module:Class" of its Backend; engines: first is the default of "auto"; wishes: device kinds in order of
-    preference ("cuda", "directml", "mps", "xpu", "cpu"); engine_wishes: the same for engines that differ;
+    entry: "module:Class" of its Backend; engines: first is the default of "auto"; device_preference: device kinds in order of
+    preference ("cuda", "directml", "mps", "xpu", "cpu"); engine_device_preference: the same for engines that differ;
     check: "module:function" that refuses a request for its settings alone, see `check_request`;
     libraries: modules that must be importable in the worker's interpreter, by engine ("" = all engines); extra: the
     pyproject extra that installs them; options: a frozen dataclass with a default for every key;
     default_model: hub id; required_files and pull_patterns: glob patterns inside the model folder;
     extra_models: option name -> further hub id it needs; bytes_hint: rough download size, for messages;
-    input_rate: Hz of audio in its requests; words ... diarization: as in Capabilities; degraded: honest only as a
-    smoke path, marked so in listings; licence: of the default weights.
+    input_rate: Hz of audio in its requests; words ... diarization: as in Capabilities; degraded: a built-in
+    stand-in, marked so in answers; single_threaded: computes with one thread only, whatever it is given; detector:
+    module that looks for the watermark in its speech, started as a program; request_fields: what a chat request
+    may set at its top level besides the names of the options; licence: of the default weights.
     """
 
     name: str
@@ -70,6 +72,9 @@ class BackendInfo:
     translation: bool = False
     diarization: bool = False
     degraded: bool = False
+    single_threaded: bool = False
+    detector: str = ""
+    request_fields: tuple[str, ...] = ()
     licence: str = ""
 
 

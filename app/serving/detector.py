@@ -1,5 +1,4 @@
-"""How the watermark detector of the CSM backend is started: which deployments mark their speech, and the child for one
-of them.
+"""How a backend's watermark detector is started: which deployments mark their speech, and the child for one of them.
 
 The detector is a short-lived process: it needs torch and the mark's networks, and neither a loaded model nor a worker.
 """
@@ -16,8 +15,6 @@ from app.config.deployments import Deployment
 from backends import children
 from backends.weights import model_folder
 
-_MODULE = "backends.csm.watermark_model.detect"
-
 
 @dataclass(frozen=True, slots=True)
 class DetectorChild:
@@ -29,9 +26,9 @@ class DetectorChild:
 
 
 def marking(deployments: Iterable[Deployment], models_dir: Path) -> list[Deployment]:
-    """Those that mark their speech; if the networks of some are on disk, only these."""
-    found = [d for d in deployments if "watermark_model" in d.options and d.options.get("watermark", True)]
-    return [d for d in found if model_folder(models_dir, str(d.options["watermark_model"])).is_dir()] or found
+    """Select the deployments that mark their speech; if the networks of some are on disk, only these."""
+    marked = [d for d in deployments if d.info.detector and d.options.get("watermark", True)]
+    return [d for d in marked if model_folder(models_dir, str(d.options["watermark_model"])).is_dir()] or marked
 
 
 def detector_child(deployment: Deployment, models_dir: Path, file: Path, *, rate: int | None = None) -> DetectorChild:
@@ -44,7 +41,7 @@ def detector_child(deployment: Deployment, models_dir: Path, file: Path, *, rate
     key = str(options.get("watermark_key") or "")
     arguments += ["--key-from-stdin"] if key else []
     return DetectorChild(
-        children.command(_MODULE, *arguments, python=deployment.python),
+        children.command(deployment.info.detector, *arguments, python=deployment.python),
         children.environment(threads=1, offline=True),
         key.encode("utf-8"),
     )

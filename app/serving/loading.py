@@ -1,14 +1,14 @@
-"""How a deployment's worker comes to be: where it is placed, the memory it waits for, and the ladder when that runs
-out.
+"""Loads a deployment's worker: chooses its device, waits for memory, and tries elsewhere when that runs out.
 
 Owns placement, lease, thread claim and spawn of one worker at a time, and gives all of them back when its process has
-ended. Knows nothing of jobs, keep-alive or crashes; `resident` does.
+ended. Knows nothing of jobs, keep-alive or crashes; the supervisor does.
 """
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
@@ -24,8 +24,6 @@ from backends import frames
 from backends.devices import DeviceManager
 from backends.interface import Failed, ModelFiles, Placement
 from backends.interface import ModelUnavailable as BackendUnavailable
-
-SINGLE_THREADED = ("espeak", "pocketsphinx", "fake")
 
 _log = structlog.get_logger("pool")
 
@@ -51,7 +49,7 @@ def uses_one_thread(deployment: Deployment, requirements: Requirements) -> bool:
     """Whether more threads would be of no use; the embedded voices use them only for their neural models."""
     if deployment.info.name == "voices":
         return deployment.engine == "espeak-ng" or not requirements.has_libraries("neural")
-    return deployment.info.name in SINGLE_THREADED
+    return deployment.info.single_threaded
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -84,7 +82,7 @@ class Loader:
     def __init__(
         self, deployment: Deployment, holder: Holder, requirements: Requirements, services: PoolServices
     ) -> None:
-        self._deployment, self._holder, self._requirements, self._m = deployment, holder, requirements, services
+        self._deployment, self._holder, self._requirements, self._services = deployment, holder, requirements, services
         self.placement: Placement | None = None
         self.lease: Lease | None = None
         self.batch_limit = 0
@@ -96,17 +94,13 @@ class Loader:
     # --- Loading ------------------------------------------------------------------------------------------------------
 
     async def load(self, on_lost: Callable[[Worker], None]) -> Worker:
-        """The ladder at load: as placed; alone on the device; on the CPU, if the deployment leaves the choice to us.
+        """Load as placed, else alone on the device, else on the CPU if the deployment leaves the choice to us.
 
-        Raises LoadError, and OutOfMemory of the arbiter when nobody can make room.
+        Raises LoadError, and OutOfMemory of the memory manager when nobody can make room.
         """
         info = self._deployment.info
-        if {
-            kind
-            for device_preference in (info.device_preference, *info.engine_device_preference.values())
-            for kind in device_preference
-        } != {"cpu"}:
-            await self._m.inventory_known.wait()
+        if {*info.device_preference, *itertools.chain(*info.engine_device_preference.values())} != {"cpu"}:
+            await self._services.inventory_known.wait()
         while self._ends:
             await asyncio.wait(self._ends)
         placement = self._place()
@@ -116,7 +110,7 @@ class Loader:
             if error.failure.kind != "out_of_memory":
                 raise
             _log.warning("pool.out_of_memory", deployment=self._deployment.name, at="load", device=placement.device)
-        await self._m.memory_manager.clear(placement.device, self._holder)
+        await self._services.memory_manager.clear(placement.device, self._holder)
         try:
             return await self._load_at(placement, on_lost)
         except LoadError as error:
@@ -125,7 +119,7 @@ class Loader:
         return await self._load_at(self._place(), on_lost)
 
     def move_to_cpu(self, cause: str) -> bool:
-        """From now on load on the CPU; False if the deployment insists on its device or is there already."""
+        """Load on the CPU from now on. False if the deployment insists on its device or is there already."""
         on_cpu = self.placement is not None and self.placement.device == "cpu"
         if self._deployment.device != "auto" or on_cpu or self._cpu_cause:
             return False
@@ -136,7 +130,7 @@ class Loader:
     def _place(self) -> Placement:
         d = self._deployment
         try:
-            decision = self._m.devices.place(
+            decision = self._services.devices.place(
                 d.info,
                 engine=d.engine,
                 device="cpu" if self._cpu_cause else d.device,
@@ -153,7 +147,7 @@ class Loader:
         return decision.placement
 
     async def _load_at(self, placement: Placement, on_lost: Callable[[Worker], None]) -> Worker:
-        """Take the memory, load, measure; if it turns out too big for its place, wait for a place of the real size."""
+        """Take the memory, load, measure; a model that turns out bigger is loaded again under a lease of its real size."""
         for _ in range(2):
             worker = await self._load_once(placement, on_lost)
             fits = await self._fits(worker)
@@ -162,69 +156,74 @@ class Loader:
             await self.end(worker)
             if fits:
                 raise LoadError(Failed("worker_lost", "the worker process ended right after it had loaded the model"))
-        budget = self._m.devices.budget(placement.device)
+        budget = self._services.devices.budget(placement.device)
         raise LoadError(Failed("out_of_memory", f"it needs more than the budget of {placement.device}, {budget} bytes"))
 
     async def _load_once(self, placement: Placement, on_lost: Callable[[Worker], None]) -> Worker:
         d, stored = self._deployment, self._requirements.weights_bytes()
         expected, known = self._expected(placement, stored)
-        if placement.device == "cpu" and stored > self._m.devices.budget("cpu"):
-            budget = self._m.devices.budget("cpu")
+        if placement.device == "cpu" and stored > self._services.devices.budget("cpu"):
+            budget = self._services.devices.budget("cpu")
             raise LoadError(
                 Failed("out_of_memory", f"its weights alone are {stored} bytes, the budget of the CPU is {budget}")
             )
         self.lease = await self._wait_for_memory(placement.device, expected, known)
-        single = uses_one_thread(d, self._requirements)
-        threads = self._m.devices.claim_threads(d.name, alone=self._m.one_heavy(), single=single)
-        room = self._m.memory_manager.room(self.lease)
-        self.placement = dataclasses.replace(placement, threads=threads, memory_bytes=room)
+        threads = self._services.devices.claim_threads(
+            d.name, alone=self._services.one_heavy(), single=uses_one_thread(d, self._requirements)
+        )
+        available = self._services.memory_manager.room(self.lease)
+        self.placement = dataclasses.replace(placement, threads=threads, memory_bytes=available)
         load = frames.LoadModel(d.info.name, self._requirements.files(), self.placement, self.batch_limit)
         try:
-            async with asyncio.timeout(self._m.policy.load):
-                return await self._m.spawn(WorkerSpec(d.name, load, d.python, self._m.policy.load_stall), on_lost)
+            async with asyncio.timeout(self._services.policy.load):
+                return await self._services.spawn(
+                    WorkerSpec(d.name, load, d.python, self._services.policy.load_stall), on_lost
+                )
         except TimeoutError as error:
             self._give_back()
-            raise LoadError(Failed("worker_lost", f"loading took more than {self._m.policy.load:.0f} s")) from error
+            raise LoadError(
+                Failed("worker_lost", f"loading took more than {self._services.policy.load:.0f} s")
+            ) from error
         except BaseException:
             self._give_back()
             raise
 
     def _give_back(self) -> None:
-        """No worker has come of it."""
+        """Return the lease and the threads of a load that failed."""
         lease, self.lease = self.lease, None
         self._release(lease)
 
     def _key(self, placement: Placement) -> str:
         d = self._deployment
-        return self._m.devices.key(d.info, d.model, placement, d.options)
+        return self._services.devices.key(d.info, d.model, placement, d.options)
 
     def _expected(self, placement: Placement, stored: int) -> tuple[int, int]:
-        """Bytes to ask for, and how many of those follow from an earlier life, slack included (0: it is an estimate).
+        """Bytes to ask for, and how many of those were measured before, slack included (0: it is an estimate).
 
         On the CPU the whole process counts, so what its libraries take is part of it.
         """
-        info, key, devices = self._deployment.info, self._key(placement), self._m.devices
+        info, key, devices = self._deployment.info, self._key(placement), self._services.devices
         if known := devices.known(key):
-            kept = self._m.policy.with_slack(known)
-            return kept, kept
+            size = self._services.policy.with_slack(known)
+            return size, size
         libraries = (*info.libraries.get("", ()), *info.libraries.get(placement.engine, ()))
         return devices.expect(key, stored, libraries if placement.device == "cpu" else ()), 0
 
     async def _wait_for_memory(self, device: str, expected: int, known: int) -> Lease:
         self.waits_for_memory = True
         try:
-            return await self._m.memory_manager.acquire(self._holder, device, expected, known)
+            return await self._services.memory_manager.acquire(self._holder, device, expected, known)
         finally:
             self.waits_for_memory = False
 
     async def _fits(self, worker: Worker) -> bool:
-        """Book what was measured; whether it fits beside everyone who cannot be evicted."""
+        """Book what was measured. Returns whether it fits beside everyone who cannot be evicted."""
         if self.lease is None or self.placement is None:
             return False
         measured = self._most = memory_of(worker, self.placement)
-        self._m.devices.record(self._key(self.placement), measured)
+        self._services.devices.record(self._key(self.placement), measured)
         try:
-            return await self._m.memory_manager.settle(self.lease, measured)
+            return await self._services.memory_manager.settle(self.lease, measured)
         except asyncio.CancelledError:
             await self.end(worker)
             raise
@@ -236,27 +235,29 @@ class Loader:
         device, before, grew = self.lease.device, self.lease.size, size > self._most
         if grew:
             self._most = size
-            self._m.devices.record(self._key(self.placement), size)
-        if not self._m.memory_manager.measured(self.lease, size):
+            self._services.devices.record(self._key(self.placement), size)
+        if not self._services.memory_manager.measured(self.lease, size):
             if grew:
                 _log.warning(
                     "pool.over_budget", deployment=self._deployment.name, device=device, held=before, holds=size
                 )
-            self._m.background(self._m.memory_manager.free_memory(device), f"room on {device}")
+            self._services.background(self._services.memory_manager.free_memory(device), f"room on {device}")
 
     # --- The end of a worker ------------------------------------------------------------------------------------------
 
     async def end(self, worker: Worker) -> None:
-        """Its memory is free when its process has ended, even if whoever waits for that is cancelled."""
+        """End a worker and free its memory, even if whoever waits for that is cancelled."""
         await asyncio.shield(self.end_soon(worker))
 
     def end_soon(self, worker: Worker) -> asyncio.Task[None]:
         """Begin the end of a worker; no other one is loaded before it is over."""
         lease, self.lease = self.lease, None
         if self.placement is not None and self._most:
-            self._m.devices.record_life(self._key(self.placement), self._most)
+            self._services.devices.record_life(self._key(self.placement), self._most)
         self._most = 0
-        task: asyncio.Task[None] = self._m.background(self._end(worker, lease), f"end of {self._deployment.name}")
+        task: asyncio.Task[None] = self._services.background(
+            self._end(worker, lease), f"end of {self._deployment.name}"
+        )
         self._ends.add(task)
         task.add_done_callback(self._ends.discard)
         return task
@@ -268,7 +269,7 @@ class Loader:
             self._release(lease)
 
     def _release(self, lease: Lease | None) -> None:
-        self._m.devices.release_threads(self._deployment.name)
-        self._m.metrics.worker_memory_bytes.labels(self._deployment.name).set(0)
+        self._services.devices.release_threads(self._deployment.name)
+        self._services.metrics.worker_memory_bytes.labels(self._deployment.name).set(0)
         if lease is not None:
-            self._m.memory_manager.release(lease)
+            self._services.memory_manager.release(lease)

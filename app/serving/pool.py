@@ -134,7 +134,7 @@ class WorkerPool:
         for name, deployment in self._deployments.items():
             requirements = self._requirements[name]
 
-            async def arrived(deployment: Deployment = deployment) -> None:
+            async def weights_arrived(deployment: Deployment = deployment) -> None:
                 if deployment.preload:
                     await self._preload(deployment.name)
 
@@ -144,7 +144,7 @@ class WorkerPool:
                 and not requirements.missing_libraries()
                 and requirements.weight_problems()
             ):
-                self._background(puller.keep_pulling(name, requirements, arrived), f"pull of {name}")
+                self._background(puller.keep_pulling(name, requirements, weights_arrived), f"pull of {name}")
             elif deployment.preload:
                 self._background(self._preload(name), f"preload of {name}")
 

@@ -67,5 +67,6 @@ INFO = BackendInfo(
     extra_models={"watermark_model": "sony/silentcipher"},
     bytes_hint=7_150_000_000,
     input_rate=24_000,
+    detector="backends.csm.watermark_model.detect",
     licence="Apache-2.0 (weights after accepting the model's terms); watermark MIT",
 )

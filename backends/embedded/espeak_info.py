@@ -33,5 +33,6 @@ INFO = BackendInfo(
     libraries={"": ("espeakng_loader",)},
     extra="embedded",
     options=EspeakOptions,
+    single_threaded=True,
     licence="GPL-3.0-or-later (espeak-ng)",
 )

@@ -34,5 +34,6 @@ INFO = BackendInfo(
     words=True,
     translation=True,
     degraded=True,
+    single_threaded=True,
     licence="BSD-2-Clause",
 )

@@ -60,5 +60,16 @@ INFO = BackendInfo(
     words=True,
     translation=True,
     diarization=True,
+    single_threaded=True,
+    request_fields=(
+        "steps",
+        "block_length",
+        "cfg_scale",
+        "cache",
+        "threshold",
+        "factor",
+        "early_stop",
+        "preset",
+    ),  # DIFFA's
     licence="part of this project",
 )

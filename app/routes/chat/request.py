@@ -21,8 +21,6 @@ from backends.interface import ChatRequest, Message
 SPOKEN_FORMATS = ("wav", "mp3", "aac", "flac", "opus", "pcm16")
 MOST_STOPS = 4
 MOST_TOKENS = 1_000_000
-# Decoding options that a request may set at its top level, besides those that the deployment's backend names.
-DECODING = frozenset({"steps", "block_length", "cfg_scale", "cache", "threshold", "factor", "early_stop", "preset"})
 _READ = frozenset(
     {
         "model", "messages", "modalities", "audio", "stream", "stream_options", "max_tokens", "max_completion_tokens",
@@ -104,7 +102,8 @@ def read_chat(body: Mapping[str, Any], deployment: Deployment, memory: SpokenHis
 
 
 def _decoding_names(deployment: Deployment) -> frozenset[str]:
-    return DECODING | {f.name for f in fields(deployment.info.options)} - _READ - _NEUTRAL.keys()
+    names = {*deployment.info.request_fields, *(f.name for f in fields(deployment.info.options))}
+    return frozenset(names - _READ - _NEUTRAL.keys())
 
 
 def _refuse_unsupported(body: Mapping[str, Any]) -> None:
