@@ -1,6 +1,6 @@
 """`speech-gateway bench`: latency and throughput of one deployment of a server, as clients see them.
 
-Owns the load and the arithmetic. Whatever the server does inside is told by its x-gateway headers.
+Owns the load and the arithmetic. Whatever the server does inside is read from its x-gateway headers.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _TEXT = "The quick brown fox jumps over the lazy dog, and then it sleeps under t
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request. seconds: until the last byte; stages: milliseconds as the server tells them; error: "" if it went
+    """One request. seconds: until the last byte; stages: milliseconds as the server reports them; error: "" if it went
     well."""
 
     seconds: float
@@ -133,6 +133,6 @@ def _print(result: Result, as_json: bool) -> None:
         ("requests", f"{result.requests}, {result.clients} at a time, {result.failed} refused or failed"),
         ("throughput", f"{result.per_second:.2f} per second"),
         ("latency", f"median {result.median:.3f} s, p95 {result.p95:.3f} s, slowest {result.slowest:.3f} s"),
-        ("of which", ", ".join(f"{stage} {ms:.1f} ms" for stage, ms in result.stage_ms.items()) or "not told"),
+        ("of which", ", ".join(f"{stage} {ms:.1f} ms" for stage, ms in result.stage_ms.items()) or "not reported"),
     ]
     print_table(("measure", "value"), rows)

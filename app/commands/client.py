@@ -159,5 +159,5 @@ def _error_text(status: int, body: bytes) -> str:
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"the server answered with status {status}"
     hint = next((_HINTS[key] for key in (str(code), str(status)) if key in _HINTS), "")
-    told = f"{message} ({status}{f' {code}' if code and str(code) != str(status) else ''})"
-    return f"{told}\n{hint}" if hint else told
+    text = f"{message} ({status}{f' {code}' if code and str(code) != str(status) else ''})"
+    return f"{text}\n{hint}" if hint else text

@@ -46,7 +46,7 @@ ANY_KEY = "local"  # what is sent where the server has no list of keys
 
 @contextmanager
 def session(server: str, key: str, config: Path | None = None) -> Iterator[Client]:
-    """`connected`, with failures told on one line instead of a traceback."""
+    """`connected`, with failures printed on one line instead of a traceback."""
     try:
         with connected(server, key, config) as client:
             yield client
@@ -111,8 +111,8 @@ def _temporary_server(config: Path | None) -> Iterator[str]:
             yield f"http://127.0.0.1:{port}"
         except _Ended as error:
             log.seek(0)
-            told = log.read().decode("utf-8", "replace").strip().splitlines()[-5:]
-            raise CallFailed("\n".join([str(error), *told])) from None
+            lines = log.read().decode("utf-8", "replace").strip().splitlines()[-5:]
+            raise CallFailed("\n".join([str(error), *lines])) from None
         finally:
             _stop(process)
 

@@ -1,4 +1,4 @@
-"""Proof that a deployment works where it says: it is loaded, runs its own check request, and tells what it ran on.
+"""Checks that a deployment works on its device: loads it, runs its own check request, and reports what it ran on.
 
 Answers the question that users otherwise take to a task manager: did the GPU do the work? Knows no engine: it reads
 what the server reports (`/health`), above all the nodes of a graph that each provider holds.
@@ -20,7 +20,7 @@ _CPU_PROVIDERS = ("CPUExecutionProvider",)
 @dataclass(frozen=True, slots=True)
 class DeviceCheck:
     """where: engine, device and number format that really ran; nodes: per graph and provider; seconds: of load and of
-    the check request; memory: bytes the worker holds on its device; trouble: "" if the device does its work; kernels:
+    the check request; memory: bytes the worker holds on its device; problem: "" if the device does its work; kernels:
     what is computed in a slower or coarser way than usual on this processor, and why."""
 
     where: str

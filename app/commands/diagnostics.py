@@ -48,19 +48,19 @@ _TIMING_SECONDS = 900  # of one device; a first load writes its graphs, and Dire
 @dataclass(frozen=True, slots=True)
 class DeploymentReport:
     """What will happen to one deployment. ready: libraries and weights are there; where: engine on device; reason: why
-    there; lacking: what keeps it from running; cure: a command."""
+    there; problem: what keeps it from running; hint: a command."""
 
     name: str
     ready: bool
     where: str
     reason: str
-    lacking: str = ""
+    problem: str = ""
     hint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class SelfTest:
-    """error: why it could not run at all; failed: (said, heard) of the sentences that did not come back."""
+    """error: why it could not run at all; failed: (said, recognised) of the sentences that did not come back."""
 
     passed: int
     failed: tuple[tuple[str, str], ...]
@@ -100,7 +100,7 @@ def system_lines(settings: Settings) -> list[tuple[str, str]]:
 
 def free_bytes(folder: Path) -> int:
     """Free space where `folder` is or will be."""
-    existing = next(place for place in (folder, *folder.parents) if place.exists())
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
     return shutil.disk_usage(existing).free
 
 
@@ -128,7 +128,8 @@ def port_line(settings: Settings) -> str:
         try:
             Client(f"http://{host}:{port}", "local").get("/health/live")
         except CallFailed:
-            return f"{host}:{port} cannot be used ({error.strerror or error}); choose another: speech-gateway serve --port 8123"
+            reason = error.strerror or error
+            return f"{host}:{port} cannot be used ({reason}); choose another: speech-gateway serve --port 8123"
     return f"{host}:{port} is in use by a running speech gateway"
 
 
@@ -146,8 +147,8 @@ def deployment_report(
     """Where the deployment will run, or what keeps it from running."""
     missing = requirements.missing_libraries()
     if missing:
-        lacking = f"modules are missing: {', '.join(missing)}"
-        return DeploymentReport(deployment.name, False, "", "", lacking, install_command(deployment.info.extra))
+        problem = f"modules are missing: {', '.join(missing)}"
+        return DeploymentReport(deployment.name, False, "", "", problem, install_command(deployment.info.extra))
     device_preference = {
         "engine": deployment.engine,
         "device": deployment.device,
@@ -229,11 +230,11 @@ def _time_device(folder: Path, device: str, dtype: str, threads: int) -> DeviceT
 
 
 def measured(one: DeploymentReport, timings: Sequence[DeviceTiming]) -> DeploymentReport:
-    """The outlook with figures in place of an opinion, and with advice where another device is quicker than the chosen
+    """The report with figures in place of an opinion, and with advice where another device is quicker than the chosen
     one."""
-    told = f"one window measured: {'; '.join(map(str, timings))}"
+    timed = f"one window measured: {'; '.join(map(str, timings))}"
     best = timings[0]
     if best.error or one.where.endswith(f" on {best.device}"):
-        return replace(one, reason=told)
+        return replace(one, reason=timed)
     advice = f'set device = "{best.device}" and dtype = "{best.dtype}" in [deployments."{one.name}"]'
-    return replace(one, reason=f"{told}; {best.device} is quicker: {advice}")
+    return replace(one, reason=f"{timed}; {best.device} is quicker: {advice}")

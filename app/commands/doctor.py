@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from app.commands import diagnostics as look
+from app.commands import diagnostics
 from app.commands.connection import Config, Key, Server, session
 from app.commands.console import FAILED, messages, output, print_table, size_text
 from app.commands.device_check import check_device
@@ -40,13 +40,13 @@ def doctor(
     settings, deployments = configured(config)
     problems: list[str] = []
     _title("System")
-    _pairs([*look.system_lines(settings), ("port", look.port_line(settings))])
+    _pairs([*diagnostics.system_lines(settings), ("port", diagnostics.port_line(settings))])
     _title("Libraries")
-    print_table(("library", "version", "for"), look.library_lines())
+    print_table(("library", "version", "for"), diagnostics.library_lines())
     manager, failures = _devices(settings, deployments)
     problems += failures
     _title("Deployments")
-    deployment_reports = [_outlook(deployment, settings, manager) for deployment in deployments.values()]
+    deployment_reports = [_report(deployment, settings, manager) for deployment in deployments.values()]
     for one in deployment_reports:
         _print_report(one)
     if self_test:
@@ -63,26 +63,26 @@ def doctor(
         output().print(hint)
 
 
-def _outlook(deployment: Deployment, settings: Settings, manager: DeviceManager) -> look.DeploymentReport:
+def _report(deployment: Deployment, settings: Settings, manager: DeviceManager) -> diagnostics.DeploymentReport:
     """Where it will run; where the processor and a GPU compete, only after both were timed."""
     requirements = requirements_of(deployment, settings)
-    one = look.deployment_report(deployment, requirements, manager)
-    candidates = look.timing_candidates(deployment, manager) if one.ready else []
+    one = diagnostics.deployment_report(deployment, requirements, manager)
+    candidates = diagnostics.timing_candidates(deployment, manager) if one.ready else []
     if not candidates:
         return one
     messages().print(f"Timing {deployment.name} on {', '.join(device for device, _ in candidates)} ...")
     folder = model_folder(settings.models_dir, deployment.model)
-    return look.measured(one, look.time_devices(folder, candidates, manager.inventory.cores))
+    return diagnostics.measured(one, diagnostics.time_devices(folder, candidates, manager.inventory.cores))
 
 
-def _waiting(deployment_reports: list[look.DeploymentReport]) -> str:
+def _waiting(deployment_reports: list[diagnostics.DeploymentReport]) -> str:
     count = sum(not one.ready for one in deployment_reports)
     return (
         f" {count} of {len(deployment_reports)} deployments are not ready: see above what each lacks." if count else ""
     )
 
 
-def _hints(deployment_reports: list[look.DeploymentReport], self_test: bool, check: str) -> Iterator[str]:
+def _hints(deployment_reports: list[diagnostics.DeploymentReport], self_test: bool, check: str) -> Iterator[str]:
     """What to try next."""
     if not self_test:
         yield "Hear and be heard: speech-gateway doctor --self-test"
@@ -104,11 +104,11 @@ def _pairs(pairs: Iterable[tuple[str, str]]) -> None:
 
 def _devices(settings: Settings, deployments: Deployments) -> tuple[DeviceManager, list[str]]:
     """Print what is there; the manager that decides with it, and what went wrong with the probes."""
-    inventory, failure = look.probe_devices()
+    inventory, failure = diagnostics.probe_devices()
     manager = DeviceManager(settings.devices.memory_budget, inventory=inventory)
     failures = [failure] if failure else []
     for python in sorted({deployment.python for deployment in deployments.values() if deployment.python}):
-        found, failure = look.probe_devices(python)
+        found, failure = diagnostics.probe_devices(python)
         if found is not None:
             manager.learn(found, python)
         failures += [failure] if failure else []
@@ -123,12 +123,12 @@ def _devices(settings: Settings, deployments: Deployments) -> tuple[DeviceManage
     return manager, failures
 
 
-def _print_report(one: look.DeploymentReport) -> None:
+def _print_report(one: diagnostics.DeploymentReport) -> None:
     where = f", {one.where}" if one.where else ""
     reason = f" ({one.reason})" if one.reason else ""
     output().print(f"  {one.name}: {'ready' if one.ready else 'not ready'}{where}{reason}")
-    if one.lacking:
-        output().print(f"      lacks: {one.lacking}")
+    if one.problem:
+        output().print(f"      lacks: {one.problem}")
     if one.hint:
         output().print(f"      to change that: {one.hint}")
 
@@ -154,10 +154,10 @@ def _check_device(name: str, server: str, key: str, config: Path | None) -> list
 def _self_test() -> list[str]:
     """Prints what happened; the problems."""
     _title("Self-test: espeak-ng speaks, pocketsphinx recognises from a closed list")
-    result = look.run_self_test()
+    result = diagnostics.run_self_test()
     if result.ok:
         output().print(f"  {result.passed} of {result.passed} sentences came back exactly.")
         return []
-    for said, heard in result.failed:
-        output().print(f"  said: {said}\n  heard: {heard or 'nothing'}")
+    for said, recognised in result.failed:
+        output().print(f"  said: {said}\n  heard: {recognised or 'nothing'}")
     return [f"The self-test failed: {result.error or f'{len(result.failed)} sentences did not come back'}."]

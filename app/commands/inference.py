@@ -36,7 +36,9 @@ def transcribe(
     file: Sound,
     model: Model = "whisper-1",
     language: Annotated[str, typer.Option(help="ISO 639-1 code; empty: detect.", show_default=False)] = "",
-    format: Annotated[str, typer.Option(help="text, json, verbose_json, srt, vtt or diarized_json.")] = "text",  # noqa: A002
+    format: Annotated[  # noqa: A002
+        str, typer.Option(help="text, json, verbose_json, srt, vtt or diarized_json.")
+    ] = "text",
     prompt: Annotated[str, typer.Option(help="Text that leads the model: names, spellings.", show_default=False)] = "",
     translate: Annotated[bool, typer.Option("--translate", help="Into English.")] = False,
     words: Annotated[bool, typer.Option("--words", help="Word times (verbose_json).")] = False,
@@ -53,9 +55,9 @@ def transcribe(
     if words:
         fields["timestamp_granularities[]"] = "word"
     operation = "audio/translations" if translate else "audio/transcriptions"
-    given = {name: value for name, value in fields.items() if value}
+    form = {name: value for name, value in fields.items() if value}
     with session(server, key, config) as client:
-        answer = client.post_file(deployment_path(model, operation), file, given)
+        answer = client.post_file(deployment_path(model, operation), file, form)
     _tell(answer)
     write_result(answer.body.decode("utf-8"), out)
 
@@ -64,7 +66,9 @@ def speak(
     text: Annotated[str, typer.Argument(help='What to say; "-" reads it from standard input.')],
     model: Model = "embedded-tts",
     voice: Annotated[str, typer.Option(help="Voice name.")] = "alloy",
-    format: Annotated[str, typer.Option(help="mp3, opus, aac, flac, wav or pcm; empty: as OUTPUT is named.")] = "",  # noqa: A002
+    format: Annotated[  # noqa: A002
+        str, typer.Option(help="mp3, opus, aac, flac, wav or pcm; empty: as OUTPUT is named.")
+    ] = "",
     speed: Annotated[float, typer.Option(min=0.25, max=4.0)] = 1.0,
     instructions: Annotated[str, typer.Option(help="How to say it.", show_default=False)] = "",
     out: Annotated[
@@ -159,9 +163,9 @@ def _format_of(file: Path) -> str:
 
 def _tell(answer: Answer) -> None:
     """Which engine answered, and what it wants known."""
-    told = [answer.headers.get(f"x-gateway-{name}", "") for name in ("engine", "device", "dtype")]
+    parts = [answer.headers.get(f"x-gateway-{name}", "") for name in ("engine", "device", "dtype")]
     spent = answer.headers.get("x-gateway-model-ms")
-    line = " ".join(part for part in told if part) + (f", {float(spent) / 1000:.2f} s of model time" if spent else "")
+    line = " ".join(part for part in parts if part) + (f", {float(spent) / 1000:.2f} s of model time" if spent else "")
     remarks = [f"{said}{text}" for name, said in _REMARKS.items() if (text := answer.headers.get(f"x-gateway-{name}"))]
     for text in (line, *remarks):
         if text:

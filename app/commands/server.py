@@ -30,11 +30,11 @@ def serve(
     from app.config.settings import ConfigError
     from app.main import run_server
 
-    given = {"server__host": host, "server__port": port, "offline": offline or None}
+    overrides = {"server__host": host, "server__port": port, "offline": offline or None}
     try:
-        settings = load_settings(config, **given)
+        settings = load_settings(config, **overrides)
         if compiled or bf16:
-            settings = load_settings(config, **given, deployments=_faster(settings, compiled, bf16))
+            settings = load_settings(config, **overrides, deployments=_faster(settings, compiled, bf16))
         status = run_server(settings)
     except ConfigError as error:
         fail(str(error), WRONG_USE)

@@ -43,18 +43,18 @@ def pull(
     deployment = deployments.resolve(name)
     if deployment is None:
         fail(f"there is no deployment {name!r}; known: {', '.join([*deployments, *deployments.aliases])}", WRONG_USE)
-    wanted = weights.required_models(
+    specs = weights.required_models(
         deployment.info, deployment.model, revision or deployment.revision, deployment.options
     )
-    if not wanted:
+    if not specs:
         output().print(f"{deployment.name} needs no weights.")
         return
     if deployment.info.licence:
         messages().print(f"Licence of the published weights: {deployment.info.licence}")
     try:
-        for one in wanted:
-            folder = _fetch(one, settings, source, only=len(wanted) == 1)
-            output().print(f"{one.model}: complete in {folder}")
+        for spec in specs:
+            folder = _fetch(spec, settings, source, only=len(specs) == 1)
+            output().print(f"{spec.model}: complete in {folder}")
     except ModelUnavailable as error:
         fail(error.message + (_OFFLINE_HINT if settings.offline and source is None else ""))
 
@@ -67,8 +67,10 @@ def models(config: Config = None) -> None:
     print_table(("deployment", "does", "state", "size", "licence of the weights"), rows)
     for name, deployment in deployments.items():
         kind = f" ({found})" if (found := requirements[name].weights_format()) else ""
-        text = f"  {name}: {deployment.info.name}, {deployment.model or 'no weights'}{kind}{_hint(deployment, requirements[name])}"
-        output().print(text)
+        output().print(
+            f"  {name}: {deployment.info.name}, {deployment.model or 'no weights'}{kind}"
+            f"{_hint(deployment, requirements[name])}"
+        )
     output().print("")
     for alias, name in deployments.aliases.items():
         output().print(f"  {alias} = {name}")
@@ -108,21 +110,21 @@ def _hint(deployment: Deployment, requirements: ModelRequirements) -> str:
     return f"; fetch it with: speech-gateway pull {deployment.name}" if requirements.weight_problems() else ""
 
 
-def _fetch(wanted: ModelSpec, settings: Settings, source: Path | None, *, only: bool) -> Path:
-    with _progress(wanted.model) as tell:
+def _fetch(spec: ModelSpec, settings: Settings, source: Path | None, *, only: bool) -> Path:
+    with _progress(spec.model) as report:
         if source is not None:
-            return weights.import_folder(_within(source, wanted, only), wanted, settings.models_dir, progress=tell)
-        return weights.pull(wanted, settings.models_dir, progress=tell, offline=settings.offline)
+            return weights.import_folder(_within(source, spec, only), spec, settings.models_dir, progress=report)
+        return weights.pull(spec, settings.models_dir, progress=report, offline=settings.offline)
 
 
-def _within(source: Path, wanted: ModelSpec, only: bool) -> Path:
+def _within(source: Path, spec: ModelSpec, only: bool) -> Path:
     """A folder may hold several models, each in ORG--NAME or NAME, or be the one model itself."""
-    for name in (wanted.model.replace("/", "--"), wanted.model.rpartition("/")[2]):
+    for name in (spec.model.replace("/", "--"), spec.model.rpartition("/")[2]):
         if (source / name).is_dir():
             return source / name
-    if only or not weights.problems(source, wanted):
+    if only or not weights.problems(source, spec):
         return source
-    raise ModelUnavailable(f"{source} has no folder {wanted.model.replace('/', '--')} that holds {wanted.model}")
+    raise ModelUnavailable(f"{source} has no folder {spec.model.replace('/', '--')} that holds {spec.model}")
 
 
 @contextmanager
@@ -137,7 +139,7 @@ def _progress(model: str) -> Iterator[Progress]:
     with ProgressBar(*columns, console=messages(), transient=True) as bar:
         line = bar.add_task(model, total=None)
 
-        def tell(done: int, total: int) -> None:
+        def report(done: int, total: int) -> None:
             bar.update(line, completed=done, total=total or None)
 
-        yield tell
+        yield report

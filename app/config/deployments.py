@@ -32,7 +32,7 @@ class Deployment(DeploymentSettings):
 
     @property
     def tasks(self) -> tuple[Task, ...]:
-        """What it does; a backend that could do several is told which by its `task` option."""
+        """What it does; the `task` option chooses where a backend could do several."""
         chosen = self.options.get("task")
         return (chosen,) if chosen in self.info.tasks else self.info.tasks
 

@@ -124,7 +124,11 @@ def _put_environment(layers: _Layers) -> None:
     for variable, text in sorted(os.environ.items()):
         if variable.upper().startswith(PREFIX) and variable.upper() not in _OTHER_VARIABLES:
             path = _known_names(layers, tuple(variable[len(PREFIX) :].lower().split("__")))
-            _put_path(layers, path, _value(path, text), lambda _, name=variable: f"environment variable {name}")  # type: ignore[misc]
+            _put_path(layers, path, _value(path, text), _variable_source(variable))
+
+
+def _variable_source(variable: str) -> Callable[[Path_], str]:
+    return lambda path: f"environment variable {variable}"
 
 
 def _known_names(layers: _Layers, path: Path_) -> Path_:
@@ -171,7 +175,7 @@ class _Problem:
 
 
 def _problem(layers: _Layers, detail: ErrorDetails) -> _Problem:
-    """What pydantic found, in the words of the file."""
+    """Describe an error of pydantic in the terms of the file."""
     path = tuple(str(part) for part in detail["loc"] if not _is_union_branch(part))
     is_table = len(path) == 1 and isinstance(layers.values.get(path[0]), dict)
     table, key = (path, "") if is_table or not path else (path[:-1], path[-1])
@@ -212,7 +216,7 @@ def _in_file(file: Path, lines: Mapping[Path_, int], path: Path_) -> str:
 
 
 def _key_lines(text: str) -> dict[Path_, int]:
-    """Line numbers of `key =` and [table], by path. tomllib does not tell them."""
+    """Line numbers of `key =` and [table], by path. tomllib does not report them."""
     lines: dict[Path_, int] = {}
     table: Path_ = ()
     for number, line in enumerate(text.splitlines(), 1):

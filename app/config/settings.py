@@ -89,7 +89,7 @@ class ServerSettings(_Table):
     api_versions: list[str] = Field(default_factory=list[str], description="Further api-version values to accept.")
     allowed_hosts: list[str] = Field(
         default_factory=list[str],
-        description="Further Host names to answer to where no key is needed or only this machine is listened to (DNS rebinding).",
+        description="Further Host names to answer to without a key or on loopback only (against DNS rebinding).",
     )
     cors_origins: list[str] = Field(
         default_factory=list[str],
@@ -101,7 +101,7 @@ class ServerSettings(_Table):
 
     @property
     def several_owners(self) -> bool:
-        """Whether more than one client can be told apart: by keys, or by addresses where any key is accepted."""
+        """Whether more than one client can be distinguished: by keys, or by addresses where any key is accepted."""
         return len(self.api_keys) + len(self.keys) > 1 if self.needs_key else not is_loopback(self.host)
 
     @property

@@ -1,4 +1,4 @@
-"""Bytes of a known container to mono float32 at a wanted rate, block by block.
+"""Bytes of a known container to mono float32 at a given rate, block by block.
 
 Owns the choice between libsndfile and FFmpeg, the allow-list of codecs, downmixing, resampling and the caps. Runs only
 in the media worker process. Memory does not grow with the length of the audio: each block goes to `write` at once.
@@ -28,8 +28,8 @@ MAX_BAD_PACKETS = 200  # of one file; a damaged recording is worth reading, an e
 _DEMUXERS = "wav,w64,flac,aiff,au,caf,mp3,ogg,aac,mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,mpeg,mpegts,amr"
 _CODECS = (
     "aac,aac_latm,mp3,mp3float,mp2,mp2float,mp1,mp1float,opus,libopus,vorbis,libvorbis,flac,alac,ac3,eac3,amrnb,amrwb,"
-    "libopencore_amrnb,libopencore_amrwb,adpcm_ms,adpcm_ima_wav,adpcm_ima_qt,pcm_u8,pcm_s8,pcm_s16le,pcm_s16be,pcm_s24le,"
-    "pcm_s24be,pcm_s32le,pcm_s32be,pcm_f32le,pcm_f32be,pcm_f64le,pcm_f64be,pcm_mulaw,pcm_alaw"
+    "libopencore_amrnb,libopencore_amrwb,adpcm_ms,adpcm_ima_wav,adpcm_ima_qt,pcm_u8,pcm_s8,pcm_s16le,pcm_s16be,"
+    "pcm_s24le,pcm_s24be,pcm_s32le,pcm_s32be,pcm_f32le,pcm_f32be,pcm_f64le,pcm_f64be,pcm_mulaw,pcm_alaw"
 )
 # Neither nested files nor network: the only source is the buffer that we hand over. Video decoders are never opened.
 _OPTIONS = {"format_whitelist": _DEMUXERS, "codec_whitelist": _CODECS, "protocol_whitelist": "none"}

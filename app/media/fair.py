@@ -54,14 +54,14 @@ class FairMediaPool(MediaPool):
         self._written = 0  # bytes of it that lie on the disk
 
     def snapshot(self) -> dict[str, int]:
-        """Also counts the uploads that wait for their owner's turn. file_bytes: of decoded audio in files."""
+        """Also count the uploads that wait at the fair gate. file_bytes: of decoded audio in files."""
         held = super().snapshot()
         return held | {"waiting": held["waiting"] + self._gate.waiting, "file_bytes": self._written}
 
     async def decode(
         self, data: bytes | memoryview, *, rate: int, param: str = "file", max_seconds: float | None = None
     ) -> Decoded:
-        """Decode as the media pool does. Also raises Overloaded beyond the owner's share, StorageFull for a full disk."""
+        """Decode as the media pool does. Also raises Overloaded beyond the owner's share, and StorageFull."""
         owner = current_owner.get()
         longest = self._caps.audio_seconds if max_seconds is None else min(max_seconds, self._caps.audio_seconds)
         check_flac_head(data, longest, self._caps.decoded_bytes, param)

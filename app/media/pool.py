@@ -324,7 +324,7 @@ def _lost(gone: _WorkerGone, param: str) -> InvalidRequest | ServiceUnavailable:
 
 
 def _widen_pipe(process: asyncio.subprocess.Process) -> None:
-    """Make room for a whole upload in the pipe: at Linux' usual 64 KiB the event loop wakes 16 times for each megabyte."""
+    """Make the pipe hold a whole upload: at Linux' usual 64 KiB the event loop wakes 16 times per megabyte."""
     if sys.platform == "linux":
         import fcntl
 

@@ -16,8 +16,8 @@ INLINE_BYTES = 256 * 1024  # more samples than this (4 s at 16 kHz) travel in a 
 
 
 class DecodeJob(msgspec.Struct, frozen=True):
-    """What to do with the payload. rate: wanted, Hz; output: path for the samples if they are many; the rest are caps:
-    seconds of audio, bytes of decoded float32 (frames x channels x 4), CPU seconds."""
+    """What to do with the payload. rate: of the samples, Hz; output: path for the samples if they are many; the rest
+    are caps: seconds of audio, bytes of decoded float32 (frames x channels x 4), CPU seconds."""
 
     rate: int
     output: str

@@ -21,7 +21,7 @@ from app.media.protocol import HEAD, INLINE_BYTES, DecodeJob, Decoding, Ready, p
 from backends.interface import Samples
 
 UNEXPECTED_CHARACTERS = 2000  # of a log line
-_PLACES = 6  # frames of a traceback that are told
+_FRAMES = 6  # frames of a traceback that are reported
 ADDRESS_SPACE = 1 << 30  # bytes that a job may map beyond what the libraries take: the upload, decoder scratch, output
 
 
@@ -101,7 +101,7 @@ def _answer(job: DecodeJob, data: bytes) -> tuple[Decoding, bytes]:
 
 def _told(error: BaseException) -> str:
     """Kind of an exception and the last places it came through. Without its message, which may quote the file."""
-    frames = list(traceback.walk_tb(error.__traceback__))[-_PLACES:]
+    frames = list(traceback.walk_tb(error.__traceback__))[-_FRAMES:]
     places = (f"{Path(frame.f_code.co_filename).name}:{line} {frame.f_code.co_name}" for frame, line in frames)
     return f"{type(error).__module__}.{type(error).__qualname__} at {' > '.join(places)}"[:UNEXPECTED_CHARACTERS]
 

@@ -216,7 +216,7 @@ class Dispatcher:
             self._notify()
 
     def _may_run(self, owner: str) -> bool:
-        """Whether the owner may run one more job: of several owners, none has the last slot too, as a job can run long."""
+        """Whether the owner may run one more job. Of several owners none gets the last slot too: jobs can run long."""
         if not self._fair or self.slots == 1:
             return True
         return sum(entry.owner == owner for entry, _ in self._active.values()) < self.slots - 1

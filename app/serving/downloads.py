@@ -25,7 +25,7 @@ _log = structlog.get_logger("pull")
 
 
 class PullError(Exception):
-    """The child's own words."""
+    """A pull failed; the text is the child's."""
 
 
 class Puller:
@@ -33,12 +33,12 @@ class Puller:
 
     def __init__(self, models_dir: Path, *, first_pause: float = FIRST_PAUSE) -> None:
         self._models_dir, self._first_pause = models_dir, first_pause
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
     async def keep_pulling(
         self, name: str, requirements: ModelRequirements, arrived: Callable[[], Awaitable[None]]
     ) -> None:
-        """Until the weights of a deployment are there; then call `arrived`."""
+        """Try until the weights of a deployment are there, then call `arrived`."""
         pause = self._first_pause
         while requirements.weight_problems(fresh=True):
             try:
@@ -54,26 +54,26 @@ class Puller:
         """Fetch everything a deployment needs. Raises PullError."""
         requirements.pulling = True
         try:
-            async with self._turn:
-                for wanted in requirements.wanted:
-                    _log.info("pull.started", deployment=name, model=wanted.model)
-                    await self._run(wanted, requirements)
+            async with self._lock:
+                for model in requirements.models:
+                    _log.info("pull.started", deployment=name, model=model.model)
+                    await self._run(model, requirements)
         finally:
             requirements.pulling = False
             requirements.weight_problems(fresh=True)
         requirements.pull_error = ""
         _log.info("pull.done", deployment=name)
 
-    async def _run(self, wanted: ModelSpec, requirements: ModelRequirements) -> None:
-        order = {
-            "model": wanted.model,
-            "required": wanted.required,
-            "patterns": wanted.patterns,
-            "revision": wanted.revision,
+    async def _run(self, spec: ModelSpec, requirements: ModelRequirements) -> None:
+        arguments = {
+            "model": spec.model,
+            "required": spec.required,
+            "patterns": spec.patterns,
+            "revision": spec.revision,
             "models_dir": str(self._models_dir),
         }
         process = await children.start(
-            children.command("backends.weights", json.dumps(order)),
+            children.command("backends.weights", json.dumps(arguments)),
             children.environment(threads=1),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,

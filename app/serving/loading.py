@@ -147,7 +147,7 @@ class Loader:
         return decision.placement
 
     async def _load_at(self, placement: Placement, on_lost: Callable[[Worker], None]) -> Worker:
-        """Take the memory, load, measure; a model that turns out bigger is loaded again under a lease of its real size."""
+        """Take the memory, load, measure. A model that is bigger is loaded again under a lease of its real size."""
         for _ in range(2):
             worker = await self._load_once(placement, on_lost)
             fits = await self._fits(worker)

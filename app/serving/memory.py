@@ -169,7 +169,7 @@ class MemoryManager:
         """After a load: book what was measured, evict idle others for what was not asked for; False if that is not
         enough.
 
-        A model that holds no more than it was given stays, also while others hold more than they were given. One that
+        A model that holds no more than its lease stays, also while others hold more than theirs. One that
         holds more, while all others work, has to go: what it holds is known now, and room can be made for that.
         """
         asked = lease.size

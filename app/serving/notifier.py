@@ -1,4 +1,4 @@
-"""Something has changed: wakes everyone who waits, keeps no history."""
+"""Broadcast notification without state."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 
 
 class Notifier:
-    """Waiters must look at the state themselves after each ring."""
+    """Wakes everyone who waits; waiters look at the state themselves afterwards."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
@@ -16,7 +16,7 @@ class Notifier:
         self._event = asyncio.Event()
 
     async def wait(self, timeout_seconds: float | None = None) -> bool:
-        """Until the next ring, True; False if the time is over first."""
+        """Wait for the next notification. Returns False if the time is over first."""
         event = self._event
         try:
             async with asyncio.timeout(timeout_seconds):

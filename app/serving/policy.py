@@ -8,12 +8,12 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True)
 class Policy:
     """hang: without progress of a step, or any sign of life, a worker counts as hung (steps of large models on a CPU
-    take many seconds); load: longest load; load_stall: longest time without progress in it; watch: between two looks at
-    all workers; first_back_off, longest_back_off: before a worker is started again after repeated crashes or failed
+    take many seconds); load: longest load; load_stall: longest time without progress in it; watch: between two checks
+    of all workers; first_back_off, longest_back_off: before a worker is started again after repeated crashes or failed
     loads, doubling in between; crashes: in a row, after which waiting jobs are refused; residency: a busy model is not
     asked to make room earlier than this after its load; memory_wait: longest wait for other models to make room; slack:
-    the part by which what a model holds differs from one life to the next; most_slack: bytes, the most that is kept
-    free for that; availability: how long a look at libraries and weights stays valid."""
+    the part by which what a model holds differs from one load to the next; most_slack: bytes, the most that is kept
+    free for that; availability: how long a check of libraries and weights stays valid."""
 
     hang: float = 300.0
     load: float = 1800.0

@@ -108,7 +108,7 @@ class WorkerPool:
         ready = [
             d
             for d in self._deployments.values()
-            if not self._requirements[d.name].wanted and not self._requirements[d.name].missing_libraries()
+            if not self._requirements[d.name].models and not self._requirements[d.name].missing_libraries()
         ]
         for name, deployment in self._deployments.items():
             same_task = (d.name for d in ready if d.name != name and set(d.tasks) & set(deployment.tasks))
@@ -166,7 +166,7 @@ class WorkerPool:
             _log.error("pool.background_failed", task=task.get_name(), exc_info=error)
 
     async def _watch(self) -> None:
-        """Look at all workers regularly. If we were late ourselves (the machine slept), nobody else is to blame."""
+        """Watch all workers. A round that was late itself (the machine slept) says nothing about them."""
         clock = asyncio.get_running_loop().time
         while True:
             before = clock()

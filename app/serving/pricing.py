@@ -1,7 +1,7 @@
 """What a job will cost: work units times the seconds that one unit took lately on this deployment.
 
-A unit is a second of audio (heard, or estimated from the text to be spoken) or a token of a chat answer. Knows neither
-queue nor worker; times are seconds.
+A unit is a second of audio (recorded, or estimated from the text to be spoken) or a token of a chat answer. Knows
+neither queue nor worker; times are seconds.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def spoken_seconds(text: str) -> float:
 
 
 def audio_seconds(request: Request) -> float:
-    """Length of the audio that a request hears or asks for: what a real-time factor is relative to."""
+    """Length of the audio that a request brings or asks for: what a real-time factor is relative to."""
     if isinstance(request, ChatRequest):
         parts = [part for message in request.messages for part in message.parts]
         return sum(len(part.samples) for part in parts if isinstance(part, AudioPart)) / ASR_SAMPLE_RATE

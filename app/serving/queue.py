@@ -69,7 +69,7 @@ class FairQueue(Generic[T]):
         owners = [owner for owner in self._waiting if may_run(owner)]
         if not owners:
             raise IndexError("nobody who may run waits in the queue")
-        owner = min(owners, key=self._turn)
+        owner = min(owners, key=self._rank)
         entry = min(self._waiting[owner], key=lambda e: e.weight(now))
         self._present = self._served[owner]
         self._served[owner] += entry.price
@@ -101,7 +101,7 @@ class FairQueue(Generic[T]):
             work += entry.price
         return work
 
-    def _turn(self, owner: str) -> tuple[float, int]:
+    def _rank(self, owner: str) -> tuple[float, int]:
         return self._served[owner], min(entry.number for entry in self._waiting[owner])
 
     def _forget(self, owner: str) -> None:

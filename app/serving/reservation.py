@@ -1,4 +1,4 @@
-"""A request's place in the queue and its running job, as the routes see them (`Reservation` and `Run` of the protocol).
+"""One request's slot in the queue and its running job: `Reservation` and `Run` of `app.serving.interfaces`.
 
 Owns what happens to one request: pricing, waiting, the retries after running out of memory, and the cancel when its
 client leaves.
@@ -22,7 +22,7 @@ _log = structlog.get_logger("pool")
 
 
 class PoolReservation:
-    """A place with one dispatcher. Leave it with `leave`."""
+    """A slot in the queue of one dispatcher, until `leave`."""
 
     def __init__(self, dispatcher: Dispatcher, *, owner: str, request_id: str, fallback_from: str | None) -> None:
         self.deployment: Deployment = dispatcher.supervisor.deployment
@@ -44,7 +44,7 @@ class PoolReservation:
         await self._dispatcher.prepare()
 
     async def run(self, request: Request) -> PoolRun:
-        """Price it, wait for its turn and a worker. Raises ApiError, at once where the settings alone are wrong."""
+        """Price the request, wait for a worker slot. Raises ApiError, at once where the settings alone are wrong."""
         self._check(request)
         price = self._dispatcher.pricer.price(request)
         self._dispatcher.check(self._owner, price)
@@ -58,7 +58,7 @@ class PoolReservation:
             raise self.error(error.to_event()) from error
 
     async def run_canary(self) -> PoolRun:
-        """The backend's own small request instead."""
+        """Run the backend's own small request instead."""
         return await self._started()
 
     async def _started(self) -> PoolRun:
@@ -70,7 +70,7 @@ class PoolReservation:
         return PoolRun(self, job, capabilities, time.monotonic() - self._admitted_at)
 
     async def accepted(self) -> WorkerJob:
-        """A job that its worker took up. One that ran out of memory at its start climbs the ladder."""
+        """Queue the request until a worker has accepted it; one that runs out of memory at its start is retried."""
         while True:
             self._entry = self._dispatcher.enqueue(self._owner, self._request)
             self._arrive()
@@ -97,7 +97,7 @@ class PoolReservation:
         return await self._dispatcher.recover_from_oom(self._retries)
 
     def _never_begun(self, job: WorkerJob) -> bool:
-        """The worker had ended before it took the job up: the job is not to blame, but it is sent again only once.
+        """Whether the worker ended before it accepted the job: the job is not to blame, but is sent again only once.
 
         A worker that hung over the job and was killed for that is another matter.
         """

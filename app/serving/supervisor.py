@@ -345,7 +345,7 @@ class ModelSupervisor:
             _log.error("pool.rebuild_failed", deployment=self.name, error=error.message)
 
     def watch(self, now: float) -> None:
-        """Measure, kill a worker that makes no progress, replace one that leaks. Called regularly; now: on the clock."""
+        """Measure, kill a worker that makes no progress, replace one that leaks. now: on the services' clock."""
         worker = self.worker
         if worker is None:
             return

@@ -41,8 +41,8 @@ class Handlers:
     def __init__(
         self, api: Api, deployments: Mapping[str, Deployment], media: MediaPool, temp_files: TempFiles
     ) -> None:
-        """shelf: where uploads lie, and answers that can be played and saved."""
-        self._api, self._deployments, self._media, self._shelf = api, deployments, media, temp_files
+        """temp_files: where uploads lie, and answers that can be played and saved."""
+        self._api, self._deployments, self._media, self._temp_files = api, deployments, media, temp_files
 
     async def transcribe(
         self,
@@ -55,7 +55,7 @@ class Handlers:
         form: str,
         words: bool,
     ) -> tuple[str, str, str, Any, Any]:
-        """-> transcript in the wanted format, note, times, picture, file to save."""
+        """-> transcript in the format asked for, note, times, picture, file to save."""
         words = words and form in WITH_WORDS
         fields = {"response_format": "verbose_json" if words else form, "prompt": (prompt or "").strip()}
         if task == TRANSCRIBE:
@@ -181,15 +181,15 @@ class Handlers:
         if not path:
             raise CallFailed("Choose or record some audio first.")
         try:
-            return await asyncio.to_thread(lambda: self._shelf.own_file(path).read_bytes())
+            return await asyncio.to_thread(lambda: self._temp_files.own_file(path).read_bytes())
         except (NotOwnFile, OSError):
             raise CallFailed("This recording is not on the server, or no longer. Upload it again.") from None
 
     async def _keep(self, answer: Answer, name: str, content: bytes) -> str:
         """The content as a file that the page may serve. Raises CallFailed where there is no room for it."""
-        path = self._shelf.folder / answer.headers["x-request-id"] / name
+        path = self._temp_files.folder / answer.headers["x-request-id"] / name
         try:
-            async with self._shelf.room_for(len(content)):
+            async with self._temp_files.room_for(len(content)):
                 await asyncio.to_thread(_write, path, content)
         except PageFull as error:
             raise CallFailed(error.message) from None

@@ -47,7 +47,7 @@ def strip(document: Mapping[str, Any]) -> str:
 
 
 def unreachable(message: str) -> str:
-    """In place of the strip."""
+    """Show why the server cannot be reached, in place of the strip of figures."""
     return f'<div class="sg-strip"><span class="sg-chip">{_dot("bad")}{escape(message)}</span></div>'
 
 
@@ -92,7 +92,8 @@ def times(document: Mapping[str, Any]) -> str:
         spans = (
             f'<span class="sg-word"><small>{one["start"]:.2f}</small>{escape(one["word"])}</span>' for one in words
         )
-        return f'<div class="sg-times"><div class="sg-label">Words, with the second each begins</div>{"".join(spans)}</div>'
+        label = '<div class="sg-label">Words, with the second each begins</div>'
+        return f'<div class="sg-times">{label}{"".join(spans)}</div>'
     rows = (
         f"<div><small>{one['start']:.2f} to {one['end']:.2f}</small> {escape(one['text'])}</div>"
         for one in document.get("segments") or ()
@@ -130,13 +131,13 @@ def _deployment_card(name: str, one: Mapping[str, Any]) -> str:
 
 def _where(one: Mapping[str, Any]) -> Iterable[str]:
     """Engine, device and number format as far as they are decided."""
-    told = [
+    parts = [
         f"{word}{escape(one[key])}"
         for word, key in (("", "engine"), ("on ", "device"), ("in ", "dtype"))
         if one[key] != "auto"
     ]
-    if told:
-        yield " ".join(told)
+    if parts:
+        yield " ".join(parts)
 
 
 def _work(one: Mapping[str, Any]) -> Iterable[str]:

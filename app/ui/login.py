@@ -24,11 +24,13 @@ COOKIE = "speech-gateway-page"
 _LONGEST_FORM = 16 << 10  # bytes; a key and its name
 _FORM = (
     "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
-    "<title>Speech gateway</title><body style='font-family: system-ui, sans-serif; max-width: 20rem; margin: 20vh auto; "
+    "<title>Speech gateway</title>"
+    "<body style='font-family: system-ui, sans-serif; max-width: 20rem; margin: 20vh auto; "
     "padding: 0 1rem; color-scheme: light dark'>"
     "<h1 style='font-size: 1.3rem'>Speech gateway</h1><form method=post action='{action}'>"
     "<p><label for=key>API key</label><br>"
-    "<input id=key name=key type=password autocomplete=current-password required autofocus style='width: 100%; padding: .4rem'>"
+    "<input id=key name=key type=password autocomplete=current-password required autofocus "
+    "style='width: 100%; padding: .4rem'>"
     "<p><button style='padding: .4rem 1rem'>Open</button></form><p role=alert>{problem}</p>"
     "<p><small>One of the server's api_keys.</small>"
 )
@@ -65,7 +67,8 @@ class PageLogin:
         if request.method in ("GET", "HEAD") and path in (self._path, f"{self._path}/login"):
             return self._form(request)
         raise Unauthorized(
-            "The page needs one of the server's api_keys. Open /ui in a browser, or send the key in the api-key header.",
+            "The page needs one of the server's api_keys. Open /ui in a browser, or send the key in the api-key "
+            "header.",
             code="invalid_api_key",
             headers={"connection": "close"},  # what an upload brings is not read
         )

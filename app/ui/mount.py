@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 PATH = "/ui"
 _MISSING = (
     "<!doctype html><meta charset=utf-8><title>Speech gateway</title><p>The web page is not installed. "
-    "Add it with <code>make serve EXTRAS=ui</code> (Windows: <code>setup.ps1 -Extras ui</code>) and open this address again."
+    "Add it with <code>make serve EXTRAS=ui</code> (Windows: <code>setup.ps1 -Extras ui</code>) "
+    "and open this address again."
 )
 
 

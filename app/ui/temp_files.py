@@ -54,7 +54,8 @@ class TempFiles:
     def own_file(self, path: str) -> Path:
         """The file at `path` with links resolved. Raises NotOwnFile unless it lies in the folder."""
         try:
-            plain = Path(os.path.abspath(path))  # noqa: PTH100 # resolve() would already ask the machine that a path names
+            # Not resolve(), which would already ask the machine that a path names.
+            plain = Path(os.path.abspath(path))  # noqa: PTH100
             found = plain.resolve() if plain.is_relative_to(self.folder) else None
         except (OSError, ValueError, RuntimeError):
             raise NotOwnFile from None

@@ -19,7 +19,7 @@ class UploadRoom:
 
     def __init__(self, app: ASGIApp, path: str, temp_files: TempFiles, body_bytes: int) -> None:
         """path: of the page; body_bytes: largest body, which an upload that does not tell its length may have."""
-        self._page, self._shelf, self._body_bytes = app, temp_files, body_bytes
+        self._page, self._temp_files, self._body_bytes = app, temp_files, body_bytes
         self._routes = (f"{path}/gradio_api/upload", f"{path}/upload")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -31,7 +31,7 @@ class UploadRoom:
         size = min(int(told), self._body_bytes) if told.isdecimal() else self._body_bytes
         visitor = headers.get("api-key") or (scope.get("client") or ("unknown", 0))[0]
         try:
-            async with self._shelf.room_for(size, visitor):
+            async with self._temp_files.room_for(size, visitor):
                 await self._page(scope, receive, send)
         except PageFull as full:
             full.headers["connection"] = "close"  # the upload is not read
@@ -39,7 +39,7 @@ class UploadRoom:
 
 
 def keep_to_own_files(blocks: Any, temp_files: TempFiles) -> None:
-    """Let a page of Gradio use only the files of the shelf.
+    """Let a page of Gradio use only its own temporary files.
 
     Gradio refuses paths that are no uploads once its page has been launched, which mounting does not set. An address
     that begins with http it would fetch, and any file it would hash and copy on the event loop.
