@@ -36,7 +36,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Of all requests. Times in seconds over those that went well; stage_ms: means."""
+    """Figures of all requests. Times in seconds over those that succeeded; stage_ms: means."""
 
     requests: int
     failed: int
@@ -104,7 +104,7 @@ def _stages(answer: Answer) -> dict[str, float]:
 
 
 def summary(calls: Sequence[Call], clients: int, wall: float) -> Result:
-    """wall: seconds that all calls took together."""
+    """Summarise the requests. wall: seconds that all of them took together."""
     good = sorted(call.seconds for call in calls if not call.error)
     stages = {stage: [call.stages[stage] for call in calls if stage in call.stages] for stage in _STAGES}
     return Result(
@@ -121,7 +121,7 @@ def summary(calls: Sequence[Call], clients: int, wall: float) -> Result:
 
 
 def _rank(ordered: Sequence[float], share: float) -> float:
-    """Nearest-rank percentile of ascending values; 0 for none."""
+    """Return the nearest-rank percentile of ascending values; 0 for none."""
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
 
 

@@ -48,7 +48,7 @@ class Answer:
 
 
 class Client:
-    """Calls to one server. key: any non-empty text where the server has no list of keys."""
+    """Calls one server. key: any non-empty text where the server has no list of keys."""
 
     def __init__(self, url: str, key: str) -> None:
         try:
@@ -86,7 +86,7 @@ class Client:
     def events(
         self, path: str, document: Mapping[str, Any], on_progress: Callable[[int, int], None] = lambda done, total: None
     ) -> Iterator[dict[str, Any]]:
-        """The JSON objects of a server-sent event stream; the server's progress comments go to `on_progress`.
+        """Yield the JSON objects of a server-sent event stream; the server's progress comments go to `on_progress`.
 
         Raises CallFailed for an error event.
         """
@@ -132,12 +132,12 @@ class Client:
 
 
 def deployment_path(deployment: str, operation: str) -> str:
-    """Azure's path of an operation of a deployment."""
+    """Return Azure's path of an operation of a deployment."""
     return f"/openai/deployments/{quote(deployment, safe='')}/{operation}?api-version={API_VERSION}"
 
 
 def multipart(name: str, data: bytes, fields: Mapping[str, str]) -> tuple[bytes, str]:
-    """A form with `fields` and the file `name`; and its content type."""
+    """Build a form with `fields` and the file `name`. Returns it with its content type."""
     boundary = secrets.token_hex(16)
     field = '--{}\r\nContent-Disposition: form-data; name="{}"\r\n\r\n{}\r\n'
     parts = [field.format(boundary, key, value).encode() for key, value in fields.items()]

@@ -46,7 +46,7 @@ ANY_KEY = "local"  # what is sent where the server has no list of keys
 
 @contextmanager
 def session(server: str, key: str, config: Path | None = None) -> Iterator[Client]:
-    """`connected`, with failures printed on one line instead of a traceback."""
+    """Connect as `connected` does; print failures on one line instead of a traceback."""
     try:
         with connected(server, key, config) as client:
             yield client
@@ -58,7 +58,7 @@ def session(server: str, key: str, config: Path | None = None) -> Iterator[Clien
 
 @contextmanager
 def connected(server: str, key: str, config: Path | None = None) -> Iterator[Client]:
-    """A client of the named server, of the one at the configured address, or of one started for this command.
+    """Connect to the named server, of the one at the configured address, or of one started for this command.
 
     Raises CallFailed when a named server does not answer, ConfigError.
     """
@@ -77,14 +77,14 @@ def connected(server: str, key: str, config: Path | None = None) -> Iterator[Cli
 
 
 def _address(settings: ServerSettings) -> str:
-    """Where a server with these settings is found from this machine."""
+    """Return the URL of a server with these settings, as seen from this machine."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104 (not listened on)
     port = settings.port or DEFAULT_PORT
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _is_gateway(client: Client) -> bool:
-    """Whether one of ours answers there, and not just anything on that port."""
+    """Whether a speech gateway answers there, and not another program on that port."""
     try:
         return bool(client.get("/health/live").json().get("status") == "ok")
     except (CallFailed, ValueError, AttributeError):
@@ -93,7 +93,7 @@ def _is_gateway(client: Client) -> bool:
 
 @contextmanager
 def _temporary_server(config: Path | None) -> Iterator[str]:
-    """Its address. It stays offline: a command that lasts seconds should not begin to fetch gigabytes."""
+    """Start a temporary server; returns its address. It stays offline: a command that lasts seconds should not begin to fetch gigabytes."""
     port = _free_port()
     command = children.command("app.cli", "serve", "--host", "127.0.0.1", "--port", str(port), "--offline")
     command += ["--config", str(config)] if config else []
@@ -118,7 +118,7 @@ def _temporary_server(config: Path | None) -> Iterator[str]:
 
 
 class _Ended(Exception):
-    """The temporary server did not come up."""
+    """The temporary server did not start."""
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], client: Client) -> None:
@@ -147,7 +147,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def _ask_to_end(process: subprocess.Popen[bytes]) -> None:
-    """By the signal after which a server lets running requests end."""
+    """Stop a server by the signal after which it lets running requests end."""
     if sys.platform == "win32":
         try:
             os.kill(process.pid, signal.CTRL_BREAK_EVENT)

@@ -42,17 +42,17 @@ def forget_output() -> None:
 
 
 def output() -> Console:
-    """For results; plain when it is not a terminal."""
+    """Return the console for results; plain when it is not a terminal."""
     return Console(highlight=False, emoji=False, markup=False, soft_wrap=True)
 
 
 def messages() -> Console:
-    """For everything that is not the result, so that results can be piped."""
+    """Return the console for everything but the result, so that results can be piped."""
     return Console(stderr=True, highlight=False, emoji=False, markup=False, soft_wrap=True)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """The first column is never shortened; the others wrap."""
+    """Print a table. The first column is never shortened; the others wrap."""
     console = output()
     table = Table(box=SIMPLE, pad_edge=False)
     for index, column in enumerate(columns):
@@ -64,7 +64,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def fail(message: str, status: int = FAILED) -> NoReturn:
-    """Say what is wrong and end the program."""
+    """Print an error and end the program with a failure."""
     messages().print(f"speech-gateway: {message}")
     raise typer.Exit(status)
 
@@ -79,7 +79,7 @@ def check_result(file: Path | None) -> None:
 
 
 def write_result(text: str, file: Path | None) -> None:
-    """Print it, or write it to the file and say so."""
+    """Print the result, or write it to the file and print the file's name."""
     if file is None or file == STANDARD_OUTPUT:
         output().print(text, end="" if text.endswith("\n") else "\n")
         return
@@ -91,7 +91,7 @@ def write_result(text: str, file: Path | None) -> None:
 
 
 def size_text(size: int | None) -> str:
-    """Bytes for people, in binary units: "244.0 MiB"; "-" for nothing."""
+    """Format bytes in binary units: "244.0 MiB"; "-" for nothing."""
     if not size:
         return "-"
     value = float(size)

@@ -134,7 +134,7 @@ def port_line(settings: Settings) -> str:
 
 
 def probe_devices(python: str = "") -> tuple[Inventory | None, str]:
-    """What the libraries of an interpreter ("" = ours) can use, or why that is not known."""
+    """List what the libraries of an interpreter ("" = ours) can use, or say why that is not known."""
     try:
         return run_probe(python), ""
     except (OSError, ValueError, subprocess.SubprocessError) as error:
@@ -144,21 +144,19 @@ def probe_devices(python: str = "") -> tuple[Inventory | None, str]:
 def deployment_report(
     deployment: Deployment, requirements: ModelRequirements, manager: DeviceManager
 ) -> DeploymentReport:
-    """Where the deployment will run, or what keeps it from running."""
+    """Report where the deployment will run, or what keeps it from running."""
     missing = requirements.missing_libraries()
     if missing:
         problem = f"modules are missing: {', '.join(missing)}"
         return DeploymentReport(deployment.name, False, "", "", problem, install_command(deployment.info.extra))
-    device_preference = {
+    requested = {
         "engine": deployment.engine,
         "device": deployment.device,
         "dtype": deployment.dtype,
         "python": deployment.python,
     }
     try:
-        placement = manager.place(
-            deployment.info, **device_preference, has_libraries=requirements.has_libraries
-        ).placement
+        placement = manager.place(deployment.info, **requested, has_libraries=requirements.has_libraries).placement
     except ModelUnavailable as error:
         return DeploymentReport(deployment.name, False, "", "", error.message)
     where = f"{placement.engine} on {placement.device}"
@@ -171,7 +169,7 @@ def deployment_report(
 
 
 def _passed_over(deployment: Deployment, placement: Placement, manager: DeviceManager) -> Iterator[str]:
-    """What the person may wonder about: a GPU that is there, for a backend that wants one but cannot use that."""
+    """Name each GPU that is there but that the backend cannot use."""
     info = deployment.info
     device_preference = info.engine_device_preference.get(placement.engine, info.device_preference)
     if placement.device == "cpu" and deployment.device == "auto" and device_preference != ("cpu",):
@@ -181,7 +179,7 @@ def _passed_over(deployment: Deployment, placement: Placement, manager: DeviceMa
 
 
 def run_self_test() -> SelfTest:
-    """Every self-test sentence spoken and recognised, in a process of its own: the engines are native libraries."""
+    """Speak and recognise every self-test sentence, in a process of its own: the engines are native libraries."""
     command = children.command("backends.embedded.selftest")
     try:
         done = children.run(command, children.environment(), seconds=_SELF_TEST_SECONDS)
@@ -196,8 +194,7 @@ def run_self_test() -> SelfTest:
 
 
 def timing_candidates(deployment: Deployment, manager: DeviceManager) -> list[tuple[str, str]]:
-    """Device and dtype of each way that Whisper could run here on onnxruntime, if it is free to choose and there is a
-    choice."""
+    """List device and dtype of each way Whisper could run here on onnxruntime; [] if there is no choice."""
     free = deployment.device == "auto" and deployment.engine in ("auto", "onnx") and not deployment.python
     gpus = [device.id for device in manager.inventory.devices if device.kind == "directml"]
     if deployment.info.name != "whisper" or not free or not gpus:
@@ -210,7 +207,7 @@ def timing_candidates(deployment: Deployment, manager: DeviceManager) -> list[tu
 
 
 def time_devices(folder: Path, candidates: Sequence[tuple[str, str]], threads: int) -> list[DeviceTiming]:
-    """One real window on each, in a process each, quickest first; those that cannot run come last."""
+    """Time one real window on each, in a process each. Quickest first; those that cannot run come last."""
     timings = [_time_device(folder, device, dtype, threads) for device, dtype in candidates]
     return sorted(timings, key=lambda timing: (bool(timing.error), timing.seconds))
 
@@ -230,8 +227,7 @@ def _time_device(folder: Path, device: str, dtype: str, threads: int) -> DeviceT
 
 
 def measured(one: DeploymentReport, timings: Sequence[DeviceTiming]) -> DeploymentReport:
-    """The report with figures in place of an opinion, and with advice where another device is quicker than the chosen
-    one."""
+    """Add measured figures to the report, and advice where another device is quicker than the chosen one."""
     timed = f"one window measured: {'; '.join(map(str, timings))}"
     best = timings[0]
     if best.error or one.where.endswith(f" on {best.device}"):

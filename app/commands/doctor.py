@@ -64,7 +64,7 @@ def doctor(
 
 
 def _report(deployment: Deployment, settings: Settings, manager: DeviceManager) -> diagnostics.DeploymentReport:
-    """Where it will run; where the processor and a GPU compete, only after both were timed."""
+    """Report where the deployment will run. A processor and a GPU that compete are timed first."""
     requirements = requirements_of(deployment, settings)
     one = diagnostics.deployment_report(deployment, requirements, manager)
     candidates = diagnostics.timing_candidates(deployment, manager) if one.ready else []
@@ -83,7 +83,7 @@ def _waiting(deployment_reports: list[diagnostics.DeploymentReport]) -> str:
 
 
 def _hints(deployment_reports: list[diagnostics.DeploymentReport], self_test: bool, check: str) -> Iterator[str]:
-    """What to try next."""
+    """List the commands to try next."""
     if not self_test:
         yield "Hear and be heard: speech-gateway doctor --self-test"
     on_gpu = next(
@@ -103,7 +103,7 @@ def _pairs(pairs: Iterable[tuple[str, str]]) -> None:
 
 
 def _devices(settings: Settings, deployments: Deployments) -> tuple[DeviceManager, list[str]]:
-    """Print what is there; the manager that decides with it, and what went wrong with the probes."""
+    """Print the devices. Returns the manager that decides with them, and the probes' failures."""
     inventory, failure = diagnostics.probe_devices()
     manager = DeviceManager(settings.devices.memory_budget, inventory=inventory)
     failures = [failure] if failure else []
@@ -134,7 +134,7 @@ def _print_report(one: diagnostics.DeploymentReport) -> None:
 
 
 def _check_device(name: str, server: str, key: str, config: Path | None) -> list[str]:
-    """Prints what did the work; the problem, if there is one."""
+    """Print what the check ran on. Returns the problem, if there is one."""
     _title(f"Check of {name}")
     with session(server, key, config) as client:
         device_check = check_device(client, name)
@@ -152,7 +152,7 @@ def _check_device(name: str, server: str, key: str, config: Path | None) -> list
 
 
 def _self_test() -> list[str]:
-    """Prints what happened; the problems."""
+    """Print the self-test's result. Returns the problems."""
     _title("Self-test: espeak-ng speaks, pocketsphinx recognises from a closed list")
     result = diagnostics.run_self_test()
     if result.ok:

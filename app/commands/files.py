@@ -19,7 +19,7 @@ class NotWritten(Exception):
 
 
 def check_writable(file: Path) -> None:
-    """Raises NotWritten where a result could not be written, before the work that makes it."""
+    """Raise NotWritten where a result could not be written, before the work that makes it."""
     folder = file.absolute().parent
     if file == STANDARD_OUTPUT or _is_special(file):
         return
@@ -58,7 +58,7 @@ def write_whole(pieces: Iterable[bytes], file: Path) -> None:
 
 
 def _is_special(file: Path) -> bool:
-    """A device or a named pipe: nothing may take its place."""
+    """Whether the path is a device or a named pipe, which nothing may replace."""
     return file.exists() and not file.is_file() and not file.is_dir()
 
 

@@ -144,7 +144,7 @@ def _deltas(events: Iterator[dict[str, Any]]) -> Iterator[str]:
 
 
 def _standard_input() -> str:
-    """Text that is UTF-8 if it can be, whatever the console's code page says; else in that code page."""
+    """Decode text as UTF-8 if possible, whatever the console's code page is; else by that code page."""
     data = sys.stdin.buffer.read()
     try:
         return data.decode("utf-8-sig")
@@ -162,7 +162,7 @@ def _format_of(file: Path) -> str:
 
 
 def _tell(answer: Answer) -> None:
-    """Which engine answered, and what it wants known."""
+    """Print the x-gateway-* headers to stderr: which engine answered, and its remarks."""
     parts = [answer.headers.get(f"x-gateway-{name}", "") for name in ("engine", "device", "dtype")]
     spent = answer.headers.get("x-gateway-model-ms")
     line = " ".join(part for part in parts if part) + (f", {float(spent) / 1000:.2f} s of model time" if spent else "")

@@ -42,7 +42,7 @@ def serve(
 
 
 def _faster(settings: Settings, compiled: bool, bf16: bool) -> dict[str, dict[str, object]]:
-    """What --compile and --bf16 set in each deployment's table."""
+    """Return the tables of deployments with what --compile and --bf16 set."""
     from app.config.deployments import Deployments
 
     tables: dict[str, dict[str, object]] = {}

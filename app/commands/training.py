@@ -83,7 +83,7 @@ def _llasa(config: Path | None) -> tuple[Settings, Deployment]:
 
 
 def _of_backend(deployments: list[Deployment], backend: str) -> Deployment:
-    """The user's own deployment of that backend before the built-in one."""
+    """Choose the deployment of a backend, the user's own before the built-in one."""
     found = sorted((d for d in deployments if d.info.name == backend), key=lambda d: d.builtin)
     if not found:
         fail(f"no deployment of the backend {backend} is configured")
@@ -104,5 +104,5 @@ def _unless_given(arguments: list[str], option: str, value: Path) -> list[str]:
 
 
 def _pass_on(module: str, arguments: list[str]) -> None:
-    """Run it on this terminal and end with its status."""
+    """Run a module on this terminal and end with its status."""
     raise typer.Exit(children.run_on_terminal(children.command(module, *arguments), children.environment()))

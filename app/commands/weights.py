@@ -77,7 +77,7 @@ def models(config: Config = None) -> None:
 
 
 def configured(config: Path | None) -> tuple[Settings, Deployments]:
-    """Settings and deployments, or the end of the program with the reason."""
+    """Load settings and deployments; ends the program with the reason if they are wrong."""
     try:
         settings = load_settings(config)
         return settings, Deployments.from_settings(settings)
@@ -104,7 +104,7 @@ def _row(deployment: Deployment, requirements: ModelRequirements) -> tuple[str, 
 
 
 def _hint(deployment: Deployment, requirements: ModelRequirements) -> str:
-    """What helps, for a deployment that lacks something."""
+    """Name the missing libraries or weights and the command that brings them."""
     if missing := requirements.missing_libraries():
         return f"; lacks {', '.join(missing)}: {install_command(deployment.info.extra)}"
     return f"; fetch it with: speech-gateway pull {deployment.name}" if requirements.weight_problems() else ""
@@ -118,7 +118,7 @@ def _fetch(spec: ModelSpec, settings: Settings, source: Path | None, *, only: bo
 
 
 def _within(source: Path, spec: ModelSpec, only: bool) -> Path:
-    """A folder may hold several models, each in ORG--NAME or NAME, or be the one model itself."""
+    """Find a model's folder: ORG--NAME or NAME inside `source`, or `source` itself."""
     for name in (spec.model.replace("/", "--"), spec.model.rpartition("/")[2]):
         if (source / name).is_dir():
             return source / name

@@ -205,6 +205,7 @@ class ProcessWorker:
         if self.lost:
             job.end(_LOST)
             return job
+        command: frames.Command
         command = frames.StartCanary(job.number) if request is None else frames.StartJob(job.number, request)
         frame = frames.encode(command)  # raises FrameError before anything is booked
         self._jobs[job.number] = job
