@@ -1,4 +1,4 @@
-"""What the server says when it has started: where it listens, and in plain words what each deployment is ready for."""
+"""What the server prints when it has started: where it listens, and the state of each deployment."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def banner(app: FastAPI, port: int | None = None) -> str:
 
 
 def _grouped(aliases: Mapping[str, str]) -> dict[str, list[str]]:
-    """Aliases by the deployment they stand for."""
+    """Group aliases by the deployment they stand for."""
     groups: dict[str, list[str]] = {}
     for alias, name in aliases.items():
         groups.setdefault(name, []).append(alias)

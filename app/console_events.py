@@ -1,4 +1,4 @@
-"""The end of the console or terminal that a server was started from, turned into a shutdown.
+"""Turns the end of the console or terminal that a server was started from into a shutdown.
 
 Owns the system's calls for it: SIGHUP where there are terminals, the control handler where there are Windows consoles.
 Knows nothing of what has to be ended.
@@ -85,7 +85,7 @@ def _is_terminal(descriptor: int) -> bool:
 
 
 def _silence(terminals: list[int]) -> None:
-    """Lead these descriptors to nowhere if their terminal is gone."""
+    """Redirect these descriptors to the null device if their terminal is gone."""
     for descriptor in terminals:
         if not _is_terminal(descriptor):
             nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -59,7 +59,7 @@ def _to_json(event: Any, **_: Any) -> str:
 
 
 def _shortened(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Values that clients, models or files chose may be of any length; a line of the log is not."""
+    """Shorten values that clients, models or files chose."""
     for name, value in event.items():
         if isinstance(value, str):
             event[name] = shortened(value)
@@ -67,7 +67,7 @@ def _shortened(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMappi
 
 
 def _without_secrets(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """A last net: no field that is named like a secret leaves the process."""
+    """Hide every field that is named like a secret."""
     for name in event:
         if any(part in name.lower() for part in _SECRET):
             event[name] = "(hidden)"

@@ -64,7 +64,7 @@ class TempFolder:
 
 
 def sweep() -> list[Path]:
-    """Delete the folders of owners that live no more, and say which. Leaves alone what is not ours or still in use."""
+    """Delete the folders of ended processes and return them. Leaves alone what is not ours or still in use."""
     try:
         found = [entry for entry in Path(tempfile.gettempdir()).iterdir() if entry.name.startswith(_NAMES)]
     except OSError:
@@ -73,7 +73,7 @@ def sweep() -> list[Path]:
 
 
 def _is_ours(folder: Path) -> bool:
-    """A real folder of this user: in a shared temporary folder anybody may make a link with such a name."""
+    """Whether it is a real folder of this user: in a shared folder anybody may make a link with such a name."""
     try:
         status = folder.lstat()
     except OSError:
@@ -106,7 +106,7 @@ def _removed(folder: Path) -> bool:
 
 
 def _locked(path: Path, *, create: bool) -> int:
-    """The file, open and locked for this process. Raises OSError if it is locked, or missing and not to be created."""
+    """Open a file, locked for this process. Raises OSError if it is locked, or missing and not to be created."""
     descriptor = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o600)
     try:
         _lock(descriptor)

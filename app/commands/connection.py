@@ -93,7 +93,10 @@ def _is_gateway(client: Client) -> bool:
 
 @contextmanager
 def _temporary_server(config: Path | None) -> Iterator[str]:
-    """Start a temporary server; returns its address. It stays offline: a command that lasts seconds should not begin to fetch gigabytes."""
+    """Start a temporary server; returns its address.
+
+    It stays offline: a command that lasts seconds should not begin to fetch gigabytes.
+    """
     port = _free_port()
     command = children.command("app.cli", "serve", "--host", "127.0.0.1", "--port", str(port), "--offline")
     command += ["--config", str(config)] if config else []

@@ -1,4 +1,4 @@
-"""The page's way to the API: the same routes that every other client uses, called inside the process.
+"""Calls the API for the page: the same routes that every other client uses, called inside the process.
 
 Knows HTTP shapes only. Nothing here bypasses keys, limits or queues.
 """
@@ -63,7 +63,7 @@ class Api:
         return await self._post(key, deployment, "audio/speech", json=dict(body))
 
     async def voices(self, key: str, deployment: str) -> list[str]:
-        """The voice names a deployment knows."""
+        """List the voice names of a deployment."""
         answer = await self._call("GET", key, f"/openai/v1/audio/voices?model={quote(deployment, safe='')}")
         return [voice["id"] for voice in httpx.Response(200, content=answer.body).json()["voices"]]
 

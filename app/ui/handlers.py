@@ -55,7 +55,7 @@ class Handlers:
         form: str,
         words: bool,
     ) -> tuple[str, str, str, Any, Any]:
-        """-> transcript in the format asked for, note, times, picture, file to save."""
+        """Transcribe. -> transcript in the format asked for, note, times, picture, file to save."""
         words = words and form in WITH_WORDS
         fields = {"response_format": "verbose_json" if words else form, "prompt": (prompt or "").strip()}
         if task == TRANSCRIBE:
@@ -74,7 +74,7 @@ class Handlers:
     async def ask(
         self, key: str, deployment: str, path: str | None, question: str, tokens: float
     ) -> tuple[str, str, Any]:
-        """-> answer text, note, picture."""
+        """Ask a question. -> answer text, note, picture."""
         try:
             audio = await self._read(path)
             if not question.strip():
@@ -96,7 +96,7 @@ class Handlers:
         form: str,
         *cloning: str | None,
     ) -> tuple[str | None, str, Any, Any]:
-        """cloning: clip and what it says. -> path of what the page plays, note, picture, file to save."""
+        """Speak. cloning: clip and its transcript. -> path of what the page plays, note, picture, file to save."""
         body: dict[str, Any] = {"input": text, "voice": voice or "alloy", "response_format": form, "speed": speed}
         clip, clip_text = cloning
         try:
@@ -116,7 +116,7 @@ class Handlers:
         return played, html.note(answer.headers), await self._picture(playable), _to_save(saved)
 
     async def voices(self, key: str, deployment: str, chosen: str | None = None) -> tuple[Any, Any]:
-        """-> the voice drop-down of a deployment, and whether cloning is offered."""
+        """List voices. -> the voice drop-down of a deployment, and whether cloning is offered."""
         import gradio as gr
 
         adapters = self._deployments[deployment].options.get("adapters", {}) if deployment in self._deployments else {}
@@ -135,7 +135,7 @@ class Handlers:
         return gr.Dropdown(choices=names, value=chosen), gr.Accordion(visible=self.clones(deployment))
 
     async def state(self) -> tuple[str, str]:
-        """-> strip at the top, health tab."""
+        """Read /health. -> strip at the top, health tab."""
         try:
             document = await self._api.health()
         except CallFailed as error:
@@ -160,7 +160,7 @@ class Handlers:
         return *found, better
 
     def serving(self, task: str, states: Mapping[str, str]) -> list[str]:
-        """Names of the deployments for a task: those that can answer now first, then those with a model, the user's own
+        """Sort the deployments for a task: those that can answer now first, then those with a model, the user's own
         first."""
         names = [name for name, deployment in self._deployments.items() if task in deployment.tasks]
         usable = {name: states.get(name) not in html.UNUSABLE for name in names}
@@ -172,12 +172,12 @@ class Handlers:
         return sorted(names, key=rank)
 
     def clones(self, deployment: str | None) -> bool:
-        """Whether a deployment takes a clip of a voice: those do that can have its words written down."""
+        """Whether a deployment clones voices: those do that may have a clip transcribed."""
         known = self._deployments.get(deployment or "")
         return known is not None and "transcription_deployment" in known.options
 
     async def _read(self, path: str | None) -> bytes:
-        """What a visitor uploaded. Raises CallFailed, with the same words for whatever else a request may name."""
+        """Read what a visitor uploaded. Raises CallFailed, with the same words for any other path."""
         if not path:
             raise CallFailed("Choose or record some audio first.")
         try:
@@ -186,7 +186,7 @@ class Handlers:
             raise CallFailed("This recording is not on the server, or no longer. Upload it again.") from None
 
     async def _keep(self, answer: Answer, name: str, content: bytes) -> str:
-        """The content as a file that the page may serve. Raises CallFailed where there is no room for it."""
+        """Write a file that the page may serve. Raises CallFailed where there is no room for it."""
         path = self._temp_files.folder / answer.headers["x-request-id"] / name
         try:
             async with self._temp_files.room_for(len(content)):
@@ -232,7 +232,7 @@ def _readable(text: str, form: str) -> str:
 
 
 def _pcm_as_wav(samples: bytes) -> bytes:
-    """What no browser plays, with the header that it lacks."""
+    """Add a WAV header to raw pcm, which no browser plays."""
     out = io.BytesIO()
     with wave.open(out, "wb") as sound:
         sound.setnchannels(1)

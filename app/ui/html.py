@@ -30,12 +30,12 @@ UNUSABLE = frozenset({"absent", "failed", "pulling"})
 
 
 def state_text(state: str) -> str:
-    """A deployment's state in plain words."""
+    """Describe a deployment's state in plain words."""
     return STATES.get(state, (state, "idle"))[0]
 
 
 def strip(document: Mapping[str, Any]) -> str:
-    """The line at the top: how the server is, what is loaded, how full the devices are. document: of /health."""
+    """Render the line at the top: how the server is, what is loaded, how full the devices are. document: of /health."""
     text, colour = _OVERALL.get(document["status"], (document["status"], "idle"))
     loaded = [name for name, one in document["deployments"].items() if one["state"] in ("ready", "busy")]
     parts = [f'<span class="sg-chip">{_dot(colour)}{escape(text)}</span>']
@@ -52,7 +52,7 @@ def unreachable(message: str) -> str:
 
 
 def health(document: Mapping[str, Any]) -> str:
-    """Devices and deployments as cards. document: of /health."""
+    """Render devices and deployments as cards. document: of /health."""
     about = f"Version {document['version']}, up {_duration(document['uptime_seconds'])}"
     devices = "".join(map(_device_card, document["devices"]))
     deployments = "".join(_deployment_card(name, one) for name, one in document["deployments"].items())
@@ -63,7 +63,7 @@ def health(document: Mapping[str, Any]) -> str:
 
 
 def note(headers: Mapping[str, str]) -> str:
-    """What the server says of the answer it gave: time, place, stand-ins, remarks. headers: of the answer,
+    """Render the server's notes on an answer: time, device, stand-ins, remarks. headers: of the answer,
     lower-case."""
     spent = headers.get("x-gateway-model-ms")
     where = " ".join(
@@ -82,12 +82,12 @@ def note(headers: Mapping[str, str]) -> str:
 
 
 def problem(message: str) -> str:
-    """Why there is no answer."""
+    """Render the reason why there is no answer."""
     return f'<div class="sg-note sg-bad" role="alert"><b>That did not work.</b><br>{escape(message)}</div>'
 
 
 def times(document: Mapping[str, Any]) -> str:
-    """Words with their start, or segments where there are no words. document: a verbose_json transcript."""
+    """Render words with their start, or segments where there are no words. document: a verbose_json transcript."""
     if words := document.get("words"):
         spans = (
             f'<span class="sg-word"><small>{one["start"]:.2f}</small>{escape(one["word"])}</span>' for one in words
@@ -141,7 +141,7 @@ def _where(one: Mapping[str, Any]) -> Iterable[str]:
 
 
 def _work(one: Mapping[str, Any]) -> Iterable[str]:
-    """Memory, speed and load, where there is something to say."""
+    """Yield memory, speed and load, as far as they are known."""
     if one["footprint_bytes"]:
         yield _size(one["footprint_bytes"])
     if factor := one["real_time_factor"]:
@@ -159,12 +159,12 @@ def _count(number: int, thing: str) -> str:
 
 
 def _size(size: int) -> str:
-    """Bytes for people: "62 MiB", "1.4 GiB"."""
+    """Format bytes: "62 MiB", "1.4 GiB"."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
 def _duration(seconds: float) -> str:
-    """ "45 s", "12 min", "3 h 20 min"."""
+    """Format seconds: "45 s", "12 min", "3 h 20 min"."""
     minutes = int(seconds // 60)
     if minutes < 1:
         return f"{seconds:.0f} s"

@@ -1,4 +1,4 @@
-"""The door of the web page: where `api_keys` are set, nobody opens, uploads or starts anything without one of them.
+"""Login of the web page: where `api_keys` are set, nobody opens, uploads or starts anything without one of them.
 
 A browser logs in once with a form and gets a cookie; a program sends its key as on every other route. The page's own
 requests then carry the key in `api-key`, whichever way it came. Knows nothing of what the page shows.
@@ -60,7 +60,7 @@ class PageLogin:
             await answer(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:
-        """To a visitor without a key: the form, the cookie for a right one, or 401."""
+        """Answer a visitor without a session: the form, the cookie for a right key, or 401."""
         path = request.scope["path"].rstrip("/")
         if request.method == "POST" and path == f"{self._path}/login":
             return await self._log_in(request)
@@ -93,7 +93,7 @@ class PageLogin:
         )
 
     def _key(self, headers: Headers) -> str | None:
-        """The key that a request carries: by its cookie, or by the headers that the API takes."""
+        """Find the key that a request carries: by its cookie, or by the headers that the API takes."""
         bearer = headers.get("authorization", "").partition(" ")
         offered = [headers.get("api-key", ""), bearer[2] if bearer[0].lower() == "bearer" else ""]
         sessions = [self._session_of(key.strip().encode("latin-1")) for key in offered if key.strip()]

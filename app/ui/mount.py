@@ -59,7 +59,7 @@ class LazyPage:
         await page(scope, receive, send)
 
     def _opened(self) -> asyncio.Task[ASGIApp]:
-        """The page or its making; what went wrong is tried again by the next visitor."""
+        """Return the page or the task that builds it; a failed build is tried again by the next visitor."""
         task = self._opening
         if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
             task = self._opening = asyncio.create_task(self._open())

@@ -49,7 +49,7 @@ class _Tab:
 def build_page(
     app: FastAPI, deployments: Mapping[str, Deployment], media: MediaPool, *, needs_key: bool, body_bytes: int
 ) -> FastAPI:
-    """A FastAPI app that serves the page at PATH. Slow (imports Gradio): call it in a thread. body_bytes: largest
+    """Build the FastAPI app of the page at PATH. Slow (imports Gradio): call it in a thread. body_bytes: largest
     upload."""
     import gradio as gr
     from fastapi import FastAPI as Host
@@ -168,7 +168,7 @@ def _speak_tab(handlers: Handlers, key: Any) -> _Tab:
 
 
 def _with_key(handler: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    """The handler with the key that the visitor logged in with, unless the request names another one."""
+    """Wrap a handler with the key that the visitor logged in with, unless the request names another one."""
     import gradio as gr
 
     async def called(request: Any, key: str, *values: Any) -> Any:

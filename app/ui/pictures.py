@@ -23,7 +23,7 @@ _MOST_WORDS = 40  # more would be drawn over each other
 
 
 def waveform_and_mel(samples: Samples, rate: int, words: Sequence[Mapping[str, Any]] = ()) -> Any:
-    """A matplotlib Figure of two rows: amplitude over seconds, and mel power in dB.
+    """Draw a matplotlib Figure of two rows: amplitude over seconds, and mel power in dB.
 
     samples: float32 [time], -1..1. words: {"word", "start"} with start in seconds, written over the waveform.
     """
@@ -60,7 +60,7 @@ def _in_ink(axes: Any) -> None:
 
 
 def _write_words(axes: Any, words: Sequence[Mapping[str, Any]]) -> None:
-    """A mark at the start of each word; the word above it while there is room and a font for it."""
+    """Mark the start of each word, with the word above it while there is room and a font for it."""
     fonts = _fonts()
     for word in words:
         axes.axvline(word["start"], color=_WORDS, linewidth=0.8, alpha=0.8)
@@ -71,7 +71,7 @@ def _write_words(axes: Any, words: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _fonts() -> list[str]:
-    """Matplotlib's own font, and one of this machine's for what it lacks: Chinese, Japanese, Korean."""
+    """List matplotlib's own font, and one of this machine's for what it lacks: Chinese, Japanese, Korean."""
     from matplotlib.font_manager import fontManager
 
     installed = set(fontManager.get_font_names())

@@ -1,4 +1,4 @@
-"""The folder of the page's files: what visitors upload and record, and what they may save. Nothing in it grows old.
+"""The folder of the page's files: what visitors upload and record, and what they may save. Old files are deleted.
 
 Owns the folder's life and its size. Gradio would leave such files on the disk for good, and take any number of them.
 """
@@ -24,7 +24,7 @@ _VARIABLE = "GRADIO_TEMP_DIR"  # where Gradio looks, each time it is asked for a
 
 
 class PageFull(ApiError):
-    """The page keeps as much as it may. The rest of the disk is for the API."""
+    """The page's files fill their share of the disk; the rest is for the API."""
 
     status = 507
     code = "insufficient_storage"
@@ -52,7 +52,7 @@ class TempFiles:
         os.environ[_VARIABLE] = str(self.folder)
 
     def own_file(self, path: str) -> Path:
-        """The file at `path` with links resolved. Raises NotOwnFile unless it lies in the folder."""
+        """Return the file at `path` with links resolved. Raises NotOwnFile unless it lies in the folder."""
         try:
             # Not resolve(), which would already ask the machine that a path names.
             plain = Path(os.path.abspath(path))  # noqa: PTH100
@@ -65,7 +65,7 @@ class TempFiles:
 
     @contextlib.asynccontextmanager
     async def room_for(self, size: int, visitor: str = "") -> AsyncIterator[None]:
-        """Space for `size` bytes more while this lasts. visitor: who brings them, "" for the server's own answers.
+        """Reserve `size` bytes while the context lasts. visitor: who brings them, "" for the server's own answers.
 
         Raises PageFull.
         """
@@ -83,7 +83,7 @@ class TempFiles:
             self._coming -= size
 
     def _brought(self, visitor: str) -> int:
-        """Bytes that a visitor has brought and that still lie here."""
+        """Bytes of a visitor's files that are not deleted yet."""
         while self._uploads and self._uploads[0][0] < time.time() - KEPT_SECONDS - _LOOK_SECONDS:
             self._uploads.popleft()
         return sum(size for _, whose, size in self._uploads if whose == visitor)
@@ -98,7 +98,7 @@ class TempFiles:
 
     @contextlib.asynccontextmanager
     async def tended(self) -> AsyncIterator[None]:
-        """Old files go while this lasts, the folder when it ends."""
+        """Delete old files while the context lasts, and the folder when it ends."""
         task = asyncio.create_task(self._tend())
         try:
             yield
@@ -113,7 +113,7 @@ class TempFiles:
             await asyncio.to_thread(self.sweep)
 
     def sweep(self, seconds: float = KEPT_SECONDS) -> None:
-        """Delete what is older. What Windows still holds open goes next time."""
+        """Delete files that are too old. What Windows still holds open is deleted next time."""
         limit = time.time() - seconds
         for path in [path for path in self.folder.rglob("*") if path.is_file()]:
             with contextlib.suppress(OSError):

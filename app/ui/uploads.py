@@ -1,4 +1,4 @@
-"""What stands between the page's visitors and its files: room for an upload, and the page's own files and no others.
+"""Guards the page's files: space for an upload, and the page's own files and no others.
 
 Gradio takes any number of uploads, and takes a path or an address in a request for a file to read or to fetch.
 """
@@ -18,7 +18,7 @@ class UploadRoom:
     507."""
 
     def __init__(self, app: ASGIApp, path: str, temp_files: TempFiles, body_bytes: int) -> None:
-        """path: of the page; body_bytes: largest body, which an upload that does not tell its length may have."""
+        """path: of the page; body_bytes: largest body, which an upload without a length may have."""
         self._page, self._temp_files, self._body_bytes = app, temp_files, body_bytes
         self._routes = (f"{path}/gradio_api/upload", f"{path}/upload")
 
