@@ -38,11 +38,11 @@ class Backoff:
         self.next_try = self.clock() + min(self.policy.longest_back_off, pause)
 
     def record_load(self) -> None:
-        """The model is loaded. Crashes still count until a job has finished."""
+        """Note a load that succeeded. Crashes still count until a job has finished."""
         self.load_failed = False
 
     def record_done(self) -> None:
-        """A job has finished: the next crash is the first again."""
+        """Note a finished job: the next crash is the first again."""
         self.failures = 0
 
     @property

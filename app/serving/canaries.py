@@ -22,8 +22,10 @@ class Canaries:
         self._runs: dict[str, tuple[asyncio.Task[None], float]] = {}  # the newest run, and when it began
 
     async def run(self, deployment: Deployment, timeout_seconds: float, *, remembered: bool = True) -> None:
-        """The outcome of the canary that runs or, if remembered, ran a moment ago; else of a new one. Raises
-        ApiError."""
+        """Wait for the canary that runs or, if remembered, ran a moment ago; else for a new one.
+
+        Raises the ApiError it ended with.
+        """
         now = asyncio.get_running_loop().time()
         task, began = self._runs.get(deployment.name, (None, 0.0))
         if task is None or (task.done() and not (remembered and now - began < REMEMBERED_SECONDS)):
@@ -36,6 +38,6 @@ class Canaries:
 
 
 def _consume(task: asyncio.Task[None]) -> None:
-    """Nobody may be left to take the error."""
+    """Take the error, which nobody else may be left to take."""
     if not task.cancelled():
         task.exception()

@@ -27,7 +27,7 @@ _log = structlog.get_logger("worker")
 
 
 def worker_environment(threads: int) -> dict[str, str]:
-    """The environment of a worker. Offline: weights are fetched by `backends.weights` and nobody else."""
+    """Return the environment of a worker. Offline: weights are fetched by `backends.weights` and nobody else."""
     extra = {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
     return children.environment(threads=threads, offline=True, extra=extra)
 
@@ -62,13 +62,13 @@ class Channel:
         return self._process.returncode
 
     async def send(self, frame: bytes) -> None:
-        """An encoded command. Raises ConnectionError, or RuntimeError for a closed pipe, if the worker is gone."""
+        """Send an encoded command. Raises ConnectionError, or RuntimeError for a closed pipe, if the worker is gone."""
         assert self._process.stdin is not None  # noqa: S101 # opened with a pipe
         self._process.stdin.write(frame)
         await self._process.stdin.drain()
 
     async def reports(self) -> AsyncIterator[frames.Report]:
-        """Ends with the process. A corrupted stream ends it too: nothing that follows could be trusted."""
+        """Yield reports until the process ends. A corrupted stream ends it too: nothing after it could be trusted."""
         assert self._process.stdout is not None  # noqa: S101 # opened with a pipe
         stdout = self._process.stdout
         try:
@@ -95,7 +95,7 @@ class Channel:
             await self._process.stdin.wait_closed()
 
     def kill(self) -> None:
-        """At once; `close` must still be awaited."""
+        """Kill the process; `close` must still be awaited."""
         with suppress(ProcessLookupError):
             self._process.kill()
 
@@ -113,7 +113,7 @@ class Channel:
 
 
 def _readable(line: bytes) -> str:
-    """A line of stderr without colours and control characters. On Windows onnxruntime writes UTF-16 there, of which a
+    """Decode a line of stderr, without colours and control characters. On Windows onnxruntime writes UTF-16 there, of which a
     line that was split off at a newline's byte begins or ends in the middle of a character; the rest of a worker writes
     UTF-8."""
     if b"\0" in line:

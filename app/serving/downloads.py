@@ -29,7 +29,7 @@ class PullError(Exception):
 
 
 class Puller:
-    """The pulls of one pool."""
+    """Fetches weights for one pool, one model at a time."""
 
     def __init__(self, models_dir: Path, *, first_pause: float = FIRST_PAUSE) -> None:
         self._models_dir, self._first_pause = models_dir, first_pause

@@ -74,7 +74,7 @@ class Reservation(Protocol):
 
 
 class Pool(Protocol):
-    """The life of all workers."""
+    """What the routes ask of the workers behind them."""
 
     async def start(self) -> None: ...
 

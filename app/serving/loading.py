@@ -33,10 +33,10 @@ class Requirements(Protocol):
 
     @property
     def state(self) -> DeploymentState:
-        """unloaded: all is there."""
+        """ "unloaded": nothing is missing."""
 
     def check(self) -> None:
-        """Raises ModelUnavailable while libraries or weights are missing."""
+        """Raise ModelUnavailable while libraries or weights are missing."""
 
     def has_libraries(self, engine: str) -> bool: ...
 

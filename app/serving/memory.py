@@ -56,8 +56,8 @@ class Holder(Protocol):
 
 @dataclass(eq=False, slots=True)
 class Lease:
-    """So much memory of a device belongs to this holder. reserved: what it is known to need at work, held from the
-    start."""
+    """Memory of a device that belongs to one holder. size: bytes; reserved: bytes it is known to need at work, held
+    from the start."""
 
     holder: Holder
     device: str
@@ -78,7 +78,7 @@ class MemoryManager:
         return sum(lease.size for lease in self._leases if lease.device == device)
 
     def room(self, lease: Lease) -> int:
-        """What its holder may occupy: its lease and what nobody else holds."""
+        """Bytes that the holder of a lease may occupy: its lease and what nobody else holds."""
         return max(lease.size, self._budget(lease.device) - self.used(lease.device) + lease.size)
 
     def refresh(self) -> None:
@@ -99,7 +99,7 @@ class MemoryManager:
             return lease
 
     async def free_memory(self, device: str) -> None:
-        """Models have grown over the budget: the same as for a newcomer, until the rest fits."""
+        """Make room after models have grown over the budget, until all that are left fit."""
         if self._locks[device].locked():
             self._changed.notify()  # whoever makes room already sees the new figures
             return
@@ -107,7 +107,7 @@ class MemoryManager:
             await self._make_room(f"because {device} is over its budget", device, 0)
 
     async def _make_room(self, why: str, device: str, size: int) -> bool:
-        """Until `size` is free; False if that cannot be. A model is never unloaded when no other needs the memory."""
+        """Evict until `size` is free; False if that cannot be. No model is unloaded when no other needs the memory."""
         asked: list[Holder] = []
         end = self._clock() + self._policy.memory_wait
         try:
@@ -142,7 +142,7 @@ class MemoryManager:
         return free and (holder.draining or not holder.waiting)
 
     def _ask_one(self, others: list[Holder], asked: list[Holder]) -> float:
-        """Ask the model that is loaded longest to finish and go; returns seconds until another look is useful."""
+        """Ask the model that is loaded longest to drain. Returns the seconds until it is useful to check again."""
         if any(other.draining for other in others):
             return self._policy.memory_wait
         loaded = [other for other in others if other.worker is not None]
@@ -182,7 +182,7 @@ class MemoryManager:
         return self.used(lease.device) <= budget
 
     def measured(self, lease: Lease, size: int) -> bool:
-        """Book what a model really holds; whether the device is within its budget still."""
+        """Book what a model really holds. Returns whether the device is still within its budget."""
         lease.size = max(size, lease.reserved)
         return self.used(lease.device) <= self._budget(lease.device)
 
@@ -192,7 +192,7 @@ class MemoryManager:
             pass
 
     def release(self, lease: Lease) -> None:
-        """The process that held it has ended."""
+        """Return a lease whose process has ended."""
         if lease in self._leases:
             self._leases.remove(lease)
         self._changed.notify()

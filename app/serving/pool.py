@@ -70,7 +70,7 @@ class WorkerPool:
     # --- Start --------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Returns at once; devices are looked for, weights fetched and models loaded in the background."""
+        """Start the background work and return: probing devices, fetching weights, loading models."""
         loop = asyncio.get_running_loop()
         self._memory_manager = MemoryManager(self._devices.budget, self._policy, loop.time)
         known = asyncio.Event()
@@ -104,7 +104,7 @@ class WorkerPool:
         return sum(self._requirements[name].state != "absent" for name in heavy) < 2
 
     def _name_alternatives(self) -> None:
-        """For messages: which deployment of the same task needs no weights and has its libraries."""
+        """Choose for each deployment another of the same task that needs no weights and has its libraries."""
         ready = [
             d
             for d in self._deployments.values()
@@ -128,7 +128,7 @@ class WorkerPool:
         known.set()
 
     def _prepare_models(self) -> None:
-        """Fetch what may be fetched, load what is to be loaded at start."""
+        """Begin to fetch missing weights and to load what is to be loaded at start."""
         offline = self._settings.offline or os.environ.get("HF_HUB_OFFLINE", "") in ("1", "true", "True")
         puller = Puller(self._settings.models_dir)
         for name, deployment in self._deployments.items():
@@ -234,7 +234,7 @@ class WorkerPool:
         return PoolReservation(dispatcher, owner=owner, request_id=request_id, fallback_from=fell_back)
 
     def _who_answers(self, deployment: Deployment) -> Dispatcher:
-        """The deployment's own dispatcher, or the first of its fallbacks that can run now."""
+        """Return the deployment's own dispatcher, or the first of its fallbacks that can run now."""
         dispatcher = self._dispatchers[deployment.name]
         try:
             dispatcher.supervisor.check()

@@ -18,7 +18,7 @@ GUESS_REAL_TIME_FACTOR = 0.5
 
 
 def work_units(request: Request) -> float:
-    """Seconds of audio or tokens; at least a small amount, because no job is free."""
+    """Count seconds of audio or tokens; at least a small amount, because no job is free."""
     if isinstance(request, TranscriptionRequest):
         return max(0.1, len(request.samples) / ASR_SAMPLE_RATE)
     if isinstance(request, SpeechRequest):
@@ -27,7 +27,7 @@ def work_units(request: Request) -> float:
 
 
 def spoken_seconds(text: str) -> float:
-    """Estimated length of a text read aloud."""
+    """Estimate the length of a text read aloud, seconds."""
     wide = sum(1 for character in text if ord(character) >= WIDE_CHARACTER)
     return (len(text) - wide + WIDE_WEIGHT * wide) / CHARACTERS_PER_SECOND
 
@@ -81,7 +81,7 @@ class Pricer:
         return units * (GUESS_SECONDS_PER_TOKEN if isinstance(request, ChatRequest) else GUESS_REAL_TIME_FACTOR)
 
     def record(self, request: Request, seconds: float, units: float | None = None) -> None:
-        """A job took so many seconds from its start to its end; units: what it really was, if that is known better."""
+        """Learn from a job that took so many seconds. units: its real work units, if they are known better."""
         self._per_unit.add(seconds / max(units or work_units(request), 0.1))
         self._price.add(seconds)
         audio = audio_seconds(request)

@@ -31,7 +31,7 @@ class Entry(Generic[T]):
     number: int = field(default_factory=lambda: next(_sequence))
 
     def weight(self, now: float) -> tuple[float, int]:
-        """The lightest goes first within an owner; ties by age."""
+        """Sort key within an owner: the lightest goes first, ties by age."""
         return self.price - AGEING * max(0.0, now - self.queued_at), self.number
 
 
@@ -50,13 +50,13 @@ class FairQueue(Generic[T]):
         return itertools.chain.from_iterable(self._waiting.values())
 
     def push(self, entry: Entry[T]) -> None:
-        """An owner that comes back after a pause starts at the present: it saves up no claim, and owes no debt."""
+        """Add an entry. An owner that comes back after a pause starts at the present, without credit or debt."""
         if entry.owner not in self._waiting:
             self._served[entry.owner] = max(self._present, self._served.get(entry.owner, 0.0))
         self._waiting.setdefault(entry.owner, []).append(entry)
 
     def remove(self, entry: Entry[T]) -> bool:
-        """Whether it was still waiting."""
+        """Take an entry out. Returns whether it was still waiting."""
         entries = self._waiting.get(entry.owner, [])
         if entry not in entries:
             return False
@@ -65,7 +65,7 @@ class FairQueue(Generic[T]):
         return True
 
     def pop(self, now: float, may_run: Callable[[str], bool] = lambda owner: True) -> Entry[T]:
-        """The next entry of an owner that may run one more. Raises IndexError if there is none."""
+        """Take out the next entry of an owner that may run one more. Raises IndexError if there is none."""
         owners = [owner for owner in self._waiting if may_run(owner)]
         if not owners:
             raise IndexError("nobody who may run waits in the queue")
@@ -85,12 +85,12 @@ class FairQueue(Generic[T]):
         return late
 
     def extend(self, seconds: float) -> None:
-        """Waiting for a model to load does not count against the deadlines."""
+        """Move all deadlines: waiting for a model to load does not count."""
         for entry in self.entries():
             entry.deadline += seconds
 
     def work_before(self, owner: str, price: float, now: float) -> float:
-        """Seconds of work that would be served before a new job of this owner and price."""
+        """Sum the seconds of work that would be served before a new job of this owner and price."""
         probe: Entry[T] = Entry(owner, price, now, now, None)  # type: ignore[arg-type]  # never granted
         copy: FairQueue[T] = FairQueue()
         copy._waiting = {name: list(entries) for name, entries in self._waiting.items()}
@@ -105,7 +105,7 @@ class FairQueue(Generic[T]):
         return self._served[owner], min(entry.number for entry in self._waiting[owner])
 
     def _forget(self, owner: str) -> None:
-        """An owner without jobs is forgotten once its debt lies in the past, so that owners do not pile up."""
+        """Forget owners without jobs once their debt lies in the past, so that they do not pile up."""
         if not self._waiting[owner]:
             del self._waiting[owner]
         for name in [n for n, served in self._served.items() if n not in self._waiting and served <= self._present]:

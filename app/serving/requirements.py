@@ -120,7 +120,7 @@ class ModelRequirements:
 
     @property
     def state(self) -> DeploymentState:
-        """unloaded: all is there."""
+        """ "unloaded": nothing is missing."""
         if self.pulling:
             return "pulling"
         return "absent" if self.missing_libraries() or self.weight_problems() else "unloaded"
