@@ -113,9 +113,11 @@ class Channel:
 
 
 def _readable(line: bytes) -> str:
-    """Decode a line of stderr, without colours and control characters. On Windows onnxruntime writes UTF-16 there, of which a
-    line that was split off at a newline's byte begins or ends in the middle of a character; the rest of a worker writes
-    UTF-8."""
+    """Decode a line of stderr, without colours and control characters.
+
+    On Windows onnxruntime writes UTF-16 there, of which a line that was split off at a newline's byte begins or ends in
+    the middle of a character; the rest of a worker writes UTF-8.
+    """
     if b"\0" in line:
         # Letters of a program's messages are mostly ASCII, whose second byte is zero: that tells where characters
         # begin.

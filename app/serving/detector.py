@@ -32,7 +32,7 @@ def marking(deployments: Iterable[Deployment], models_dir: Path) -> list[Deploym
 
 
 def detector_child(deployment: Deployment, models_dir: Path, file: Path, *, rate: int | None = None) -> DetectorChild:
-    """Build the command of the child that looks for the mark in `file`, audio or samples as .npy. rate: Hz of such samples."""
+    """Build the child that looks for the mark in `file`, audio or samples as .npy. rate: Hz of such samples."""
     options = deployment.options
     arguments = [str(file), "--models-dir", str(models_dir.resolve()), "--model", str(options["watermark_model"])]
     arguments += ["--user-dir", platformdirs.user_config_dir("speech-gateway", appauthor=False)]

@@ -9,6 +9,6 @@ PROBE_SECONDS = 120.0  # importing a tensor library from a cold disk
 
 
 async def probe_devices(python: str = "") -> Inventory:
-    """List the devices that workers of an interpreter ("" = ours) can use. Raises OSError, ValueError or TimeoutError."""
+    """List what workers of an interpreter ("" = ours) can use. Raises OSError, ValueError or TimeoutError."""
     done = await children.run_async(probe_command(python), probe_environment(), seconds=PROBE_SECONDS)
     return parse_inventory(done.stdout)
