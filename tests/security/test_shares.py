@@ -81,7 +81,7 @@ async def test_requests_of_one_key_leave_places_in_the_queue() -> None:
     async with pool_of(deployment, limits={"queue_jobs": 8}) as pool:
         await ask(pool, deployment, audio(1))
         hostile = [asyncio.create_task(ask(pool, deployment, audio(1), "hostile")) for _ in range(20)]
-        await until(lambda: pool._dispatchers["fake"].places.held >= 6)
+        await until(lambda: pool.snapshot()["deployments"]["fake"]["reserved_slots"] >= 6)
         honest: list[Event] = await ask(pool, deployment, audio(1), "honest")
         answers = await asyncio.gather(*hostile, return_exceptions=True)
         assert honest

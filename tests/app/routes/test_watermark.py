@@ -9,7 +9,7 @@ import httpx
 import numpy as np
 import pytest
 
-from app.serving import detector
+from backends import children
 from backends.csm.watermark import load_watermark
 from tests.support.audio_files import by_soundfile, tone
 from tests.support.running import FAKES, Running, fake_settings, running
@@ -78,7 +78,12 @@ def test_missing_networks_are_named(tmp_path: Path) -> None:
 
 
 def test_a_detector_that_cannot_start(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(detector, "_MODULE", "backends.csm.no_such_module")
+    command = children.command
+
+    def of_a_missing_module(module: str, *arguments: str, python: str = "") -> list[str]:
+        return command("backends.csm.no_such_module", *arguments, python=python)
+
+    monkeypatch.setattr(children, "command", of_a_missing_module)
     answer = post(server, by_soundfile(tone(16_000, 0.2), 16_000, "WAV", "PCM_16"), model="marking")
     assert answer.status_code == 503
     assert answer.headers["x-should-retry"] == "false"

@@ -12,7 +12,8 @@ from app.errors import ModelUnavailable, WorkerLost
 from app.serving.policy import Policy
 from app.serving.worker import ProcessWorker
 from backends import frames
-from tests.support.pools import QUICK, audio, fake, pool_of, text_of, until
+from tests.support.pools import QUICK, audio, fake, pool_of, text_of
+from tests.support.waiting import until
 
 
 async def test_a_load_without_progress_is_ended_and_the_error_names_the_limit() -> None:
@@ -69,7 +70,7 @@ async def test_a_request_that_kills_its_worker_at_the_start_is_sent_again_only_o
     async with pool_of(d, policy=QUICK) as pool:
         with pytest.raises(WorkerLost):
             await text_of(pool, d, audio(1))
-        assert pool._dispatchers["fake"].supervisor._failures == 2
+        assert pool.snapshot()["deployments"]["fake"]["failures"] == 2
 
 
 async def test_a_worker_that_dies_at_work_costs_the_request() -> None:
@@ -77,7 +78,7 @@ async def test_a_worker_that_dies_at_work_costs_the_request() -> None:
     async with pool_of(d) as pool:
         job = asyncio.create_task(text_of(pool, d, audio(1)))
         dispatcher = pool._dispatchers["fake"]
-        await until(lambda: any(job.taken_up for job in dispatcher._active), 60)
+        await until(lambda: any(job.taken_up for job in dispatcher._active))
         worker = dispatcher.supervisor.worker
         assert worker is not None
         psutil.Process(worker.pid).kill()
