@@ -19,7 +19,8 @@ from app.media.fair import FairMediaPool, current_owner
 from app.media.pool import Decoded, MediaPool
 from backends.interface import Event
 from tests.support.audio_files import by_soundfile, patched_flac, tone
-from tests.support.pools import ask, audio, fake, pool_of, until
+from tests.support.pools import ask, audio, fake, pool_of
+from tests.support.waiting import until
 from tests.support.recordings import wav_of
 from tests.support.running import Running, fake_settings, running
 
@@ -95,9 +96,9 @@ async def test_long_jobs_of_one_key_leave_the_last_slot_to_another() -> None:
     async with pool_of(deployment) as pool:
         jobs = [asyncio.create_task(ask(pool, deployment, audio(1), "hostile")) for _ in range(5)]
         dispatcher = pool._dispatchers["fake"]
-        await until(lambda: dispatcher.active == 2 and dispatcher.waiting == 3, 60)
+        await until(lambda: dispatcher.active == 2 and dispatcher.waiting == 3)
         honest = asyncio.create_task(ask(pool, deployment, audio(1), "honest"))
-        await until(lambda: dispatcher.active == 3, 60)
+        await until(lambda: dispatcher.active == 3)
         assert sorted(entry.owner for entry, _ in dispatcher._active.values()) == ["honest", "hostile", "hostile"]
         for job in (*jobs, honest):
             job.cancel()
