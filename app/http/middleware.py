@@ -35,7 +35,7 @@ from app.http.key_limits import KeyUsage
 from app.http.request_body import BodyReservation, ClientGone, RequestBody, capped, never
 from app.http.versions import check_api_version
 from app.media.fair import current_owner
-from app.routes.context import Gateway, RequestContext, find_deployment, header_text
+from app.routes.context import Gateway, RequestContext, Target, find_deployment, header_text
 from app.routes.operations import WORK_QUERY, Match, Operation, Table, is_set
 from app.serving.shares import FairShares
 
@@ -71,7 +71,7 @@ class Observe:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        record = scope["gateway.visit"] = AccessRecord()
+        record = scope["gateway.record"] = AccessRecord()
         send = self._with_headers(scope, send, record)
         try:
             await self.app(scope, receive, send)
@@ -150,7 +150,7 @@ class Guard:
             await self.app(scope, receive, send)
         elif page := self._page(scope["path"]):
             if scope["type"] == "http":
-                scope["gateway.visit"].route, scope["gateway.visit"].quiet = "page", True
+                scope["gateway.record"].route, scope["gateway.record"].quiet = "page", True
             await page(scope, capped(receive, self.gateway.settings.limits.body_bytes), send)
         elif scope["type"] == "http":
             await self._operation(scope, receive, send)
@@ -161,7 +161,7 @@ class Guard:
         return next((page for at, page in self.pages.items() if path == at or path.startswith(f"{at}/")), None)
 
     async def _operation(self, scope: Scope, receive: Receive, send: Send) -> None:
-        record: AccessRecord = scope["gateway.visit"]
+        record: AccessRecord = scope["gateway.record"]
         headers = Headers(scope=scope)
         request_body = RequestBody(receive, headers.get("content-length"), headers.get("expect"))
         async with contextlib.AsyncExitStack() as stack:
@@ -171,7 +171,7 @@ class Guard:
                 if not self._is_open(operation, QueryParams(scope["query_string"])):
                     stack.enter_context(self.gateway.request())
                 context = self._call(scope, headers, match, operation, stack)
-                record.owner, record.deployment = context.owner, context.target or ""
+                record.owner, record.deployment = context.owner, context.target.name if context.target else ""
                 current_owner.set(context.client)
                 reservation = BodyReservation(self._body_budget, context.client)
                 context.body, context.body_dropped = await self._read(request_body, reservation), reservation.give_back
@@ -200,25 +200,32 @@ class Guard:
         query = QueryParams(scope["query_string"])
         owner, client = "", (scope.get("client") or ("", 0))[0]
         if not self._is_open(operation, query):
-            owner = scope["gateway.visit"].owner = self._admit(operation, match, headers, query, client)
+            owner = scope["gateway.record"].owner = self._admit(operation, match, headers, query, client)
             stack.enter_context(self._within_limits(owner))
         check_api_version(match.scheme, query.get("api-version"), self.gateway.settings.server.api_versions)
-        if match.deployment is not None:
-            find_deployment(self.gateway.deployments, match.deployment, match.scheme)
+        target = self._target(match)
         _check_content_type(operation, headers)
-        return RequestContext(
+        context = RequestContext(
             gateway=self.gateway,
             operation=operation,
             scheme=match.scheme,
-            request_id=scope["gateway.visit"].request_id,
+            request_id=scope["gateway.record"].request_id,
             owner=owner,
             client=client if self._told_by_address else owner,
             headers=headers,
             query=query,
             stack=stack,
-            target=match.deployment,
+            target=target,
             parameter=match.parameter,
         )
+        stack.callback(context.observe_stages)
+        return context
+
+    def _target(self, match: Match) -> Target | None:
+        """The deployment that the path names. Raises DeploymentNotFound or ModelNotFound."""
+        if match.deployment is None:
+            return None
+        return Target(match.deployment, find_deployment(self.gateway.deployments, match.deployment, match.scheme))
 
     def _is_open(self, operation: Operation, query: QueryParams) -> bool:
         """No key is needed. What is public stays so with any key accepted, even where it does work: nobody is kept

@@ -1,18 +1,18 @@
-"""What every route works with: the gateway's shared parts and one call.
+"""What every route works with: the gateway's shared parts and the context of one request.
 
-Owns the way from a request to a running job (choose a deployment, take a ticket, run) and the x-gateway-* headers that
-tell about it. Knows nothing of a particular operation and nothing of sockets: `app/http/middleware.py` builds the
-calls.
+Owns the way from a request to a running job (choose a deployment, take a slot in its queue, run) and the x-gateway-*
+headers that describe it. Knows nothing of a particular operation and nothing of sockets: `app/http/middleware.py`
+builds the contexts.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import AsyncExitStack, aclosing, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, aclosing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import msgspec
 from starlette.datastructures import Headers, QueryParams
@@ -28,14 +28,16 @@ from app.routes.chat.history import SpokenHistory
 from app.routes.json_text import NAME_CHARACTERS, decode_object, named
 from app.routes.operations import JSON, Operation, Scheme
 from app.serving.canaries import Canaries
-from app.serving.interfaces import Pool, Reservation, Run
-from backends.interface import Done, Request, Task
+from app.serving.interfaces import Pool, Reservation
+from app.writers import sse
+from backends.interface import Capabilities, Done, Event, Request, Task
 
 if TYPE_CHECKING:
     from app.media.pool import MediaPool
 
 
 _LONGEST_HEADER = 1000  # characters of a value that clients choose: many give up on an answer whose head is long
+_Event = TypeVar("_Event")
 
 
 @dataclass(slots=True)
@@ -81,6 +83,13 @@ class Gateway:
         (self.idle.clear if self.in_flight else self.idle.set)()
 
 
+class Target(NamedTuple):
+    """The deployment that a path names. name: as the path has it, perhaps an alias."""
+
+    name: str
+    deployment: Deployment
+
+
 @dataclass(slots=True)
 class RequestContext:
     """One request after the guards let it in.
@@ -88,7 +97,7 @@ class RequestContext:
     request_id: GUID, the same in headers and logs; owner: name of the key, for logs; client: who shares fairly with
     others, the owner or, where any key is accepted from the network, the client's address; target: deployment that the
     path names; parameter: rest of the path for listings; body: the whole body; body_dropped: called when it is let go;
-    timings: seconds by stage; notes: remarks for the client; ignored: parameters that mean nothing here. What is
+    timings: seconds by stage; notes: remarks for the client; ignored: parameters that have no meaning here. What is
     entered on `stack` is left when the answer is sent, or when the client has gone.
     """
 
@@ -101,7 +110,7 @@ class RequestContext:
     query: QueryParams
     stack: AsyncExitStack
     client: str = ""
-    target: str | None = None
+    target: Target | None = None
     parameter: str = ""
     body: bytes = b""
     body_dropped: Callable[[], None] = lambda: None
@@ -110,11 +119,11 @@ class RequestContext:
     notes: list[str] = field(default_factory=list)
     ignored: tuple[str, ...] = ()
     deployment: Deployment | None = None
-    running: Run | None = None
+    capabilities: Capabilities | None = None
     fallback_from: str | None = None
 
     def drop_body(self) -> None:
-        """What was in it has been taken out: a request that waits should not hold it, nor count as holding it."""
+        """Free the body once it is read: a request that waits should not hold it, nor count as holding it."""
         self.body = b""
         self.body_dropped()
 
@@ -127,11 +136,11 @@ class RequestContext:
         return decode_object(self.body)
 
     def choose(self, model: object, task: Task) -> Deployment:
-        """The deployment for this call: the path's where it names one, else `model` of the body.
+        """The deployment for this request: the path's where it names one, else `model` of the body.
 
         Raises MissingParameter, DeploymentNotFound or ModelNotFound, OperationNotSupported.
         """
-        name = self.target if self.target is not None else model
+        name = self.target.name if self.target is not None else model
         if name is None or name == "":
             raise MissingParameter("You must provide a model: the name of a deployment.", param="model")
         if not isinstance(name, str):
@@ -142,7 +151,7 @@ class RequestContext:
                 param="model",
                 code="string_above_max_length",
             )
-        deployment = find_deployment(self.gateway.deployments, name, self.scheme)
+        deployment = self.target.deployment if self.target is not None else self.find(name)
         if task not in deployment.tasks:
             raise OperationNotSupported(
                 f"The {self.operation.path} operation does not work with the deployment {name!r}, "
@@ -152,20 +161,51 @@ class RequestContext:
         self.deployment = deployment
         return deployment
 
+    def find(self, name: str) -> Deployment:
+        """The deployment of a name or alias. Raises DeploymentNotFound or ModelNotFound."""
+        return find_deployment(self.gateway.deployments, name, self.scheme)
+
     async def admit(self, deployment: Deployment) -> Reservation:
-        """A place in the deployment's queue until the answer is sent. Raises Overloaded, Draining, ModelUnavailable."""
+        """A slot in the deployment's queue until the answer is sent. Raises Overloaded, Draining, ModelUnavailable."""
         reservation = await self.stack.enter_async_context(
             self.gateway.pool.admit(deployment, owner=self.client, request_id=self.request_id)
         )
         self.deployment, self.fallback_from = reservation.deployment, reservation.fallback_from
         return reservation
 
-    async def run(self, reservation: Reservation, request: Request) -> Run:
-        """The job, accepted by a worker."""
-        running = await reservation.run(request)
-        self.running = running
-        self.record("queue", running.queue_seconds)
-        return running
+    async def run(self, reservation: Reservation, request: Request) -> AsyncIterator[Event]:
+        """Wait for a worker to accept the request and return the events of its job. Raises ApiError."""
+        events = await reservation.run(request)
+        self.capabilities = reservation.capabilities
+        self.record("queue", reservation.queue_seconds)
+        return events
+
+    async def peeked(
+        self, events: AsyncIterator[_Event], *, stage: str = "", seconds: float | None = None
+    ) -> AsyncGenerator[_Event, None]:
+        """The same events, returned once the first has come or `seconds` have passed.
+
+        An error before the first event is raised here, while the answer can still have its status. stage: the name
+        under which the time is recorded; "" if the events record their own.
+        """
+        begun = time.perf_counter()
+        first = asyncio.ensure_future(_next(events))
+        self.stack.push_async_callback(_cancel, first)
+        await asyncio.wait({first}, timeout=seconds)
+        if stage:
+            self.record(stage, time.perf_counter() - begun)
+        if first.done():
+            first.result()
+        return self._resumed(first, events, stage)
+
+    async def _resumed(
+        self, first: asyncio.Task[_Event | None], events: AsyncIterator[_Event], stage: str
+    ) -> AsyncGenerator[_Event, None]:
+        with self.stage(stage) if stage else nullcontext():
+            event = await first
+            while event is not None:
+                yield event
+                event = await anext(events, None)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -179,10 +219,14 @@ class RequestContext:
     def record(self, name: str, seconds: float) -> None:
         """Add to a stage's time, for the answer's headers and the metrics."""
         self.timings[name] = self.timings.get(name, 0.0) + seconds
-        self.gateway.metrics.stage_seconds.labels(name).observe(seconds)
+
+    def observe_stages(self) -> None:
+        """Give the metrics each stage's time, once, at the end of the request."""
+        for name, seconds in self.timings.items():
+            self.gateway.metrics.stage_seconds.labels(name).observe(seconds)
 
     def finish(self, done: Done) -> None:
-        """Keep what the last event says to the client."""
+        """Add the notes of the last event to the answer's headers."""
         self.notes += done.notes
 
     def gateway_headers(self) -> dict[str, str]:
@@ -190,9 +234,9 @@ class RequestContext:
         headers = {f"x-gateway-{name}-ms": f"{seconds * 1000:.1f}" for name, seconds in self.timings.items()}
         if self.deployment is not None:
             headers["x-ms-deployment-name"] = header_text(self.deployment.name)
-        if self.running is not None:
-            told = self.running.capabilities
-            headers |= {"x-gateway-engine": told.engine, "x-gateway-device": told.device, "x-gateway-dtype": told.dtype}
+        if (model := self.capabilities) is not None:
+            headers |= {"x-gateway-engine": model.engine, "x-gateway-device": model.device}
+            headers |= {"x-gateway-dtype": model.dtype}
         if self.fallback_from is not None and self.deployment is not None:
             headers["x-gateway-fallback"] = header_text(self.deployment.name)
         if self.notes:
@@ -202,15 +246,15 @@ class RequestContext:
         return headers
 
     def answer(self, content: bytes, media_type: str) -> Response:
-        """A complete answer with the call's headers."""
+        """A complete answer with the request's headers."""
         return Response(content, headers=self.gateway_headers() | {"content-type": media_type})
 
     def json(self, document: object) -> Response:
-        """A complete JSON answer with the call's headers."""
+        """A complete JSON answer with the request's headers."""
         return self.answer(msgspec.json.encode(document), JSON)
 
     def stream(self, chunks: AsyncGenerator[bytes, None], media_type: str) -> Stream:
-        """An answer sent as it is made; take the first chunk before, so that an early error keeps its own status."""
+        """An answer sent as it is made; await the first chunk before (`peeked`), so that an error keeps its status."""
         headers = self.gateway_headers() | {
             "content-type": media_type,
             "cache-control": "no-cache, must-revalidate",
@@ -218,10 +262,14 @@ class RequestContext:
         }
         return Stream(chunks, headers)
 
+    def event_stream(self, events: AsyncIterator[bytes]) -> Stream:
+        """An answer of server-sent events, kept alive while none comes."""
+        return self.stream(sse.answer_body(events, self.request_id), sse.MEDIA_TYPE)
+
 
 @dataclass(slots=True)
 class Stream:
-    """ASGI app that sends chunks as they come. The guard watches for the client's leaving, not this."""
+    """ASGI app that sends chunks as they come. Guard notices a client that leaves, not this."""
 
     chunks: AsyncGenerator[bytes, None]
     headers: dict[str, str]
@@ -229,7 +277,7 @@ class Stream:
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in self.headers.items()]
         await send({"type": "http.response.start", "status": 200, "headers": raw})
-        async with aclosing(self.chunks):  # before the call's stack is left: nothing may be running in what that closes
+        async with aclosing(self.chunks):  # before the request's stack is left, which closes what these read
             async for chunk in self.chunks:
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -245,6 +293,17 @@ def find_deployment(deployments: Deployments, name: str, scheme: Scheme) -> Depl
             f"The model {name!r} does not exist here; GET /v1/models lists those that do.", param="model"
         )
     raise DeploymentNotFound(f"The deployment {name!r} does not exist here; GET /openai/v1/models lists those that do.")
+
+
+async def _next(events: AsyncIterator[_Event]) -> _Event | None:
+    return await anext(events, None)
+
+
+async def _cancel(task: asyncio.Task[_Event | None]) -> None:
+    """Cancel a task and wait for its end: what it reads is closed next."""
+    task.cancel()
+    with suppress(asyncio.CancelledError, Exception):
+        await task
 
 
 def header_text(text: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -18,8 +18,8 @@ from starlette.types import ASGIApp
 
 from app import VERSION
 from app.config.deployments import Deployment
-from app.errors import ApiError, NotFound, UnsupportedValue
-from app.routes.context import Gateway, RequestContext, find_deployment
+from app.errors import ApiError, NotFound
+from app.routes.context import Gateway, RequestContext
 from app.routes.openapi_schema import answers, array, integer, number, obj, schema_with, text
 from app.routes.operations import JSON, WORK_QUERY, Operation, Scheme, is_set
 from app.serving.interfaces import DeploymentStatus
@@ -39,15 +39,6 @@ _HEALTH = obj(
     ("status", "version", "uptime_seconds", "devices", "deployments", "in_flight"),
 )
 _READY = obj({"status": text(""), "reasons": array(text(""))}, ("status", "reasons"))
-
-
-@runtime_checkable
-class Controllable(Protocol):
-    """A pool whose deployments can be loaded and unloaded by hand."""
-
-    async def load(self, name: str) -> None: ...
-
-    async def unload(self, name: str) -> None: ...
 
 
 async def health(context: RequestContext) -> ASGIApp:
@@ -89,25 +80,26 @@ async def metrics(context: RequestContext) -> ASGIApp:
 
 async def load(context: RequestContext) -> ASGIApp:
     """Load a deployment now."""
-    deployment, pool = _controlled(context)
-    await pool.load(deployment.name)
-    return context.json({"deployment": deployment.name, "state": context.gateway.pool.status()[deployment.name].state})
+    deployment = _controlled(context)
+    await context.gateway.pool.load(deployment.name)
+    return _state(context, deployment)
 
 
 async def unload(context: RequestContext) -> ASGIApp:
     """End a deployment's worker and give its memory back."""
-    deployment, pool = _controlled(context)
-    await pool.unload(deployment.name)
+    deployment = _controlled(context)
+    await context.gateway.pool.unload(deployment.name)
+    return _state(context, deployment)
+
+
+def _state(context: RequestContext, deployment: Deployment) -> ASGIApp:
     return context.json({"deployment": deployment.name, "state": context.gateway.pool.status()[deployment.name].state})
 
 
-def _controlled(context: RequestContext) -> tuple[Deployment, Controllable]:
-    pool = context.gateway.pool
-    if not isinstance(pool, Controllable):
-        raise UnsupportedValue("This scheduler does not load and unload by hand.")
+def _controlled(context: RequestContext) -> Deployment:
     if not context.parameter:
         raise NotFound("Resource not found.")
-    return find_deployment(context.gateway.deployments, context.parameter, context.scheme), pool
+    return context.find(context.parameter)
 
 
 def _overall(gateway: Gateway, statuses: dict[str, DeploymentStatus]) -> str:
@@ -146,7 +138,7 @@ async def _canaries(gateway: Gateway) -> dict[str, str]:
 
 
 _LOCAL = frozenset({Scheme.LOCAL})
-_STATE: dict[str, Any] = obj({"deployment": text(""), "state": text("")}, ("deployment", "state"))
+_STATE_SCHEMA: dict[str, Any] = obj({"deployment": text(""), "state": text("")}, ("deployment", "state"))
 OPERATIONS = (
     Operation(
         "health",
@@ -196,7 +188,7 @@ OPERATIONS = (
         load,
         access="admin",
         schemes=_LOCAL,
-        doc={"summary": "Load a deployment now", "responses": answers(_STATE)},
+        doc={"summary": "Load a deployment now", "responses": answers(_STATE_SCHEMA)},
     ),
     Operation(
         "admin/unload/{deployment}",
@@ -204,6 +196,6 @@ OPERATIONS = (
         unload,
         access="admin",
         schemes=_LOCAL,
-        doc={"summary": "Unload a deployment and give its memory back", "responses": answers(_STATE)},
+        doc={"summary": "Unload a deployment and give its memory back", "responses": answers(_STATE_SCHEMA)},
     ),
 )

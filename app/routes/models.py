@@ -10,7 +10,7 @@ from typing import Any
 from starlette.types import ASGIApp
 
 from app.config.deployments import Deployment
-from app.routes.context import RequestContext, find_deployment
+from app.routes.context import RequestContext
 from app.routes.openapi_schema import answers, array, boolean, integer, obj, ref, schema_with, text
 from app.routes.operations import LISTING_SCHEMES, Operation, Scheme
 
@@ -55,7 +55,7 @@ async def list_models(context: RequestContext) -> ASGIApp:
 
 
 async def get_model(context: RequestContext) -> ASGIApp:
-    deployment = find_deployment(context.gateway.deployments, context.parameter, context.scheme)
+    deployment = context.find(context.parameter)
     return context.json(_model(context.parameter, deployment))
 
 
@@ -67,7 +67,7 @@ async def list_deployments(context: RequestContext) -> ASGIApp:
 
 
 async def get_deployment(context: RequestContext) -> ASGIApp:
-    deployment = find_deployment(context.gateway.deployments, context.parameter, context.scheme)
+    deployment = context.find(context.parameter)
     return context.json(_deployment(context.parameter, deployment))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from starlette.types import ASGIApp
 
 from app.config.deployments import Deployment
-from app.routes.context import Gateway, RequestContext, find_deployment
+from app.routes.context import Gateway, RequestContext
 from app.routes.openapi_schema import answers, array, obj, text
 from app.routes.operations import LISTING_SCHEMES, MODEL_SCHEMES, Operation
 from backends.interface import Voice
@@ -19,7 +19,6 @@ from backends.interface import Voice
 OPENAI_VOICES = (
     "alloy", "ash", "ballad", "coral", "echo", "fable", "onyx", "nova", "sage", "shimmer", "verse", "marin", "cedar",
 )  # fmt: skip
-_LOAD_SECONDS = 600.0  # longest wait for a model whose voices are not known yet
 
 
 async def backend_voice(gateway: Gateway, deployment: Deployment, name: str) -> str:
@@ -47,11 +46,8 @@ async def fallback_voice(gateway: Gateway, deployment: Deployment, name: str) ->
 
 async def _own_voices(gateway: Gateway, deployment: Deployment) -> list[str]:
     """The ids that the backend lists; its model is loaded if it never was."""
-    told = gateway.pool.capabilities(deployment)
-    if told is None:
-        await gateway.canaries.run(deployment, _LOAD_SECONDS, remembered=False)
-        told = gateway.pool.capabilities(deployment)
-    return [voice.id for voice in told.voices] if told is not None else []
+    capabilities = gateway.pool.capabilities(deployment) or await gateway.pool.load(deployment.name)
+    return [voice.id for voice in capabilities.voices]
 
 
 async def list_voices(context: RequestContext) -> ASGIApp:
@@ -79,25 +75,26 @@ def voices_of(gateway: Gateway, deployment: Deployment) -> Iterator[dict[str, An
         yield {"id": name, "name": name}
     for name in OPENAI_VOICES:
         yield {"id": name, "name": name.capitalize()}
-    told = gateway.pool.capabilities(deployment)
-    for voice in told.voices if told is not None else ():
+    capabilities = gateway.pool.capabilities(deployment)
+    for voice in capabilities.voices if capabilities is not None else ():
         yield _document(voice)
 
 
 def _document(voice: Voice) -> dict[str, Any]:
-    told: dict[str, Any] = {"id": voice.id, "name": voice.name or voice.id}
+    document: dict[str, Any] = {"id": voice.id, "name": voice.name or voice.id}
     if voice.languages:
-        told["languages"] = list(voice.languages)
+        document["languages"] = list(voice.languages)
     if voice.licence:
-        told["licence"] = voice.licence
-    return told
+        document["licence"] = voice.licence
+    return document
 
 
 def _asked(context: RequestContext) -> list[Deployment]:
     known = context.gateway.deployments
-    name = context.target or context.query.get("model")
-    if name:
-        return [find_deployment(known, name, context.scheme)]
+    if context.target is not None:
+        return [context.target.deployment]
+    if name := context.query.get("model"):
+        return [context.find(name)]
     return [deployment for deployment in known.values() if _speaks(deployment)]
 
 

@@ -23,7 +23,7 @@ from app.errors import (
     ServiceUnavailable,
     from_failure,
 )
-from app.routes.context import RequestContext, find_deployment
+from app.routes.context import RequestContext
 from app.routes.multipart import parse_form
 from app.routes.openapi_schema import answers, array, form, integer, number, obj, schema_with, text
 from app.routes.operations import FORM, Operation
@@ -60,13 +60,12 @@ def _save(path: Path, samples: Samples) -> None:
 def _marking(context: RequestContext, model: str | None) -> Deployment:
     """The deployment whose mark is sought: the path's, the form's, or the first that marks and has the networks for
     it."""
-    known = context.gateway.deployments
-    if name := context.target or model:
-        deployment = find_deployment(known, name, context.scheme)
+    if name := context.target.name if context.target else model:
+        deployment = context.find(name)
         if "watermark_model" not in deployment.options:
             raise OperationNotSupported(f"The deployment {name!r} does not mark its speech.", param="model")
         return deployment
-    for deployment in marking(known.values(), context.gateway.settings.models_dir):
+    for deployment in marking(context.gateway.deployments.values(), context.gateway.settings.models_dir):
         return deployment
     raise ModelUnavailable("No deployment of this server marks its speech.", should_retry=False)
 

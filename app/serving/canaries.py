@@ -21,14 +21,11 @@ class Canaries:
         self._pool = pool
         self._runs: dict[str, tuple[asyncio.Task[None], float]] = {}  # the newest run, and when it began
 
-    async def run(self, deployment: Deployment, timeout_seconds: float, *, remembered: bool = True) -> None:
-        """Wait for the canary that runs or, if remembered, ran a moment ago; else for a new one.
-
-        Raises the ApiError it ended with.
-        """
+    async def run(self, deployment: Deployment, timeout_seconds: float) -> None:
+        """The outcome of the canary that runs or ran a moment ago; else of a new one. Raises ApiError."""
         now = asyncio.get_running_loop().time()
         task, began = self._runs.get(deployment.name, (None, 0.0))
-        if task is None or (task.done() and not (remembered and now - began < REMEMBERED_SECONDS)):
+        if task is None or (task.done() and now - began >= REMEMBERED_SECONDS):
             canary = self._pool.canary(deployment, timeout_seconds)
             task = asyncio.create_task(canary, name=f"canary of {deployment.name}")
             task.add_done_callback(_consume)

@@ -130,12 +130,14 @@ class Dispatcher:
 
     # --- Jobs ---------------------------------------------------------------------------------------------------------
 
-    def enqueue(self, owner: str, request: Request | None) -> Waiting:
-        """Put a job into the queue. Its `granted` gives the job once a worker has it. Raises Draining."""
+    def enqueue(self, owner: str, request: Request | None, price: float) -> Waiting:
+        """Put a job into the queue. Its `granted` gives the job once a worker has it. Raises Draining.
+
+        request: None for the backend's canary; price: predicted seconds.
+        """
         if self._closed is not None:
             raise self._closed
         now = self._clock()
-        price = self.pricer.typical if request is None else self.pricer.price(request)
         entry: Waiting = Entry(
             owner, price, now, now + self._limits.queue_seconds, asyncio.get_running_loop().create_future()
         )
@@ -147,8 +149,8 @@ class Dispatcher:
             self._dispatch_loop = asyncio.create_task(self._run_dispatch_loop(), name=f"dispatch of {self.name}")
         return entry
 
-    async def prepare(self) -> None:
-        """Load the model for a request that is not queued yet. Raises ApiError; call `arrived` afterwards."""
+    async def prepare(self) -> Worker:
+        """Load the model for a request that comes, once for all that do. Raises ApiError; call `arrived` afterwards."""
         self.arriving += 1
         self._notify()
         if self._preparing is None or self._preparing.done():
@@ -157,7 +159,7 @@ class Dispatcher:
         await asyncio.wait({loading})  # which goes on if this client leaves
         if loading.cancelled():
             raise self._closed or WorkerLost(f"The load of {self.name} was stopped.")
-        loading.result()
+        return loading.result()
 
     def arrived(self) -> None:
         """Count a prepared request as arriving no longer: it is queued, went to a fallback, or has left."""

@@ -50,27 +50,24 @@ class DeviceStatus:
     budget_bytes: int
 
 
-class Run(Protocol):
-    """A job that a worker has accepted. Iterating gives its events; a Failed event is raised as an ApiError instead.
+class Reservation(Protocol):
+    """A request's slot in the queue of a deployment, and its job once a worker has accepted it.
 
-    queue_seconds: from admission to the worker's acceptance, loading included.
+    deployment: the one that answers, which may be a fallback of the one that was asked; fallback_from: that one's name;
+    capabilities: of the model that runs the job, None until then; queue_seconds: from admission to the worker's
+    acceptance, loading included.
     """
 
     deployment: Deployment
-    capabilities: Capabilities
+    fallback_from: str | None
+    capabilities: Capabilities | None
     queue_seconds: float
 
-    def __aiter__(self) -> AsyncIterator[Event]: ...
+    async def run(self, request: Request) -> AsyncIterator[Event]:
+        """Wait for a worker to accept the request and return the job's events; iterate once.
 
-
-class Reservation(Protocol):
-    """A slot in the queue of a deployment. deployment: the one that will answer (the fallback, if it came to that)."""
-
-    deployment: Deployment
-    fallback_from: str | None
-
-    async def run(self, request: Request) -> Run:
-        """Price the request, wait for a lease and a worker slot. Raises ApiError (Overloaded, ModelUnavailable ...)."""
+        A Failed event is raised as an ApiError instead. Raises ApiError (Overloaded, ModelUnavailable ...).
+        """
 
 
 class Pool(Protocol):
@@ -87,6 +84,12 @@ class Pool(Protocol):
 
     async def canary(self, deployment: Deployment, timeout_seconds: float) -> None:
         """Run the backend's canary request; raises ApiError if it fails or takes too long."""
+
+    async def load(self, name: str) -> Capabilities:
+        """Load the deployment `name` now, once for all who ask. Raises ApiError, KeyError."""
+
+    async def unload(self, name: str) -> bool:
+        """Unload the deployment `name` now; False if it has work, or is not loaded. Raises KeyError."""
 
     def capabilities(self, deployment: Deployment) -> Capabilities | None:
         """Capabilities reported at the last load, also if the model is unloaded now; None before its first load."""

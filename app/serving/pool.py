@@ -261,12 +261,16 @@ class WorkerPool:
 
     # --- Control ------------------------------------------------------------------------------------------------------
 
-    async def load(self, name: str) -> None:
-        """Load a deployment now. Raises ApiError, KeyError."""
-        await self._dispatchers[name].supervisor.ensure()
+    async def load(self, name: str) -> Capabilities:
+        """Load the deployment `name` now, once for all who ask; goes on if they leave. Raises ApiError, KeyError."""
+        dispatcher = self._dispatchers[name]
+        try:
+            return (await dispatcher.prepare()).capabilities
+        finally:
+            dispatcher.arrived()
 
     async def unload(self, name: str) -> bool:
-        """Unload a deployment now; False if it has work, or is not loaded. Raises KeyError."""
+        """Unload the deployment `name` now; False if it has work, or is not loaded. Raises KeyError."""
         return await self._dispatchers[name].supervisor.unload("asked for")
 
     async def drain(self, seconds: float) -> bool:

@@ -1,4 +1,4 @@
-"""One request's slot in the queue and its running job: `Reservation` and `Run` of `app.serving.interfaces`.
+"""A request's slot in the queue and its running job, as the routes see them (`interfaces.Reservation`).
 
 Owns what happens to one request: pricing, waiting, the retries after running out of memory, and the cancel when its
 client leaves.
@@ -22,16 +22,19 @@ _log = structlog.get_logger("pool")
 
 
 class PoolReservation:
-    """A slot in the queue of one dispatcher, until `leave`."""
+    """A slot in one dispatcher's queue, then a job of its worker. Give it back with `leave`."""
 
     def __init__(self, dispatcher: Dispatcher, *, owner: str, request_id: str, fallback_from: str | None) -> None:
         self.deployment: Deployment = dispatcher.supervisor.deployment
         self.fallback_from = fallback_from
+        self.capabilities: Capabilities | None = None
+        self.queue_seconds = 0.0
         self.request_id = request_id
         self._dispatcher, self._owner = dispatcher, owner
         self._admitted_at = time.monotonic()
         self._entry: Waiting | None = None
         self._request: Request | None = None
+        self._price = dispatcher.pricer.typical  # predicted seconds
         self._holds_slot = True
         self._is_arriving = False
         self._retries = 0
@@ -43,11 +46,14 @@ class PoolReservation:
         self._is_arriving = True
         await self._dispatcher.prepare()
 
-    async def run(self, request: Request) -> PoolRun:
-        """Price the request, wait for a worker slot. Raises ApiError, at once where the settings alone are wrong."""
+    async def run(self, request: Request) -> AsyncIterator[Event]:
+        """Price the request, wait for a worker to accept it and return its events; iterate once.
+
+        Raises ApiError, at once where the settings alone are wrong.
+        """
         self._check(request)
-        price = self._dispatcher.pricer.price(request)
-        self._dispatcher.check(self._owner, price)
+        self._price = self._dispatcher.pricer.price(request)
+        self._dispatcher.check(self._owner, self._price)
         self._request = request
         return await self._started()
 
@@ -55,34 +61,48 @@ class PoolReservation:
         try:
             check_request(self.deployment.info, self.deployment.options, request)
         except InvalidInput as error:
-            raise self.error(error.to_event()) from error
+            raise self._error(error.to_event()) from error
 
-    async def run_canary(self) -> PoolRun:
-        """Run the backend's own small request instead."""
+    async def run_canary(self) -> AsyncIterator[Event]:
+        """Run the backend's own small request instead and return its events."""
         return await self._started()
 
-    async def _started(self) -> PoolRun:
-        job = await self.accepted()
+    async def _started(self) -> AsyncIterator[Event]:
+        job = await self._accepted()
         # Of the last worker that loaded: a quick job may be over, and its worker evicted, before anyone looks here.
-        capabilities = self._dispatcher.supervisor.capabilities
-        if capabilities is None:
-            raise self.error(Failed("worker_lost", "the worker has ended"))
-        return PoolRun(self, job, capabilities, time.monotonic() - self._admitted_at)
+        self.capabilities = self._dispatcher.supervisor.capabilities
+        if self.capabilities is None:
+            raise self._error(Failed("worker_lost", "the worker has ended"))
+        self.queue_seconds = time.monotonic() - self._admitted_at
+        return self._events(job)
 
-    async def accepted(self) -> WorkerJob:
-        """Queue the request until a worker has accepted it; one that runs out of memory at its start is retried."""
+    async def _events(self, job: WorkerJob) -> AsyncIterator[Event]:
+        """The events of the job, or of the one that replaces it while nothing was sent."""
         while True:
-            self._entry = self._dispatcher.enqueue(self._owner, self._request)
+            event = await job.events.get()
+            if isinstance(event, Failed):
+                if not await self._may_retry(job):
+                    raise self._error(event)
+                job = await self._accepted()
+                continue
+            yield event
+            if isinstance(event, Done):
+                return
+
+    async def _accepted(self) -> WorkerJob:
+        """A job that its worker took up. One that ran out of memory at its start is tried again with less at once."""
+        while True:
+            self._entry = self._dispatcher.enqueue(self._owner, self._request, self._price)
             self._arrive()
             job = await self._entry.granted
             self.release_slot()
             await job.started.wait()
             if not isinstance(job.last, Failed):
                 return job
-            if not await self.may_retry(job):
-                raise self.error(job.last)
+            if not await self._may_retry(job):
+                raise self._error(job.last)
 
-    async def may_retry(self, job: WorkerJob) -> bool:
+    async def _may_retry(self, job: WorkerJob) -> bool:
         """Whether to try again, which is for running out of memory and for a worker that was gone when the job came.
 
         Only while the client has seen nothing of the answer.
@@ -106,7 +126,7 @@ class PoolReservation:
         lost = isinstance(job.last, Failed) and job.last.kind == "worker_lost"
         return lost and not job.taken_up and not job.has_output and not self._sent_again
 
-    def error(self, failure: Failed) -> ApiError:
+    def _error(self, failure: Failed) -> ApiError:
         _log.warning(
             "pool.job_failed",
             deployment=self.deployment.name,
@@ -134,27 +154,3 @@ class PoolReservation:
         self._arrive()
         if self._entry is not None:
             self._dispatcher.withdraw(self._entry)
-
-
-class PoolRun:
-    """A job that a worker has accepted; iterate once."""
-
-    def __init__(
-        self, reservation: PoolReservation, job: WorkerJob, capabilities: Capabilities, queue_seconds: float
-    ) -> None:
-        self.deployment = reservation.deployment
-        self.capabilities = capabilities
-        self.queue_seconds = queue_seconds
-        self._reservation, self._job = reservation, job
-
-    async def __aiter__(self) -> AsyncIterator[Event]:
-        while True:
-            event = await self._job.events.get()
-            if isinstance(event, Failed):
-                if not await self._reservation.may_retry(self._job):
-                    raise self._reservation.error(event)
-                self._job = await self._reservation.accepted()
-                continue
-            yield event
-            if isinstance(event, Done):
-                return

@@ -1,13 +1,14 @@
 """Samples to the six formats of the speech route (and the chat route's pcm16), streamed as they are made.
 
 Owns the names and content types of the formats and the hand-over to an encoder thread. Everything is 24 kHz 16-bit
-mono, as the real service sends it. Knows no encoder library: those are in `audio_encoders`, imported on first use.
+mono, as the real service sends it. Knows no encoder library: those are in `encoders`, imported on first use.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+import time
+from collections.abc import AsyncGenerator, AsyncIterable, Callable
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from backends.interface import AudioChunk
@@ -31,26 +32,35 @@ _Result = TypeVar("_Result")
 
 
 async def encode(
-    chunks: AsyncIterator[AudioChunk],
+    chunks: AsyncIterable[AudioChunk],
     format: str,  # noqa: A002
     *,
     streaming: bool,
     speed: float = 1.0,
+    record: Callable[[float], None] = lambda seconds: None,
 ) -> AsyncGenerator[bytes, None]:
     """The encoded file in pieces, none empty.
 
     format: a key of MEDIA_TYPES; streaming: send from the first chunk on, with headers that leave the length open
     (otherwise the end comes first to the encoder, so that the header is complete); speed: 0.25..4, stretched with the
-    pitch kept.
+    pitch kept; record: called with the seconds that each step of encoding took.
     """
-    encoder = await _in_thread(_make_encoder, format, streaming, speed)
+
+    async def timed(work: Callable[_Arguments, _Result], *args: _Arguments.args, **named: _Arguments.kwargs) -> _Result:
+        begun = time.perf_counter()
+        try:
+            return await _in_thread(work, *args, **named)
+        finally:
+            record(time.perf_counter() - begun)
+
+    encoder = await timed(_make_encoder, format, streaming, speed)
     try:
         async for chunk in chunks:
             step = max(1, int(PIECE_SECONDS * chunk.rate))
             for start in range(0, len(chunk.samples), step):
-                if data := await _in_thread(encoder.push, chunk.samples[start : start + step], chunk.rate):
+                if data := await timed(encoder.push, chunk.samples[start : start + step], chunk.rate):
                     yield data
-        if data := await _in_thread(encoder.finish):
+        if data := await timed(encoder.finish):
             yield data
     finally:
         encoder.close()

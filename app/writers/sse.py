@@ -34,20 +34,13 @@ def progress(done: int, total: int) -> bytes:
     return f": progress {done}/{total}\n\n".encode("ascii")
 
 
-async def guarded(events: AsyncIterator[bytes], request_id: str) -> AsyncIterator[bytes]:
-    """The events; an exception among them becomes a last event that SDKs raise, because the status is long sent."""
-    try:
-        async for chunk in events:
-            yield chunk
-    except ApiError as error:
-        yield b"data: " + error.encoded() + b"\n\n"
-    except Exception as error:
-        log.error("internal_error", request_id=request_id, exc_info=error)
-        yield b"data: " + internal_error().encoded() + b"\n\n"
+async def answer_body(
+    events: AsyncIterator[bytes], request_id: str, seconds: float | None = None
+) -> AsyncGenerator[bytes, None]:
+    """The events, with a comment whenever none came for `seconds`: proxies and clients cut silent connections.
 
-
-async def kept_alive(events: AsyncIterator[bytes], seconds: float | None = None) -> AsyncGenerator[bytes, None]:
-    """The events, with a comment whenever none came for `seconds`: proxies and clients cut silent connections."""
+    An exception among them becomes a last event that SDKs raise, because the status is long sent.
+    """
     seconds = PING_SECONDS if seconds is None else seconds
     iterator = aiter(events)
     pending: asyncio.Task[bytes] | None = None
@@ -63,6 +56,9 @@ async def kept_alive(events: AsyncIterator[bytes], seconds: float | None = None)
                 chunk = task.result()
             except StopAsyncIteration:
                 return
+            except Exception as error:
+                yield _error_event(error, request_id)
+                return
             yield chunk
     finally:
         if pending is not None:
@@ -73,3 +69,10 @@ async def kept_alive(events: AsyncIterator[bytes], seconds: float | None = None)
 
 async def _next(iterator: AsyncIterator[bytes]) -> bytes:
     return await anext(iterator)
+
+
+def _error_event(error: Exception, request_id: str) -> bytes:
+    if not isinstance(error, ApiError):
+        log.error("internal_error", request_id=request_id, exc_info=error)
+        error = internal_error()
+    return b"data: " + error.encoded() + b"\n\n"

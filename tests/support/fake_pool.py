@@ -79,15 +79,22 @@ def _chat(request: ChatRequest) -> Iterator[Event]:
 
 
 @dataclass
-class FakeRun:
+class FakeReservation:
     deployment: Deployment
-    capabilities: Capabilities
-    events: Iterator[Event]
+    fallback_from: str | None
     pool: FakePool
+    capabilities: Capabilities | None = None
     queue_seconds: float = 0.001
 
-    async def __aiter__(self) -> AsyncIterator[Event]:
-        for event in self.events:
+    async def run(self, request: Request) -> AsyncIterator[Event]:
+        if self.pool.refuse_run is not None:
+            raise self.pool.refuse_run
+        self.pool.requests.append(request)
+        self.capabilities = self.pool.run_capabilities
+        return self._events(self.pool.script(request))
+
+    async def _events(self, events: Iterator[Event]) -> AsyncIterator[Event]:
+        for event in events:
             if self.pool.delay:
                 await asyncio.sleep(self.pool.delay)
             if isinstance(event, Failed):
@@ -96,22 +103,9 @@ class FakeRun:
 
 
 @dataclass
-class FakeTicket:
-    deployment: Deployment
-    fallback_from: str | None
-    pool: FakePool
-
-    async def run(self, request: Request) -> FakeRun:
-        if self.pool.refuse_run is not None:
-            raise self.pool.refuse_run
-        self.pool.requests.append(request)
-        return FakeRun(self.deployment, self.pool.run_capabilities, self.pool.script(request), self.pool)
-
-
-@dataclass
 class FakePool:
     """delay: seconds before each event; refuse, refuse_run: raised by admit or run; script: what a run says;
-    fallbacks: deployment name -> the one that answers for it; told: what runs tell of themselves. active, requests:
+    fallbacks: deployment name -> the one that answers for it; run_capabilities: of the models that run. active, requests:
     what happened."""
 
     deployments: Mapping[str, Deployment]
@@ -143,7 +137,7 @@ class FakePool:
         return self.active == 0
 
     @asynccontextmanager
-    async def admit(self, deployment: Deployment, *, owner: str, request_id: str) -> AsyncIterator[FakeTicket]:
+    async def admit(self, deployment: Deployment, *, owner: str, request_id: str) -> AsyncIterator[FakeReservation]:
         if self._draining:
             raise Draining("The server is shutting down.")
         if self.refuse is not None:
@@ -153,22 +147,23 @@ class FakePool:
         self.active += 1
         try:
             if instead is None:
-                yield FakeTicket(deployment, None, self)
+                yield FakeReservation(deployment, None, self)
             else:
-                yield FakeTicket(self.deployments[instead], deployment.name, self)
+                yield FakeReservation(self.deployments[instead], deployment.name, self)
         finally:
             self.active -= 1
 
     async def canary(self, deployment: Deployment, timeout_seconds: float) -> None:
         if self.refuse_canary is not None:
             raise self.refuse_canary
-        self.loaded = True
 
-    async def load(self, name: str) -> None:
-        self.states[name] = "ready"
+    async def load(self, name: str) -> Capabilities:
+        self.states[name], self.loaded = "ready", True
+        return self.run_capabilities
 
-    async def unload(self, name: str) -> None:
+    async def unload(self, name: str) -> bool:
         self.states[name] = "unloaded"
+        return True
 
     def capabilities(self, deployment: Deployment) -> Capabilities | None:
         return self.run_capabilities if self.loaded else None

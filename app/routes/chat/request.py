@@ -136,12 +136,18 @@ def _spoken(body: Mapping[str, Any], deployment: Deployment, *, stream: bool) ->
     if stream and kind != "pcm16":
         raise UnsupportedValue("audio.format must be pcm16 when the answer is streamed.", param="audio.format")
     voice = voice_name(audio.get("voice"), "audio.voice")
+    audio_deployment(deployment)
+    return SpokenOptions(voice, "pcm" if kind == "pcm16" else kind)
+
+
+def audio_deployment(deployment: Deployment) -> str:
+    """Name of the deployment that speaks this one's answers. Raises UnsupportedValue where there is none."""
     if not deployment.audio_deployment:
         raise UnsupportedValue(
             f"The deployment {deployment.name!r} answers in text only: it has no audio_deployment configured.",
             param="modalities",
         )
-    return SpokenOptions(voice, "pcm" if kind == "pcm16" else kind)
+    return deployment.audio_deployment
 
 
 def max_tokens(body: Mapping[str, Any]) -> int | None:

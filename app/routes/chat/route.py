@@ -6,7 +6,6 @@ answers are spoken in `spoken`.
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -18,12 +17,12 @@ from app.routes.chat import schema
 from app.routes.chat.completion import Completion, PcmCutter
 from app.routes.chat.history import SpokenHistory
 from app.routes.chat.messages import SentAudio, SentMessage
-from app.routes.chat.request import ChatBody, read_chat
+from app.routes.chat.request import ChatBody, audio_deployment, read_chat
 from app.routes.chat.spoken import Speaker
 from app.routes.context import RequestContext, Stream
 from app.routes.inline_audio import base64_text
 from app.routes.operations import JSON, Operation
-from app.serving.interfaces import Reservation, Run
+from app.serving.interfaces import Reservation
 from app.writers import sse
 from backends.interface import ASR_SAMPLE_RATE, AudioPart, Done, Event, Message, Progress, TextDelta, TextPart
 
@@ -40,12 +39,12 @@ async def complete(context: RequestContext) -> ASGIApp:
     del body
     reservation = await context.admit(deployment)
     speaker = await find_speaker(context, chat_body, reservation)
-    running = await start(context, chat_body, reservation)
+    events = await start(context, chat_body, reservation)
     completion = Completion(f"chatcmpl-{context.request_id.replace('-', '')}", reservation.deployment.name)
-    return await (_streamed if chat_body.stream else _complete)(context, chat_body, running, completion, speaker)
+    return await (_streamed if chat_body.stream else _complete)(context, chat_body, events, completion, speaker)
 
 
-async def start(context: RequestContext, chat_body: ChatBody, reservation: Reservation) -> Run:
+async def start(context: RequestContext, chat_body: ChatBody, reservation: Reservation) -> AsyncIterator[Event]:
     """Decode the audio and hand the question to a worker."""
     with context.stage("decode"):
         messages = await _decoded(context, chat_body.messages)
@@ -53,11 +52,11 @@ async def start(context: RequestContext, chat_body: ChatBody, reservation: Reser
     return await context.run(reservation, chat_body.request(messages))
 
 
-async def whole_answer(context: RequestContext, running: Run) -> tuple[Done, str]:
+async def whole_answer(context: RequestContext, events: AsyncIterator[Event]) -> tuple[Done, str]:
     """The last event and the whole text."""
     done, deltas = Done(), list[str]()
     with context.stage("model"):
-        async for event in running:
+        async for event in events:
             if isinstance(event, TextDelta):
                 deltas.append(event.text)
             elif isinstance(event, Done):
@@ -70,25 +69,23 @@ async def find_speaker(context: RequestContext, chat_body: ChatBody, reservation
     """Who speaks the answer; None where text is wanted. The voice is looked up first, which may load its model."""
     if chat_body.spoken is None:
         return None
-    name = reservation.deployment.audio_deployment
-    if not name:
-        raise InvalidRequest(
-            f"The deployment {reservation.deployment.name!r} answers in text only.", param="modalities"
-        )
+    name = audio_deployment(reservation.deployment)  # of a fallback, perhaps, which the body was not checked against
     speaker = Speaker(context, context.gateway.deployments[name], chat_body.spoken, chat_body.seed)
     await speaker.check_voice()
     return speaker
 
 
 async def _complete(
-    context: RequestContext, chat_body: ChatBody, running: Run, completion: Completion, speaker: Speaker | None
+    context: RequestContext,
+    chat_body: ChatBody,
+    events: AsyncIterator[Event],
+    completion: Completion,
+    speaker: Speaker | None,
 ) -> Response:
-    done, text = await whole_answer(context, running)
+    done, text = await whole_answer(context, events)
     if speaker is None:
         return context.json(completion.whole(done, text, None, None))
-    begun = time.perf_counter()
     data = b"".join([piece async for piece in speaker.speak(text, streaming=False)])
-    context.record("encode", max(0.0, time.perf_counter() - begun - speaker.waited))
     memory = context.gateway.spoken
     name = memory.new_id()
     memory.keep(name, text)
@@ -97,16 +94,16 @@ async def _complete(
 
 
 async def _streamed(
-    context: RequestContext, chat_body: ChatBody, running: Run, completion: Completion, speaker: Speaker | None
+    context: RequestContext,
+    chat_body: ChatBody,
+    events: AsyncIterator[Event],
+    completion: Completion,
+    speaker: Speaker | None,
 ) -> Stream:
-    """The first event is awaited before the headers go, so that a refusal at the start keeps its status."""
-    events = aiter(running)
-    with context.stage("model"):
-        first = await anext(events, None)
-    answer = _Answer(context, _with_first(first, events))
+    answer = _Answer(context, await context.peeked(events, stage="model"))
     body = answer.text_chunks() if speaker is None else answer.audio_chunks(speaker)
     chunks = _events(body, answer, chat_body, completion, speaker)
-    return context.stream(sse.kept_alive(sse.guarded(chunks, context.request_id)), sse.MEDIA_TYPE)
+    return context.event_stream(chunks)
 
 
 async def _events(
@@ -131,23 +128,22 @@ class _Answer:
     """The events of a streamed answer as deltas. done: the last event, once it came."""
 
     def __init__(self, context: RequestContext, events: AsyncIterator[Event]) -> None:
-        self._call, self._events = context, events
+        self._context, self._events = context, events
         self._shows_steps = bool(context.headers.get(PROGRESS_HEADER))
         self.done = Done()
         self.text = ""
 
     async def pieces(self) -> AsyncIterator[str | Progress]:
         """The pieces of the answer's text, none empty, and the steps towards them."""
-        with self._call.stage("model"):
-            async for event in self._events:
-                if isinstance(event, TextDelta) and event.text:
-                    self.text += event.text
-                    yield event.text
-                elif isinstance(event, Progress) and self._shows_steps:
-                    yield event
-                elif isinstance(event, Done):
-                    self.done = event
-                    self._call.finish(event)
+        async for event in self._events:
+            if isinstance(event, TextDelta) and event.text:
+                self.text += event.text
+                yield event.text
+            elif isinstance(event, Progress) and self._shows_steps:
+                yield event
+            elif isinstance(event, Done):
+                self.done = event
+                self._context.finish(event)
         if self.done.text and not self.text:
             self.text = self.done.text
             yield self.text
@@ -158,7 +154,7 @@ class _Answer:
 
     async def audio_chunks(self, speaker: Speaker) -> AsyncIterator[Delta | Progress]:
         """Transcript first, as it is thought; then the audio, as it is spoken; then how long its id is good for."""
-        memory: SpokenHistory = self._call.gateway.spoken
+        memory: SpokenHistory = self._context.gateway.spoken
         name = memory.new_id()
         opening: dict[str, Any] = {"id": name}
         async for piece in self.pieces():
@@ -176,13 +172,6 @@ class _Answer:
             yield {"audio": {"data": base64_text(rest)}}
         memory.keep(name, self.text)
         yield {"audio": {"expires_at": memory.expiry()}}
-
-
-async def _with_first(first: Event | None, events: AsyncIterator[Event]) -> AsyncIterator[Event]:
-    if first is not None:
-        yield first
-        async for event in events:
-            yield event
 
 
 async def _decoded(context: RequestContext, messages: tuple[SentMessage, ...]) -> tuple[Message, ...]:

@@ -1,13 +1,13 @@
 """A chat answer spoken by the deployment's speech deployment.
 
-Owns the chaining: a place in the speaker's queue, the request, and the encoded audio.
+Owns the chaining: a slot in the queue of the speech deployment, the request, and the encoded audio.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -20,20 +20,18 @@ from app.routes.voices import backend_voice, fallback_voice
 from app.writers.audio import OUTPUT_RATE, encode
 from backends.interface import AudioChunk, SpeechRequest, Usage
 
-_SILENCE_SECONDS = 0.1  # what is heard of an answer without words
+_SILENCE_SECONDS = 0.1  # of the audio of an answer without words
 
 
 @dataclass(slots=True)
 class Speaker:
-    """The voice of one answer. usage: of the speech, once all of it was made; waited: seconds that were not
-    encoding."""
+    """The voice of one answer. usage: of the speech, once all of it was made."""
 
     context: RequestContext
     deployment: Deployment
     options: SpokenOptions
     seed: int | None = None
     usage: Usage = field(default_factory=Usage)
-    waited: float = 0.0
 
     async def check_voice(self) -> None:
         """Find the voice before any work is done. Raises ApiError if the speaker cannot be loaded and has no
@@ -47,29 +45,30 @@ class Speaker:
 
     async def speak(self, text: str, *, streaming: bool) -> AsyncIterator[bytes]:
         """The encoded audio of an answer. Raises ApiError."""
-        pieces = encode(self._chunks(text, streaming), self.options.format, streaming=streaming)
+        record = partial(self.context.record, "encode")
+        pieces = encode(self._chunks(text, streaming), self.options.format, streaming=streaming, record=record)
         self.context.stack.push_async_callback(pieces.aclose)
         async for piece in pieces:
             yield piece
 
     async def _chunks(self, text: str, streaming: bool) -> AsyncIterator[AudioChunk]:
         """A model may well answer with nothing that can be spoken; that is no error of the client's."""
-        heard = False
+        has_sound = False
         try:
             if text.strip():
                 async for chunk in self._run(text, streaming):
-                    heard = True
+                    has_sound = True
                     yield chunk
         except InvalidRequest as error:
             if error.param == "voice":
                 error.param = "audio.voice"  # where it stands in a chat request
-            if error.param != "input" or heard:
+            if error.param != "input" or has_sound:
                 raise
-        if not heard:
+        if not has_sound:
             yield AudioChunk(np.zeros(round(_SILENCE_SECONDS * OUTPUT_RATE), np.float32), OUTPUT_RATE)
 
     async def _run(self, text: str, streaming: bool) -> AsyncIterator[AudioChunk]:
-        context, begun = self.context, time.perf_counter()
+        context = self.context
         admitted = context.gateway.pool.admit(self.deployment, owner=context.client, request_id=context.request_id)
         reservation = await context.stack.enter_async_context(admitted)
         if reservation.fallback_from is not None:
@@ -77,11 +76,9 @@ class Speaker:
         find_voice = backend_voice if reservation.fallback_from is None else fallback_voice
         voice = await find_voice(context.gateway, reservation.deployment, self.options.voice)
         request = SpeechRequest(text, voice, stream=streaming, seed=self.seed, answer_id=context.request_id)
-        audio = SpeechAudio(context, await reservation.run(request), stage="speech")
-        accepted = time.perf_counter() - begun
-        async for chunk in audio.chunks():
+        audio = SpeechAudio(context, reservation, await reservation.run(request), stage="speech")
+        async for chunk in audio:
             yield chunk
-        self.waited = accepted + audio.model_seconds
         self.usage = audio.done.usage
 
     def _note_stand_in(self, name: str) -> None:

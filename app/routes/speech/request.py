@@ -58,13 +58,11 @@ class SpeechBody:
     ignored: tuple[str, ...] = ()
 
 
-def speech_body(request_context: RequestContext) -> dict[str, Any]:
+def read_fields(context: RequestContext) -> dict[str, Any]:
     """The fields of the body. JSON is the rule; a form is tolerated, because Azure's reference pages show one."""
-    if not request_context.content_type.lower().startswith(FORM):
-        return request_context.json_body()
-    form = parse_form(
-        request_context.content_type, request_context.body, request_context.gateway.settings.limits.form_fields
-    )
+    if not context.content_type.lower().startswith(FORM):
+        return context.json_body()
+    form = parse_form(context.content_type, context.body, context.gateway.settings.limits.form_fields)
     fields: dict[str, Any] = {name: value for name in _KNOWN if (value := form.text(name)) is not None}
     fields |= {name: None for name in form.names() if name not in _KNOWN}  # to be told that they are ignored
     for name in ("options", "context"):

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
+from functools import partial
 
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from app.config.deployments import Deployment
 from app.errors import ApiError, InvalidRequest
-from app.routes.context import RequestContext, Stream, find_deployment
+from app.routes.context import RequestContext, Stream
 from app.routes.inline_audio import base64_text
 from app.routes.operations import FORM, JSON, Operation
 from app.routes.speech import schema
 from app.routes.speech.audio import SpeechAudio
-from app.routes.speech.request import SpeechBody, Turn, read_speech, speech_body
+from app.routes.speech.request import SpeechBody, Turn, read_fields, read_speech
 from app.routes.voices import backend_voice, fallback_voice
 from app.serving.interfaces import Reservation
 from app.writers import sse
@@ -42,46 +43,41 @@ _SHORT_TEXT = 600  # characters, spoken at once by a fast engine
 _CONTEXT_SECONDS = 120.0  # of one earlier utterance or reference clip
 
 
-async def speak(request_context: RequestContext) -> ASGIApp:
+async def speak(context: RequestContext) -> ASGIApp:
     """The whole way of one request, up to its answer."""
-    body = speech_body(request_context)
-    deployment = request_context.choose(body.get("model"), "speech")
-    speech_request = read_speech(body)
-    request_context.ignored = speech_request.ignored
-    reservation = await request_context.admit(deployment)
-    request = await _request(request_context, speech_request, reservation)
-    request_context.drop_body()
-    running = await request_context.run(reservation, request)
-    audio = SpeechAudio(request_context, running)
-    answer = await (_events if speech_request.sse else _audio)(request_context, speech_request, audio)
+    fields = read_fields(context)
+    deployment = context.choose(fields.get("model"), "speech")
+    body = read_speech(fields)
+    context.ignored = body.ignored
+    reservation = await context.admit(deployment)
+    request = await _request(context, body, reservation)
+    context.drop_body()
+    audio = SpeechAudio(context, reservation, await context.run(reservation, request))
+    answer = await (_events if body.sse else _audio)(context, body, audio)
     answer.headers["x-gateway-answer-id"] = request.answer_id
     return answer
 
 
-async def _audio(request_context: RequestContext, speech_request: SpeechBody, audio: SpeechAudio) -> Response | Stream:
-    whole = not speech_request.stream
-    patient = speech_request.format == "flac" or (
-        speech_request.format == "wav" and len(speech_request.text) <= _SHORT_TEXT
-    )
-    if speech_request.stream and patient:
-        whole = await audio.ends_within(_GRACE_SECONDS[speech_request.format])
-    encoded = _encoded(request_context, speech_request, audio, streaming=not whole)
-    first = await anext(encoded)  # awaited before the headers go, so that a refusal keeps its status
+async def _audio(context: RequestContext, body: SpeechBody, audio: SpeechAudio) -> Response | Stream:
+    whole = not body.stream
+    if body.stream and _waits_for_length(body):
+        whole = await audio.ends_within(_GRACE_SECONDS[body.format])
+    pieces = await _encoded(context, body, audio, streaming=not whole)
     if not whole:
-        return request_context.stream(_joined(first, encoded), MEDIA_TYPES[speech_request.format])
-    answer = request_context.answer(
-        first + b"".join([piece async for piece in encoded]), MEDIA_TYPES[speech_request.format]
-    )
+        return context.stream(pieces, MEDIA_TYPES[body.format])
+    answer = context.answer(b"".join([piece async for piece in pieces]), MEDIA_TYPES[body.format])
     if audio.done.seed is not None:
         answer.headers["x-gateway-seed"] = str(audio.done.seed)
     return answer
 
 
-async def _events(request_context: RequestContext, speech_request: SpeechBody, audio: SpeechAudio) -> Stream:
-    encoded = _encoded(request_context, speech_request, audio, streaming=True)
-    first = await anext(encoded)
-    events = _speech_events(_joined(first, encoded), audio)
-    return request_context.stream(sse.kept_alive(sse.guarded(events, request_context.request_id)), sse.MEDIA_TYPE)
+def _waits_for_length(body: SpeechBody) -> bool:
+    return body.format == "flac" or (body.format == "wav" and len(body.text) <= _SHORT_TEXT)
+
+
+async def _events(context: RequestContext, body: SpeechBody, audio: SpeechAudio) -> Stream:
+    pieces = await _encoded(context, body, audio, streaming=True)
+    return context.event_stream(_speech_events(pieces, audio))
 
 
 async def _speech_events(pieces: AsyncIterator[bytes], audio: SpeechAudio) -> AsyncIterator[bytes]:
@@ -101,105 +97,73 @@ def usage_document(done: Done) -> dict[str, int]:
     }
 
 
-def _encoded(
-    request_context: RequestContext, speech_request: SpeechBody, audio: SpeechAudio, *, streaming: bool
-) -> AsyncIterator[bytes]:
-    """The file in pieces, stretched where the backend cannot speak at another speed. Freed when the call is over."""
-    speed = 1.0 if audio.native_speed else speech_request.speed
-    pieces = encode(audio.chunks(), speech_request.format, streaming=streaming, speed=speed)
-    request_context.stack.push_async_callback(pieces.aclose)
-    return _timed(request_context, audio, pieces)
+async def _encoded(
+    context: RequestContext, body: SpeechBody, audio: SpeechAudio, *, streaming: bool
+) -> AsyncGenerator[bytes, None]:
+    """The file in pieces, once the first is there; its tempo is changed where the model cannot speak at that speed."""
+    speed = 1.0 if audio.native_speed else body.speed
+    pieces = encode(audio, body.format, streaming=streaming, speed=speed, record=partial(context.record, "encode"))
+    context.stack.push_async_callback(pieces.aclose)
+    first_here = await context.peeked(pieces)
+    context.gateway.metrics.first_audio_seconds.observe(time.perf_counter() - context.arrived)
+    return first_here
 
 
-async def _timed(
-    request_context: RequestContext, audio: SpeechAudio, encoded: AsyncIterator[bytes]
-) -> AsyncIterator[bytes]:
-    """The encoded pieces; what is not waiting for the model is encoding. Observes the first audio byte."""
-    spent, is_first = 0.0, True
-    begun, model = time.perf_counter(), audio.model_seconds
-    try:
-        async for piece in encoded:
-            spent += time.perf_counter() - begun - (audio.model_seconds - model)
-            request_context.timings["encode"] = max(0.0, spent)
-            if is_first:
-                request_context.gateway.metrics.first_audio_seconds.observe(
-                    time.perf_counter() - request_context.arrived
-                )
-                is_first = False
-            yield piece
-            begun, model = time.perf_counter(), audio.model_seconds
-    finally:
-        request_context.gateway.metrics.stage_seconds.labels("encode").observe(max(0.0, spent))
-
-
-async def _joined(first: bytes, rest: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-    yield first
-    async for piece in rest:
-        yield piece
-
-
-async def _request(
-    request_context: RequestContext, speech_request: SpeechBody, reservation: Reservation
-) -> SpeechRequest:
+async def _request(context: RequestContext, body: SpeechBody, reservation: Reservation) -> SpeechRequest:
     deployment = reservation.deployment
     find_voice = backend_voice if reservation.fallback_from is None else fallback_voice
     rate = deployment.info.input_rate
-    with request_context.stage("decode"):
-        reference = await _reference(request_context, speech_request, deployment)
-        context = tuple([await _context_turn(request_context, turn, rate) for turn in speech_request.context])
+    with context.stage("decode"):
+        reference = await _reference(context, body, deployment)
+        turns = tuple([await _context_turn(context, turn, rate) for turn in body.context])
     return SpeechRequest(
-        text=speech_request.text,
-        voice=await find_voice(request_context.gateway, deployment, speech_request.voice),
-        speed=speech_request.speed,
-        instructions=speech_request.instructions,
-        stream=speech_request.stream,
-        seed=speech_request.seed,
-        answer_id=request_context.request_id,
-        context=context,
+        text=body.text,
+        voice=await find_voice(context.gateway, deployment, body.voice),
+        speed=body.speed,
+        instructions=body.instructions,
+        stream=body.stream,
+        seed=body.seed,
+        answer_id=context.request_id,
+        context=turns,
         reference=reference,
-        options=speech_request.options,
+        options=body.options,
     )
 
 
-async def _context_turn(request_context: RequestContext, turn: Turn, rate: int) -> ContextTurn:
-    samples = None if turn.audio is None else await _samples(request_context, turn.audio, rate, "context")
+async def _context_turn(context: RequestContext, turn: Turn, rate: int) -> ContextTurn:
+    samples = None if turn.audio is None else await _samples(context, turn.audio, rate, "context")
     return ContextTurn(turn.speaker, turn.text, samples, turn.answer_id)
 
 
-async def _reference(
-    request_context: RequestContext, speech_request: SpeechBody, deployment: Deployment
-) -> VoiceSample | None:
+async def _reference(context: RequestContext, body: SpeechBody, deployment: Deployment) -> VoiceSample | None:
     """The clip to clone. Its transcript, if none came, is written by the deployment's transcription_deployment."""
-    if speech_request.reference_audio is None:
-        if speech_request.reference_text:
+    clip = body.reference_audio
+    if clip is None:
+        if body.reference_text:
             raise InvalidRequest("reference_text comes without reference_audio.", param="reference_text")
         return None
-    samples = await _samples(
-        request_context, speech_request.reference_audio, deployment.info.input_rate, "reference_audio"
-    )
-    transcript = speech_request.reference_text
-    listener = deployment.options.get("transcription_deployment", "")
-    if not transcript and listener:
-        heard = await _samples(request_context, speech_request.reference_audio, ASR_SAMPLE_RATE, "reference_audio")
-        transcript = await _transcript(request_context, str(listener), heard)
+    rate = deployment.info.input_rate
+    samples = await _samples(context, clip, rate, "reference_audio")
+    transcript, recognizer = body.reference_text, str(deployment.options.get("transcription_deployment", ""))
+    if not transcript and recognizer:
+        same = rate == ASR_SAMPLE_RATE
+        speech = samples if same else await _samples(context, clip, ASR_SAMPLE_RATE, "reference_audio")
+        transcript = await _transcript(context, context.find(recognizer), speech)
     return VoiceSample(samples, transcript)
 
 
-async def _transcript(request_context: RequestContext, name: str, samples: Samples) -> str:
-    gateway = request_context.gateway
-    listener = find_deployment(gateway.deployments, name, request_context.scheme)
-    async with gateway.pool.admit(
-        listener, owner=request_context.client, request_id=request_context.request_id
-    ) as reservation:
+async def _transcript(context: RequestContext, recognizer: Deployment, samples: Samples) -> str:
+    pool = context.gateway.pool
+    async with pool.admit(recognizer, owner=context.client, request_id=context.request_id) as reservation:
         async for event in await reservation.run(TranscriptionRequest(samples)):
             if isinstance(event, Done):
                 return event.text.strip()
     raise ApiError("The transcription of the reference clip ended without a result.")
 
 
-async def _samples(request_context: RequestContext, data: bytes, rate: int, param: str) -> Samples:
-    decoded = await request_context.gateway.media.decode(data, rate=rate, param=param, max_seconds=_CONTEXT_SECONDS)
-    request_context.stack.callback(decoded.close)
+async def _samples(context: RequestContext, data: bytes, rate: int, param: str) -> Samples:
+    decoded = await context.gateway.media.decode(data, rate=rate, param=param, max_seconds=_CONTEXT_SECONDS)
+    context.stack.callback(decoded.close)
     if not len(decoded.samples):
         raise InvalidRequest("The audio is too short.", param=param, code="audio_too_short")
     return decoded.samples

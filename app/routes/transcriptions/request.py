@@ -74,64 +74,64 @@ class TranscriptionForm:
         )
 
 
-def read_form(form: Form, task: TranscriptionTask) -> TranscriptionForm:
+def read_form(fields: Form, task: TranscriptionTask) -> TranscriptionForm:
     """The checked fields. Raises InvalidRequest and its kin, naming the field."""
-    file = form.file("file")
-    prompt = form.text("prompt") or ""
-    temperature = form.number("temperature", 0.0, 1.0) or 0.0
+    file = fields.file("file")
+    prompt = fields.text("prompt") or ""
+    temperature = fields.number("temperature", 0.0, 1.0) or 0.0
     if task == "translate":
-        kind = form.choice("response_format", _TRANSLATION_FORMATS, "json")
-        unused = _unused(form, _TRANSLATION_FIELDS)
+        kind = fields.choice("response_format", _TRANSLATION_FORMATS, "json")
+        unused = _unused(fields, _TRANSLATION_FIELDS)
         return TranscriptionForm(file, task, cast(Format, kind), prompt=prompt, temperature=temperature, ignored=unused)
-    kind = form.choice("response_format", FORMATS, "json")
-    language, notes = _language(form)
-    transcription_form = TranscriptionForm(
+    kind = fields.choice("response_format", FORMATS, "json")
+    language, notes = _language(fields)
+    form = TranscriptionForm(
         file,
         task,
         cast(Format, kind),
-        stream=form.flag("stream"),
+        stream=fields.flag("stream"),
         language=language,
-        prompt=_with_keywords(prompt, form.texts_of("keywords")),
+        prompt=_with_keywords(prompt, fields.texts_of("keywords")),
         temperature=temperature,
-        granularities=_granularities(form, kind),
-        logprobs=_logprobs(form, kind),
-        chunking=_chunking(form),
-        speakers=_speakers(form),
+        granularities=_granularities(fields, kind),
+        logprobs=_logprobs(fields, kind),
+        chunking=_chunking(fields),
+        speakers=_speakers(fields),
         notes=notes,
-        ignored=_unused(form, _FIELDS),
+        ignored=_unused(fields, _FIELDS),
     )
-    if transcription_form.stream and transcription_form.format not in STREAMED_FORMATS:
+    if form.stream and form.format not in STREAMED_FORMATS:
         raise InvalidRequest(
             f"response_format {kind} cannot be streamed; use {' or '.join(STREAMED_FORMATS)}.", param="response_format"
         )
-    return transcription_form
+    return form
 
 
-def check_capabilities(transcription_form: TranscriptionForm, deployment: Deployment) -> None:
+def check_capabilities(form: TranscriptionForm, deployment: Deployment) -> None:
     """Raises UnsupportedValue, UnsupportedParameter or OperationNotSupported for what the deployment cannot do."""
     info, name = deployment.info, deployment.name
-    if transcription_form.task == "translate" and not info.translation:
+    if form.task == "translate" and not info.translation:
         raise OperationNotSupported(f"The audio/translations operation does not work with the deployment {name!r}.")
-    if transcription_form.diarized and not info.diarization:
+    if form.diarized and not info.diarization:
         raise UnsupportedValue(
             f"response_format diarized_json is not supported by {name!r}; it offers {', '.join(_TRANSLATION_FORMATS)}.",
             param="response_format",
         )
-    if transcription_form.words and not info.words:
+    if form.words and not info.words:
         raise UnsupportedValue(f"{name!r} does not give word times.", param="timestamp_granularities")
-    if transcription_form.logprobs and not info.logprobs:
+    if form.logprobs and not info.logprobs:
         raise UnsupportedValue(f"{name!r} does not give log probabilities.", param="include")
-    if transcription_form.speakers and not info.diarization:
+    if form.speakers and not info.diarization:
         raise UnsupportedParameter(f"{name!r} does not tell speakers apart.", param="known_speaker_names")
 
 
-def _unused(form: Form, known: frozenset[str]) -> tuple[str, ...]:
-    return tuple(name for name in form.names() if name not in known)
+def _unused(fields: Form, known: frozenset[str]) -> tuple[str, ...]:
+    return tuple(name for name in fields.names() if name not in known)
 
 
-def _language(form: Form) -> tuple[str | None, tuple[str, ...]]:
-    named = form.text("language")
-    hints = form.texts_of("languages")
+def _language(fields: Form) -> tuple[str | None, tuple[str, ...]]:
+    named = fields.text("language")
+    hints = fields.texts_of("languages")
     given = [text for text in ([named] if named else hints) if not wants_detection(text)]
     codes = [_code(text, "language" if named else "languages") for text in given]
     if len(codes) > 1:
@@ -154,8 +154,8 @@ def _with_keywords(prompt: str, keywords: list[str]) -> str:
     return " ".join(part for part in (prompt, ", ".join(keywords)) if part)
 
 
-def _granularities(form: Form, kind: str) -> tuple[str, ...]:
-    given = form.texts_of("timestamp_granularities")
+def _granularities(fields: Form, kind: str) -> tuple[str, ...]:
+    given = fields.texts_of("timestamp_granularities")
     for name in given:
         if name not in _GRANULARITIES:
             raise InvalidRequest(
@@ -169,8 +169,8 @@ def _granularities(form: Form, kind: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(given))
 
 
-def _logprobs(form: Form, kind: str) -> bool:
-    given = form.texts_of("include")
+def _logprobs(fields: Form, kind: str) -> bool:
+    given = fields.texts_of("include")
     for name in given:
         if name != "logprobs":
             raise InvalidRequest(f"include may hold logprobs, not {name[:40]!r}.", param="include")
@@ -179,8 +179,8 @@ def _logprobs(form: Form, kind: str) -> bool:
     return bool(given)
 
 
-def _chunking(form: Form) -> Chunking | None:
-    given = form.mapping("chunking_strategy")
+def _chunking(fields: Form) -> Chunking | None:
+    given = fields.mapping("chunking_strategy")
     if given is None:
         return None
     if isinstance(given, str):
@@ -208,8 +208,8 @@ def _server_vad(given: dict[str, Any]) -> Chunking:
     )
 
 
-def _speakers(form: Form) -> bool:
-    names, references = form.texts_of("known_speaker_names"), form.texts_of("known_speaker_references")
+def _speakers(fields: Form) -> bool:
+    names, references = fields.texts_of("known_speaker_names"), fields.texts_of("known_speaker_references")
     if len(names) > _MOST_SPEAKERS:
         raise InvalidRequest(f"At most {_MOST_SPEAKERS} speakers can be known.", param="known_speaker_names")
     if len(names) != len(references):

@@ -37,7 +37,7 @@ async def test_leaving_while_a_ping_is_sent_ends_the_work_behind_it() -> None:
         async with contextlib.AsyncExitStack() as stack:
             pieces = _pieces(started)
             stack.push_async_callback(pieces.aclose)
-            await Stream(sse.kept_alive(pieces, 0.01), {})({"type": "http"}, _never, send)
+            await Stream(sse.answer_body(pieces, "id", 0.01), {})({"type": "http"}, _never, send)
 
     task = asyncio.create_task(answer())
     async with asyncio.timeout(LIMIT):

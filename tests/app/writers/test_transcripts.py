@@ -170,7 +170,7 @@ async def test_keep_alive_comments_come_only_in_pauses() -> None:
         await asyncio.sleep(0.1)
         yield b"two"
 
-    chunks = [chunk async for chunk in sse.kept_alive(slow(), 0.03)]
+    chunks = [chunk async for chunk in sse.answer_body(slow(), "id", 0.03)]
     assert chunks[0] == b"one"
     assert chunks[-1] == b"two"
     assert set(chunks[1:-1]) == {sse.PING}
@@ -181,7 +181,7 @@ async def test_a_defect_inside_a_stream_is_told_without_its_text(capsys: pytest.
         yield b"one"
         raise ZeroDivisionError("secret")
 
-    chunks = [chunk async for chunk in sse.guarded(broken(), "id")]
+    chunks = [chunk async for chunk in sse.answer_body(broken(), "id")]
     assert json.loads(chunks[1].removeprefix(b"data: "))["error"]["code"] == "internal_server_error"
     assert b"secret" not in chunks[1]
 
@@ -196,7 +196,7 @@ async def test_leaving_a_kept_alive_stream_ends_its_source() -> None:
         finally:
             ended.set()
 
-    chunks = sse.kept_alive(endless(), 0.01)
+    chunks = sse.answer_body(endless(), "id", 0.01)
     assert await anext(chunks) == sse.PING
     await chunks.aclose()  # type: ignore[attr-defined]
     assert ended.is_set()

@@ -17,7 +17,6 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.config.deployments import Deployment
 from app.errors import InvalidRequest, ModelUnavailable
 from app.routes.chat.completion import PCM_CUT, PcmCutter, usage_document
 from app.routes.chat.history import KEPT_SECONDS, MOST_ANSWERS, SpokenHistory
@@ -26,6 +25,7 @@ from backends.fake.info import FakeOptions
 from backends.fake.jobs import begin
 from backends.interface import (
     AudioPart,
+    Capabilities,
     Done,
     Event,
     Failed,
@@ -324,12 +324,13 @@ def test_no_time_is_told_twice(server: Running) -> None:
 def without_absent_tts(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody has loaded a speaker yet, and absent-tts cannot be."""
 
-    async def canary(deployment: Deployment, _seconds: float) -> None:
-        if deployment.name == "absent-tts":
+    async def load(name: str) -> Capabilities:
+        if name == "absent-tts":
             raise ModelUnavailable("no weights")
         server.pool.loaded = True
+        return server.pool.run_capabilities
 
-    monkeypatch.setattr(server.pool, "canary", canary)
+    monkeypatch.setattr(server.pool, "load", load)
     monkeypatch.setattr(server.pool, "loaded", False)
     monkeypatch.setattr(server.pool, "fallbacks", {"absent-tts": "fake-tts"})
 
