@@ -129,6 +129,12 @@ class Unauthorized(ApiError):
     reason = "unauthorized"
 
 
+class MissingKey(Unauthorized):
+    """No key at all, which OpenAI answers with the code null (401)."""
+
+    code = None
+
+
 class Forbidden(ApiError):
     """A valid key without the right, a foreign web page, or a Host name that is not ours (403)."""
 

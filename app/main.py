@@ -22,7 +22,7 @@ from app.http.middleware import Guard, Observe
 from app.media.fair import FairMediaPool
 from app.metrics import Metrics
 from app.routes.context import Gateway
-from app.routes.table import build_table
+from app.routes.table import OPERATIONS, build_table
 from app.serving.interfaces import Pool
 from app.ui.login import PageLogin
 from app.ui.mount import PATH as PAGE_PATH
@@ -50,6 +50,7 @@ def create_app(settings: Settings | None = None, *, pool: Pool | None = None) ->
         pool or _worker_pool(settings, deployments, metrics),
         FairMediaPool(settings.limits, fair=settings.server.several_owners),
         metrics,
+        OPERATIONS,
     )
     app = FastAPI(
         title="Speech gateway",

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from starlette.datastructures import Headers, QueryParams
 
 from app.config.settings import ServerSettings
-from app.errors import Forbidden, Unauthorized
+from app.errors import Forbidden, MissingKey, Unauthorized
 from app.routes.operations import Scheme
 
 _KEY_HEADERS = ("api-key", "ocp-apim-subscription-key")
@@ -41,7 +41,11 @@ class Keyring:
             if name := self._name(key):
                 return name
         if scheme is Scheme.OPENAI:
-            raise _unauthorized(f"Incorrect API key provided. {_HINT}", "invalid_api_key") if given else _no_key()
+            raise (
+                _unauthorized(f"Incorrect API key provided. {_HINT}", "invalid_api_key")
+                if given
+                else MissingKey(f"You did not provide an API key. {_HINT}", headers=_CHALLENGE)
+            )
         raise _unauthorized(f"Access denied: the key is missing or not valid for this server. {_HINT}", "401")
 
     def admit_admin(self, headers: Headers, query: QueryParams, client: str) -> None:
@@ -87,12 +91,6 @@ def _is_local(client: str) -> bool:
         return ipaddress.ip_address(client).is_loopback
     except ValueError:
         return False
-
-
-def _no_key() -> Unauthorized:
-    error = _unauthorized(f"You did not provide an API key. {_HINT}", "")
-    error.code = None
-    return error
 
 
 def _unauthorized(message: str, code: str) -> Unauthorized:

@@ -42,13 +42,14 @@ _Event = TypeVar("_Event")
 
 @dataclass(slots=True)
 class Gateway:
-    """The parts that live as long as the app."""
+    """The parts that live as long as the app. operations: of its table, for the OpenAPI document."""
 
     settings: Settings
     deployments: Deployments
     pool: Pool
     media: MediaPool
     metrics: Metrics
+    operations: tuple[Operation, ...] = ()
     canaries: Canaries = field(init=False)
     spoken: SpokenHistory = field(default_factory=SpokenHistory)
     started: float = field(default_factory=time.monotonic)

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from app.routes.context import RequestContext
+from app.routes.openapi import document
 from app.routes.openapi_schema import text
 from app.routes.operations import JSON, Operation, Scheme
 
@@ -20,7 +21,7 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inl
 
 
 async def openapi(context: RequestContext) -> ASGIApp:
-    return Response(_document(), media_type=JSON)
+    return Response(_document(context.gateway.operations), media_type=JSON)
 
 
 async def page(context: RequestContext) -> ASGIApp:
@@ -28,10 +29,8 @@ async def page(context: RequestContext) -> ASGIApp:
 
 
 @functools.cache
-def _document() -> bytes:
-    from app.routes.openapi import document  # the table that it describes holds this module's operations
-
-    return msgspec.json.encode(document())
+def _document(operations: tuple[Operation, ...]) -> bytes:
+    return msgspec.json.encode(document(operations))
 
 
 @functools.cache

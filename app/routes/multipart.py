@@ -7,12 +7,12 @@ empty for unset. Knows no operation. File parts stay slices of the body; nothing
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
 from app.errors import BrokenBody, InvalidRequest, MissingParameter
+from app.routes.fields import checked_number
 from app.routes.json_text import NAME_CHARACTERS, decode
 
 _HEADER_BYTES = 4 * 1024  # of one part: a file name of 255 characters, percent-encoded, and the rest
@@ -121,19 +121,6 @@ class Form:
         raise MissingParameter(f"You must upload a {name}.", param=name)
 
 
-def checked_number(value: object, name: str, low: float, high: float) -> float:
-    """A number within low..high from a JSON value or a form's text. Raises InvalidRequest."""
-    try:
-        if isinstance(value, bool) or not isinstance(value, int | float | str):
-            raise ValueError
-        number = float(value)
-    except (ValueError, OverflowError):
-        raise InvalidRequest(f"{name} must be a number, not {str(value)[:40]!r}.", param=name) from None
-    if not low <= number <= high:  # also false for NaN
-        raise InvalidRequest(f"{name} must be between {low:g} and {high:g}.", param=name)
-    return number
-
-
 def parse_form(content_type: str, body: bytes, most_fields: int) -> Form:
     """The parts of a multipart body. Raises BrokenBody, or InvalidRequest above `most_fields` parts."""
     found = _BOUNDARY.search(content_type)
@@ -229,10 +216,3 @@ def _decoded(value: str) -> Any:
         return decode(value)
     except ValueError:
         return None
-
-
-def as_mapping(value: object, name: str) -> Mapping[str, Any]:
-    """A JSON value that must be an object. Raises InvalidRequest."""
-    if not isinstance(value, dict):
-        raise InvalidRequest(f"{name} must be an object.", param=name)
-    return value

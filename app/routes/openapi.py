@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import app.routes
@@ -17,15 +17,7 @@ from app import VERSION
 from app.http.versions import DATED, V1
 from app.routes.openapi_schema import Schema, obj, ref, schema_with, text
 from app.routes.operations import Operation, Scheme
-from app.routes.table import OPERATIONS
 
-_PREFIX = {
-    Scheme.AZURE: "/openai/deployments/{deployment}/",
-    Scheme.RESOURCE: "/openai/",
-    Scheme.AZURE_V1: "/openai/v1/",
-    Scheme.OPENAI: "/v1/",
-    Scheme.LOCAL: "/",
-}
 _NULLABLE: Schema = {"type": ["string", "null"]}
 _ERROR = obj(
     {
@@ -62,12 +54,12 @@ _SECURITY = {
 }
 
 
-def document() -> dict[str, Any]:
-    """The whole document, ready for JSON."""
+def document(operations: Iterable[Operation]) -> dict[str, Any]:
+    """The whole document of these operations, ready for JSON."""
     paths: dict[str, dict[str, Any]] = {}
-    for operation in OPERATIONS:
+    for operation in operations:
         for scheme in sorted(operation.schemes):
-            paths.setdefault(_PREFIX[scheme] + operation.path, {})[operation.method.lower()] = _operation(
+            paths.setdefault(scheme.prefix + operation.path, {})[operation.method.lower()] = _operation(
                 operation, scheme
             )
     return {
@@ -94,7 +86,7 @@ def _operation(operation: Operation, scheme: Scheme) -> dict[str, Any]:
 
 
 def _parameters(operation: Operation, scheme: Scheme) -> Iterator[dict[str, Any]]:
-    for name in re.findall(r"{(\w+)}", _PREFIX[scheme] + operation.path):
+    for name in re.findall(r"{(\w+)}", scheme.prefix + operation.path):
         yield {"name": name, "in": "path", "required": True, "schema": schema_with(text(""), minLength=1)}
     if scheme.dated:
         yield {

@@ -24,9 +24,7 @@ Access = Literal["key", "public", "admin", "listing"]
 Handler = Callable[["RequestContext"], Awaitable[ASGIApp]]
 
 JSON = "application/json"
-WORK_QUERY = (
-    "deep"  # set, it makes a public operation (/health) do work: then a key is needed where keys are configured
-)
+WORK_QUERY = "deep"  # makes a public operation (/health) do work, which needs a key where keys are configured
 FORM = "multipart/form-data"
 
 
@@ -40,22 +38,30 @@ class Scheme(StrEnum):
     LOCAL = "local"  # /health and the like, which no cloud service has
 
     @property
+    def prefix(self) -> str:
+        """What comes before an operation's path."""
+        return _PREFIXES[self]
+
+    @property
     def dated(self) -> bool:
         """The api-version query is mandatory."""
         return self in (Scheme.AZURE, Scheme.RESOURCE)
 
 
+_PREFIXES = {
+    Scheme.AZURE: "/openai/deployments/{deployment}/",
+    Scheme.RESOURCE: "/openai/",
+    Scheme.AZURE_V1: "/openai/v1/",
+    Scheme.OPENAI: "/v1/",
+    Scheme.LOCAL: "/",
+}
 MODEL_SCHEMES = frozenset({Scheme.AZURE, Scheme.AZURE_V1, Scheme.OPENAI})
 LISTING_SCHEMES = MODEL_SCHEMES | {Scheme.RESOURCE}
-_PREFIXES: tuple[tuple[tuple[str, ...], Scheme], ...] = (
-    (("openai", "v1"), Scheme.AZURE_V1),
-    (("openai",), Scheme.RESOURCE),
-    (("v1",), Scheme.OPENAI),
-    ((), Scheme.LOCAL),
-)
+# Longest first; deployments of AZURE are sought below RESOURCE.
+_SEARCHED = (Scheme.AZURE_V1, Scheme.RESOURCE, Scheme.OPENAI, Scheme.LOCAL)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Operation:
     """One thing a client can ask for, declared once for all schemes.
 
@@ -107,7 +113,8 @@ class Table:
     def match(self, raw_path: str) -> Match | None:
         """None: nothing is served there. Leading and trailing slashes do not count."""
         parts = tuple(raw_path.strip("/").split("/"))
-        for prefix, scheme in _PREFIXES:
+        for scheme in _SEARCHED:
+            prefix = tuple(scheme.prefix.split("/")[1:-1])
             if parts[: len(prefix)] == prefix:
                 rest = parts[len(prefix) :]
                 return (

@@ -1,6 +1,6 @@
 """Samples to the six formats of the speech route (and the chat route's pcm16), streamed as they are made.
 
-Owns the names and content types of the formats and the hand-over to an encoder thread. Everything is 24 kHz 16-bit
+Owns the hand-over to an encoder thread. Everything is 24 kHz 16-bit
 mono, as the real service sends it. Knows no encoder library: those are in `encoders`, imported on first use.
 """
 
@@ -16,15 +16,6 @@ from backends.interface import AudioChunk
 if TYPE_CHECKING:
     from app.writers.encoders import Encoder
 
-OUTPUT_RATE = 24_000  # Hz, every format
-MEDIA_TYPES = {
-    "mp3": "audio/mpeg",
-    "opus": "audio/opus",
-    "aac": "audio/aac",
-    "flac": "audio/flac",
-    "wav": "audio/wav",
-    "pcm": "audio/pcm",
-}
 PIECE_SECONDS = 1.0  # encoded at a time, so that a cancelled request stops soon and a long chunk is streamed too
 
 _Arguments = ParamSpec("_Arguments")

@@ -16,7 +16,7 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-from app.writers.audio import OUTPUT_RATE
+from app.writers.formats import OUTPUT_RATE
 from backends.interface import Samples
 
 SAMPLE_BYTES = 2  # 16 bit

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from app.errors import InvalidRequest, MissingParameter, UnsupportedValue
 from app.routes.inline_audio import audio_bytes
+from app.writers.formats import INPUT_FORMATS
 
-AUDIO_FORMATS = ("wav", "mp3", "flac", "ogg", "opus", "oga", "m4a", "mp4", "mpeg", "mpga", "aac", "webm")
 MOST_MESSAGES = 1000
 MOST_CHARACTERS = 262_144  # of all texts together: more than any context here holds, and read in no time
 PARAM = "messages"
@@ -103,9 +103,9 @@ def _audio(value: object, where: str) -> SentAudio:
     if not isinstance(value, dict):
         raise InvalidRequest(f"{where} must be an object with data and format.", param=PARAM)
     # The name is checked as the contract says; what the bytes are is decided by looking at them.
-    if value.get("format") not in (None, *AUDIO_FORMATS):
+    if value.get("format") not in (None, *INPUT_FORMATS):
         raise UnsupportedValue(
-            f"{where}.format must be one of {', '.join(AUDIO_FORMATS)}, not {str(value['format'])[:40]!r}.", param=PARAM
+            f"{where}.format must be one of {', '.join(INPUT_FORMATS)}, not {str(value['format'])[:40]!r}.", param=PARAM
         )
     return SentAudio(audio_bytes(value.get("data"), f"{where}.data", PARAM))
 

@@ -14,11 +14,10 @@ from app.config.deployments import Deployment
 from app.errors import InvalidRequest, MissingParameter, UnsupportedParameter, UnsupportedValue
 from app.routes.chat.history import SpokenHistory
 from app.routes.chat.messages import SentMessage, read_messages
-from app.routes.multipart import as_mapping, checked_number
-from app.routes.speech.request import read_options, read_seed, voice_name
+from app.routes.fields import as_mapping, checked_number, read_flag, read_options, read_seed, voice_name
+from app.writers.formats import CHAT_FORMATS
 from backends.interface import ChatRequest, Message
 
-SPOKEN_FORMATS = ("wav", "mp3", "aac", "flac", "opus", "pcm16")
 MOST_STOPS = 4
 MOST_TOKENS = 1_000_000
 _READ = frozenset(
@@ -46,7 +45,7 @@ _NEUTRAL: Mapping[str, tuple[object, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class SpokenOptions:
-    """How the answer is to be spoken. format: a key of writers.audio.MEDIA_TYPES."""
+    """How the answer is to be spoken. format: a key of writers.formats.MEDIA_TYPES."""
 
     voice: str
     format: str
@@ -84,7 +83,7 @@ class ChatBody:
 def read_chat(body: Mapping[str, Any], deployment: Deployment, memory: SpokenHistory) -> ChatBody:
     """Raises InvalidRequest and its kin, naming the parameter."""
     _refuse_unsupported(body)
-    stream = flag(body.get("stream"), "stream")
+    stream = read_flag(body.get("stream"), "stream")
     decoding = _decoding_names(deployment)
     return ChatBody(
         messages=read_messages(body.get("messages"), memory.transcript),
@@ -131,8 +130,8 @@ def _spoken(body: Mapping[str, Any], deployment: Deployment, *, stream: bool) ->
     kind = audio.get("format")
     if kind is None:
         raise MissingParameter("You must provide the format of the audio.", param="audio.format")
-    if kind not in SPOKEN_FORMATS:
-        raise InvalidRequest(f"audio.format must be one of {', '.join(SPOKEN_FORMATS)}.", param="audio.format")
+    if kind not in CHAT_FORMATS:
+        raise InvalidRequest(f"audio.format must be one of {', '.join(CHAT_FORMATS)}.", param="audio.format")
     if stream and kind != "pcm16":
         raise UnsupportedValue("audio.format must be pcm16 when the answer is streamed.", param="audio.format")
     voice = voice_name(audio.get("voice"), "audio.voice")
@@ -162,18 +161,11 @@ def max_tokens(body: Mapping[str, Any]) -> int | None:
     return None
 
 
-def flag(value: object, name: str) -> bool:
-    """A JSON boolean; unset is false. Raises InvalidRequest."""
-    if value is not None and not isinstance(value, bool):
-        raise InvalidRequest(f"{name} must be true or false.", param=name)
-    return value is True
-
-
 def _include_usage(body: Mapping[str, Any]) -> bool:
     options = body.get("stream_options")
     if options is None:
         return False
-    return flag(as_mapping(options, "stream_options").get("include_usage"), "stream_options.include_usage")
+    return read_flag(as_mapping(options, "stream_options").get("include_usage"), "stream_options.include_usage")
 
 
 def _number(body: Mapping[str, Any], name: str, high: float) -> float | None:

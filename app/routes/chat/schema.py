@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from app.routes.chat.messages import AUDIO_FORMATS
-from app.routes.chat.request import MOST_STOPS, SPOKEN_FORMATS
+from app.routes.chat.request import MOST_STOPS
 from app.routes.openapi_schema import (
     Schema,
     answers,
@@ -19,13 +18,14 @@ from app.routes.openapi_schema import (
     schema_with,
     text,
 )
+from app.writers.formats import CHAT_FORMATS, INPUT_FORMATS
 
 _PART = obj(
     {
         "type": schema_with(text(""), enum=["text", "input_audio"]),
         "text": text(""),
         "input_audio": obj(
-            {"data": text("base64"), "format": schema_with(text(""), enum=list(AUDIO_FORMATS))}, ("data",)
+            {"data": text("base64"), "format": schema_with(text(""), enum=list(INPUT_FORMATS))}, ("data",)
         ),
     },
     ("type",),
@@ -50,7 +50,7 @@ _FIELDS: dict[str, Schema] = {
     "model": text("Name of a deployment; needed unless the path names one, which wins."),
     "messages": schema_with(array(_MESSAGE), minItems=1),
     "modalities": array(schema_with(text(""), enum=["text", "audio"])),
-    "audio": obj({"voice": _VOICE, "format": schema_with(text(""), enum=list(SPOKEN_FORMATS))}, ("voice", "format")),
+    "audio": obj({"voice": _VOICE, "format": schema_with(text(""), enum=list(CHAT_FORMATS))}, ("voice", "format")),
     "stream": schema_with(boolean("Spoken answers are streamed as pcm16 only."), default=False),
     "stream_options": obj({"include_usage": boolean("")}),
     **_SAMPLING,

@@ -17,7 +17,8 @@ from app.routes.chat.request import SpokenOptions
 from app.routes.context import RequestContext
 from app.routes.speech.audio import SpeechAudio
 from app.routes.voices import backend_voice, fallback_voice
-from app.writers.audio import OUTPUT_RATE, encode
+from app.writers.audio import encode
+from app.writers.formats import OUTPUT_RATE
 from backends.interface import AudioChunk, SpeechRequest, Usage
 
 _SILENCE_SECONDS = 0.1  # of the audio of an answer without words

@@ -6,22 +6,21 @@ Knows the fields and their rules; decodes no audio, knows no backend's voices, r
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from app.errors import InvalidRequest, MissingParameter
 from app.routes.context import RequestContext
+from app.routes.fields import checked_number, choice, clean, read_flag, read_options, read_seed, text_field, voice_name
 from app.routes.inline_audio import audio_bytes
-from app.routes.json_text import NAME_CHARACTERS, decode
-from app.routes.multipart import Form, checked_number, parse_form
+from app.routes.json_text import decode
+from app.routes.multipart import Form, parse_form
 from app.routes.operations import FORM
-from app.writers.audio import MEDIA_TYPES
+from app.writers.formats import MEDIA_TYPES
 
 MOST_CHARACTERS = 4096  # of input, and of instructions
 MOST_TURNS = 64  # of context
-_SEED_BITS = (1 << 63) - 1
 _WHOLE = re.compile(r"-?[0-9]{1,100}")  # int() also takes other scripts' digits, and fails over 4,300 of them
 _KNOWN = (
     "model", "input", "voice", "response_format", "speed", "instructions", "stream_format", "stream", "seed", "context",
@@ -89,7 +88,7 @@ def read_speech(body: Mapping[str, Any]) -> SpeechBody:
         format=choice(body, "response_format", tuple(MEDIA_TYPES), "mp3"),
         speed=1.0 if body.get("speed") is None else checked_number(body["speed"], "speed", 0.25, 4.0),
         instructions=clean(text_field(body, "instructions", MOST_CHARACTERS)),
-        stream=_flag(body, "stream", default=True),
+        stream=read_flag(body.get("stream"), "stream", default=True),
         sse=stream_format == "sse",
         seed=read_seed(body),
         context=_context(body.get("context")),
@@ -100,74 +99,6 @@ def read_speech(body: Mapping[str, Any]) -> SpeechBody:
     )
 
 
-def clean(text: str) -> str:
-    """Text without control characters (line ends and tabs stay) and without halves of surrogate pairs."""
-    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in {"Cc", "Cs"})
-
-
-def voice_name(voice: object, param: str) -> str:
-    """A name, or the id of {"id": ...}. Raises MissingParameter or InvalidRequest."""
-    if isinstance(voice, dict):
-        voice = voice.get("id")
-    if voice is None or voice == "":
-        raise MissingParameter("You must provide a voice.", param=param)
-    if not isinstance(voice, str):
-        raise InvalidRequest('The voice must be a name or an object {"id": NAME}.', param=param)
-    if len(voice) > NAME_CHARACTERS:
-        raise InvalidRequest(
-            f"The voice has {len(voice)} characters; at most {NAME_CHARACTERS} are allowed.",
-            param=param,
-            code="string_above_max_length",
-        )
-    return voice
-
-
-def read_seed(body: Mapping[str, Any]) -> int | None:
-    """The seed as a number that fits 63 bits; equal seeds stay equal."""
-    seed = body.get("seed")
-    if seed is None:
-        return None
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise InvalidRequest("seed must be a whole number.", param="seed")
-    return seed & _SEED_BITS
-
-
-def read_options(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The `options` object, which goes to the backend as it is."""
-    options = body.get("options")
-    if options is None:
-        return {}
-    if not isinstance(options, dict):
-        raise InvalidRequest("options must be an object.", param="options")
-    return options
-
-
-def text_field(body: Mapping[str, Any], name: str, longest: int) -> str:
-    """An optional string. Raises InvalidRequest."""
-    value = body.get(name)
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise InvalidRequest(f"{name} must be a string.", param=name)
-    if len(value) > longest:
-        raise InvalidRequest(
-            f"{name} has {len(value)} characters; at most {longest} are allowed.",
-            param=name,
-            code="string_above_max_length",
-        )
-    return value
-
-
-def choice(body: Mapping[str, Any], name: str, choices: tuple[str, ...], default: str) -> str:
-    """An optional string out of `choices`. Raises InvalidRequest."""
-    value = body.get(name)
-    if value is None or value == "":
-        return default
-    if not isinstance(value, str) or value not in choices:
-        raise InvalidRequest(f"{name} must be one of {', '.join(choices)}, not {str(value)[:40]!r}.", param=name)
-    return value
-
-
 def _input(body: Mapping[str, Any]) -> str:
     if body.get("input") is None:
         raise MissingParameter("You must provide an input: the text to speak.", param="input")
@@ -175,15 +106,6 @@ def _input(body: Mapping[str, Any]) -> str:
     if not text.strip():
         raise InvalidRequest("The input has no text to speak.", param="input")
     return text
-
-
-def _flag(body: Mapping[str, Any], name: str, *, default: bool) -> bool:
-    value = body.get(name)
-    if value is None:
-        return default
-    if not isinstance(value, bool):
-        raise InvalidRequest(f"{name} must be true or false.", param=name)
-    return value
 
 
 def _context(turns: object) -> tuple[Turn, ...]:

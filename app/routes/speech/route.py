@@ -24,7 +24,8 @@ from app.routes.speech.request import SpeechBody, Turn, read_fields, read_speech
 from app.routes.voices import backend_voice, fallback_voice
 from app.serving.interfaces import Reservation
 from app.writers import sse
-from app.writers.audio import MEDIA_TYPES, encode
+from app.writers.audio import encode
+from app.writers.formats import MEDIA_TYPES
 from backends.interface import (
     ASR_SAMPLE_RATE,
     ContextTurn,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from app.routes.openapi_schema import Schema, array, boolean, integer, json_body, number, obj, schema_with, text
-from app.writers.audio import MEDIA_TYPES
+from app.writers.formats import MEDIA_TYPES
 
 _TURN = obj(
     {

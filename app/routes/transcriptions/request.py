@@ -10,7 +10,8 @@ from typing import Any, Literal, cast
 
 from app.config.deployments import Deployment
 from app.errors import InvalidRequest, OperationNotSupported, UnsupportedParameter, UnsupportedValue
-from app.routes.multipart import Form, UploadedFile, as_mapping, checked_number
+from app.routes.fields import as_mapping, checked_number
+from app.routes.multipart import Form, UploadedFile
 from app.writers.transcripts import FORMATS, STREAMED_FORMATS, Format
 from backends.interface import Chunking, Samples, TranscriptionRequest
 from backends.languages import language_code, wants_detection

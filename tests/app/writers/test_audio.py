@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from app.writers import encoders as audio_encoders
-from app.writers.audio import MEDIA_TYPES, OUTPUT_RATE, encode
+from app.writers.audio import encode
 from app.writers.encoders import Encoder, quantise, tempo_chain, wav_header
+from app.writers.formats import MEDIA_TYPES, OUTPUT_RATE
 from backends.interface import AudioChunk
 from tests.support.waiting import LIMIT
 
