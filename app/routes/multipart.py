@@ -1,4 +1,4 @@
-"""multipart/form-data in one pass over a body that is already in memory, and typed reading of its fields.
+"""multipart/form-data of a body that is already in memory, split by python-multipart, and typed reading of its fields.
 
 Owns the name variants that clients send: name[] and name[0] for lists, name[key] for objects, JSON strings for both,
 empty for unset. Knows no operation. File parts stay slices of the body; nothing is written to disk.
@@ -6,25 +6,33 @@ empty for unset. Knows no operation. File parts stay slices of the body; nothing
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, MultipartState
 
 from app.errors import BrokenBody, InvalidRequest, MissingParameter
 from app.routes.fields import checked_number
 from app.routes.json_text import NAME_CHARACTERS, decode
 
-_HEADER_BYTES = 4 * 1024  # of one part: a file name of 255 characters, percent-encoded, and the rest
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
+
+_HEADER_BYTES = 4 * 1024  # of one header: a file name of 255 characters, percent-encoded, and the rest
 TEXT_BYTES = 64 * 1024  # of one text field
 ALL_TEXT_BYTES = 1024 * 1024  # of a form's text fields together
 # Text fields that may hold audio in base64: only the whole body and the readers of audio bound them.
 _AUDIO_FIELDS = ("reference_audio", "known_speaker_references", "context")
 _BOUNDARY = re.compile(r'boundary=(?:"([^"]+)"|([^;,\s]+))', re.IGNORECASE)
-_DISPOSITION = re.compile(rb"^content-disposition[ \t]*:(.*)$", re.IGNORECASE | re.MULTILINE)
 _PARAMETER = re.compile(r';\s*([a-z]+\*?)\s*=\s*(?:"((?:\\.|[^"\\])*)"|([^;\s]*))', re.IGNORECASE)
 _INDEXED = re.compile(r"^(.+)\[(\d*)\]$")
 _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
+
+logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a broken body is described to its client, not logged
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,69 +134,92 @@ def parse_form(content_type: str, body: bytes, most_fields: int) -> Form:
     found = _BOUNDARY.search(content_type)
     if found is None:
         raise BrokenBody("The content type has no multipart boundary.")
-    delimiter = b"--" + (found[1] or found[2]).encode("latin-1")
-    form = Form()
-    position = _after_delimiter(body, _first(body, delimiter), delimiter)
-    separator = b"\r\n" + delimiter
-    for _ in range(most_fields):
-        if position is None:
-            return form
-        end = body.find(separator, position - 2)
-        if end < 0:
-            raise BrokenBody("The multipart body ends before its closing boundary.")
-        _take_part(form, body, position, end)
-        position = _after_delimiter(body, end + 2, delimiter)
-    if position is not None:
-        raise InvalidRequest(f"The form has more than {most_fields} fields.", code="too_many_fields")
-    return form
-
-
-def _first(body: bytes, delimiter: bytes) -> int:
-    start = 0 if body.startswith(delimiter) else body.find(b"\r\n" + delimiter) + 2
-    if start == 1:
-        raise BrokenBody("The body does not contain the boundary that its content type names.")
-    return start
-
-
-def _after_delimiter(body: bytes, start: int, delimiter: bytes) -> int | None:
-    """Position of the next part's headers; None after the closing delimiter."""
-    after = start + len(delimiter)
-    if body.startswith(b"--", after):
-        return None
-    line_end = body.find(b"\r\n", after, after + 128)
-    if line_end < 0 or body[after:line_end].strip():
-        raise BrokenBody("A multipart boundary is not followed by a line end.")
-    return line_end + 2
-
-
-def _take_part(form: Form, body: bytes, start: int, end: int) -> None:
-    blank = body.find(b"\r\n\r\n", start - 2, min(end, start + _HEADER_BYTES))
-    if blank < 0:
-        raise BrokenBody(f"A multipart part has no headers, or more than {_HEADER_BYTES} bytes of them.")
-    name, filename = _names(body[start:blank])
-    if len(name) > NAME_CHARACTERS:
-        raise InvalidRequest(
-            f"The name of a form field has {len(name)} characters; at most {NAME_CHARACTERS} are allowed."
-        )
-    content = blank + 4
-    if filename is not None:
-        form.files[name] = UploadedFile(filename, memoryview(body)[content:end])
-        return
-    form.count_text(name, end - content)
+    boundary = (found[1] or found[2]).encode("latin-1")
+    reader = _FormReader(body, most_fields)
     try:
-        form.texts.append((name, body[content:end].decode("utf-8")))
-    except UnicodeDecodeError:
-        raise InvalidRequest(f"{name} is not valid UTF-8 text.", param=name) from None
+        parser = MultipartParser(boundary, reader.callbacks(), max_header_size=_HEADER_BYTES)
+        if not body.startswith(b"--" + boundary):
+            parser.state = MultipartState.PART_DATA  # a preamble ends where the first part begins, as a part does
+        parser.write(body)
+    except FormParserError as error:
+        raise BrokenBody(
+            f"The multipart body is broken, or a part has a header of more than {_HEADER_BYTES} bytes: {error}."
+        ) from error
+    if not reader.complete:
+        raise BrokenBody("The multipart body ends before its closing boundary.")
+    return reader.form
 
 
-def _names(headers: bytes) -> tuple[str, str | None]:
-    """Field name and, for a file part, its file name."""
-    line = _DISPOSITION.search(headers)
-    if line is None:
+class _FormReader:
+    """Fills a Form from the parser's callbacks; each part's data is one slice of the body, because it is parsed whole.
+
+    complete: the closing boundary came.
+    """
+
+    def __init__(self, body: bytes, most_fields: int) -> None:
+        self.form, self.complete = Form(), False
+        self._body, self._most_fields, self._parts = memoryview(body), most_fields, 0
+        self._begin()
+
+    def callbacks(self) -> MultipartCallbacks:
+        return {
+            "on_part_begin": self._count,
+            "on_header_field": self._header_name,
+            "on_header_value": self._header_value,
+            "on_part_data": self._part_data,
+            "on_part_end": self._end,
+            "on_end": self._finish,
+        }
+
+    def _begin(self) -> None:
+        self._header = b""
+        self._disposition: bytes | None = None
+        self._data = self._body[:0]
+
+    def _count(self) -> None:
+        self._parts += 1
+        if self._parts > self._most_fields:
+            raise InvalidRequest(f"The form has more than {self._most_fields} fields.", code="too_many_fields")
+        self._begin()
+
+    def _header_name(self, data: bytes, start: int, end: int) -> None:
+        self._header = data[start:end].lower()
+
+    def _header_value(self, data: bytes, start: int, end: int) -> None:
+        if self._header == b"content-disposition":
+            self._disposition = data[start:end]
+
+    def _part_data(self, _data: bytes, start: int, end: int) -> None:
+        self._data = self._body[start:end]
+
+    def _finish(self) -> None:
+        self.complete = True
+
+    def _end(self) -> None:
+        if not self._parts:  # the preamble
+            return
+        name, filename = _names(self._disposition)
+        if len(name) > NAME_CHARACTERS:
+            raise InvalidRequest(
+                f"The name of a form field has {len(name)} characters; at most {NAME_CHARACTERS} are allowed."
+            )
+        if filename is not None:
+            self.form.files[name] = UploadedFile(filename, self._data)
+            return
+        self.form.count_text(name, len(self._data))
+        try:
+            self.form.texts.append((name, str(self._data, "utf-8")))
+        except UnicodeDecodeError:
+            raise InvalidRequest(f"{name} is not valid UTF-8 text.", param=name) from None
+
+
+def _names(disposition: bytes | None) -> tuple[str, str | None]:
+    """Field name and, for a file part, its file name. The parser's own reader knows no filename*, which clients send."""
+    if disposition is None:
         raise BrokenBody("A multipart part has no Content-Disposition.")
     given = {
         match[1].lower(): match[2] if match[2] is not None else match[3]
-        for match in _PARAMETER.finditer(line[1].decode("utf-8", "replace").strip("\r"))
+        for match in _PARAMETER.finditer(disposition.decode("utf-8", "replace"))
     }
     if "name" not in given:
         raise BrokenBody("A multipart part has no name.")
