@@ -3,7 +3,7 @@ lacks.
 
 Owns how many bytes and seconds a request line and its headers may take, how long an answer may lie unread, the answer
 to what is not HTTP, how an answer of unknown length ends for a client of HTTP/1.0, and that HTTP/2 is not spoken.
-BodyBudget are the guard's matter (`app/http/request_body.py`).
+Bodies are the matter of `app/http/request_body.py`.
 """
 
 from __future__ import annotations

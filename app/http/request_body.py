@@ -26,7 +26,7 @@ class ClientGone(Exception):
 
 
 class BodyReservation:
-    """What one request's body holds of the memory for all bodies."""
+    """Bytes that the body of one request holds of the memory for all bodies."""
 
     __slots__ = ("_body_budget", "_owner", "held")
 
@@ -62,7 +62,7 @@ class RequestBody:
         self.received = 0
 
     async def read(self, cap: int, seconds: float, reservation: BodyReservation) -> bytes:
-        """The whole body, booked in `share` as it comes.
+        """The whole body, counted in `reservation` as it comes.
 
         Raises TooLarge above `cap` bytes, Overloaded, RequestTimeout after `seconds` or below the least rate,
         ClientGone.

@@ -103,7 +103,7 @@ _FOUND = obj(
     {
         "status": schema_with(text(""), enum=["found", "not found", "too short"]),
         "message": array(integer("One byte of the hidden message.")),
-        "confidence": number("BodyReservation of agreeing symbols."),
+        "confidence": number("Share of agreeing symbols."),
         "ours": {"type": "boolean", "description": "The message is this installation's key."},
         "duration": number("Seconds."),
     },

@@ -117,7 +117,16 @@ class FakePool:
     fallbacks: dict[str, str] = field(default_factory=dict)
     states: dict[str, str] = field(default_factory=dict)
     run_capabilities: Capabilities = field(
-        default_factory=lambda: Capabilities("fake", "cpu", "float32", sample_rate=SPEECH_RATE, voices=(Voice("fake"),))
+        default_factory=lambda: Capabilities(
+            "fake",
+            "cpu",
+            "float32",
+            voices=(Voice("fake"),),
+            words=True,
+            logprobs=True,
+            translation=True,
+            diarization=True,
+        )
     )
     requests: list[Any] = field(default_factory=list)
     owners: list[str] = field(default_factory=list)

@@ -13,7 +13,7 @@ from app.errors import InvalidRequest, OperationNotSupported, UnsupportedParamet
 from app.routes.fields import as_mapping, checked_number
 from app.routes.multipart import Form, UploadedFile
 from app.writers.transcripts import FORMATS, STREAMED_FORMATS, Format
-from backends.interface import Chunking, Samples, TranscriptionRequest
+from backends.interface import Capabilities, Chunking, Samples, TranscriptionRequest
 from backends.languages import language_code, wants_detection
 
 TranscriptionTask = Literal["transcribe", "translate"]
@@ -108,21 +108,29 @@ def read_form(fields: Form, task: TranscriptionTask) -> TranscriptionForm:
     return form
 
 
-def check_capabilities(form: TranscriptionForm, deployment: Deployment) -> None:
-    """Raises UnsupportedValue, UnsupportedParameter or OperationNotSupported for what the deployment cannot do."""
-    info, name = deployment.info, deployment.name
-    if form.task == "translate" and not info.translation:
+def check_capabilities(form: TranscriptionForm, deployment: Deployment, loaded: Capabilities | None = None) -> None:
+    """Raises UnsupportedValue, UnsupportedParameter or OperationNotSupported for what the deployment cannot do.
+
+    loaded: what its model said when it was loaded, which may be less than its backend can: an English-only Whisper
+    does not translate. None before the first load.
+    """
+    name = deployment.name
+
+    def can(ability: Literal["translation", "diarization", "words", "logprobs"]) -> bool:
+        return getattr(deployment.info, ability) and (loaded is None or getattr(loaded, ability))
+
+    if form.task == "translate" and not can("translation"):
         raise OperationNotSupported(f"The audio/translations operation does not work with the deployment {name!r}.")
-    if form.diarized and not info.diarization:
+    if form.diarized and not can("diarization"):
         raise UnsupportedValue(
             f"response_format diarized_json is not supported by {name!r}; it offers {', '.join(_TRANSLATION_FORMATS)}.",
             param="response_format",
         )
-    if form.words and not info.words:
+    if form.words and not can("words"):
         raise UnsupportedValue(f"{name!r} does not give word times.", param="timestamp_granularities")
-    if form.logprobs and not info.logprobs:
+    if form.logprobs and not can("logprobs"):
         raise UnsupportedValue(f"{name!r} does not give log probabilities.", param="include")
-    if form.speakers and not info.diarization:
+    if form.speakers and not can("diarization"):
         raise UnsupportedParameter(f"{name!r} does not tell speakers apart.", param="known_speaker_names")
 
 

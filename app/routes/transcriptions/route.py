@@ -32,7 +32,7 @@ async def transcribe(context: RequestContext, task: TranscriptionTask) -> ASGIAp
     context.ignored = form.ignored
     check_capabilities(form, deployment)
     reservation = await context.admit(deployment)
-    check_capabilities(form, reservation.deployment)
+    check_capabilities(form, reservation.deployment, context.gateway.pool.capabilities(reservation.deployment))
     context.notes += form.notes
     with context.stage("decode"):
         decoded = await context.gateway.media.decode(form.file.data, rate=ASR_SAMPLE_RATE)
