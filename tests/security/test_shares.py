@@ -20,9 +20,9 @@ from app.media.pool import Decoded, MediaPool
 from backends.interface import Event
 from tests.support.audio_files import by_soundfile, patched_flac, tone
 from tests.support.pools import ask, audio, fake, pool_of
-from tests.support.waiting import until
 from tests.support.recordings import wav_of
 from tests.support.running import Running, fake_settings, running
+from tests.support.waiting import until
 
 KEYS = [{"name": "hostile", "key": "h"}, {"name": "honest", "key": "g"}]
 LIMITS = {"body_bytes": 100_000, "total_body_bytes": 400_000}
