@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from backends.whisper.network import Memory, Network
+from backends.whisper.network import EncoderOutput, Network
 
 SHORT, LONG = 10, 100  # tokens; the difference gives the cost of one
 START, ENGLISH, TRANSCRIBE, NO_TIMESTAMPS = 50258, 50259, 50359, 50363
@@ -45,12 +45,12 @@ def _network(network: Network, batch: int) -> Engine:
     lanes = network.lanes(batch)
     parts = [[_mel()] * len(range(batch)[place :: len(lanes)]) for place in range(len(lanes))]
 
-    def encode() -> list[Sequence[Memory]]:
+    def encode() -> list[Sequence[EncoderOutput]]:
         return _side_by_side(lambda lane, mels: lane.encode(mels), lanes, parts)
 
     memories = encode()
 
-    def decode_part(lane: Network, windows: Sequence[Memory], tokens: int) -> None:
+    def decode_part(lane: Network, windows: Sequence[EncoderOutput], tokens: int) -> None:
         decoding = lane.decode(windows)
         logits = decoding.feed(np.array([[START, ENGLISH, TRANSCRIBE, NO_TIMESTAMPS]] * len(windows)), 3)
         for _ in range(tokens - 1):
