@@ -36,7 +36,7 @@ from app.config.settings import LimitSettings
 from app.media.decode import Caps, decode
 from app.media.pool import MediaPool
 from app.writers.encoders import Encoder
-from tests.support.audio_files import by_av, by_soundfile
+from scripts.fixtures.audio_files import by_av, by_soundfile
 
 SECONDS = 60
 CAPS = Caps(7200.0, 1 << 32)

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from tests.support.recordings import wav_of
-from tests.support.running import Running, running
+from tests.support.audio import wav_of
+from tests.support.server import Running, running
 
 structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))  # servers log every request
 

@@ -17,7 +17,7 @@ from app.http.middleware import Guard
 from app.http.request_body import BodyReservation
 from app.serving.shares import FairShares
 from backends.interface import Event, Request
-from tests.support.running import Running, fake_settings, running
+from tests.support.server import Running, fake_settings, running
 from tests.support.waiting import LIMIT, wait_until
 
 LIMITS = {"body_bytes": 100_000, "total_body_bytes": 150_000}

@@ -16,7 +16,7 @@ import pytest
 from app.errors import TooLarge
 from app.http.http1 import GatewayProtocol
 from app.http.request_body import capped
-from tests.support.running import Running, fake_settings, running
+from tests.support.server import Running, fake_settings, running
 from tests.support.waiting import wait_until
 
 PATH = "/v1/audio/transcriptions"

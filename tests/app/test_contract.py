@@ -12,7 +12,7 @@ import pytest
 from app.errors import ModelUnavailable, Overloaded
 from app.routes.operations import Operation, Scheme
 from app.routes.table import OPERATIONS
-from tests.support.running import Running, fake_settings, running
+from tests.support.server import Running, fake_settings, running
 
 KEY = {"api-key": "any"}
 A = "/openai/deployments/fake-asr/audio/transcriptions?api-version=2024-10-21"

@@ -10,8 +10,8 @@ import httpx
 import psutil
 import pytest
 
-from tests.support.recordings import wav_of
-from tests.support.running import Running, fake_settings, running
+from tests.support.audio import wav_of
+from tests.support.server import Running, fake_settings, running
 from tests.support.waiting import LIMIT, wait_until
 
 KEY = {"api-key": "k"}

@@ -12,7 +12,7 @@ from app.config.settings import Settings
 from scripts.fuzz import DOUBLES, Tally, send, sources
 from scripts.stress.fuzzing import greedy
 from scripts.stress.fuzzing.exchange import Case, Outcome, ask, judge
-from tests.support.running import Running, running
+from tests.support.server import Running, running
 
 REQUESTS = {
     "forms": 60,

@@ -7,7 +7,7 @@ import pytest
 
 from app.errors import ServiceUnavailable
 from app.serving import canaries
-from tests.support.running import FAKES, Running, fake_settings, running
+from tests.support.server import FAKES, Running, fake_settings, running
 
 KEY = {"api-key": "any"}
 TOP = {"status", "version", "uptime_seconds", "devices", "deployments", "in_flight"}

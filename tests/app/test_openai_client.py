@@ -11,8 +11,8 @@ from openai import AsyncAzureOpenAI, AzureOpenAI, OpenAI
 
 from app.errors import ModelUnavailable, Overloaded
 from backends.interface import Done, Failed, TextDelta
-from tests.support.recordings import wav_of
-from tests.support.running import Running
+from tests.support.audio import wav_of
+from tests.support.server import Running
 
 KEY = "My API Key"
 NAMES = ["fake-asr", "team/asr model"]

@@ -18,7 +18,7 @@ import pytest
 import soundfile
 
 from app.serving.pool import WorkerPool
-from tests.support.running import Running, fake_settings, running
+from tests.support.server import Running, fake_settings, running
 from tests.support.waiting import LIMIT, wait_until
 
 TEXT = "The quick brown fox jumps over the lazy dog."

@@ -22,9 +22,9 @@ from app import VERSION
 from app.banner import banner
 from app.config.deployments import Deployments
 from app.main import create_app
+from tests.support.audio import wav_of
 from tests.support.fake_pool import FakePool
-from tests.support.recordings import wav_of
-from tests.support.running import fake_settings, wait_until_live
+from tests.support.server import fake_settings, wait_until_live
 from tests.support.waiting import LIMIT, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.running import Running, running
+from tests.support.server import Running, running
 
 
 @pytest.fixture(scope="module")

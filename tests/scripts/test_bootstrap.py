@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from scripts import bootstrap
-from tests.support.running import Running
+from tests.support.server import Running
 from tests.support.waiting import LIMIT, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,8 +16,8 @@ from app.routes import json_text
 from app.routes.chat.messages import MOST_CHARACTERS, read_messages
 from app.routes.json_text import MOST_VALUES, decode_object, named
 from app.routes.multipart import ALL_TEXT_BYTES, TEXT_BYTES, parse_form
-from tests.support.recordings import wav_of
-from tests.support.running import Running, running
+from tests.support.audio import wav_of
+from tests.support.server import Running, running
 
 SPEECH = {"model": "fake-tts", "input": "hi", "voice": "alloy"}
 KEY = {"api-key": "k"}

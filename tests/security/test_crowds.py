@@ -13,7 +13,7 @@ from app.config.deployments import Deployment
 from app.serving import canaries
 from app.serving.canaries import Canaries
 from tests.support.fake_pool import FakePool
-from tests.support.running import Running, fake_settings, running
+from tests.support.server import Running, fake_settings, running
 
 KEYS = [{"name": "one", "key": "k1"}, {"name": "two", "key": "k2"}]
 CROSS = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"}

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.support.running import Running, fake_settings, running
+from tests.support.server import Running, fake_settings, running
 
 OPEN = {"host": "0.0.0.0", "open_to_network": True, "allowed_hosts": ["speech.example"]}  # noqa: S104 # nothing listens there
 

@@ -13,7 +13,7 @@ from app.config.loading import load_settings
 from app.config.settings import ConfigError, KeyLimits
 from app.errors import Overloaded
 from app.http.key_limits import KeyUsage
-from tests.support.running import Running, fake_settings, running
+from tests.support.server import Running, fake_settings, running
 
 DIGEST = hashlib.sha256(b"secret of the kitchen").hexdigest()
 SERVER: dict[str, Any] = {

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.support.running import Running, fake_settings, running
+from tests.support.server import Running, fake_settings, running
 
 KEYS = [{"name": "one", "key": "secret-one"}, {"name": "spaced", "key": "two words"}]
 

@@ -16,7 +16,7 @@ import pytest
 
 from backends import children
 from backends.privacy import NO_TELEMETRY
-from tests.support.recordings import wav_of
+from tests.support.audio import wav_of
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPILER = shutil.which("cc") or shutil.which("gcc")

@@ -12,7 +12,7 @@ import pytest
 from app.routes.operations import Operation
 from app.routes.table import OPERATIONS
 from app.ui.mount import PATH as PAGE
-from tests.support.running import Running, fake_settings, running
+from tests.support.server import Running, fake_settings, running
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -17,12 +17,12 @@ import httpx
 import pytest
 from starlette.responses import PlainTextResponse
 
-from app.ui import temp_files as shelves
+from app.ui import temp_files as temp_files_module
 from app.ui.handlers import Handlers
-from app.ui.temp_files import PageFull, Shelf
+from app.ui.temp_files import PageFull, TempFiles
 from app.ui.uploads import UploadRoom
 from backends import children
-from tests.support.recordings import wav_of
+from tests.support.audio import wav_of
 
 pytest.importorskip("gradio")
 pytestmark = pytest.mark.security
@@ -132,13 +132,13 @@ def outside(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("handler", ["transcribe", "ask", "speak"])
-@pytest.mark.parametrize("what", ["file", "folder", "device", "nothing", "address", "shelf"])
+@pytest.mark.parametrize("what", ["file", "folder", "device", "nothing", "address", "temp_files"])
 def test_no_handler_opens_what_was_not_uploaded(
     open_server: Server, outside: Path, what: str, handler: str, streamed: bool
 ) -> None:
     paths = {"file": outside, "folder": outside.parent, "nothing": outside.parent / "none", "device": Path("/dev/zero")}
-    shelf = next(open_server.temporary.glob("speech-gateway-page-*"))
-    path = {"address": f"{open_server.url}/health", "shelf": str(shelf)}.get(what) or str(paths[what])
+    temp_files = next(open_server.temporary.glob("speech-gateway-page-*"))
+    path = {"address": f"{open_server.url}/health", "temp_files": str(temp_files)}.get(what) or str(paths[what])
     told = _call(open_server, handler, {"path": path, "is_stream": streamed, "meta": {"_type": "gradio.FileData"}})
     assert "event: error" in told or "not on the server" in told, told
     assert httpx.get(f"{open_server.url}/health/live").status_code == 200
@@ -149,18 +149,18 @@ async def test_the_wall_of_our_own_stands_alone(outside: Path, handler: str, mon
     """Whatever Gradio lets through: a link in the folder to a file outside, for one."""
     monkeypatch.setattr(Handlers, "clones", lambda self, deployment: True)
     monkeypatch.setenv("GRADIO_TEMP_DIR", "")
-    shelf = Shelf()
-    link = shelf.folder / "link.wav"
+    temp_files = TempFiles()
+    link = temp_files.folder / "link.wav"
     try:
         link.symlink_to(outside)
     except OSError:
         link.mkdir()  # links are not allowed here
-    handlers = Handlers(None, {}, None, shelf)  # type: ignore[arg-type]
-    for path in (link, outside, shelf.folder, shelf.folder / ".." / outside.name, Path("\0")):
+    handlers = Handlers(None, {}, None, temp_files)  # type: ignore[arg-type]
+    for path in (link, outside, temp_files.folder, temp_files.folder / ".." / outside.name, Path("\0")):
         answer = await getattr(handlers, handler)(*_data(handler, str(path)))  # type: ignore[arg-type]
         assert "Upload it again" in answer[1]
         assert str(path) not in answer[1]
-    shutil.rmtree(shelf.folder)
+    shutil.rmtree(temp_files.folder)
 
 
 def test_an_upload_is_used(open_server: Server) -> None:
@@ -239,48 +239,48 @@ def test_no_other_site_may_frame_our_pages(locked_server: Server, path: str) -> 
 
 
 @pytest.fixture
-def shelf(monkeypatch: pytest.MonkeyPatch) -> Iterator[Shelf]:
+def temp_files(monkeypatch: pytest.MonkeyPatch) -> Iterator[TempFiles]:
     """On a disk with 60 MB free; 25 MB are the largest upload."""
     monkeypatch.setenv("GRADIO_TEMP_DIR", "")
-    shelf, real = Shelf(upload_bytes=25 << 20), shutil.disk_usage
+    temp_files, real = TempFiles(upload_bytes=25 << 20), shutil.disk_usage
 
     def sixty(path: Path) -> Any:
-        used = sum(file.stat().st_size for file in shelf.folder.rglob("*"))
+        used = sum(file.stat().st_size for file in temp_files.folder.rglob("*"))
         return real(path)._replace(free=(60 << 20) - used)
 
-    monkeypatch.setattr(shelves.shutil, "disk_usage", sixty)
-    yield shelf
-    shutil.rmtree(shelf.folder)
+    monkeypatch.setattr(temp_files_module.shutil, "disk_usage", sixty)
+    yield temp_files
+    shutil.rmtree(temp_files.folder)
 
 
-async def test_uploads_stop_while_half_of_the_disk_is_left(shelf: Shelf) -> None:
-    async with shelf.room_for(20 << 20, "anna"):
+async def test_uploads_stop_while_half_of_the_disk_is_left(temp_files: TempFiles) -> None:
+    async with temp_files.room_for(20 << 20, "anna"):
         with pytest.raises(PageFull, match="is full"):  # the first one counts before it has arrived
-            async with shelf.room_for(20 << 20, "ben"):
+            async with temp_files.room_for(20 << 20, "ben"):
                 pass
-    (shelf.folder / "anna.wav").write_bytes(bytes(20 << 20))
+    (temp_files.folder / "anna.wav").write_bytes(bytes(20 << 20))
     with pytest.raises(PageFull, match=r"is full \(30 MB\)"):
-        async with shelf.room_for(20 << 20, "ben"):
+        async with temp_files.room_for(20 << 20, "ben"):
             pass
-    (shelf.folder / "anna.wav").unlink()
-    async with shelf.room_for(20 << 20, "ben"):
+    (temp_files.folder / "anna.wav").unlink()
+    async with temp_files.room_for(20 << 20, "ben"):
         pass
 
 
-async def test_one_visitor_leaves_room_for_another(shelf: Shelf) -> None:
+async def test_one_visitor_leaves_room_for_another(temp_files: TempFiles) -> None:
     for _ in range(2):
-        async with shelf.room_for(10 << 20, "anna"):
+        async with temp_files.room_for(10 << 20, "anna"):
             pass
     with pytest.raises(PageFull, match="Your uploads"):
-        async with shelf.room_for(10 << 20, "anna"):
+        async with temp_files.room_for(10 << 20, "anna"):
             pass
-    async with shelf.room_for(10 << 20, "ben"):
+    async with temp_files.room_for(10 << 20, "ben"):
         pass
 
 
 @pytest.mark.parametrize("told", [True, False])
-async def test_an_upload_without_room_is_answered_and_not_read(shelf: Shelf, told: bool) -> None:
-    page = UploadRoom(PlainTextResponse("taken"), "/ui", shelf, 50 << 20)
+async def test_an_upload_without_room_is_answered_and_not_read(temp_files: TempFiles, told: bool) -> None:
+    page = UploadRoom(PlainTextResponse("taken"), "/ui", temp_files, 50 << 20)
 
     async def pieces() -> Any:
         raise AssertionError("read")

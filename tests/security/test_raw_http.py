@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.running import Running, running
+from tests.support.server import Running, running
 
 HIDDEN = b"GET /hidden HTTP/1.1\r\nHost: localhost\r\n\r\n"
 POST = b"POST /v1/audio/speech HTTP/1.1\r\nHost: localhost\r\napi-key: k\r\ncontent-type: application/json\r\n"

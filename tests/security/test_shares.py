@@ -18,10 +18,9 @@ from app.http import request_body as upload
 from app.media.fair import FairMediaPool, current_owner
 from app.media.pool import Decoded, MediaPool
 from backends.interface import Event
-from tests.support.audio_files import by_soundfile, patched_flac, tone
+from tests.support.audio import by_soundfile, patched_flac, tone, wav_of
 from tests.support.pools import ask, audio, fake, pool_of
-from tests.support.recordings import wav_of
-from tests.support.running import Running, fake_settings, running
+from tests.support.server import Running, fake_settings, running
 from tests.support.waiting import until
 
 KEYS = [{"name": "hostile", "key": "h"}, {"name": "honest", "key": "g"}]

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from functools import cache
 from random import Random
 
+from scripts.fixtures.audio_files import by_av, by_soundfile, tone
 from scripts.stress.fuzzing.exchange import Case, damaged, request
-from tests.support.audio_files import by_av, by_soundfile, tone
 
 RATE = 16_000
 BY_SOUNDFILE = (

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from app.cli import cli
 from tests.support.fake_pool import answer
-from tests.support.running import Running, running
+from tests.support.server import Running, running
 
 Run = Callable[..., Result]
 

@@ -9,7 +9,7 @@ import pytest
 from app.commands.bench import Call, summary
 from app.errors import Overloaded
 from tests.app.commands.conftest import Run
-from tests.support.running import Running
+from tests.support.server import Running
 
 
 def test_figures_are_over_the_requests_that_went_well() -> None:

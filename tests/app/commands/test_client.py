@@ -17,7 +17,7 @@ from app.commands import connection
 from app.commands.client import CallFailed, Client, deployment_path, multipart
 from app.commands.console import size_text
 from app.config.settings import ServerSettings
-from tests.support.running import Running
+from tests.support.server import Running
 
 
 def test_a_form_holds_fields_and_file() -> None:

@@ -13,7 +13,7 @@ from app.commands import diagnostics as examination
 from app.commands.client import Answer, CallFailed
 from app.commands.device_check import check_device
 from backends.inventory import cpu_inventory
-from tests.support.running import Running
+from tests.support.server import Running
 
 
 class Server:

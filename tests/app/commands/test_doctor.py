@@ -19,7 +19,7 @@ from app.config.deployments import Deployments
 from app.config.settings import Settings
 from backends.devices import DeviceManager
 from backends.inventory import Device, Inventory
-from tests.support.running import Running
+from tests.support.server import Running
 from tests.support.waiting import LIMIT
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -25,7 +25,7 @@ from backends.interface import (
     TranscriptionRequest,
 )
 from tests.app.commands.conftest import Run
-from tests.support.running import Running
+from tests.support.server import Running
 
 
 def test_transcribe_prints_the_text_alone(run: Run, recording: str) -> None:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from app.cli import cli
 from app.config.loading import load_settings
-from tests.support.running import FAKES, running
+from tests.support.server import FAKES, running
 
 
 def key(*arguments: str) -> Result:

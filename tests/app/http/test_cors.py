@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from tests.support.running import Running, fake_settings, running
+from tests.support.server import Running, fake_settings, running
 
 KEY = {"api-key": "k"}
 

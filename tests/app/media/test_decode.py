@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from app.media.decode import BLOCK_FRAMES, Caps, Source, Unreadable, decode
-from tests.support.audio_files import by_av, by_soundfile, patched_flac, patched_wav_sizes, silent_film, tone
+from tests.support.audio import by_av, by_soundfile, patched_flac, patched_wav_sizes, silent_film, tone
 
 CAPS = Caps(seconds=60.0, decoded_bytes=1 << 28)
 

@@ -19,7 +19,7 @@ from app.media import files as media_files
 from app.media.files import SampleFile, SampleFiles
 from app.media.pool import MediaPool
 from backends import frames
-from tests.support.audio_files import by_av, by_soundfile, tone
+from tests.support.audio import by_av, by_soundfile, tone
 
 LIMITS = LimitSettings.model_validate({"audio_seconds": 3600, "decoded_bytes": 1 << 30})
 WAV = by_soundfile(tone(24_000, 1.0), 24_000, "WAV", "PCM_16")

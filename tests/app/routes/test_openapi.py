@@ -15,7 +15,7 @@ from schemathesis.specs.openapi.checks import negative_data_rejection, positive_
 
 from app.routes.openapi import document
 from app.routes.table import OPERATIONS
-from tests.support.running import Running, fake_settings, running
+from tests.support.server import Running, fake_settings, running
 
 DOCUMENT = document(OPERATIONS)
 schema = schemathesis.openapi.from_dict(DOCUMENT)

@@ -9,7 +9,7 @@ import pytest
 
 from app.routes.voices import OPENAI_VOICES, _document
 from backends.interface import Voice
-from tests.support.running import FAKES, Running, fake_settings, running
+from tests.support.server import FAKES, Running, fake_settings, running
 
 BASES = ["/v1", "/openai/v1", "/openai/deployments/fake-tts", "/openai"]
 KEY = {"api-key": "any"}

@@ -11,8 +11,8 @@ import pytest
 
 from backends import children
 from backends.csm.watermark import load_watermark
-from tests.support.audio_files import by_soundfile, tone
-from tests.support.running import FAKES, Running, fake_settings, running
+from tests.support.audio import by_soundfile, tone
+from tests.support.server import FAKES, Running, fake_settings, running
 from tests.support.waiting import LIMIT
 
 NETS = Path(__file__).resolve().parents[2] / "data" / "csm" / "silentcipher_tiny"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from tests.support.running import wait_until_live
+from tests.support.server import wait_until_live
 from tests.support.waiting import LIMIT
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ import soundfile
 
 from app.config.settings import Settings
 from tests.backends.csm.paths import KEY, MARK
-from tests.support.running import Running, running
+from tests.support.server import Running, running
 from tests.support.waiting import LIMIT
 
 QUICK = {"max_seconds": 1.0}

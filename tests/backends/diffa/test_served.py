@@ -23,7 +23,7 @@ import soundfile as sf
 from openai import AzureOpenAI, OpenAI
 
 from tests.backends.diffa.folders import DATA, generations
-from tests.support.running import wait_until_live
+from tests.support.server import wait_until_live
 from tests.support.waiting import LIMIT, wait_until
 
 pytestmark = pytest.mark.slow

@@ -19,7 +19,7 @@ import soundfile
 from app.config.settings import Settings
 from backends.llasa.training import dataset, finetune
 from tests.backends.llasa.folders import quiet, write_adapter
-from tests.support.running import Running, running
+from tests.support.server import Running, running
 from tests.support.waiting import LIMIT
 
 SENTENCES = ("The first clip says this.", "Another clip says that.", "A third one ends the set.")

@@ -23,7 +23,7 @@ import soxr
 
 from tests.backends.whisper.spoken import RATE, Recording, error_rate, record
 from tests.support.hub import running_hub
-from tests.support.running import wait_until_live
+from tests.support.server import wait_until_live
 from tests.support.waiting import LIMIT
 
 pytestmark = pytest.mark.slow

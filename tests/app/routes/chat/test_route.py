@@ -36,9 +36,9 @@ from backends.interface import (
     TextPart,
     Usage,
 )
-from tests.support.audio_files import by_av, by_soundfile, tone
+from tests.support.audio import by_av, by_soundfile, tone
 from tests.support.fake_pool import answer as tones
-from tests.support.running import FAKES, Running, fake_settings, running
+from tests.support.server import FAKES, Running, fake_settings, running
 from tests.support.waiting import LIMIT, wait_until
 
 URL = "/v1/chat/completions"

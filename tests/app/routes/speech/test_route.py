@@ -17,9 +17,9 @@ import soundfile
 from app.config.deployments import Deployments
 from app.errors import ModelUnavailable
 from backends.interface import AudioChunk, Capabilities, Done, Failed, Request, Usage, Voice
-from tests.support.audio_files import by_soundfile, tone
+from tests.support.audio import by_soundfile, tone
 from tests.support.fake_pool import FakePool
-from tests.support.running import FAKES, Running, fake_settings, running
+from tests.support.server import FAKES, Running, fake_settings, running
 from tests.support.waiting import LIMIT, wait_until
 
 URL = "/v1/audio/speech"

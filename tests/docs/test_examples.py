@@ -13,11 +13,11 @@ from socket import create_server
 import httpx
 import pytest
 
-from tests.support.recordings import wav_of
-from tests.support.running import wait_until_live
+from tests.support.audio import wav_of
+from tests.support.server import wait_until_live
 from tests.support.waiting import LIMIT
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = pytest.mark.slow
 

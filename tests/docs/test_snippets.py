@@ -24,10 +24,10 @@ from app.config.deployments import BUILTIN, BUILTIN_ALIASES, Deployments
 from app.config.loading import load_settings
 from app.metrics import Metrics
 from app.routes.table import build_table
+from tests.docs.test_powershell import faults
 from tests.support.waiting import LIMIT
-from tests.test_powershell import faults
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "models" / "README.md"])
 TABLE = build_table()
 _BUILT = "adding-a-backend.md"  # its backend exists only where test_adding_a_backend.py builds it

@@ -20,7 +20,7 @@ from app.cli import cli
 from app.config.deployments import BUILTIN_ALIASES
 from tests.support.waiting import LIMIT
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = ("README.md", "models/README.md", "docs/commands.md", "docs/windows.md")
 ADDRESS = "127.0.0.1:8000"

@@ -12,7 +12,7 @@ import tree_sitter_powershell
 
 from scripts import bootstrap, provision
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ("setup.ps1", "run.ps1")
 # Commands of Windows PowerShell 5.1 that the scripts may use, with the parameters that they may give.
 CMDLETS = {

@@ -24,7 +24,7 @@ from app.config.settings import (
 from backends.registry import backend_info, backend_names
 from scripts.docs.generate import EXAMPLES, option_keys
 
-FILE = Path(__file__).resolve().parents[1] / "gateway.example.toml"
+FILE = Path(__file__).resolve().parents[2] / "gateway.example.toml"
 TABLES = {"server": ServerSettings, "limits": LimitSettings, "devices": DeviceSettings, "log": LogSettings}
 REFRESH = "run: python scripts/docs/generate.py"
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.waiting import LIMIT
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "models" / "README.md"])
 TRANSLATIONS = [("README.md", "README.ja.md"), ("docs/windows.md", "docs/windows.ja.md")]
 
