@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 
 import pytest
 import structlog
 
 from tests.support.audio import wav_of
-from tests.support.server import Running, running
+from tests.support.server import server_fixture
 
 structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))  # servers log every request
 
@@ -20,7 +19,4 @@ def wav() -> bytes:
     return wav_of(2.0)
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Running]:
-    with running() as one:
-        yield one
+server = server_fixture()

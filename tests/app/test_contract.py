@@ -12,6 +12,7 @@ import pytest
 from app.errors import ModelUnavailable, Overloaded
 from app.routes.operations import Operation, Scheme
 from app.routes.table import OPERATIONS
+from tests.support.client import error_document
 from tests.support.server import Running, fake_settings, running
 
 KEY = {"api-key": "any"}
@@ -24,15 +25,6 @@ PREFIX = {
     Scheme.LOCAL: "/",
 }
 PUBLIC = {"health", "health/live", "health/ready", "metrics", "openapi.json", "docs", ""}
-
-
-def error_of(answer: httpx.Response) -> dict[str, Any]:
-    assert answer.headers["content-type"] == "application/json"
-    document = answer.json()
-    assert set(document) == {"error"}
-    assert set(document["error"]) >= {"code", "message", "type", "param"}
-    assert isinstance(document["error"]["message"], str)
-    return document["error"]  # type: ignore[no-any-return]
 
 
 def _every_path() -> list[tuple[Operation, str]]:
@@ -53,7 +45,7 @@ def test_nothing_but_the_short_public_list_answers_without_a_key(
     else:
         assert answer.status_code == 401
         assert answer.headers["www-authenticate"].startswith("Bearer")
-        error_of(answer)
+        error_document(answer)
 
 
 def test_open_webui_may_be_let_in_without_a_key() -> None:
@@ -86,8 +78,12 @@ def test_a_key_in_the_query_is_accepted(server: Running) -> None:
 def test_no_key_in_disguise(server: Running, headers: dict[str, str]) -> None:
     azure = httpx.get(f"{server.url}/openai/models?api-version=2024-10-21", headers=headers)
     plain = httpx.get(f"{server.url}/v1/models", headers=headers)
-    assert (azure.status_code, error_of(azure)["code"]) == (401, "401")
-    assert (plain.status_code, error_of(plain)["code"], error_of(plain)["type"]) == (401, None, "invalid_request_error")
+    assert (azure.status_code, error_document(azure)["code"]) == (401, "401")
+    assert (plain.status_code, error_document(plain)["code"], error_document(plain)["type"]) == (
+        401,
+        None,
+        "invalid_request_error",
+    )
 
 
 def test_a_list_of_keys_admits_only_those_and_names_their_owners(wav: bytes) -> None:
@@ -99,7 +95,7 @@ def test_a_list_of_keys_admits_only_those_and_names_their_owners(wav: bytes) -> 
         assert server.pool.owners == ["laptop", "phone"]
         assert httpx.get(f"{server.url}/v1/models", params={"subscription-key": "ключ"}).status_code == 200
         wrong = httpx.get(f"{server.url}/v1/models", headers={"authorization": "Bearer my api key"})
-        assert (wrong.status_code, error_of(wrong)["code"]) == (401, "invalid_api_key")
+        assert (wrong.status_code, error_document(wrong)["code"]) == (401, "invalid_api_key")
         both = {"api-key": "wrong", "authorization": "Bearer My API Key"}
         assert httpx.get(f"{server.url}/v1/models", headers=both).status_code == 200
 
@@ -113,7 +109,7 @@ def test_control_routes_need_the_admin_key() -> None:
         assert (answer.status_code, answer.json()) == (200, {"deployment": "team/asr model", "state": "unloaded"})
         assert httpx.get(path, headers={"api-key": "root"}).status_code == 405
         missing = httpx.post(f"{server.url}/admin/load/ghost", headers={"api-key": "root"})
-        assert (missing.status_code, error_of(missing)["code"]) == (404, "DeploymentNotFound")
+        assert (missing.status_code, error_document(missing)["code"]) == (404, "DeploymentNotFound")
 
 
 @pytest.mark.parametrize(
@@ -132,7 +128,7 @@ def test_dated_schemes_need_a_known_version(server: Running, wav: bytes, query: 
     answer = httpx.post(server.url + A.partition("?")[0] + query, headers=KEY, files={"file": wav})
     assert listing.status_code == answer.status_code == status
     if status == 404:
-        assert error_of(answer)["code"] == "404"
+        assert error_document(answer)["code"] == "404"
 
 
 @pytest.mark.parametrize(
@@ -177,7 +173,7 @@ def test_deployments_that_do_not_fit(
 ) -> None:
     data = {} if model is None else {"model": model}
     answer = httpx.post(server.url + path, headers=KEY, files={"file": wav}, data=data)
-    assert (answer.status_code, error_of(answer)["code"]) == (status, code)
+    assert (answer.status_code, error_document(answer)["code"]) == (status, code)
 
 
 def test_the_path_beats_the_body(server: Running, wav: bytes) -> None:
@@ -211,7 +207,7 @@ def test_lenient_paths_answer_without_a_redirect(server: Running, wav: bytes, pa
 )
 def test_unknown_routes_and_methods(server: Running, method: str, path: str, status: int) -> None:
     answer = httpx.request(method, server.url + path, headers=KEY)
-    assert (answer.status_code, error_of(answer)["code"]) == (status, str(status))
+    assert (answer.status_code, error_document(answer)["code"]) == (status, str(status))
     assert ("allow" in answer.headers) == (status == 405)
 
 
@@ -227,7 +223,7 @@ def test_unknown_routes_and_methods(server: Running, method: str, path: str, sta
 )
 def test_bodies_of_the_wrong_kind(server: Running, content: bytes, content_type: str, code: str | None) -> None:
     answer = httpx.post(server.url + A, headers=KEY | {"content-type": content_type}, content=content)
-    assert (answer.status_code, error_of(answer)["code"]) == (400, code)
+    assert (answer.status_code, error_document(answer)["code"]) == (400, code)
 
 
 def test_ids_and_standing_headers(server: Running) -> None:
@@ -264,7 +260,7 @@ def test_refusals_say_when_to_come_back(
         answer = httpx.post(server.url + A, headers=KEY, files={"file": wav})
     finally:
         server.pool.refuse = None
-    assert (answer.status_code, error_of(answer)["code"]) == (status, code)
+    assert (answer.status_code, error_document(answer)["code"]) == (status, code)
     assert (answer.headers["retry-after"], answer.headers["retry-after-ms"]) == (seconds, milliseconds)
 
 
@@ -277,7 +273,7 @@ def test_a_defect_shows_no_trace(server: Running, wav: bytes) -> None:
         answer = httpx.post(server.url + A, headers=KEY, files={"file": wav})
     finally:
         server.pool.script = script
-    assert (answer.status_code, error_of(answer)["code"]) == (500, "internal_server_error")
+    assert (answer.status_code, error_document(answer)["code"]) == (500, "internal_server_error")
     assert "secret" not in answer.text
     assert answer.headers["x-request-id"]
 
@@ -306,7 +302,7 @@ def test_listings_have_the_fields_of_both_worlds(server: Running) -> None:
     one = httpx.get(f"{server.url}/v1/models/team%2Fasr%20model", headers=KEY)
     assert one.json()["id"] == "team/asr model"
     assert httpx.get(f"{server.url}/v1/models/team/asr model", headers=KEY).json() == one.json()
-    assert error_of(httpx.get(f"{server.url}/v1/models/ghost", headers=KEY))["code"] == "model_not_found"
+    assert error_document(httpx.get(f"{server.url}/v1/models/ghost", headers=KEY))["code"] == "model_not_found"
     legacy = httpx.get(f"{server.url}/openai/deployments?api-version=2022-12-01", headers=KEY).json()
     assert {"id", "model", "object", "status", "owner", "created_at", "updated_at", "scale_settings"} <= set(
         legacy["data"][0]

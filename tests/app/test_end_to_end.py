@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -11,7 +10,7 @@ import psutil
 import pytest
 
 from tests.support.audio import wav_of
-from tests.support.server import Running, fake_settings, running
+from tests.support.server import Running, server_fixture
 from tests.support.waiting import LIMIT, wait_until
 
 KEY = {"api-key": "k"}
@@ -24,11 +23,7 @@ TABLES = {
 }
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Running]:
-    settings = fake_settings(deployments=TABLES, limits={"queue_jobs": 1})
-    with running(settings, real=True) as one:
-        yield one
+server = server_fixture(deployments=TABLES, limits={"queue_jobs": 1}, real=True)
 
 
 def _transcribe(server: Running, model: str, wav: bytes, **fields: str) -> httpx.Response:

@@ -18,7 +18,7 @@ import pytest
 import soundfile
 
 from app.serving.pool import WorkerPool
-from tests.support.server import Running, fake_settings, running
+from tests.support.server import Running, server_fixture
 from tests.support.waiting import LIMIT, wait_until
 
 TEXT = "The quick brown fox jumps over the lazy dog."
@@ -26,15 +26,14 @@ SLOW = {"backend": "fake", "task": "speech", "delay": 0.1}
 LONG = "One sentence of some length. " * 60
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Running]:
-    deployments = {
+server = server_fixture(
+    deployments={
         "slow-tts": SLOW,
         "talker": {"backend": "fake", "task": "chat", "audio_deployment": "embedded-tts"},
         "two-voices": {"backend": "fake", "task": "speech"},
-    }
-    with running(fake_settings(deployments=deployments), real=True) as server:
-        yield server
+    },
+    real=True,
+)
 
 
 @pytest.fixture(scope="module")

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import base64
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from socket import create_server
 
 import httpx
 import pytest
 
+from backends import children
 from tests.support.audio import wav_of
-from tests.support.server import wait_until_live
+from tests.support.server import server_process
 from tests.support.waiting import LIMIT
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,20 +21,15 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """`serve --config examples/all-tiny.toml`, answering."""
-    with create_server(("127.0.0.1", 0)) as probe:
-        port = str(probe.getsockname()[1])
-    command = [sys.executable, "-m", "app", "serve", "--port", port, "--config", "examples/all-tiny.toml"]
+    """The server of examples/all-tiny.toml, answering."""
     log = tmp_path_factory.mktemp("log") / "server.log"
-    environment = os.environ | {"XDG_CACHE_HOME": str(log.parent)}  # no footprints measured by earlier servers
-    with log.open("wb") as out, subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=out) as process:
-        try:
-            wait_until_live(f"http://127.0.0.1:{port}", process)
-            with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers={"api-key": "k"}, timeout=LIMIT) as one:
-                yield one
-        finally:
-            process.terminate()
-            process.wait(LIMIT)
+    environment = children.environment(extra={"XDG_CACHE_HOME": str(log.parent)})  # no footprints of earlier servers
+    arguments = ("--config", str(ROOT / "examples" / "all-tiny.toml"))
+    with (
+        server_process(log, *arguments, environment=environment) as url,
+        httpx.Client(base_url=url, headers={"api-key": "k"}, timeout=LIMIT) as one,
+    ):
+        yield one
 
 
 def test_all_three_tasks_by_all_four_families_within_the_budget(client: httpx.Client) -> None:

@@ -6,19 +6,20 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import wave
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from typer.testing import CliRunner
 
 from app.cli import cli
 from app.config.deployments import BUILTIN_ALIASES
-from tests.support.waiting import LIMIT
+from tests.support.server import server_process
+from tests.support.waiting import LIMIT, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -30,25 +31,12 @@ def snippets(language: str, text: str = README) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real server with its real workers, on a port of its own."""
-    port, log = free_port(), tmp_path_factory.mktemp("log") / "server.log"
-    command = [sys.executable, "-m", "app", "--port", str(port), "--offline"]
-    with log.open("wb") as out, subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out) as process:
-        try:
-            from scripts.bootstrap import wait_until_ready
-
-            assert wait_until_ready(process, f"http://127.0.0.1:{port}", LIMIT), log.read_text(encoding="utf-8")
-            yield f"127.0.0.1:{port}"
-        finally:
-            process.terminate()
-            process.wait(LIMIT)
+    with server_process(tmp_path_factory.mktemp("log") / "server.log", "--offline") as url:
+        wait_until(lambda: httpx.get(f"{url}/health/ready").status_code == 200)
+        yield url.removeprefix("http://")
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ client chose is repeated at any length."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import httpx
 import msgspec
@@ -17,7 +16,7 @@ from app.routes.chat.messages import MOST_CHARACTERS, read_messages
 from app.routes.json_text import MOST_VALUES, decode_object, named
 from app.routes.multipart import ALL_TEXT_BYTES, TEXT_BYTES, parse_form
 from tests.support.audio import wav_of
-from tests.support.server import Running, running
+from tests.support.server import Running, server_fixture
 
 SPEECH = {"model": "fake-tts", "input": "hi", "voice": "alloy"}
 KEY = {"api-key": "k"}
@@ -28,10 +27,7 @@ def wav() -> bytes:
     return wav_of(2.0)
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Running]:
-    with running() as one:
-        yield one
+server = server_fixture()
 
 
 @pytest.mark.parametrize("piece", [b"[],", b"{},", b"0,", b"[[],{}],"])

@@ -13,7 +13,7 @@ from app.config.deployments import Deployment
 from app.serving import canaries
 from app.serving.canaries import Canaries
 from tests.support.fake_pool import FakePool
-from tests.support.server import Running, fake_settings, running
+from tests.support.server import Running, fake_settings, running, server_fixture
 
 KEYS = [{"name": "one", "key": "k1"}, {"name": "two", "key": "k2"}]
 CROSS = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"}
@@ -86,10 +86,7 @@ def test_foreign_pages_make_nothing_work(server: Running, path: str, headers: di
     assert httpx.get(f"{server.url}{path}", headers=headers).status_code == status
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Running]:
-    with running() as one:
-        yield one
+server = server_fixture()
 
 
 def test_pages_that_are_allowed_may_send_simple_requests() -> None:

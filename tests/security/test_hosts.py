@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.support.server import Running, fake_settings, running
+from tests.support.server import Running, fake_settings, running, server_fixture
 
 OPEN = {"host": "0.0.0.0", "open_to_network": True, "allowed_hosts": ["speech.example"]}  # noqa: S104 # nothing listens there
 
@@ -18,10 +18,7 @@ def open_server() -> Iterator[Running]:
         yield server
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Running]:
-    with running() as one:
-        yield one
+server = server_fixture()
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -13,7 +12,7 @@ from app.config.loading import load_settings
 from app.config.settings import ConfigError, KeyLimits
 from app.errors import Overloaded
 from app.http.key_limits import KeyUsage
-from tests.support.server import Running, fake_settings, running
+from tests.support.server import Running, server_fixture
 
 DIGEST = hashlib.sha256(b"secret of the kitchen").hexdigest()
 SERVER: dict[str, Any] = {
@@ -22,10 +21,7 @@ SERVER: dict[str, Any] = {
 }
 
 
-@pytest.fixture
-def server() -> Iterator[Running]:
-    with running(fake_settings(server=SERVER)) as one:
-        yield one
+server = server_fixture(scope="function", server=SERVER)
 
 
 def _models(server: Running, key: str) -> httpx.Response:

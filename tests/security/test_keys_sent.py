@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import httpx
 import pytest
 
-from tests.support.server import Running, fake_settings, running
+from tests.support.server import Running, server_fixture
 
 KEYS = [{"name": "one", "key": "secret-one"}, {"name": "spaced", "key": "two words"}]
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Running]:
-    with running(fake_settings(server={"api_keys": KEYS, "admin_key": "root"})) as one:
-        yield one
+server = server_fixture(server={"api_keys": KEYS, "admin_key": "root"})
 
 
 @pytest.mark.parametrize(

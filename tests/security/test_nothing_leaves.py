@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +15,7 @@ import pytest
 from backends import children
 from backends.privacy import NO_TELEMETRY
 from tests.support.audio import wav_of
+from tests.support.server import server_process
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPILER = shutil.which("cc") or shutil.which("gcc")
@@ -84,29 +83,16 @@ def test_the_watch_sees_python_and_native_libraries(watch: Watch) -> None:
 
 def test_nothing_leaves_while_it_serves(watch: Watch, tmp_path: Path) -> None:
     """Start, transcription on onnxruntime, speech, the page, and the end."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
     config = tmp_path / "gateway.toml"
     config.write_text(CONFIG, encoding="utf-8")
-    command, url = children.command("app", "--port", str(port), "--config", str(config)), f"http://127.0.0.1:{port}"
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(command, env=watch.environment, cwd=tmp_path, stdout=log, stderr=log)
-        try:
-            _use(url, process)
-        finally:
-            process.terminate()
-            process.wait(60)
+    with server_process(
+        tmp_path / "log", "--config", str(config), folder=tmp_path, environment=watch.environment
+    ) as url:
+        _use(url)
     _check(watch)
 
 
-def _use(url: str, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(1200):
-        assert process.poll() is None, "the server ended"
-        try:
-            httpx.get(f"{url}/health/live")
-            break
-        except httpx.TransportError:
-            time.sleep(0.1)
+def _use(url: str) -> None:
     key = {"api-key": "k"}
     form = {"files": {"file": ("a.wav", wav_of(2.0))}, "data": {"model": "whisper-1"}}
     heard = httpx.post(f"{url}/v1/audio/transcriptions", headers=key, timeout=120, **form)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -12,7 +11,7 @@ import pytest
 from app.routes.operations import Operation
 from app.routes.table import OPERATIONS
 from app.ui.mount import PATH as PAGE
-from tests.support.server import Running, fake_settings, running
+from tests.support.server import Running, server_fixture
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -29,10 +28,7 @@ def test_the_list_is_that_of_the_routes() -> None:
     assert _documented() == open_paths | {PAGE}
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Running]:
-    with running(fake_settings(server={"api_keys": [{"name": "one", "key": "k"}]})) as one:
-        yield one
+server = server_fixture(server={"api_keys": [{"name": "one", "key": "k"}]})
 
 
 def _path(operation: Operation) -> str:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
-import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +20,7 @@ from app.ui.temp_files import PageFull, TempFiles
 from app.ui.uploads import UploadRoom
 from backends import children
 from tests.support.audio import wav_of
+from tests.support.server import server_process
 
 pytest.importorskip("gradio")
 pytestmark = pytest.mark.security
@@ -55,35 +53,12 @@ class Server:
 @contextmanager
 def _serving(folder: Path, config: str) -> Iterator[Server]:
     """Not in this process: Gradio leaves sockets and loops behind, which are errors here."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
     file, temporary = folder / "gateway.toml", folder / "temporary"
     temporary.mkdir()
     file.write_text(config, encoding="utf-8")
     environment = children.environment(extra=dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(temporary)))
-    command = children.command("app", "--port", str(port), "--config", str(file))
-    with (
-        (folder / "log").open("wb") as log,
-        subprocess.Popen(command, env=environment, stdout=log, stderr=log) as process,
-    ):
-        try:
-            _wait_until_it_answers(f"http://127.0.0.1:{port}/health/live", process)
-            yield Server(f"http://127.0.0.1:{port}", temporary)
-        finally:
-            process.terminate()
-            process.wait(60)
-
-
-def _wait_until_it_answers(url: str, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(1200):
-        assert process.poll() is None, "the server ended"
-        try:
-            httpx.get(url)
-        except httpx.TransportError:
-            time.sleep(0.1)
-        else:
-            return
-    raise AssertionError("the server did not answer")
+    with server_process(folder / "log", "--config", str(file), environment=environment) as url:
+        yield Server(url, temporary)
 
 
 @pytest.fixture(scope="module")

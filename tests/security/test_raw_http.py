@@ -3,20 +3,15 @@ further one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from tests.support.server import Running, running
+from tests.support.server import Running, server_fixture
 
 HIDDEN = b"GET /hidden HTTP/1.1\r\nHost: localhost\r\n\r\n"
 POST = b"POST /v1/audio/speech HTTP/1.1\r\nHost: localhost\r\napi-key: k\r\ncontent-type: application/json\r\n"
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Running]:
-    with running() as one:
-        yield one
+server = server_fixture()
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,14 @@ class FakePool:
     loaded: bool = True  # whether the models' capabilities are known
     _draining: bool = False
 
+    def reset(self, script: Script = answer) -> None:
+        """Forget every request and every order but `script`."""
+        fresh = FakePool(self.deployments, script)
+        for name in ("script", "delay", "refuse", "refuse_run", "refuse_canary", "fallbacks", "run_capabilities"):
+            setattr(self, name, getattr(fresh, name))
+        self.requests.clear()
+        self.loaded = True
+
     async def start(self) -> None:
         self.started = True
 

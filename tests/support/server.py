@@ -1,5 +1,4 @@
-"""A real server on a free loopback port, in a thread of the test process, for tests with real clients and raw
-sockets."""
+"""Real servers on a free loopback port: in a thread of the test process, or in a process of their own."""
 
 from __future__ import annotations
 
@@ -7,12 +6,14 @@ import asyncio
 import socket
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import httpx
+import pytest
 import uvicorn
 
 from app.config.deployments import Deployments
@@ -20,7 +21,8 @@ from app.config.settings import Settings
 from app.http.server import _config
 from app.main import create_app
 from app.routes.context import Gateway
-from tests.support.fake_pool import FakePool
+from backends import children
+from tests.support.fake_pool import FakePool, Script, answer
 from tests.support.waiting import LIMIT, wait_until
 
 FAKES = {
@@ -53,6 +55,13 @@ class Running:
     def pool(self) -> FakePool:
         assert isinstance(self.gateway.pool, FakePool)
         return self.gateway.pool
+
+    @contextmanager
+    def fresh_pool(self, script: Script = answer) -> Iterator[FakePool]:
+        """The fake pool as it was made, but for its script; afterwards waits until no request is left in it."""
+        self.pool.reset(script)
+        yield self.pool
+        wait_until(lambda: self.pool.active == 0)  # the answer's last byte comes before the server has tidied up
 
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=LIMIT)
@@ -91,6 +100,44 @@ def running(settings: Settings | None = None, pool: FakePool | None = None, *, r
         thread.join(LIMIT)
         listener.close()
         assert not thread.is_alive(), "the server did not stop"
+
+
+def server_fixture(*, scope: Literal["function", "module"] = "module", real: bool = False, **tables: Any) -> Any:
+    """A fixture that serves `fake_settings(**tables)`; a module assigns it to `server`."""
+
+    @pytest.fixture(scope=scope)
+    def server() -> Iterator[Running]:
+        with running(fake_settings(**tables), real=real) as one:
+            yield one
+
+    return server
+
+
+def free_port() -> int:
+    """A TCP port of loopback on which nothing listens now."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def server_process(
+    log: Path, *arguments: str, folder: Path = children.ROOT, environment: Mapping[str, str] | None = None
+) -> Iterator[str]:
+    """Run `python -m app` with `arguments` until the block ends; gives its address once it answers.
+
+    log: the file for its output. folder: its working folder. environment: instead of the one that our children get.
+    """
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    command = children.command("app", "--port", str(port), *arguments)
+    variables = children.environment() if environment is None else dict(environment)
+    with log.open("wb") as out, subprocess.Popen(command, cwd=folder, env=variables, stdout=out, stderr=out) as one:
+        try:
+            wait_until_live(url, one)
+            yield url
+        finally:
+            one.terminate()
+            one.wait(LIMIT)
 
 
 def wait_until_live(url: str, process: subprocess.Popen[bytes]) -> None:

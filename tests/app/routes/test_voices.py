@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import httpx
 import pytest
 
 from app.routes.voices import OPENAI_VOICES, _document
 from backends.interface import Voice
-from tests.support.server import FAKES, Running, fake_settings, running
+from tests.support.server import FAKES, Running, server_fixture
 
 BASES = ["/v1", "/openai/v1", "/openai/deployments/fake-tts", "/openai"]
 KEY = {"api-key": "any"}
 VERSION = "?api-version=2024-10-21"
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Running]:
-    tables = {**FAKES, "fake-tts": {**FAKES["fake-tts"], "voices": {"Anna": "fake-high"}}}
-    with running(fake_settings(deployments=tables, aliases={"my voice": "fake-tts"})) as server:
-        yield server
+server = server_fixture(
+    deployments={**FAKES, "fake-tts": {**FAKES["fake-tts"], "voices": {"Anna": "fake-high"}}},
+    aliases={"my voice": "fake-tts"},
+)
 
 
 @pytest.mark.parametrize("base", BASES)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +11,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from tests.support.server import wait_until_live
+from tests.support.server import server_process
 from tests.support.waiting import LIMIT
 
 if TYPE_CHECKING:
@@ -53,21 +50,13 @@ def _table(name: str, values: Mapping[str, object]) -> str:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of `python -m app` with its defaults, offline."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
     folder = tmp_path_factory.mktemp("home")
     config = folder / "gateway.toml"
     top = f"offline = true\nmodels_dir = {json.dumps(str(folder / 'models'))}\n"
     second = '[deployments.second]\nbackend = "whisper"\nmodel = "openai/whisper-base"\n'
     config.write_text(top + _table("with-adapter", WITH_ADAPTER) + second, encoding="utf-8")
-    command = [sys.executable, "-m", "app", "--port", str(port), "--config", str(config)]
-    with (folder / "log").open("wb") as log, subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log) as process:
-        try:
-            wait_until_live(f"http://127.0.0.1:{port}", process)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-            process.wait(LIMIT)
+    with server_process(folder / "log", "--config", str(config)) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

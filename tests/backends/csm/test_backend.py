@@ -33,6 +33,7 @@ from backends.interface import (
 from backends.registry import backend_info, check_options
 from scripts.fixtures.tiny_csm import CODEC
 from tests.backends.csm.paths import KEY, MARK
+from tests.support.drive import done_of, run, samples_of
 
 SHORT = {"max_seconds": 1.0}
 HELLO = SpeechRequest("Hello there.", "0", seed=5, stream=True, options=SHORT)
@@ -69,31 +70,20 @@ def backend(tiny: Path, place: Path) -> CsmBackend:
     return loaded(tiny, place)
 
 
-def run(backend: CsmBackend, *requests: SpeechRequest) -> list[tuple[np.ndarray, Done, int]]:
+def speak(backend: CsmBackend, *requests: SpeechRequest) -> list[tuple[np.ndarray, Done, int]]:
     """All requests at once: samples, last event and number of chunks of each."""
-    jobs = [backend.start(request) for request in requests]
-    chunks: dict[int, list[np.ndarray]] = {id(job): [] for job in jobs}
-    done: dict[int, Done] = {}
-    active = list(jobs)
-    while active:
-        for job, event in backend.step(active):
-            if isinstance(event, AudioChunk):
-                assert event.rate == 24_000
-                chunks[id(job)].append(event.samples)
-            elif isinstance(event, Done):
-                done[id(job)] = event
-        for job in [job for job in active if id(job) in done]:
-            backend.close(job)
-            active.remove(job)
-    return [(np.concatenate(chunks[id(job)]), done[id(job)], len(chunks[id(job)])) for job in jobs]
+    answers = run(backend, *requests)
+    chunks = [[event for event in events if isinstance(event, AudioChunk)] for events in answers]
+    assert {chunk.rate for part in chunks for chunk in part} == {24_000}
+    return [(samples_of(events), done_of(events), len(part)) for events, part in zip(answers, chunks, strict=True)]
 
 
 def samples(backend: CsmBackend, request: SpeechRequest) -> np.ndarray:
-    return run(backend, request)[0][0]
+    return speak(backend, request)[0][0]
 
 
 def test_speaks_in_pieces_and_reports(backend: CsmBackend) -> None:
-    audio, done, chunks = run(backend, HELLO)[0]
+    audio, done, chunks = speak(backend, HELLO)[0]
     assert chunks > 2
     assert 1920 < len(audio) <= 24_000
     assert 0.01 < audio.std() < 0.5
@@ -124,14 +114,14 @@ def test_eight_requests_give_what_each_gives_alone(backend: CsmBackend) -> None:
         )
         for i in range(4)
     ]
-    together = run(backend, *requests)
+    together = speak(backend, *requests)
     for request, (audio, _, _) in zip(requests, together, strict=True):
         assert np.array_equal(samples(backend, request), audio)
 
 
 def test_seeds(backend: CsmBackend) -> None:
     assert not np.array_equal(samples(backend, HELLO), samples(backend, replace(HELLO, seed=6)))
-    unseeded = run(backend, replace(HELLO, seed=None))[0]
+    unseeded = speak(backend, replace(HELLO, seed=None))[0]
     again = replace(HELLO, seed=unseeded[1].seed)
     assert np.array_equal(samples(backend, again), unseeded[0])
 
@@ -194,7 +184,7 @@ def test_cached_codes_are_used_and_damage_is_named(tiny: Path, place: Path) -> N
 
 def test_an_earlier_answer_is_remembered_as_codes(backend: CsmBackend) -> None:
     """Context by answer id equals the context of exactly those codes, and is never encoded again."""
-    run(backend, replace(HELLO, answer_id="first"))
+    speak(backend, replace(HELLO, answer_id="first"))
     encode, backend._codec.encode = backend._codec.encode, None  # type: ignore[assignment,method-assign]
     try:
         turn = ContextTurn("0", "", answer_id="first")
@@ -221,7 +211,7 @@ def test_long_text_is_spoken_sentence_by_sentence(backend: CsmBackend) -> None:
     long = " ".join(
         f"This is sentence number {i}, and it is long enough that no other one is joined to it." for i in range(3)
     )
-    audio, done, _ = run(backend, replace(HELLO, text=long, answer_id="long"))[0]
+    audio, done, _ = speak(backend, replace(HELLO, text=long, answer_id="long"))[0]
     assert done.usage.output_tokens == 3 * 12
     assert [segment.text[24] for segment in backend._history.segments("long")] == ["0", "1", "2"]
     assert len(audio) > 1.5 * 24_000
@@ -275,7 +265,7 @@ def speaking_codes(backend: CsmBackend, frames: Sequence[Sequence[int]]) -> tupl
     """A run in which the model says exactly these frames."""
     spoken = iter(frames)
     backend._batch._depth = lambda hidden, *_: torch.tensor([next(spoken)])  # type: ignore[assignment]
-    return run(backend, replace(HELLO, options={"max_seconds": 5.0}))[0]
+    return speak(backend, replace(HELLO, options={"max_seconds": 5.0}))[0]
 
 
 def test_ends_of_speech(tiny: Path, place: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from backends.interface import (
     TextPart,
 )
 from tests.backends.diffa.folders import DATA, generations
+from tests.support.drive import run
 
 QUESTION = "What is the speaker's mood?"
 
@@ -47,22 +47,8 @@ def ask(samples: np.ndarray | None, question: str = QUESTION, **fields: Any) -> 
     return ChatRequest((Message("user", parts),), **fields)
 
 
-def drive(backend: DiffaBackend, requests: Sequence[ChatRequest]) -> list[list[Any]]:
-    """The events of each request, all stepped together until each is done."""
-    jobs = [backend.start(request) for request in requests]
-    events: dict[int, list[Any]] = {id(job): [] for job in jobs}
-    active = list(jobs)
-    while active:
-        for job, event in backend.step(list(active)):
-            events[id(job)].append(event)
-            if isinstance(event, Done):
-                active.remove(job)
-                backend.close(job)
-    return [events[id(job)] for job in jobs]
-
-
 def answer(backend: DiffaBackend, request: ChatRequest) -> Done:
-    return drive(backend, [request])[0][-1]
+    return run(backend, request)[0][-1]
 
 
 def test_what_it_tells_of_itself(backend):
@@ -94,7 +80,7 @@ def test_every_mode_can_be_asked_for(backend, samples, model, key):
 
 
 def test_events_are_progress_per_step_and_a_delta_per_block(backend, samples):
-    [events] = drive(backend, [ask(samples, max_tokens=64)])
+    [events] = run(backend, ask(samples, max_tokens=64))
     steps = [event for event in events if isinstance(event, Progress)]
     deltas = [event.text for event in events if isinstance(event, TextDelta)]
     done = events[-1]
@@ -116,7 +102,7 @@ def test_jobs_of_different_kinds_are_denoised_together_and_answer_as_alone(backe
         ask(None, "Hello?", options={"cache": "dual", "block_length": 8, "max_new_tokens": 24}),
         ask(np.tile(samples, 3), "Sure?", temperature=0.8, seed=7, max_tokens=32),
     ]
-    together = [events[-1] for events in drive(backend, requests)]
+    together = [events[-1] for events in run(backend, *requests)]
     alone = [answer(backend, request) for request in requests]
     assert [done.text for done in together] == [done.text for done in alone]
     assert len({done.text for done in alone}) == 4
@@ -149,10 +135,10 @@ def test_a_closed_job_frees_its_cache(backend, samples):
 
 
 def test_a_stop_text_ends_the_answer_early(backend, samples):
-    [everything] = drive(backend, [ask(samples, max_tokens=64)])
+    [everything] = run(backend, ask(samples, max_tokens=64))
     whole = everything[-1].text
     stop = whole[20:24]
-    [events] = drive(backend, [ask(samples, max_tokens=64, stop=(stop,))])
+    [events] = run(backend, ask(samples, max_tokens=64, stop=(stop,)))
     done = events[-1]
     assert done.text == whole[: whole.index(stop)].rstrip()
     assert done.finish_reason == "stop"
@@ -164,7 +150,7 @@ def test_an_end_token_ends_the_answer(backend, samples, monkeypatch):
     plain = generations()["a/prefix_s32_b8_g32_fixed"]["token_ids"]
     monkeypatch.setattr(backend._model.tokenizer, "eot", plain[4 * 2 + 1])
     options = {"steps": 32, "block_length": 8, "max_new_tokens": 32, "threshold": None}
-    [events] = drive(backend, [ask(samples, options=options)])
+    [events] = run(backend, ask(samples, options=options))
     done = events[-1]
     assert done.finish_reason == "stop"
     assert done.usage.output_tokens == plain.index(plain[9]) + 1

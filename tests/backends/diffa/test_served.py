@@ -5,11 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
 import shutil
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,8 +20,9 @@ import pytest
 import soundfile as sf
 from openai import AzureOpenAI, OpenAI
 
+from backends import children
 from tests.backends.diffa.folders import DATA, generations
-from tests.support.server import wait_until_live
+from tests.support.server import server_process
 from tests.support.waiting import LIMIT, wait_until
 
 pytestmark = pytest.mark.slow
@@ -53,18 +52,10 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     keys = ['backend = "diffa"', 'dtype = "float32"', 'audio_deployment = "embedded-tts"', "max_batch = 2", *lines]
     config = home / "gateway.toml"
     config.write_text("\n".join(["offline = true", "[deployments.ask]", *keys]) + "\n", encoding="utf-8")
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
     own = {name: str(home) for name in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "LOCALAPPDATA")}
-    with (home / "log.txt").open("wb") as log:
-        command = [sys.executable, "-m", "app", "--port", str(port), "--config", str(config)]
-        server = subprocess.Popen(command, cwd=ROOT, env=os.environ | own, stdout=log, stderr=log)
-    try:
-        wait_until_live(f"http://127.0.0.1:{port}", server)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.terminate()
-        server.wait(LIMIT)
+    environment = children.environment(extra=own)
+    with server_process(home / "log.txt", "--config", str(config), environment=environment) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")

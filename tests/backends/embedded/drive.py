@@ -1,4 +1,4 @@
-"""Drives a backend as a worker does: one request at a time, step after step."""
+"""The embedded backends, loaded, and one request of theirs at a time."""
 
 from __future__ import annotations
 
@@ -13,17 +13,15 @@ from backends.embedded.espeak import EspeakBackend
 from backends.embedded.pocketsphinx import PocketsphinxBackend
 from backends.interface import (
     ASR_SAMPLE_RATE,
-    AudioChunk,
     Backend,
-    Done,
     Event,
-    Failed,
     ModelFiles,
     Placement,
     Request,
     Samples,
     SpeechRequest,
 )
+from tests.support.drive import done_of, run, samples_of
 
 
 def model(options: Mapping[str, Any] | None = None) -> ModelFiles:
@@ -43,19 +41,14 @@ def loaded_pocketsphinx(**options: Any) -> PocketsphinxBackend:
 
 
 def events(backend: Backend, request: Request) -> list[Event]:
-    job = backend.start(request)
-    found: list[Event] = []
-    while not found or not isinstance(found[-1], Done | Failed):
-        found.extend(event for _, event in backend.step([job]))
-    backend.close(job)
-    return found
+    return run(backend, request)[0]
 
 
 def spoken(backend: Backend, text: str, voice: str = "en-us", **fields: Any) -> Samples:
     """All audio of one speech request, at the backend's own rate."""
     found = events(backend, SpeechRequest(text, voice, **fields))
-    assert isinstance(found[-1], Done), found[-1]
-    return np.concatenate([event.samples for event in found if isinstance(event, AudioChunk)])
+    assert done_of(found)
+    return samples_of(found)
 
 
 def at_listening_rate(samples: Samples, rate: int = 22_050) -> Samples:

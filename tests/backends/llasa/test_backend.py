@@ -32,7 +32,8 @@ from backends.llasa.codec import load_codec
 from backends.llasa.model import load_llasa
 from backends.registry import UnknownOption, backend_info, check_options
 from tests.backends.llasa.folders import write_adapter, write_codec
-from tests.backends.llasa.speaking import PLACED, audio, clip, loaded, run, spoken
+from tests.backends.llasa.speaking import PLACED, audio, clip, loaded, spoken
+from tests.support.drive import run
 
 
 @pytest.fixture(scope="module")

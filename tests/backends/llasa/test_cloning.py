@@ -20,7 +20,8 @@ from backends.llasa.backend import LlasaBackend
 from backends.llasa.xcodec2.encoder import import_semantic_model
 from backends.worker import StepLoop, WorkerProgress
 from tests.backends.llasa.folders import write_codec
-from tests.backends.llasa.speaking import audio, clip, finish, loaded, run, spoken
+from tests.backends.llasa.speaking import audio, clip, loaded, spoken
+from tests.support.drive import finish, run
 
 CLONE = SpeechRequest(
     "One two.", "default", seed=5, options={"max_new_tokens": 20}, reference=VoiceSample(clip(), "The fox.")

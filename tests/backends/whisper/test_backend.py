@@ -13,7 +13,6 @@ import pytest
 
 from backends.interface import (
     Done,
-    Event,
     InvalidInput,
     ModelFiles,
     ModelUnavailable,
@@ -25,12 +24,13 @@ from backends.interface import (
     TranscriptionRequest,
 )
 from backends.registry import backend_info, check_options, make_backend
-from backends.whisper.backend import WhisperBackend, WhisperJob
+from backends.whisper.backend import WhisperBackend
 from backends.whisper.config import read_dims
 from backends.whisper.info import INFO
 from backends.whisper.network import EncoderOutput, Floats, Tokens
 from backends.whisper.tokenizer import WhisperTokenizer
 from tests.backends.whisper.checkpoints import Reference
+from tests.support.drive import finish, run
 
 SECOND = 16_000
 
@@ -130,25 +130,13 @@ def noise(seconds: float) -> np.ndarray:
     return (np.random.default_rng(0).standard_normal(int(seconds * SECOND)) * 0.1).astype(np.float32)
 
 
-def finish(backend: WhisperBackend, *jobs: WhisperJob) -> dict[int, list[Event]]:
-    """All events of each job by its place."""
-    events: dict[int, list[Event]] = {place: [] for place in range(len(jobs))}
-    places = {id(job): place for place, job in enumerate(jobs)}
-    active = list(jobs)
-    while active:
-        for job, event in backend.step(active):
-            events[places[id(job)]].append(event)
-        active = [job for job in active if not any(isinstance(e, Done) for e in events[places[id(job)]])]
-    return events
-
-
 Scripted = tuple[WhisperBackend, ScriptedNetwork]
 
 
 def test_segments_come_with_their_text_and_then_the_whole(scripted: Scripted) -> None:
     backend, _ = scripted
     job = backend.start(TranscriptionRequest(noise(3), language="en"))
-    events = finish(backend, job)[0]
+    events = finish(backend, [job])[0]
     assert [type(event) for event in events] == [TextDelta, Segment, TextDelta, Segment, Done]
     segments = [event for event in events if isinstance(event, Segment)]
     assert [(s.id, s.start, s.end, s.text) for s in segments] == [(0, 0.0, 1.0, " the fox"), (1, 1.0, 2.0, " jumps")]
@@ -162,7 +150,7 @@ def test_segments_come_with_their_text_and_then_the_whole(scripted: Scripted) ->
 
 def test_times_and_seek_count_from_the_beginning_of_the_recording(scripted: Scripted) -> None:
     backend, _ = scripted
-    events = finish(backend, backend.start(TranscriptionRequest(noise(70), language="en")))[0]
+    events = run(backend, TranscriptionRequest(noise(70), language="en"))[0]
     segments = [event for event in events if isinstance(event, Segment)]
     assert [s.seek for s in segments] == [0, 0, 3000, 3000, 6000, 6000]
     assert [s.start for s in segments] == [0, 1, 30, 31, 60, 61]
@@ -172,13 +160,13 @@ def test_times_and_seek_count_from_the_beginning_of_the_recording(scripted: Scri
 def test_requests_share_a_step(scripted: Scripted) -> None:
     backend, network = scripted
     jobs = [backend.start(TranscriptionRequest(noise(2), language="en")) for _ in range(3)]
-    finish(backend, *jobs)
+    finish(backend, jobs)
     assert network.batches == [3]
 
 
 def test_the_language_is_found_once_per_request(scripted: Scripted) -> None:
     backend, network = scripted
-    events = finish(backend, backend.start(TranscriptionRequest(noise(45))))[0]
+    events = run(backend, TranscriptionRequest(noise(45)))[0]
     done = events[-1]
     assert isinstance(done, Done)
     assert done.language == "de"
@@ -188,7 +176,7 @@ def test_the_language_is_found_once_per_request(scripted: Scripted) -> None:
 
 def test_words_and_logprobs_are_real_when_asked_for(scripted: Scripted) -> None:
     backend, _ = scripted
-    events = finish(backend, backend.start(TranscriptionRequest(noise(3), language="en", words=True, logprobs=True)))[0]
+    events = run(backend, TranscriptionRequest(noise(3), language="en", words=True, logprobs=True))[0]
     segments = [event for event in events if isinstance(event, Segment)]
     assert [word.word for segment in segments for word in segment.words] == ["the", "fox", "jumps"]
     times = [time for segment in segments for word in segment.words for time in (word.start, word.end)]
@@ -200,7 +188,7 @@ def test_words_and_logprobs_are_real_when_asked_for(scripted: Scripted) -> None:
         assert all(-0.1 < token.logprob <= 0 for token in segment.logprobs)
         assert -0.1 < segment.avg_logprob <= 0
     assert [delta.logprobs for delta in events if isinstance(delta, TextDelta)] == [s.logprobs for s in segments]
-    plain = finish(backend, backend.start(TranscriptionRequest(noise(3), language="en")))[0]
+    plain = run(backend, TranscriptionRequest(noise(3), language="en"))[0]
     assert not any(event.words or event.logprobs for event in plain if isinstance(event, Segment))
 
 
@@ -218,7 +206,7 @@ def test_a_failed_step_can_be_repeated(scripted: Scripted) -> None:
     network.fail_next = [OutOfMemory("full")]
     with pytest.raises(OutOfMemory):
         list(backend.step([job]))
-    done = finish(backend, job)[0][-1]
+    done = finish(backend, [job])[0][-1]
     assert isinstance(done, Done)
     assert done.text == " the fox jumps the fox jumps"
 
@@ -281,7 +269,7 @@ def test_silence_has_no_text_and_needs_no_model(multilingual: Reference) -> None
     network = backend._whisper.network = ScriptedNetwork(multilingual)
     time = np.arange(3 * SECOND) / SECOND
     for samples in (np.zeros(3 * SECOND), noise(3), 0.5 * np.sin(2 * np.pi * 440 * time), np.zeros(0)):
-        done = finish(backend, backend.start(TranscriptionRequest(samples.astype(np.float32))))[0]
+        done = run(backend, TranscriptionRequest(samples.astype(np.float32)))[0]
         assert [type(event) for event in done] == [Done]
         assert isinstance(done[0], Done)
         assert done[0].text == ""
@@ -350,7 +338,7 @@ def test_what_is_left_open_is_chosen_and_told(multilingual: Reference, engine: s
 def test_the_canary_passes_the_gate_and_ends(multilingual: Reference) -> None:
     backend = WhisperBackend()
     backend.load(files(multilingual), Placement())
-    events = finish(backend, backend.start(backend.canary()))[0]
+    events = run(backend, backend.canary())[0]
     assert isinstance(events[-1], Done)
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,8 +20,9 @@ import soundfile
 import soxr
 
 from tests.backends.whisper.spoken import RATE, Recording, error_rate, record
+from tests.support.audio import by_soundfile
 from tests.support.hub import running_hub
-from tests.support.server import wait_until_live
+from tests.support.server import server_process
 from tests.support.waiting import LIMIT
 
 pytestmark = pytest.mark.slow
@@ -64,19 +63,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def url(home: Path) -> Iterator[str]:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
     (home / "gateway.toml").write_text("offline = true\n", encoding="utf-8")
-    with (home / "log.txt").open("wb") as log:
-        command = [sys.executable, "-m", "app", "--port", str(port), "--config", str(home / "gateway.toml")]
-        server = subprocess.Popen(command, cwd=home, env=own_home(home), stdout=log, stderr=log)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        wait_until_live(address, server)
+    log, config = home / "log.txt", home / "gateway.toml"
+    with server_process(log, "--config", str(config), folder=home, environment=own_home(home)) as address:
         yield address
-    finally:
-        server.terminate()
-        server.wait(LIMIT)
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +75,7 @@ def clip() -> Recording:
 
 
 def wav(samples: np.ndarray, rate: int = RATE) -> bytes:
-    buffer = io.BytesIO()
-    soundfile.write(buffer, samples, rate, format="WAV", subtype="PCM_16")
-    return buffer.getvalue()
+    return by_soundfile(samples, rate, "WAV", "PCM_16")
 
 
 @pytest.fixture(scope="module")

@@ -37,9 +37,9 @@ from backends.interface import (
     Usage,
 )
 from tests.support.audio import by_av, by_soundfile, tone
+from tests.support.client import error_of, post
 from tests.support.fake_pool import answer as tones
-from tests.support.server import FAKES, Running, fake_settings, running
-from tests.support.waiting import LIMIT, wait_until
+from tests.support.server import FAKES, Running, fake_settings, running, server_fixture
 
 URL = "/v1/chat/completions"
 ASK = "/v1/audio/questions"
@@ -57,23 +57,20 @@ def doubles(request: Request) -> Iterator[Event]:
         yield from job.advance()
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Running]:
-    more: dict[str, Any] = {
+server = server_fixture(
+    deployments=FAKES
+    | {
         "mute-chat": {"backend": "fake", "task": "chat"},
         "absent-tts": {"backend": "fake", "task": "speech", "fallback": "fake-tts"},
         "hoarse-chat": {"backend": "fake", "task": "chat", "audio_deployment": "absent-tts"},
     }
-    with running(fake_settings(deployments=FAKES | more)) as server:
-        yield server
+)
 
 
 @pytest.fixture(autouse=True)
 def fresh(server: Running) -> Iterator[None]:
-    server.pool.requests.clear()
-    server.pool.script, server.pool.delay = doubles, 0.0
-    yield
-    wait_until(lambda: server.pool.active == 0)  # the answer's last byte comes before the server has tidied up
+    with server.fresh_pool(script=doubles):
+        yield
 
 
 def sound(data: str = CLIP, kind: str = "wav") -> dict[str, Any]:
@@ -85,15 +82,6 @@ def question(*parts: dict[str, Any] | str, **body: Any) -> dict[str, Any]:
     return {"model": "fake-chat", "messages": [{"role": "user", "content": content}], **body}
 
 
-def post(server: Running, body: dict[str, Any]) -> httpx.Response:
-    return httpx.post(server.url + URL, json=body, headers={"api-key": "k"}, timeout=LIMIT)
-
-
-def error_of(answer: httpx.Response, status: int = 400) -> tuple[str | None, str | None]:
-    assert answer.status_code == status, answer.text
-    return answer.json()["error"]["param"], answer.json()["error"]["code"]
-
-
 def chunks_of(answer: httpx.Response) -> list[dict[str, Any]]:
     assert answer.status_code == 200, answer.text
     assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
@@ -103,7 +91,7 @@ def chunks_of(answer: httpx.Response) -> list[dict[str, Any]]:
 
 
 def test_text_and_audio(server: Running) -> None:
-    answer = post(server, question(sound(), "What is this?")).json()
+    answer = post(server, URL, question(sound(), "What is this?")).json()
     assert answer["object"] == "chat.completion"
     assert answer["model"] == "fake-chat"
     (choice,) = answer["choices"]
@@ -134,7 +122,7 @@ M4A = base64.b64encode(by_av(tone(44_100, 1.5), 44_100, "mp4", "aac")).decode()
     ],
 )
 def test_audio_is_told_by_its_content(server: Running, data: str, kind: str) -> None:
-    text = post(server, question(sound(data, kind))).json()["choices"][0]["message"]["content"]
+    text = post(server, URL, question(sound(data, kind))).json()["choices"][0]["message"]["content"]
     assert text == "I heard 1.5 seconds of audio." or (kind == "m4a" and "1.5" in text)
 
 
@@ -145,7 +133,7 @@ def test_turns_and_roles(server: Running) -> None:
         {"role": "assistant", "content": [{"type": "text", "text": "A tone."}, {"type": "refusal", "refusal": "No."}]},
         {"role": "user", "content": "Sure?"},
     ]
-    assert post(server, {"model": "fake-chat", "messages": messages}).status_code == 200
+    assert post(server, URL, {"model": "fake-chat", "messages": messages}).status_code == 200
     heard = server.pool.requests[0].messages
     assert [message.role for message in heard] == ["system", "user", "assistant", "user"]
     assert [type(part) for part in heard[1].parts] == [AudioPart, TextPart, AudioPart]
@@ -163,7 +151,7 @@ def test_parameters_reach_the_backend(server: Running) -> None:
         "max_tokens": 9,
     }
     extra = {"steps": 8, "block_length": 4, "cfg_scale": 1.5, "threshold": None, "options": {"cache": "dual"}}
-    assert post(server, question("Hi.", **wanted, **extra)).status_code == 200
+    assert post(server, URL, question("Hi.", **wanted, **extra)).status_code == 200
     (request,) = server.pool.requests
     assert (request.temperature, request.top_p, request.seed, request.stop) == (0.5, 0.9, 4, ("a", "b"))
     assert request.max_tokens == 7
@@ -171,22 +159,22 @@ def test_parameters_reach_the_backend(server: Running) -> None:
 
 
 def test_stop_and_length(server: Running) -> None:
-    choice = post(server, question("one two three", stop="two")).json()["choices"][0]
+    choice = post(server, URL, question("one two three", stop="two")).json()["choices"][0]
     assert (choice["message"]["content"], choice["finish_reason"]) == ("You said: one ", "stop")
-    choice = post(server, question("one two three", max_tokens=3)).json()["choices"][0]
+    choice = post(server, URL, question("one two three", max_tokens=3)).json()["choices"][0]
     assert (choice["message"]["content"], choice["finish_reason"]) == ("You said: one", "length")
 
 
 def test_harmless_parameters_are_ignored_and_named(server: Running) -> None:
     harmless = {"user": "u", "store": False, "metadata": {}, "whatever": 1}
     neutral = {"n": 1, "tools": [], "logprobs": False, "presence_penalty": 0, "response_format": {"type": "text"}}
-    answer = post(server, question("Hi.", **harmless, **neutral))
+    answer = post(server, URL, question("Hi.", **harmless, **neutral))
     assert answer.status_code == 200
     assert answer.headers["x-gateway-ignored"] == "user, store, metadata, whatever"
 
 
 def test_stream(server: Running) -> None:
-    answer = post(server, question(sound(), "Hello you.", stream=True, stream_options={"include_usage": True}))
+    answer = post(server, URL, question(sound(), "Hello you.", stream=True, stream_options={"include_usage": True}))
     chunks = chunks_of(answer)
     assert len({(chunk["id"], chunk["created"], chunk["model"], chunk["object"]) for chunk in chunks}) == 1
     assert chunks[0]["choices"][0]["delta"] == {"role": "assistant", "content": "", "refusal": None}
@@ -213,7 +201,7 @@ def test_steps_are_comments_for_who_asks_and_clients_skip_them(server: Running) 
     steps = [Progress(1, 2), Progress(2, 2), TextDelta("So."), Done("So.")]
     server.pool.script = lambda request: iter(steps)
     wish = {"x-gateway-progress": "1"}
-    assert ": progress" not in post(server, question("Hi.", stream=True)).text
+    assert ": progress" not in post(server, URL, question("Hi.", stream=True)).text
     client = openai.OpenAI(base_url=server.url + "/v1", api_key="k", default_headers=wish)
     with httpx.Client(headers={"api-key": "k"} | wish) as raw:
         assert (
@@ -225,21 +213,21 @@ def test_steps_are_comments_for_who_asks_and_clients_skip_them(server: Running) 
 
 def test_a_failure_in_the_stream_is_an_event(server: Running) -> None:
     server.pool.script = lambda request: iter([TextDelta("So"), Failed("worker_lost", "gone")])
-    answer = post(server, question("Hi.", stream=True))
+    answer = post(server, URL, question("Hi.", stream=True))
     assert json.loads(answer.text.strip().splitlines()[-1].removeprefix("data: "))["error"]["code"] == "worker_lost"
 
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_failure_before_the_first_word_keeps_its_status(server: Running, stream: bool) -> None:
     server.pool.script = lambda request: iter([Failed("out_of_memory", "full")])
-    assert error_of(post(server, question("Hi.", stream=stream)), 503) == (None, "out_of_memory")
+    assert error_of(post(server, URL, question("Hi.", stream=stream)), 503) == (None, "out_of_memory")
 
 
 SPOKEN = {"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"}}
 
 
 def test_a_spoken_answer(server: Running) -> None:
-    answer = post(server, question("Hi.", **SPOKEN)).json()
+    answer = post(server, URL, question("Hi.", **SPOKEN)).json()
     message = answer["choices"][0]["message"]
     assert message["content"] is None
     audio = message["audio"]
@@ -253,18 +241,18 @@ def test_a_spoken_answer(server: Running) -> None:
 
 @pytest.mark.parametrize("kind", ["mp3", "aac", "flac", "opus", "pcm16"])
 def test_spoken_formats(server: Running, kind: str) -> None:
-    answer = post(server, question("Hi.", modalities=["audio"], audio={"voice": {"id": "nova"}, "format": kind}))
+    answer = post(server, URL, question("Hi.", modalities=["audio"], audio={"voice": {"id": "nova"}, "format": kind}))
     data = base64.b64decode(answer.json()["choices"][0]["message"]["audio"]["data"])
     assert len(data) == 13 * 4800 if kind == "pcm16" else len(data) > 1000
 
 
 def test_a_spoken_answer_can_be_referred_to(server: Running) -> None:
-    name = post(server, question("Hi.", **SPOKEN)).json()["choices"][0]["message"]["audio"]["id"]
+    name = post(server, URL, question("Hi.", **SPOKEN)).json()["choices"][0]["message"]["audio"]["id"]
     turns = [{"role": "assistant", "audio": {"id": name}}, {"role": "user", "content": "Again."}]
-    assert post(server, {"model": "fake-chat", "messages": turns}).status_code == 200
+    assert post(server, URL, {"model": "fake-chat", "messages": turns}).status_code == 200
     assert server.pool.requests[-1].messages[0].parts == (TextPart("You said: Hi."),)
     turns[0]["audio"] = {"id": "audio_unknown"}
-    assert error_of(post(server, {"model": "fake-chat", "messages": turns})) == ("messages", "invalid_value")
+    assert error_of(post(server, URL, {"model": "fake-chat", "messages": turns})) == ("messages", "invalid_value")
 
 
 def test_a_spoken_stream(server: Running) -> None:
@@ -272,7 +260,7 @@ def test_a_spoken_stream(server: Running) -> None:
     body = question(
         "Hi.", modalities=["text", "audio"], audio=audio, stream=True, stream_options={"include_usage": True}
     )
-    chunks = chunks_of(post(server, body))
+    chunks = chunks_of(post(server, URL, body))
     deltas = [chunk["choices"][0]["delta"].get("audio", {}) for chunk in chunks[1:-2]]
     assert [delta["id"] for delta in deltas if "id" in delta] == [deltas[0]["id"]]
     assert "".join(delta.get("transcript", "") for delta in deltas) == "You said: Hi."
@@ -285,7 +273,7 @@ def test_a_spoken_stream(server: Running) -> None:
         {"role": "assistant", "content": None, "audio": {"id": deltas[0]["id"]}},
         {"role": "user", "content": "Again."},
     ]
-    assert post(server, {"model": "fake-chat", "messages": turns}).status_code == 200
+    assert post(server, URL, {"model": "fake-chat", "messages": turns}).status_code == 200
 
 
 @pytest.mark.parametrize("text", ["", "!!!"])
@@ -296,7 +284,7 @@ def test_an_answer_without_words_is_silence(server: Running, text: str) -> None:
         yield Done(text)
 
     server.pool.script = mute
-    audio = post(server, question("Hi.", **SPOKEN)).json()["choices"][0]["message"]["audio"]
+    audio = post(server, URL, question("Hi.", **SPOKEN)).json()["choices"][0]["message"]["audio"]
     assert audio["transcript"] == text
     assert soundfile.info(io.BytesIO(base64.b64decode(audio["data"]))).duration == pytest.approx(0.1)
 
@@ -310,12 +298,12 @@ def test_a_speaker_that_fails_fails_the_answer(server: Running) -> None:
         )
 
     server.pool.script = fails
-    assert error_of(post(server, question("Hi.", **SPOKEN))) == ("audio.voice", "invalid_value")
+    assert error_of(post(server, URL, question("Hi.", **SPOKEN))) == ("audio.voice", "invalid_value")
 
 
 def test_no_time_is_told_twice(server: Running) -> None:
     server.pool.delay = 0.03
-    headers = post(server, question("Hi.", **SPOKEN)).headers
+    headers = post(server, URL, question("Hi.", **SPOKEN)).headers
     stages = [float(headers[f"x-gateway-{stage}-ms"]) for stage in ("decode", "model", "speech", "encode")]
     assert sum(stages) <= float(headers["openai-processing-ms"]) + 1
 
@@ -338,7 +326,7 @@ def without_absent_tts(server: Running, monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.usefixtures("without_absent_tts")
 def test_a_speaker_that_cannot_run_is_stood_in_for_and_named(server: Running) -> None:
     note = "fake-tts speaks instead of absent-tts"
-    whole = post(server, question("Hi.", model="hoarse-chat", **SPOKEN))
+    whole = post(server, URL, question("Hi.", model="hoarse-chat", **SPOKEN))
     assert (whole.status_code, whole.headers["x-gateway-note"]) == (200, note)
     assert whole.json()["choices"][0]["message"]["audio"]["transcript"] == "You said: Hi."
     own = post(
@@ -349,7 +337,9 @@ def test_a_speaker_that_cannot_run_is_stood_in_for_and_named(server: Running) ->
 
 @pytest.mark.usefixtures("without_absent_tts")
 def test_a_streamed_answer_names_the_stand_in_as_soon_as_it_is_known(server: Running) -> None:
-    answer = post(server, question("Hi.", model="hoarse-chat", stream=True, modalities=["text", "audio"], audio=PCM16))
+    answer = post(
+        server, URL, question("Hi.", model="hoarse-chat", stream=True, modalities=["text", "audio"], audio=PCM16)
+    )
     assert (answer.status_code, answer.headers["x-gateway-note"]) == (200, "fake-tts speaks instead of absent-tts")
     assert any("data" in chunk["choices"][0]["delta"].get("audio", {}) for chunk in chunks_of(answer))
 
@@ -415,13 +405,13 @@ BAD = [
 
 @pytest.mark.parametrize(("change", "param", "code"), BAD, ids=[f"{n}-{case[1]}" for n, case in enumerate(BAD)])
 def test_bad_requests_name_the_parameter(server: Running, change: dict[str, Any], param: str, code: str) -> None:
-    assert error_of(post(server, {**question("Hi."), **change})) == (param, code)
+    assert error_of(post(server, URL, {**question("Hi."), **change})) == (param, code)
     assert not server.pool.requests
 
 
 def test_audio_of_one_request_has_one_limit() -> None:
     with running(fake_settings(limits={"audio_seconds": 2})) as server:
-        assert error_of(post(server, question(sound(), sound()))) == ("messages", "invalid_value")
+        assert error_of(post(server, URL, question(sound(), sound()))) == ("messages", "invalid_value")
 
 
 def test_the_openai_client(server: Running) -> None:
@@ -545,7 +535,7 @@ def test_usage_never_counts_below_zero() -> None:
 
 
 def test_the_samples_are_the_files(server: Running) -> None:
-    post(server, question(sound()))
+    post(server, URL, question(sound()))
     heard = server.pool.requests[0].messages[0].parts[0].samples
     assert heard.dtype == np.float32
     assert np.abs(heard).max() == pytest.approx(0.55, abs=0.1)

@@ -18,9 +18,9 @@ from app.config.deployments import Deployments
 from app.errors import ModelUnavailable
 from backends.interface import AudioChunk, Capabilities, Done, Failed, Request, Usage, Voice
 from tests.support.audio import by_soundfile, tone
+from tests.support.client import error_of, post
 from tests.support.fake_pool import FakePool
-from tests.support.server import FAKES, Running, fake_settings, running
-from tests.support.waiting import LIMIT, wait_until
+from tests.support.server import FAKES, Running, fake_settings, running, server_fixture
 
 URL = "/v1/audio/speech"
 BODY = {"model": "fake-tts", "input": "Hello there.", "voice": "alloy"}
@@ -35,40 +35,23 @@ TYPES = {
 CLIP = base64.b64encode(by_soundfile(tone(24_000, 0.5), 24_000, "WAV", "PCM_16")).decode()
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Running]:
-    tables = {**FAKES, "fake-tts": {**FAKES["fake-tts"], "voices": {"Anna": "fake-high"}}}
-    tables["spare-tts"] = dict(FAKES["fake-tts"])
-    with running(fake_settings(deployments=tables)) as server:
-        yield server
+server = server_fixture(
+    deployments=FAKES
+    | {"fake-tts": {**FAKES["fake-tts"], "voices": {"Anna": "fake-high"}}, "spare-tts": dict(FAKES["fake-tts"])}
+)
 
 
 @pytest.fixture(autouse=True)
 def fresh(server: Running) -> Iterator[None]:
-    pool = server.pool
-    pool.requests.clear()
-    pool.run_capabilities = Capabilities(
-        "fake", "cpu", "float32", sample_rate=24_000, voices=(Voice("low"), Voice("high"))
-    )
-    pool.script, pool.delay, pool.refuse, pool.loaded = FakePool(pool.deployments).script, 0.0, None, True
-    pool.fallbacks.clear()
-    yield
-    wait_until(lambda: pool.active == 0)  # the answer's last byte comes before the server has tidied up
-
-
-def post(server: Running, body: dict[str, Any], **options: Any) -> httpx.Response:
-    return httpx.post(server.url + URL, json=body, headers={"api-key": "k"}, timeout=LIMIT, **options)
-
-
-def error_of(answer: httpx.Response, status: int = 400) -> tuple[str | None, str | None]:
-    assert answer.status_code == status, answer.text
-    error = answer.json()["error"]
-    assert set(error) >= {"code", "message", "type", "param"}
-    return error["param"], error["code"]
+    with server.fresh_pool() as pool:
+        pool.run_capabilities = Capabilities(
+            "fake", "cpu", "float32", sample_rate=24_000, voices=(Voice("low"), Voice("high"))
+        )
+        yield
 
 
 def test_the_default_is_mp3(server: Running) -> None:
-    answer = post(server, BODY)
+    answer = post(server, URL, BODY)
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "audio/mpeg"
     samples, rate = soundfile.read(io.BytesIO(answer.content))
@@ -78,20 +61,20 @@ def test_the_default_is_mp3(server: Running) -> None:
 
 @pytest.mark.parametrize("name", TYPES)
 def test_every_format_has_its_type(server: Running, name: str) -> None:
-    answer = post(server, {**BODY, "response_format": name})
+    answer = post(server, URL, {**BODY, "response_format": name})
     assert answer.headers["content-type"] == TYPES[name]
     assert len(answer.content) > 1000
 
 
 def test_a_quick_wav_tells_its_length(server: Running) -> None:
-    answer = post(server, {**BODY, "response_format": "wav"})
+    answer = post(server, URL, {**BODY, "response_format": "wav"})
     assert int(answer.headers["content-length"]) == len(answer.content)
     assert int.from_bytes(answer.content[40:44], "little") == len(answer.content) - 44 == 12 * 2400 * 2
 
 
 def test_a_slow_wav_is_streamed_with_an_open_length(server: Running) -> None:
     server.pool.delay = 0.02
-    answer = post(server, {**BODY, "response_format": "wav"})
+    answer = post(server, URL, {**BODY, "response_format": "wav"})
     assert "content-length" not in answer.headers
     assert answer.content[4:8] == answer.content[40:44] == b"\xff\xff\xff\xff"
     assert len(answer.content) == 44 + 12 * 2400 * 2
@@ -99,14 +82,14 @@ def test_a_slow_wav_is_streamed_with_an_open_length(server: Running) -> None:
 
 def test_a_slow_flac_is_waited_for_because_libsndfile_wants_its_length(server: Running) -> None:
     server.pool.delay = 0.02
-    answer = post(server, {**BODY, "response_format": "flac"})
+    answer = post(server, URL, {**BODY, "response_format": "flac"})
     samples, rate = soundfile.read(io.BytesIO(answer.content))
     assert (len(samples), rate) == (12 * 2400, 24_000)
 
 
 def test_a_whole_wav_can_be_asked_for(server: Running) -> None:
     server.pool.delay = 0.02
-    answer = post(server, {**BODY, "response_format": "wav", "stream": False})
+    answer = post(server, URL, {**BODY, "response_format": "wav", "stream": False})
     assert int.from_bytes(answer.content[40:44], "little") == len(answer.content) - 44
     assert server.pool.requests[0].stream is False
 
@@ -125,7 +108,7 @@ def test_the_first_audio_comes_before_the_last(server: Running) -> None:
 
 
 def test_headers_tell_who_spoke_and_how_to_refer_to_it(server: Running) -> None:
-    answer = post(server, {**BODY, "seed": 7, "stream": False, "colour": "red"})
+    answer = post(server, URL, {**BODY, "seed": 7, "stream": False, "colour": "red"})
     assert answer.headers["x-gateway-answer-id"] == answer.headers["x-request-id"] == server.pool.requests[0].answer_id
     assert answer.headers["x-gateway-engine"] == "fake"
     assert answer.headers["x-gateway-ignored"] == "colour"
@@ -134,14 +117,14 @@ def test_headers_tell_who_spoke_and_how_to_refer_to_it(server: Running) -> None:
 
 
 def test_the_first_audio_is_measured(server: Running) -> None:
-    post(server, BODY)
+    post(server, URL, BODY)
     metrics = httpx.get(server.url + "/metrics").text
     count = next(line for line in metrics.splitlines() if line.startswith("gateway_first_audio_seconds_count"))
     assert float(count.split()[1]) >= 1
 
 
 def test_events(server: Running) -> None:
-    answer = post(server, {**BODY, "stream_format": "sse", "response_format": "pcm"})
+    answer = post(server, URL, {**BODY, "stream_format": "sse", "response_format": "pcm"})
     assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
     lines = [line.removeprefix("data: ") for line in answer.text.splitlines() if line]
     assert lines[-1] == "[DONE]"
@@ -160,7 +143,7 @@ def test_a_failure_in_the_middle_of_events_is_an_event(server: Running) -> None:
         yield Failed("worker_lost", "gone")
 
     server.pool.script = fails
-    answer = post(server, {**BODY, "stream_format": "sse", "response_format": "pcm"})
+    answer = post(server, URL, {**BODY, "stream_format": "sse", "response_format": "pcm"})
     assert json.loads(answer.text.strip().splitlines()[-1].removeprefix("data: "))["error"]["code"] == "worker_lost"
 
 
@@ -171,24 +154,24 @@ def test_a_failure_in_the_middle_of_audio_cuts_the_connection(server: Running) -
 
     server.pool.script = fails
     with pytest.raises(httpx.RemoteProtocolError):
-        post(server, {**BODY, "response_format": "pcm"})
+        post(server, URL, {**BODY, "response_format": "pcm"})
 
 
 @pytest.mark.parametrize("options", [{}, {"stream_format": "sse"}, {"response_format": "wav"}, {"stream": False}])
 def test_a_failure_before_the_first_audio_keeps_its_status(server: Running, options: dict[str, Any]) -> None:
     server.pool.script = lambda request: iter([Failed("worker_lost", "gone")])
-    assert error_of(post(server, {**BODY, **options}), 503) == (None, "worker_lost")
+    assert error_of(post(server, URL, {**BODY, **options}), 503) == (None, "worker_lost")
 
 
 @pytest.mark.parametrize("options", [{}, {"stream_format": "sse"}, {"response_format": "wav"}, {"stream": False}])
 def test_text_that_makes_no_sound_is_refused(server: Running, options: dict[str, Any]) -> None:
     server.pool.script = lambda request: iter([Done()])
-    assert error_of(post(server, {**BODY, **options})) == ("input", "invalid_value")
+    assert error_of(post(server, URL, {**BODY, **options})) == ("input", "invalid_value")
 
 
 def test_a_missing_model_says_what_to_do(server: Running) -> None:
     server.pool.refuse = ModelUnavailable("run: speech-gateway pull fake-tts")
-    answer = post(server, BODY)
+    answer = post(server, URL, BODY)
     assert error_of(answer, 503) == (None, "ModelUnavailable")
     assert answer.headers["retry-after"]
 
@@ -209,24 +192,24 @@ VOICES = [
 @pytest.mark.parametrize("loaded", [True, False])
 def test_voices(server: Running, given: object, wanted: str, loaded: bool) -> None:
     server.pool.loaded = loaded
-    assert post(server, {**BODY, "voice": given}).status_code == 200
+    assert post(server, URL, {**BODY, "voice": given}).status_code == 200
     assert server.pool.requests[0].voice == wanted
 
 
 def test_a_backend_that_speaks_under_openais_names_gets_them(server: Running) -> None:
     server.pool.run_capabilities = Capabilities("fake", "cpu", "float32", voices=(Voice("en"), Voice("nova")))
-    post(server, {**BODY, "voice": "nova"})
+    post(server, URL, {**BODY, "voice": "nova"})
     assert server.pool.requests[0].voice == "nova"
 
 
 def test_an_unknown_voice_is_the_backends_to_refuse(server: Running) -> None:
     server.pool.script = lambda request: iter([Failed("invalid_input", "no such voice", param="voice")])
-    assert error_of(post(server, {**BODY, "voice": "nobody"})) == ("voice", "invalid_value")
+    assert error_of(post(server, URL, {**BODY, "voice": "nobody"})) == ("voice", "invalid_value")
 
 
 def test_a_fallback_speaks_with_a_voice_of_its_own(server: Running) -> None:
     server.pool.fallbacks["fake-tts"] = "spare-tts"
-    answer = post(server, {**BODY, "voice": "[3]"})
+    answer = post(server, URL, {**BODY, "voice": "[3]"})
     assert answer.headers["x-gateway-fallback"] == "spare-tts"
     assert server.pool.requests[0].voice == "low"
 
@@ -242,7 +225,7 @@ def test_extra_fields_reach_the_backend(server: Running) -> None:
         "options": {"temperature": 0.5},
         "speed": "1.25",
     }
-    assert post(server, {**BODY, **extra}).status_code == 200
+    assert post(server, URL, {**BODY, **extra}).status_code == 200
     (request,) = server.pool.requests
     first, second = request.context
     assert (first.speaker, first.text, first.answer_id, len(first.samples)) == ("0", "Hi.", None, 8000)
@@ -254,19 +237,19 @@ def test_extra_fields_reach_the_backend(server: Running) -> None:
 
 
 def test_control_characters_are_not_spoken(server: Running) -> None:
-    post(server, {**BODY, "input": "a\x00b\x1bc\nd\u0085e"})
+    post(server, URL, {**BODY, "input": "a\x00b\x1bc\nd\u0085e"})
     assert server.pool.requests[0].text == "abc\nde"
 
 
 @pytest.mark.parametrize(("speed", "seconds"), [(0.5, 2.4), (4.0, 0.3)])
 def test_speed_is_made_here_where_the_backend_cannot(server: Running, speed: float, seconds: float) -> None:
-    answer = post(server, {**BODY, "speed": speed, "response_format": "pcm"})
+    answer = post(server, URL, {**BODY, "speed": speed, "response_format": "pcm"})
     assert len(answer.content) / 48_000 == pytest.approx(seconds, abs=0.01)
 
 
 def test_speed_is_left_to_a_backend_that_can(server: Running) -> None:
     server.pool.run_capabilities = Capabilities("fake", "cpu", "float32", native_speed=True)
-    answer = post(server, {**BODY, "speed": 2.0, "response_format": "pcm"})
+    answer = post(server, URL, {**BODY, "speed": 2.0, "response_format": "pcm"})
     assert len(answer.content) == 12 * 4800
     assert server.pool.requests[0].speed == 2.0
 
@@ -337,7 +320,7 @@ BAD = [
 
 @pytest.mark.parametrize(("change", "param", "code"), BAD)
 def test_bad_fields_are_named(server: Running, change: dict[str, Any], param: str, code: str) -> None:
-    assert error_of(post(server, {**BODY, **change})) == (param, code)
+    assert error_of(post(server, URL, {**BODY, **change})) == (param, code)
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b'"x"', b"\xff\xfe", b"[" * 100_000])
@@ -374,7 +357,7 @@ def test_a_transcript_of_the_reference_is_written_by_the_configured_listener() -
     object.__setattr__(deployments["fake-tts"], "options", {"transcription_deployment": "fake-asr"})
     with running(settings, FakePool(deployments)) as server:
         object.__setattr__(server.gateway.deployments["fake-tts"], "options", {"transcription_deployment": "fake-asr"})
-        assert post(server, {**BODY, "reference_audio": CLIP}).status_code == 200
+        assert post(server, URL, {**BODY, "reference_audio": CLIP}).status_code == 200
         heard, request = server.pool.requests
         assert len(heard.samples) == 8000
         assert request.reference.transcript == "Good morning to you."
@@ -384,4 +367,4 @@ def test_usage_of_a_whole_answer_is_not_needed(server: Running) -> None:
     server.pool.script = lambda request: iter(
         [AudioChunk(np.zeros(2400, np.float32), 24_000), Done(usage=Usage(), seed=3)]
     )
-    assert post(server, {**BODY, "stream": False}).headers["x-gateway-seed"] == "3"
+    assert post(server, URL, {**BODY, "stream": False}).headers["x-gateway-seed"] == "3"
