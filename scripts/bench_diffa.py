@@ -41,7 +41,7 @@ from backends.transformer.linear import Precision, precision
 from backends.transformer.rope import Rope
 
 PROMPT, NEW, BLOCK = 320, 128, 32
-SPLICE, HEARD = 60, 189  # ten seconds of audio after the sixtieth text token
+SPLICE, AUDIO_TOKENS = 60, 189  # ten seconds of audio after the sixtieth text token
 TOKENS_PER_STEP = 3
 SIZES = {
     "small": LladaConfig(
@@ -234,8 +234,8 @@ def measure(config: LladaConfig, args: argparse.Namespace) -> dict[str, object]:
     del kept
     same = same_answers(llada, reference, mask_id) if reference and args.dtype == "float32" else None
     noise = torch.Generator().manual_seed(0)
-    ids = torch.randint(0, mask_id, (PROMPT - HEARD,), generator=noise)
-    audio = torch.randn(HEARD, llada.width, generator=noise)
+    ids = torch.randint(0, mask_id, (PROMPT - AUDIO_TOKENS,), generator=noise)
+    audio = torch.randn(AUDIO_TOKENS, llada.width, generator=noise)
     prompt = prompt_of(llada, ids, audio, SPLICE)
     alone, four = states_of(llada, prompt, mask_id, 1), states_of(llada, prompt, mask_id, 4)
     names = ("none", "refresh", *(f"prefix{block}" for block in range(BLOCKS)), "dual")

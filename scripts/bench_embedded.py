@@ -72,9 +72,9 @@ def spoken(backend: Backend, text: str) -> Samples:
     return samples.astype(np.float32)
 
 
-def word_errors(said: str, heard: str) -> tuple[int, int]:
+def word_errors(said: str, recognized: str) -> tuple[int, int]:
     """Edits, words said."""
-    wanted, given = spoken_form(said).split(), heard.split()
+    wanted, given = spoken_form(said).split(), recognized.split()
     row = list(range(len(given) + 1))
     for i, word in enumerate(wanted, 1):
         before, row[0] = row[:], i
@@ -119,7 +119,7 @@ def bench_http(rounds: int) -> dict[str, float]:
     return {"first_audio_share": statistics.median(shares[1:]), "total_seconds": statistics.median(totals[1:])}
 
 
-def bench_recognition(mouth: Backend, ear: Backend) -> dict[str, Any]:
+def bench_recognition(speaker: Backend, recognizer: Backend) -> dict[str, Any]:
     """Word error rates and real-time factor with and without the noise floor, sentence by sentence in turn."""
     with_floor = sphinx_module.with_noise_floor
     ways: dict[str, Callable[[Samples], tuple[Samples, bool]]] = {
@@ -128,12 +128,12 @@ def bench_recognition(mouth: Backend, ear: Backend) -> dict[str, Any]:
     }
     counts = {way: [0, 0, 0.0, 0.0] for way in ways}
     for sentence in SENTENCES:
-        samples = spoken(mouth, sentence)
+        samples = spoken(speaker, sentence)
         for way, floor in ways.items():
             sphinx_module.with_noise_floor = floor
             begun = time.process_time()
-            heard = next(e.text for e in events(ear, TranscriptionRequest(samples)) if isinstance(e, Done))
-            wrong, words = word_errors(sentence, heard)
+            recognized = next(e.text for e in events(recognizer, TranscriptionRequest(samples)) if isinstance(e, Done))
+            wrong, words = word_errors(sentence, recognized)
             spent = time.process_time() - begun
             counts[way] = [
                 a + b for a, b in zip(counts[way], (wrong, words, spent, len(samples) / ASR_SAMPLE_RATE), strict=True)
@@ -142,9 +142,9 @@ def bench_recognition(mouth: Backend, ear: Backend) -> dict[str, Any]:
     return {way: {"wer": c[0] / c[1], "words": int(c[1]), "rtf": c[2] / c[3]} for way, c in counts.items()}
 
 
-def bench_reset(ear: PocketsphinxBackend) -> dict[str, float]:
+def bench_reset(recognizer: PocketsphinxBackend) -> dict[str, float]:
     """Seconds of a fresh state per utterance, against a fresh decoder per request."""
-    decoder = ear._decoder._decoder
+    decoder = recognizer._decoder._decoder
     begun = time.process_time()
     for _ in range(100):
         decoder.reinit_feat()
@@ -159,13 +159,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    mouth, ear = loaded(EspeakBackend()), PocketsphinxBackend()
-    loaded(ear)
+    speaker, recognizer = loaded(EspeakBackend()), PocketsphinxBackend()
+    loaded(recognizer)
     figures = {
-        "speech": bench_speech(mouth, arguments.rounds),
+        "speech": bench_speech(speaker, arguments.rounds),
         "speech over HTTP": bench_http(arguments.rounds),
-        "recognition": bench_recognition(mouth, ear),
-        "fresh state": bench_reset(ear),
+        "recognition": bench_recognition(speaker, recognizer),
+        "fresh state": bench_reset(recognizer),
         "closed sentences exact": f"{sum(result.passed for result in self_test())} of {len(SENTENCES)}",
     }
     print("| measure | value |\n|---|---|")

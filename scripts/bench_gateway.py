@@ -99,14 +99,14 @@ class _NoPool:
 
     @asynccontextmanager
     async def admit(self, deployment: Any, *, owner: str, request_id: str) -> AsyncIterator[Any]:
-        yield _NoTicket(deployment)
+        yield _NoReservation(deployment)
 
     def status(self) -> dict[str, Any]:
         return {}
 
 
 @dataclass
-class _NoTicket:
+class _NoReservation:
     deployment: Any
     fallback_from: None = None
 

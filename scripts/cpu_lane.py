@@ -37,13 +37,13 @@ INTERPRETER = "CPU_LANE_PYTHON"
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """emulator, processor: of qemu-user; has, lacks: features, as Linux names them, of a machine that is of the kind
+    """emulator, processor: of qemu-user; has, missing: features, as Linux names them, of a machine that is of the kind
     itself."""
 
     emulator: str
     processor: str
     has: frozenset[str] = frozenset()
-    lacks: frozenset[str] = frozenset()
+    missing: frozenset[str] = frozenset()
 
 
 PROFILES = {
@@ -206,7 +206,7 @@ def emulation(profile: Profile, features: frozenset[str]) -> list[str]:
 
     Raises LaneUnavailable without the emulator.
     """
-    if not profile.emulator or (features and profile.has <= features and not profile.lacks & features):
+    if not profile.emulator or (features and profile.has <= features and not profile.missing & features):
         return []
     if shutil.which(profile.emulator) is None:
         raise LaneUnavailable(f"{profile.emulator} is not installed (Debian: apt-get install qemu-user)")

@@ -163,7 +163,7 @@ POINTS = (
 )
 
 
-def visit(port: int, point: Point, seed: int) -> str:
+def disconnect(port: int, point: Point, seed: int) -> str:
     """One client. Returns how it left, and what it had been told by then."""
     chance = random.Random(seed)
     at_once = chance.random() < 0.5
@@ -230,7 +230,9 @@ def storm(gateway: WatchedGateway, count: int, seed: int, clients: int, *, tiny:
     chosen = [points[number % len(points)] for number in range(count)]
     chance.shuffle(chosen)
     with ThreadPoolExecutor(clients) as pool:
-        ways = pool.map(lambda job: visit(gateway.port, *job), [(point, chance.getrandbits(32)) for point in chosen])
+        ways = pool.map(
+            lambda job: disconnect(gateway.port, *job), [(point, chance.getrandbits(32)) for point in chosen]
+        )
         return Counter(zip((point.name for point in chosen), ways, strict=True))
 
 
@@ -259,7 +261,7 @@ def measure(gateway: WatchedGateway, options: argparse.Namespace) -> dict[str, A
         "steps_after_leaving": counted,
         "before": before,
         "after": after,
-        "broken": broken(warm | at_once, tally, remains, _replaced(before, after), counted) + gateway.complaints(),
+        "broken": broken(warm | at_once, tally, remains, _replaced(before, after), counted) + gateway.problems(),
     }
 
 

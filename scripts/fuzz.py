@@ -178,7 +178,7 @@ def fuzz(gateway: WatchedGateway, options: argparse.Namespace) -> dict[str, Any]
     remains = gateway.remains(before)
     answers |= {f"{name} afterwards": ordinary(gateway.port, name)[0] for name in names}
     after = gateway.settled()
-    return report(options, tallies, before, after, remains, answers, gateway.complaints())
+    return report(options, tallies, before, after, remains, answers, gateway.problems())
 
 
 def beside_a_greedy_client(port: int, seed: int) -> Tally:
@@ -200,7 +200,7 @@ def report(
     after: dict[str, Any],
     remains: list[str],
     answers: dict[str, int],
-    complaints: list[str],
+    problems: list[str],
 ) -> dict[str, Any]:
     """The figures, and which promises were broken."""
     rows = {
@@ -226,7 +226,7 @@ def report(
         "groups": rows,
         "decoders_replaced": before["pids"]["decoders"] != after["pids"]["decoders"],
         "gateway_mib": [before["rss_mib"], after["rss_mib"]],
-        "broken": wrong + sorted(set(complaints))[:MOST_TOLD],
+        "broken": wrong + sorted(set(problems))[:MOST_TOLD],
     }
 
 

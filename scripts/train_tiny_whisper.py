@@ -253,8 +253,8 @@ def loss_of(
     width = max(len(tokens) for tokens, _ in rows)
     tokens = torch.tensor([tokens + [0] * (width - len(tokens)) for tokens, _ in rows])
     targets = torch.tensor([targets + [IGNORE] * (width - len(targets)) for _, targets in rows])
-    heard = hidden.repeat_interleave(torch.tensor([len(example.rows) for example in batch]), dim=0)
-    decoded = model.model.decoder(input_ids=tokens, encoder_hidden_states=heard).last_hidden_state
+    encoder_states = hidden.repeat_interleave(torch.tensor([len(example.rows) for example in batch]), dim=0)
+    decoded = model.model.decoder(input_ids=tokens, encoder_hidden_states=encoder_states).last_hidden_state
     wanted = targets != IGNORE
     cross_entropy = F.cross_entropy(model.proj_out(decoded[wanted]), targets[wanted])
     voiced = [row for row, example in enumerate(batch) if example.ctc]
@@ -364,8 +364,8 @@ def choose_alignment_heads(model: WhisperForConditionalGeneration, material: Mat
                 input_ids=torch.tensor([tokens]), encoder_hidden_states=hidden, output_attentions=True
             )
         for layer, weights in enumerate(output.cross_attentions):
-            peaks = weights[0, :, text].argmax(-1).float()
-            forward = (peaks.diff(dim=-1) >= 0).float().mean(-1)
+            strongest = weights[0, :, text].argmax(-1).float()
+            forward = (strongest.diff(dim=-1) >= 0).float().mean(-1)
             scores[layer] += forward + weights[0, :, text].max(-1).values.mean(-1)
     ranked = sorted(
         ((scores[layer, head].item(), [layer, head]) for layer, head in np.ndindex(*scores.shape)), reverse=True

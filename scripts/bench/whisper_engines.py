@@ -42,30 +42,30 @@ def ours_torch(folder: Path, dtype: str, batch: int, threads: int) -> Engine:
 
 def _network(network: Network, batch: int) -> Engine:
     """As `backends.whisper.engine` does it: windows are dealt out to lanes."""
-    lanes = network.lanes(batch)
-    parts = [[_mel()] * len(range(batch)[place :: len(lanes)]) for place in range(len(lanes))]
+    replicas = network.replicas(batch)
+    parts = [[_mel()] * len(range(batch)[place :: len(replicas)]) for place in range(len(replicas))]
 
     def encode() -> list[Sequence[EncoderOutput]]:
-        return _side_by_side(lambda lane, mels: lane.encode(mels), lanes, parts)
+        return _side_by_side(lambda replica, mels: replica.encode(mels), replicas, parts)
 
     memories = encode()
 
-    def decode_part(lane: Network, windows: Sequence[EncoderOutput], tokens: int) -> None:
-        decoding = lane.decode(windows)
+    def decode_part(replica: Network, windows: Sequence[EncoderOutput], tokens: int) -> None:
+        decoding = replica.decode(windows)
         logits = decoding.feed(np.array([[START, ENGLISH, TRANSCRIBE, NO_TIMESTAMPS]] * len(windows)), 3)
         for _ in range(tokens - 1):
             logits = decoding.feed(logits[:, -1].argmax(-1)[:, None])
 
     return encode, lambda tokens: _side_by_side(
-        lambda lane, windows: decode_part(lane, windows, tokens), lanes, memories
+        lambda replica, windows: decode_part(replica, windows, tokens), replicas, memories
     )
 
 
-def _side_by_side(work: Callable[..., Any], lanes: Sequence[Network], parts: Sequence[Any]) -> list[Any]:
-    if len(lanes) == 1:
-        return [work(lanes[0], parts[0])]
-    with ThreadPoolExecutor(len(lanes)) as threads:
-        return list(threads.map(work, lanes, parts))
+def _side_by_side(work: Callable[..., Any], replicas: Sequence[Network], parts: Sequence[Any]) -> list[Any]:
+    if len(replicas) == 1:
+        return [work(replicas[0], parts[0])]
+    with ThreadPoolExecutor(len(replicas)) as threads:
+        return list(threads.map(work, replicas, parts))
 
 
 def ct2(folder: Path, dtype: str, batch: int, threads: int) -> Engine:

@@ -161,7 +161,7 @@ class WatchedGateway:
             pass
         return wrong
 
-    def complaints(self) -> list[str]:
+    def problems(self) -> list[str]:
         """Lines of the log that no client's behaviour should cause."""
         return [line[:300] for line in self.log.read_text(encoding="utf-8").splitlines() if UNEXPECTED.search(line)]
 

@@ -65,20 +65,20 @@ def _queued(headers: Mapping[str, str]) -> float:
 async def transcription(client: openai.AsyncOpenAI, name: str, chance: Chance) -> tuple[str, float]:
     form = chance.choice(["json", "text", "srt", "vtt", "verbose_json", "stream"])
     audio = ("clip.wav", spoken(chance.choice([1, 2, 5, 16])))
-    wish: dict[str, Any] = {"stream": True} if form == "stream" else {"response_format": form}
-    async with client.audio.transcriptions.with_streaming_response.create(model=name, file=audio, **wish) as answer:
+    options: dict[str, Any] = {"stream": True} if form == "stream" else {"response_format": form}
+    async with client.audio.transcriptions.with_streaming_response.create(model=name, file=audio, **options) as answer:
         await _read(answer)
         return f"transcription {form}", _queued(answer.headers)
 
 
 async def speech(client: openai.AsyncOpenAI, name: str, chance: Chance) -> tuple[str, float]:
     form = chance.choice(["wav", "mp3", "flac", "opus", "pcm", "sse"])
-    wish: dict[str, Any] = (
+    options: dict[str, Any] = (
         {"stream_format": "sse", "response_format": "pcm"} if form == "sse" else {"response_format": form}
     )
     text = "Every good boy deserves fudge. " * chance.choice([1, 2, 4])
     async with client.audio.speech.with_streaming_response.create(
-        model=name, voice="alloy", input=text, **wish
+        model=name, voice="alloy", input=text, **options
     ) as answer:
         await _read(answer)
         return f"speech {form}", _queued(answer.headers)
@@ -87,14 +87,14 @@ async def speech(client: openai.AsyncOpenAI, name: str, chance: Chance) -> tuple
 async def chat(client: openai.AsyncOpenAI, name: str, chance: Chance) -> tuple[str, float]:
     form = chance.choice(["text", "stream", "audio"])
     words = " ".join(chance.choices(["what", "is", "said", "here"], k=chance.choice([3, 10])))
-    heard = {"data": base64.b64encode(spoken(1)).decode(), "format": "wav"}
-    parts = [{"type": "text", "text": words}, {"type": "input_audio", "input_audio": heard}]
-    wish: dict[str, Any] = {"stream": form == "stream"}
+    audio = {"data": base64.b64encode(spoken(1)).decode(), "format": "wav"}
+    parts = [{"type": "text", "text": words}, {"type": "input_audio", "input_audio": audio}]
+    options: dict[str, Any] = {"stream": form == "stream"}
     if form == "audio":
-        wish |= {"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"}}
+        options |= {"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"}}
     messages: Any = [{"role": "user", "content": parts}]
     create = client.chat.completions.with_streaming_response.create
-    async with create(model=name, messages=messages, max_tokens=24, **wish) as answer:
+    async with create(model=name, messages=messages, max_tokens=24, **options) as answer:
         await _read(answer)
         return f"chat {form}", _queued(answer.headers)
 

@@ -34,7 +34,7 @@ def test_clients_that_leave_anywhere_leave_nothing_behind(gateway: WatchedGatewa
     after = gateway.holdings()
     assert {name: after["pids"][name] for name in MODELS} == {name: before["pids"][name] for name in MODELS}
     assert [ordinary(gateway.port, name)[0] for name in ("hear", "narrow", "speak", "ask")] == [200] * 4
-    assert gateway.complaints() == []
+    assert gateway.problems() == []
 
 
 @pytest.mark.parametrize("seed", [1, 2])

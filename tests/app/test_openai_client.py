@@ -44,42 +44,46 @@ def _clients(server: Running) -> dict[str, OpenAI]:
 )
 def test_transcriptions_on_every_scheme(server: Running, wav: bytes, scheme: str, name: str) -> None:
     with _clients(server)[scheme] as client:
-        heard = client.audio.transcriptions.create(
+        transcription = client.audio.transcriptions.create(
             model=name, file=("a b.wav", wav), language="en", prompt="p", temperature=0.2
         )
-        assert heard.text == "Good morning to you."
-        assert heard.usage is not None
-        assert heard.usage.type == "duration"
-        assert heard.usage.seconds == 2
+        assert transcription.text == "Good morning to you."
+        assert transcription.usage is not None
+        assert transcription.usage.type == "duration"
+        assert transcription.usage.seconds == 2
     request = server.pool.requests[-1]
     assert (request.language, request.prompt, request.temperature, request.samples.shape) == ("en", "p", 0.2, (32_000,))
 
 
 def test_verbose_json_is_valid_for_the_strict_client(server: Running, wav: bytes) -> None:
     with _azure(server, _strict_response_validation=True) as client:
-        heard = client.audio.transcriptions.create(
+        transcription = client.audio.transcriptions.create(
             model="fake-asr",
             file=io.BytesIO(wav),
             response_format="verbose_json",
             timestamp_granularities=["word", "segment"],
         )
-    assert (heard.language, heard.duration, heard.text) == ("english", 2.0, "Good morning to you.")
-    assert heard.segments is not None
-    assert heard.words is not None
-    assert [segment.id for segment in heard.segments] == [0, 1]
-    assert [word.word for word in heard.words] == ["good", "morning", "to", "you"]
-    assert heard.words[-1].end == 2.0
+    assert (transcription.language, transcription.duration, transcription.text) == (
+        "english",
+        2.0,
+        "Good morning to you.",
+    )
+    assert transcription.segments is not None
+    assert transcription.words is not None
+    assert [segment.id for segment in transcription.segments] == [0, 1]
+    assert [word.word for word in transcription.words] == ["good", "morning", "to", "you"]
+    assert transcription.words[-1].end == 2.0
 
 
 def test_granularities_choose_the_lists(server: Running, wav: bytes) -> None:
     with _azure(server) as client:
 
-        def heard(*names: Any) -> Any:
+        def transcription(*names: Any) -> Any:
             return client.audio.transcriptions.create(
                 model="fake-asr", file=wav, response_format="verbose_json", timestamp_granularities=list(names)
             )
 
-        only_words, only_segments = heard("word"), heard("segment")
+        only_words, only_segments = transcription("word"), transcription("segment")
     assert (only_words.segments, only_segments.words) == (None, None)
     assert (len(only_words.words), len(only_segments.segments)) == (4, 2)
 
@@ -145,8 +149,8 @@ def test_nested_and_listed_options_arrive(server: Running, wav: bytes) -> None:
 
 async def test_the_asynchronous_client(server: Running, wav: bytes) -> None:
     async with AsyncAzureOpenAI(azure_endpoint=server.url, api_key=KEY, api_version="2024-10-21") as client:
-        heard = await client.audio.transcriptions.create(model="team/asr model", file=wav)
-        assert heard.text == "Good morning to you."
+        transcription = await client.audio.transcriptions.create(model="team/asr model", file=wav)
+        assert transcription.text == "Good morning to you."
         events = [
             event async for event in await client.audio.transcriptions.create(model="fake-asr", file=wav, stream=True)
         ]

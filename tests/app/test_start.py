@@ -75,10 +75,10 @@ def started(tmp_path: Path, more: str = "", before: str = "", launcher: Sequence
         creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
     )
     process = Process(popen)
-    listening = threading.Event()
-    reader = threading.Thread(target=_listen, args=(process, listening), daemon=True)
+    ready = threading.Event()
+    reader = threading.Thread(target=_listen, args=(process, ready), daemon=True)
     reader.start()
-    assert listening.wait(LIMIT), process.said
+    assert ready.wait(LIMIT), process.said
     try:
         yield process
     finally:
@@ -87,13 +87,13 @@ def started(tmp_path: Path, more: str = "", before: str = "", launcher: Sequence
         reader.join(LIMIT)
 
 
-def _listen(process: Process, listening: threading.Event) -> None:
+def _listen(process: Process, ready: threading.Event) -> None:
     with process.popen.stdout as lines:  # type: ignore[union-attr]
         for line in lines:
             process.said.append(line.rstrip())
             if found := re.search(r"at http://127\.0\.0\.1:(\d+)", line):
                 process.port = int(found[1])
-                listening.set()
+                ready.set()
 
 
 def _in_flight(server: Process) -> int:

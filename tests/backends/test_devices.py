@@ -72,7 +72,7 @@ def test_torch_backends_take_cuda_first() -> None:
     assert place(LLASA, DML) == ("cpu", "torch", "auto")
 
 
-def test_a_wish_is_a_command() -> None:
+def test_a_preference_is_a_command() -> None:
     assert place(WHISPER, CUDA, device="cpu") == ("cpu", "onnx", "auto")
     assert place(WHISPER, CUDA, device="cuda", dtype="float32") == ("cuda:0", "torch", "float32")
     with pytest.raises(ModelUnavailable, match=r"cannot run on 'cuda:1' here; this machine has cuda:0 \(RTX\), cpu"):
@@ -196,7 +196,7 @@ def test_an_unmeasured_worker_is_expected_to_hold_its_libraries_too() -> None:
     assert m.known("new") == 0
 
 
-def test_the_ledger_keeps_the_most_a_model_held_and_forgets_one_unusual_job() -> None:
+def test_the_footprint_cache_keeps_the_most_a_model_held_and_forgets_one_unusual_job() -> None:
     m = DeviceManager()
     m.record("k", 1000)
     m.record("k", 500)  # a living worker that shrinks may grow again
@@ -210,7 +210,7 @@ def test_the_ledger_keeps_the_most_a_model_held_and_forgets_one_unusual_job() ->
     assert m.known("k") == 700
 
 
-def test_a_ledger_that_is_damaged_or_cannot_be_written_does_no_harm(tmp_path: Path) -> None:
+def test_a_footprint_cache_that_is_damaged_or_cannot_be_written_does_no_harm(tmp_path: Path) -> None:
     (tmp_path / "bad.json").write_text("{", encoding="utf-8")
     DeviceManager(footprint_cache=tmp_path / "bad.json").record("k", 5)
     assert json.loads((tmp_path / "bad.json").read_text(encoding="utf-8")) == {"k": 5}

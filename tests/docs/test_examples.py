@@ -46,8 +46,8 @@ def _ask_all(client: httpx.Client) -> None:
         assert spoken.status_code == 200, spoken.text
         assert spoken.content[:4] == b"RIFF"
         assert len(spoken.content) > 2000
-    heard = client.post("/v1/audio/transcriptions", data={"model": "whisper-1"}, files={"file": sound})
-    assert heard.status_code == 200, heard.text
+    transcription = client.post("/v1/audio/transcriptions", data={"model": "whisper-1"}, files={"file": sound})
+    assert transcription.status_code == 200, transcription.text
     part = {"type": "input_audio", "input_audio": {"data": base64.b64encode(sound).decode(), "format": "wav"}}
     question = {"role": "user", "content": [part, {"type": "text", "text": "What is it?"}]}
     answer = client.post("/v1/chat/completions", json={"model": "gpt-4o-audio-preview", "messages": [question]})

@@ -60,8 +60,8 @@ def test_the_curl_lines_speak_and_transcribe(address: str, folder: Path) -> None
     with wave.open(str(folder / "speech.wav")) as sound:
         assert sound.getnframes() / sound.getframerate() > 1.5
     document = json.loads(curl(transcribe, address, folder))
-    heard = {word["word"] for word in document["words"]}
-    assert len(heard & {"please", "open", "the", "front", "door", "before", "you", "leave"}) >= 4, document["text"]
+    recognized = {word["word"] for word in document["words"]}
+    assert len(recognized & {"please", "open", "the", "front", "door", "before", "you", "leave"}) >= 4, document["text"]
     assert "speech-gateway pull whisper-1" in curl(whisper, address, folder)
 
 

@@ -8,7 +8,7 @@ from scripts.bench_embedded import CHARACTERS, LONG_TEXT, word_errors
 
 
 @pytest.mark.parametrize(
-    ("said", "heard", "errors"),
+    ("said", "recognized", "errors"),
     [
         ("Open the door.", "open the door", (0, 3)),
         ("Open the door.", "open door", (1, 3)),
@@ -17,8 +17,8 @@ from scripts.bench_embedded import CHARACTERS, LONG_TEXT, word_errors
         ("It's late.", "its late now", (2, 2)),
     ],
 )
-def test_word_errors_are_edits(said: str, heard: str, errors: tuple[int, int]) -> None:
-    assert word_errors(said, heard) == errors
+def test_word_errors_are_edits(said: str, recognized: str, errors: tuple[int, int]) -> None:
+    assert word_errors(said, recognized) == errors
 
 
 def test_the_long_text_is_long_enough() -> None:

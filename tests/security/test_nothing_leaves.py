@@ -95,9 +95,9 @@ def test_nothing_leaves_while_it_serves(watch: Watch, tmp_path: Path) -> None:
 def _use(url: str) -> None:
     key = {"api-key": "k"}
     form = {"files": {"file": ("a.wav", wav_of(2.0))}, "data": {"model": "whisper-1"}}
-    heard = httpx.post(f"{url}/v1/audio/transcriptions", headers=key, timeout=120, **form)
-    assert heard.status_code == 200, heard.text
-    assert heard.headers["x-gateway-engine"] == "onnx"
+    transcription = httpx.post(f"{url}/v1/audio/transcriptions", headers=key, timeout=120, **form)
+    assert transcription.status_code == 200, transcription.text
+    assert transcription.headers["x-gateway-engine"] == "onnx"
     said = httpx.post(
         f"{url}/v1/audio/speech",
         headers=key,

@@ -163,7 +163,7 @@ async def test_one_key_gets_its_share_of_a_small_temp_disk(
     _free(monkeypatch, 8 << 20)
     long = by_soundfile(np.zeros((16_000 * 60, 1), np.float32), 16_000, "WAV", "PCM_16")  # 3.8 MB of samples
     first = await _decode(media, "hostile", long)
-    assert first.path is not None
+    assert first.file is not None
     with pytest.raises(Overloaded, match="temporary files"):
         await _decode(media, "hostile", long)
     with await _decode(media, "honest", long) as other:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 # Part of a reason -> what to do so that these tests run.
-_CURES = {
+_HINTS = {
     "Chromium": "apt-get install chromium",
     "bash": "apt-get install curl bash",
     "curl": "apt-get install curl",
@@ -24,8 +24,8 @@ def skip_summary(reports: Iterable[Any]) -> Iterator[str]:
     """One line per reason, most frequent first; `reports` are pytest's of skipped tests."""
     reasons = Counter(_reason(report.longrepr) for report in reports)
     for reason, count in reasons.most_common():
-        cure = next((cure for part, cure in _CURES.items() if part in reason), "")
-        yield f"{count} skipped: {reason}" + (f"; to run them: {cure}" if cure else "")
+        hint = next((hint for part, hint in _HINTS.items() if part in reason), "")
+        yield f"{count} skipped: {reason}" + (f"; to run them: {hint}" if hint else "")
 
 
 def _reason(told: Any) -> str:

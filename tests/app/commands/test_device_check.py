@@ -64,7 +64,7 @@ def test_kernels_that_were_given_up_are_told() -> None:
     assert device_check().kernels == {}
 
 
-def test_a_gpu_that_holds_the_graph_is_no_trouble() -> None:
+def test_a_gpu_that_holds_the_graph_is_no_failure() -> None:
     found = device_check(device="directml:0", detail={"nodes": GPU_NODES})
     assert found.failure == ""
     assert found.nodes == GPU_NODES

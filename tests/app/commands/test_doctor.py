@@ -147,7 +147,7 @@ def test_missing_libraries_name_the_command_that_adds_them(
     assert "whisper-1: not ready, onnx on cpu" in told
 
 
-def test_a_wish_that_this_machine_cannot_fulfil_is_told(quick_probe: Inventory, tmp_path: Path) -> None:
+def test_a_preference_that_this_machine_cannot_fulfil_is_reported(quick_probe: Inventory, tmp_path: Path) -> None:
     (tmp_path / "gateway.toml").write_text('[deployments."whisper-1"]\ndevice = "directml:0"\n', encoding="utf-8")
     assert "cannot run on 'directml:0' here" in doctor().stdout
 

@@ -166,7 +166,7 @@ def test_a_mistake_in_an_option_is_named() -> None:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.2", "::", "example.org"])  # noqa: S104
-def test_listening_beyond_loopback_needs_keys_or_a_clear_wish(host: str) -> None:
+def test_binding_beyond_loopback_needs_keys_or_an_explicit_setting(host: str) -> None:
     with pytest.raises(ConfigError, match="api_keys, or open_to_network"):
         load_settings(server__host=host)
     assert load_settings(server__host=host, server__open_to_network=True).server.host == host

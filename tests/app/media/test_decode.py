@@ -167,10 +167,10 @@ def test_values_that_are_no_numbers_become_silence() -> None:
     samples[100:200] = np.nan
     samples[300:400] = np.inf
     samples[500:600] = 7.0
-    _, heard = read(by_soundfile(samples, 16_000, "WAV", "FLOAT"))
-    assert np.isfinite(heard).all()
-    assert not heard[100:200].any()
-    assert np.abs(heard).max() <= 1.0
+    _, decoded = read(by_soundfile(samples, 16_000, "WAV", "FLOAT"))
+    assert np.isfinite(decoded).all()
+    assert not decoded[100:200].any()
+    assert np.abs(decoded).max() <= 1.0
 
 
 def test_length_is_capped_while_decoding() -> None:
@@ -222,10 +222,10 @@ def test_what_pyav_does_not_foresee_in_a_file_is_the_files_fault(monkeypatch: py
     """Some damaged streams name tracks that PyAV's list of tracks lacks."""
     data = by_av(tone(44_100, 0.1), 44_100, "mpegts", "aac")
 
-    def lacks(*_: object, **__: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise IndexError("list index out of range")
 
-    monkeypatch.setattr("app.media.decode.av.open", lacks)
+    monkeypatch.setattr("app.media.decode.av.open", fail)
     with pytest.raises(Unreadable, match="damaged"):
         read(data)
 
@@ -268,8 +268,8 @@ def test_damaged_files_give_samples_or_one_error(number: int) -> None:
             else:
                 data[at:at] = data[at : at + 32]
         try:
-            heard = read(bytes(data), caps=Caps(5.0, 1 << 24))[1]
+            decoded = read(bytes(data), caps=Caps(5.0, 1 << 24))[1]
         except Unreadable:
             continue
-        assert np.isfinite(heard).all()
-        assert np.abs(heard).max(initial=0.0) <= 1.0
+        assert np.isfinite(decoded).all()
+        assert np.abs(decoded).max(initial=0.0) <= 1.0

@@ -91,7 +91,7 @@ async def test_truncated_weights_are_named_before_any_process_starts(tmp_path: P
 # --- Pulls ------------------------------------------------------------------------------------------------------------
 
 
-async def pull_trouble(tmp_path: Path, told: str) -> None:
+async def check_failed_pull(tmp_path: Path, told: str) -> None:
     """The pull of a model fails for this reason; another one answers meanwhile."""
     other = fake("other")
     async with pool_of(weighty(), other, models_dir=tmp_path) as pool:
@@ -114,7 +114,7 @@ async def test_a_disk_that_fills_up_during_a_pull_is_told(tmp_path: Path, monkey
         (parts / f"{name}.part").symlink_to("/dev/full")
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-        await pull_trouble(tmp_path, "is full")
+        await check_failed_pull(tmp_path, "is full")
 
 
 async def test_a_hub_that_is_away_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +122,7 @@ async def test_a_hub_that_is_away_is_told(tmp_path: Path, monkeypatch: pytest.Mo
         away = hub.url
     monkeypatch.setenv("HF_ENDPOINT", away)
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    await pull_trouble(tmp_path, "The last try failed")
+    await check_failed_pull(tmp_path, "The last try failed")
 
 
 # --- Clocks -----------------------------------------------------------------------------------------------------------

@@ -338,8 +338,8 @@ class Lives(RuleBasedStateMachine):
 
     def idle(self) -> list[str]:
         """Models that could make room at once: no job, nobody waits, not pinned, not ending already."""
-        residents = [dispatcher.supervisor for dispatcher in self.pool._dispatchers.values()]
-        return [r.name for r in residents if r.worker and not r.active and not r.waiting and not r.pinned]
+        supervisors = [dispatcher.supervisor for dispatcher in self.pool._dispatchers.values()]
+        return [r.name for r in supervisors if r.worker and not r.active and not r.waiting and not r.pinned]
 
     async def let_everything_end(self) -> None:
         for future in self.world.loading.values():

@@ -204,7 +204,7 @@ async def test_a_model_that_does_not_fit_at_all_says_so_and_leaves_nothing() -> 
         assert not psutil.Process().children()
 
 
-async def test_clients_that_leave_while_memory_is_awaited_take_the_wish_back() -> None:
+async def test_clients_that_leave_while_memory_is_awaited_withdraw_the_request() -> None:
     busy = fake("busy", device_preference=GPU, memory=800 * MIB, delay=0.05, steps=60, max_batch=1)
     new = fake("new", device_preference=GPU, memory=800 * MIB)
     async with pool_of(busy, new, devices=machine({"cuda:0": 1000 * MIB}, gpu=True)) as pool:

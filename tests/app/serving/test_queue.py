@@ -126,13 +126,13 @@ def chat(seconds: float = 0.0, **keys: Any) -> ChatRequest:
     return ChatRequest((Message("user", (TextPart("a"), sound)),), **keys)
 
 
-def heard(seconds: float) -> TranscriptionRequest:
+def transcription(seconds: float) -> TranscriptionRequest:
     return TranscriptionRequest(np.zeros(round(16_000 * seconds), np.float32))
 
 
 def test_units_of_work() -> None:
-    assert work_units(heard(2)) == 2
-    assert work_units(heard(0)) == 0.1
+    assert work_units(transcription(2)) == 2
+    assert work_units(transcription(0)) == 0.1
     assert work_units(SpeechRequest("x" * 150, "v")) == pytest.approx(10)
     assert work_units(SpeechRequest("x" * 150, "v", speed=2)) == pytest.approx(5)
     assert work_units(chat(max_tokens=7)) == 7
@@ -147,9 +147,9 @@ def test_the_price_converges_to_what_jobs_really_cost(rate: float, lengths: list
     pricer = Pricer()
     assert not pricer.known
     for length in lengths:
-        pricer.record(heard(length), length * rate)
+        pricer.record(transcription(length), length * rate)
     assert pricer.known
-    assert pricer.price(heard(next_length)) == pytest.approx(next_length * rate, rel=0.05)
+    assert pricer.price(transcription(next_length)) == pytest.approx(next_length * rate, rel=0.05)
     assert pricer.real_time_factor == pytest.approx(rate, rel=0.05)
 
 
@@ -160,12 +160,12 @@ def test_prices_grow_with_the_work_and_stay_between_the_measurements(
 ) -> None:
     pricer = Pricer()
     for cost in costs:
-        pricer.record(heard(1), cost)
-    assert min(costs) * 0.999 <= pricer.price(heard(1)) <= max(costs) * 1.001
-    assert pricer.price(heard(length * factor)) >= pricer.price(heard(length))
+        pricer.record(transcription(1), cost)
+    assert min(costs) * 0.999 <= pricer.price(transcription(1)) <= max(costs) * 1.001
+    assert pricer.price(transcription(length * factor)) >= pricer.price(transcription(length))
 
 
-def test_a_chat_has_a_real_time_factor_only_if_it_heard_something() -> None:
+def test_a_chat_has_a_real_time_factor_only_with_audio() -> None:
     pricer = Pricer()
     pricer.record(chat(0, max_tokens=10), 2.0)
     assert pricer.real_time_factor is None

@@ -50,9 +50,9 @@ class Visitor:
 
     def __init__(self, gate: FairGate, owner: str, order: list[str]) -> None:
         self.out = asyncio.Event()
-        self.task = asyncio.create_task(self._visit(gate, owner, order))
+        self.task = asyncio.create_task(self._enter(gate, owner, order))
 
-    async def _visit(self, gate: FairGate, owner: str, order: list[str]) -> None:
+    async def _enter(self, gate: FairGate, owner: str, order: list[str]) -> None:
         async with gate.slot(owner):
             order.append(owner)
             await self.out.wait()

@@ -138,7 +138,7 @@ def test_what_is_chosen_before_the_page_knows_who_can_answer_stays(server: str, 
 def test_a_recording_is_transcribed_with_its_picture(server: str, page: Page, recording: Path) -> None:
     form = {"model": "embedded-asr", "response_format": "text"}
     files = {"file": recording.read_bytes()}
-    heard = httpx.post(
+    transcript = httpx.post(
         f"{server}/v1/audio/transcriptions", data=form, files=files, headers={"api-key": "k"}, timeout=LIMIT
     ).text
     _open(page, "Transcribe")
@@ -151,11 +151,11 @@ def test_a_recording_is_transcribed_with_its_picture(server: str, page: Page, re
     ).first.wait_for()
     page.get_by_role("button", name="Transcribe").click()
     page.get_by_text("Inference time").filter(visible=True).wait_for()
-    assert heard.strip()
-    assert page.locator("#transcript textarea").input_value() == heard.rstrip("\n")
+    assert transcript.strip()
+    assert page.locator("#transcript textarea").input_value() == transcript.rstrip("\n")
     page.get_by_role("tabpanel").filter(visible=True).locator("img").first.wait_for()
     words = [word.inner_text().split()[-1] for word in page.locator("#times .sg-word").all()]
-    assert words == heard.split()
+    assert words == transcript.split()
 
 
 def test_text_is_spoken_and_drawn(page: Page) -> None:
@@ -215,7 +215,7 @@ def test_an_adapter_is_chosen_and_speaks(server: str, page: Page) -> None:
     assert {"default", "mine"} <= {voice["id"] for voice in voices["voices"]}, "it was this model that spoke"
 
 
-def test_the_microphone_is_heard(page: Page) -> None:
+def test_the_microphone_is_recorded(page: Page) -> None:
     _open(page, "Ask")
     panel = page.get_by_role("tabpanel").filter(visible=True)
     panel.get_by_label("Record audio").click()

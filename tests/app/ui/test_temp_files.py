@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from app.ui import temp_files as shelves
+from app.ui import temp_files as temp_files_module
 from app.ui.temp_files import TempFiles
 
 
@@ -22,11 +22,11 @@ def _put(temp_files: TempFiles, name: str, age: float) -> Path:
 
 
 async def test_old_files_go_and_the_folder_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shelves, "_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(temp_files_module, "_LOOK_SECONDS", 0.01)
     temp_files = TempFiles()
     assert os.environ["GRADIO_TEMP_DIR"] == str(temp_files.folder)
     async with temp_files.tended():
-        old, new = _put(temp_files, "old.wav", 2 * shelves.KEPT_SECONDS), _put(temp_files, "new.wav", 0)
+        old, new = _put(temp_files, "old.wav", 2 * temp_files_module.KEPT_SECONDS), _put(temp_files, "new.wav", 0)
         while old.exists():  # noqa: ASYNC110 (a file, not a task, is waited for)
             await asyncio.sleep(0.01)
         assert new.exists()

@@ -78,12 +78,12 @@ def test_equals_the_package(pickled: Path, statistics: str) -> None:
     assert np.abs(expected - y).max() > 1e-4
     for _ in range(2):  # a call leaves no trace in the statistics
         assert np.allclose(mark.encode(y, 44_100, KEY, 36), expected, atol=2e-6)
-    heard = oracle.decode_wav(y.copy(), 44_100, False)
+    expected_mark = oracle.decode_wav(y.copy(), 44_100, False)
     found = mark.detect(y, 44_100, search=False)
-    assert (found.status == "found") == heard["status"]
-    if heard["status"]:
-        assert list(found.message) == heard["messages"][0]
-        assert found.confidence == pytest.approx(heard["confidences"][0], abs=1e-6)
+    assert (found.status == "found") == expected_mark["status"]
+    if expected_mark["status"]:
+        assert list(found.message) == expected_mark["messages"][0]
+        assert found.confidence == pytest.approx(expected_mark["confidences"][0], abs=1e-6)
 
 
 @pytest.fixture(scope="module")

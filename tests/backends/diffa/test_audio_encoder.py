@@ -67,24 +67,24 @@ def test_taps_of_every_whisper_size(depth, taps, indices):
     assert tap_indices(depth, taps) == indices
 
 
-def test_long_audio_is_heard_in_pieces(audio_encoder, samples):
+def test_long_audio_is_encoded_in_pieces(audio_encoder, samples):
     whole = np.tile(samples, 12)[: 31 * ASR_SAMPLE_RATE]
-    heard = audio_encoder.encode(whole)
+    encoded = audio_encoder.encode(whole)
     window = audio_encoder.piece_samples
     parts = [audio_encoder.encode(part).embeddings for part in (whole[:window], whole[window:])]
-    assert heard.pieces == 2
-    torch.testing.assert_close(heard.embeddings, torch.cat(parts))
-    assert len(heard.embeddings) == 439 + 64 + 12 == audio_encoder.tokens(len(whole))
+    assert encoded.pieces == 2
+    torch.testing.assert_close(encoded.embeddings, torch.cat(parts))
+    assert len(encoded.embeddings) == 439 + 64 + 12 == audio_encoder.tokens(len(whole))
 
 
 @pytest.mark.parametrize("length", [1, 160, 960, 1279])
 def test_short_audio_is_lengthened_to_80_ms(audio_encoder, samples, length):
-    heard = audio_encoder.encode(samples[:length])
+    encoded = audio_encoder.encode(samples[:length])
     padded = np.zeros(1280, np.float32)
     padded[:length] = samples[:length]
-    torch.testing.assert_close(heard.embeddings, audio_encoder.encode(padded).embeddings)
-    assert heard.padded
-    assert len(heard.embeddings) == 65 == audio_encoder.tokens(length)
+    torch.testing.assert_close(encoded.embeddings, audio_encoder.encode(padded).embeddings)
+    assert encoded.padded
+    assert len(encoded.embeddings) == 65 == audio_encoder.tokens(length)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_unusable_samples_are_refused(audio_encoder, bad):
         audio_encoder.encode(bad)
 
 
-def test_read_only_samples_are_heard(audio_encoder, samples):
+def test_read_only_samples_are_encoded(audio_encoder, samples):
     frozen = samples.copy()
     frozen.setflags(write=False)
     assert len(audio_encoder.encode(frozen).embeddings) == 98
@@ -111,7 +111,7 @@ def adapter(tmp_path, data):
     return tmp_path, load_file(data / "adapter" / "model.safetensors")
 
 
-def heard_with(folder, data, samples):
+def embeddings_of(folder, data, samples):
     return load_audio_encoder(data / "whisper", folder, 64, CPU).encode(samples).embeddings
 
 
@@ -122,16 +122,16 @@ def test_the_published_pickle_with_foreign_keys(adapter, data, samples, expected
         "llm_model.model.transformer.wte.weight": torch.ones(4),
     }
     torch.save(tensors | extra, folder / "pytorch_model.bin")
-    np.testing.assert_allclose(heard_with(folder, data, samples), expected["speech"], atol=2e-5)
+    np.testing.assert_allclose(embeddings_of(folder, data, samples), expected["speech"], atol=2e-5)
 
 
 def test_an_old_style_pickle_and_bfloat16_values(adapter, data, samples, expected):
     folder, tensors = adapter
     narrow = {name: tensor.bfloat16() for name, tensor in tensors.items()}
     torch.save(narrow, folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
-    heard = heard_with(folder, data, samples)
-    assert heard.dtype == torch.float32
-    np.testing.assert_allclose(heard, expected["speech"], atol=0.2)
+    encoded = embeddings_of(folder, data, samples)
+    assert encoded.dtype == torch.float32
+    np.testing.assert_allclose(encoded, expected["speech"], atol=0.2)
 
 
 def test_shards_with_an_index(adapter, data, samples, expected):
@@ -143,10 +143,10 @@ def test_shards_with_an_index(adapter, data, samples, expected):
         save_file({name: tensors[name].clone() for name in here}, folder / file)
     weight_map = {name: file for file, here in files.items() for name in here}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}), encoding="utf-8")
-    np.testing.assert_allclose(heard_with(folder, data, samples), expected["speech"], atol=2e-5)
+    np.testing.assert_allclose(embeddings_of(folder, data, samples), expected["speech"], atol=2e-5)
     (folder / "b.safetensors").unlink()
     with pytest.raises(ModelUnavailable, match=r"b\.safetensors"):
-        heard_with(folder, data, samples)
+        embeddings_of(folder, data, samples)
 
 
 def test_a_sharded_pickle(adapter, data, samples, expected):
@@ -156,7 +156,7 @@ def test_a_sharded_pickle(adapter, data, samples, expected):
         torch.save({name: tensors[name] for name in here}, folder / file)
     weight_map = dict.fromkeys(names[::2], "a.bin") | dict.fromkeys(names[1::2], "b.bin")
     (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": weight_map}), encoding="utf-8")
-    np.testing.assert_allclose(heard_with(folder, data, samples), expected["speech"], atol=2e-5)
+    np.testing.assert_allclose(embeddings_of(folder, data, samples), expected["speech"], atol=2e-5)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_a_pickle_of_something_else_is_refused(adapter, data, samples):
     folder, tensors = adapter
     torch.save(tensors | {"hook": shutil.rmtree}, folder / "pytorch_model.bin")
     with pytest.raises(ModelUnavailable, match="refused"):
-        heard_with(folder, data, samples)
+        embeddings_of(folder, data, samples)
 
 
 def test_seventy_one_tensors_are_demanded(data):
@@ -197,7 +197,7 @@ def test_a_missing_adapter_tensor_is_named(adapter, data, samples, name):
     del tensors[name]
     save_file(tensors, folder / "model.safetensors")
     with pytest.raises(ModelUnavailable, match=name.replace(".", r"\.")):
-        heard_with(folder, data, samples)
+        embeddings_of(folder, data, samples)
 
 
 def test_a_truncated_file_is_told(adapter, data, samples):
@@ -206,7 +206,7 @@ def test_a_truncated_file_is_told(adapter, data, samples):
     whole = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ModelUnavailable, match=r"model\.safetensors"):
-        heard_with(folder, data, samples)
+        embeddings_of(folder, data, samples)
 
 
 def test_a_wrong_whisper_folder_is_told(tmp_path, data):

@@ -92,7 +92,7 @@ def test_the_requests_temperature_is_taken():
     ],
     ids=str,
 )
-def test_broken_wishes_are_told_with_their_rule(given, param, message):
+def test_broken_options_are_refused_with_their_rule(given, param, message):
     with pytest.raises(InvalidInput, match=message) as caught:
         resolve(DEFAULTS, given)
     assert caught.value.param == param

@@ -93,9 +93,9 @@ def test_the_confidence_rules_need_fewer_steps(other, samples):
 def test_the_splice_index_decides_where_the_audio_goes(model, samples, case):
     first, second = (model.first_logits(samples, case["prompt_ids"], place, 4) for place in (59, 20))
     assert not torch.allclose(first[-4:], second[-4:], atol=0.1)
-    heard = len(model.speech_embeddings(samples))
+    audio_length = len(model.speech_embeddings(samples))
     text = model.first_logits(None, case["prompt_ids"], None, 4)
-    assert len(first) == heard + len(text)
+    assert len(first) == audio_length + len(text)
 
 
 def test_early_stop_fills_with_the_end_token(model, samples, monkeypatch):

@@ -51,5 +51,5 @@ def spoken(backend: Backend, text: str, voice: str = "en-us", **fields: Any) -> 
     return samples_of(found)
 
 
-def at_listening_rate(samples: Samples, rate: int = 22_050) -> Samples:
+def at_asr_rate(samples: Samples, rate: int = 22_050) -> Samples:
     return np.asarray(soxr.resample(samples, rate, ASR_SAMPLE_RATE), np.float32)

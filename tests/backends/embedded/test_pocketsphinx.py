@@ -24,7 +24,7 @@ from backends.interface import (
     TextDelta,
     TranscriptionRequest,
 )
-from tests.backends.embedded.drive import at_listening_rate, events, loaded_espeak, loaded_pocketsphinx, model, spoken
+from tests.backends.embedded.drive import at_asr_rate, events, loaded_espeak, loaded_pocketsphinx, model, spoken
 
 FIRST = "Please open the front door before you leave."
 SECOND = "I would like a cup of coffee with milk."
@@ -39,7 +39,7 @@ def sphinx() -> PocketsphinxBackend:
 def clips() -> dict[str, Samples]:
     """The sentences at the rate that is recognised best, kept so that every test hears the same audio."""
     espeak = loaded_espeak(words_per_minute=WORDS_PER_MINUTE)
-    return {text: at_listening_rate(spoken(espeak, text)) for text in (FIRST, SECOND, "Yes.")}
+    return {text: at_asr_rate(spoken(espeak, text)) for text in (FIRST, SECOND, "Yes.")}
 
 
 def silence(seconds: float) -> Samples:
@@ -96,8 +96,8 @@ def test_deltas_joined_are_the_text_and_each_pause_ends_a_segment(
     assert segments[1].start > len(clips[FIRST]) / ASR_SAMPLE_RATE + 1
     assert segments[1].seek == pytest.approx(segments[1].start * 100, abs=40)
     assert done.language == "en"
-    heard_samples = len(clips[FIRST]) + 1.5 * ASR_SAMPLE_RATE + len(clips[SECOND])
-    assert done.usage.audio_seconds == pytest.approx(heard_samples / ASR_SAMPLE_RATE)
+    length = len(clips[FIRST]) + 1.5 * ASR_SAMPLE_RATE + len(clips[SECOND])
+    assert done.usage.audio_seconds == pytest.approx(length / ASR_SAMPLE_RATE)
 
 
 def test_an_answer_does_not_depend_on_the_request_before(
@@ -203,8 +203,8 @@ def test_a_long_recording_is_worked_off_in_short_steps(sphinx: PocketsphinxBacke
 def test_every_sentence_of_a_closed_list_comes_back_exactly() -> None:
     espeak = loaded_espeak(words_per_minute=WORDS_PER_MINUTE)
     sphinx = loaded_pocketsphinx(sentences=SENTENCES)
-    heard = [transcribed(sphinx, at_listening_rate(spoken(espeak, sentence)))[-1].text for sentence in SENTENCES]  # type: ignore[union-attr]
-    assert heard == list(SENTENCES)
+    recognized = [transcribed(sphinx, at_asr_rate(spoken(espeak, sentence)))[-1].text for sentence in SENTENCES]  # type: ignore[union-attr]
+    assert recognized == list(SENTENCES)
 
 
 @pytest.mark.parametrize("sentences", [("the zzyzxian gadget",), ("fine", "...")])

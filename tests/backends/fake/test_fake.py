@@ -92,7 +92,7 @@ def test_speed_is_honoured_only_where_the_option_says_so() -> None:
         assert sum(len(e.samples) for e in found if isinstance(e, AudioChunk)) == expected
 
 
-def test_chat_repeats_what_it_heard_and_read() -> None:
+def test_chat_repeats_the_audio_and_the_text() -> None:
     found = events(loaded(task="chat"), said("good  day", 1.5))
     assert isinstance(found[-1], Done)
     assert found[-1].text == "I heard 1.5 seconds of audio. You said: good  day"

@@ -306,14 +306,14 @@ def test_nothing_but_reports_and_waves_is_read(model: Llasa, codec: Codec, late:
     assert reads.seen == {"tolist": late.sent, "cpu": chunks, "numpy": chunks}
 
 
-def test_a_hum_is_told_from_speech() -> None:
+def test_a_repetition_is_told_from_speech() -> None:
     assert int(distinct_tokens(torch.tensor([1, 2] * 100))) == 2 < REPETITION_DISTINCT
     assert int(distinct_tokens(torch.tensor([1, 2] * 50))) >= REPETITION_DISTINCT, "too early to tell"
     assert int(distinct_tokens(torch.arange(300))) == REPETITION_WINDOW
 
 
 @pytest.mark.parametrize("every", [1, 4, 7])
-def test_a_hum_is_cut_at_the_same_place_whenever_it_is_reported(model: Llasa, every: int) -> None:
+def test_a_repetition_is_cut_at_the_same_token_whenever_it_is_reported(model: Llasa, every: int) -> None:
     first = model.vocabulary.speech_start
     tokens = [first + i % 50 for i in range(100)] + [first + 3, model.vocabulary.start] * 150
     utterance = Utterance([5], len(tokens), SamplingParams(), 0)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from backends.llasa import dtypes as placing
+from backends.llasa import dtypes
 from backends.llasa.compiling import obstacle, try_compile
 from backends.llasa.cuda_graphs import StaticSteps
 from backends.llasa.decoding import TokenLoop
@@ -143,19 +143,19 @@ def test_obstacles_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_auto_is_measured_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(placing, "decode_prefers_bfloat16", lambda: True)
-    assert placing.language_dtype("auto", "cpu") == "bfloat16"
-    monkeypatch.setattr(placing, "decode_prefers_bfloat16", lambda: False)
-    assert placing.language_dtype("auto", "cpu") == "float32"
-    assert placing.language_dtype("int8", "cpu") == "int8"
-    assert placing.codec_dtype("auto", "bfloat16", "cpu") == torch.bfloat16
-    monkeypatch.setattr(placing, "codec_prefers_bfloat16", lambda: False)
-    assert placing.codec_dtype("auto", "int8", "cpu") == torch.float32
+    monkeypatch.setattr(dtypes, "decode_prefers_bfloat16", lambda: True)
+    assert dtypes.language_dtype("auto", "cpu") == "bfloat16"
+    monkeypatch.setattr(dtypes, "decode_prefers_bfloat16", lambda: False)
+    assert dtypes.language_dtype("auto", "cpu") == "float32"
+    assert dtypes.language_dtype("int8", "cpu") == "int8"
+    assert dtypes.codec_dtype("auto", "bfloat16", "cpu") == torch.bfloat16
+    monkeypatch.setattr(dtypes, "codec_prefers_bfloat16", lambda: False)
+    assert dtypes.codec_dtype("auto", "int8", "cpu") == torch.float32
 
 
 def test_a_device_without_bfloat16_falls_back(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: False)
-    assert placing.language_dtype("bfloat16", "cuda:0") == "float16"
+    assert dtypes.language_dtype("bfloat16", "cuda:0") == "float16"
     assert "no bfloat16" in caplog.text

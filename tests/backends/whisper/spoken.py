@@ -56,9 +56,9 @@ def record(
     return Recording(samples, tuple(sentences), tuple(translations), tuple(times), tuple(words))
 
 
-def word_errors(said: str, heard: str) -> int:
+def word_errors(said: str, recognized: str) -> int:
     """Edits between two texts, in words."""
-    left, right = said.split(), heard.split()
+    left, right = said.split(), recognized.split()
     row = list(range(len(right) + 1))
     for count, word in enumerate(left, 1):
         before, row[0] = row[:], count
@@ -67,5 +67,5 @@ def word_errors(said: str, heard: str) -> int:
     return row[-1]
 
 
-def error_rate(said: str, heard: str) -> float:
-    return word_errors(said, heard) / len(said.split())
+def error_rate(said: str, recognized: str) -> float:
+    return word_errors(said, recognized) / len(said.split())

@@ -301,7 +301,7 @@ def test_an_english_only_model_does_not_translate(reference: Reference) -> None:
             backend.start(TranscriptionRequest(noise(1), task="translate"))
 
 
-def test_weights_that_are_not_there_name_the_cure(multilingual: Reference) -> None:
+def test_weights_that_are_not_there_name_the_command(multilingual: Reference) -> None:
     model = ModelFiles("whisper-1", "openai/whisper-small", None, Path("models"), Path("user"), {})
     with pytest.raises(ModelUnavailable, match="speech-gateway pull whisper-1"):
         WhisperBackend().load(model, Placement())

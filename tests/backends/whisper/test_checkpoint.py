@@ -172,7 +172,7 @@ def test_missing_tokenizer_files_are_named(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wish", "told"),
+    ("preference", "told"),
     [
         ({"engine": "onnx", "device": "directml:0"}, "DmlExecutionProvider"),
         ({"engine": "onnx", "device": "cuda:0"}, "torch engine"),

@@ -130,14 +130,14 @@ def test_a_good_answer_is_taken_at_once() -> None:
     assert found.temperature == 0.0
 
 
-def test_an_unlikely_answer_climbs_until_it_is_good() -> None:
+def test_an_unlikely_answer_is_tried_again_until_it_is_good() -> None:
     answers = {0.0: result(0.0, -1.5), 0.2: result(0.2, -1.2), 0.4: result(0.4, -0.5), 0.6: result(0.6)}
     tried, found = climbed(answers, [0.0, 0.2, 0.4, 0.6])
     assert tried == [0.0, 0.2, 0.4]
     assert found.temperature == 0.4
 
 
-def test_a_loop_climbs_and_the_likeliest_loop_stands() -> None:
+def test_a_loop_is_tried_again_and_the_likeliest_loop_stands() -> None:
     answers = {
         0.0: result(0.0, -0.4, looped=True),
         0.5: result(0.5, -0.2, looped=True),
@@ -149,7 +149,7 @@ def test_a_loop_climbs_and_the_likeliest_loop_stands() -> None:
     assert found.doubtful
 
 
-def test_where_every_rung_fails_the_best_attempt_is_the_answer() -> None:
+def test_where_every_temperature_fails_the_best_attempt_is_the_answer() -> None:
     answers = {
         0.0: result(0.0, -0.1, looped=True),
         0.2: result(0.2, -1.2),
@@ -167,13 +167,13 @@ def test_a_good_answer_is_not_doubtful_however_hot() -> None:
     assert (found.temperature, found.doubtful) == (1.0, False)
 
 
-def test_silence_is_not_worth_a_climb() -> None:
+def test_silence_needs_no_fallback() -> None:
     tried, found = climbed({0.0: result(0.0, -2.0, no_speech=0.9)}, [0.0, 0.5])
     assert tried == [0.0]
     assert Thresholds().is_silence(found)
 
 
-def test_one_temperature_is_no_ladder() -> None:
+def test_one_temperature_is_no_fallback() -> None:
     assert climbed({0.3: result(0.3, -5.0)}, [0.3])[0] == [0.3]
 
 

@@ -55,8 +55,8 @@ def test_the_files_are_a_small_published_layout() -> None:
 @pytest.mark.parametrize("language", ["en", "de"])
 def test_unseen_sentences_are_understood(model: Whisper, language: str) -> None:
     clips = [record(1, seed=seed, language=language, noise=None if seed % 2 else 30.0) for seed in range(100, 120)]
-    heard = [model.transcribe(clip.samples, language=language).text for clip in clips]
-    assert error_rate(" ".join(clip.text for clip in clips), " ".join(heard)) < MOST_ERRORS
+    recognized = [model.transcribe(clip.samples, language=language).text for clip in clips]
+    assert error_rate(" ".join(clip.text for clip in clips), " ".join(recognized)) < MOST_ERRORS
 
 
 def test_the_language_is_found(model: Whisper) -> None:
@@ -67,8 +67,8 @@ def test_the_language_is_found(model: Whisper) -> None:
 
 def test_german_is_translated(model: Whisper) -> None:
     clips = [record(1, seed=300 + seed, language="de") for seed in range(10)]
-    heard = [model.transcribe(clip.samples, language="de", task="translate").text for clip in clips]
-    assert error_rate(" ".join(clip.translations[0] for clip in clips), " ".join(heard)) < 0.1
+    recognized = [model.transcribe(clip.samples, language="de", task="translate").text for clip in clips]
+    assert error_rate(" ".join(clip.translations[0] for clip in clips), " ".join(recognized)) < 0.1
 
 
 def test_minutes_keep_every_sentence_in_its_place(model: Whisper, minutes: Recording) -> None:

@@ -177,7 +177,7 @@ def test_int8_is_close(reference: Reference, noise: np.ndarray, engine: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("engine", "wish"),
+    ("engine", "preference"),
     [("onnx", {}), ("onnx", {"dtype": "int8"}), ("torch", {}), ("torch", {"dtype": "int8"})],
     ids=["onnx", "onnx int8", "torch", "torch int8"],
 )

@@ -90,8 +90,8 @@ def test_japanese_speech_is_understood(tmp_path: Path) -> None:
     model = load_whisper(located("whisper-base", tmp_path).folder, dtype="int8")
     transcript = model.transcribe(sound)
     assert transcript.language == "ja"
-    said, heard = (re.sub(r"[。、 ]", "", text) for text in (JAPANESE, transcript.text))
-    assert error_rate(" ".join(said), " ".join(heard)) <= 0.15
+    said, recognized = (re.sub(r"[。、 ]", "", text) for text in (JAPANESE, transcript.text))
+    assert error_rate(" ".join(said), " ".join(recognized)) <= 0.15
 
 
 @pytest.mark.parametrize("name", NAMES)

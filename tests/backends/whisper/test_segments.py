@@ -106,7 +106,7 @@ def speech_segments(
     ]
 
 
-def test_silence_has_no_stretches() -> None:
+def test_silence_has_no_segments() -> None:
     assert speech_segments([(10, False)]) == []
     assert list(whole(np.zeros(0, np.float32))) == []
 
@@ -121,7 +121,7 @@ def test_neighbours_share_a_window_and_far_ones_do_not() -> None:
     assert speech_segments([(3, True), (4, False), (3, True)]) == [(0.0, 3.3), (6.7, 10.0)]
 
 
-def test_speech_without_a_pause_is_one_long_stretch() -> None:
+def test_speech_without_a_pause_is_one_long_segment() -> None:
     assert speech_segments([(100, True)]) == [(0.0, 100.0)]
 
 
@@ -138,7 +138,7 @@ def test_the_request_says_what_a_pause_is() -> None:
     assert VadOptions.of(None, 0.7).threshold == 0.7
 
 
-def test_stretches_are_in_order_and_do_not_overlap() -> None:
+def test_segments_are_in_order_and_do_not_overlap() -> None:
     rng = np.random.default_rng(0)
     parts = [(float(rng.uniform(0.2, 9)), bool(number % 2)) for number in range(60)]
     found = speech_segments(parts)

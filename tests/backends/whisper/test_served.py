@@ -238,5 +238,5 @@ def test_eight_clients_at_once_get_their_own_words(url: str) -> None:
         return str(answer.json()["text"])
 
     with ThreadPoolExecutor(8) as pool:
-        heard = list(pool.map(ask, clips))
-    assert error_rate(" ".join(one.text for one in clips), " ".join(heard)) < 0.05
+        recognized = list(pool.map(ask, clips))
+    assert error_rate(" ".join(one.text for one in clips), " ".join(recognized)) < 0.05

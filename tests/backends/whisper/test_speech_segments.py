@@ -17,7 +17,7 @@ SPEECH = record(3, seed=5).samples
 SPEECH /= np.abs(SPEECH).max()
 
 
-def heard(samples: Samples) -> NDArray[np.bool_]:
+def speech_frames(samples: Samples) -> NDArray[np.bool_]:
     """Which samples lie in a stretch."""
     mask = np.zeros(len(samples), bool)
     for speech_segment in find_speech(samples.astype(np.float32), DETECTOR, VadOptions(), 30.0):
@@ -32,37 +32,37 @@ def noise(decibels: float, seconds: float, seed: int = 0) -> Samples:
 
 @pytest.mark.parametrize("floor", [None, -80.0])
 @pytest.mark.parametrize("peak", [0.5, 0.01, 0.002, 0.001])
-def test_speech_is_heard_however_quiet_it_is(peak: float, floor: float | None) -> None:
+def test_speech_is_found_however_quiet_it_is(peak: float, floor: float | None) -> None:
     quiet = SPEECH * peak + (0 if floor is None else noise(floor, len(SPEECH) / RATE)[: len(SPEECH)])
-    wanted = heard(SPEECH)
-    assert (heard(quiet) & wanted).sum() > 0.97 * wanted.sum()
+    wanted = speech_frames(SPEECH)
+    assert (speech_frames(quiet) & wanted).sum() > 0.97 * wanted.sum()
 
 
 def test_a_click_does_not_hide_quiet_speech() -> None:
     quiet = SPEECH * 0.002
     quiet[100:300] += noise(-20, 200 / RATE)
-    wanted = heard(SPEECH)
-    assert (heard(quiet) & wanted).sum() > 0.8 * wanted.sum()
+    wanted = speech_frames(SPEECH)
+    assert (speech_frames(quiet) & wanted).sum() > 0.8 * wanted.sum()
 
 
-def test_quiet_speech_is_heard_a_while_after_loud_speech() -> None:
+def test_quiet_speech_is_found_a_while_after_loud_speech() -> None:
     loud, quiet = np.resize(SPEECH, 20 * RATE), np.resize(SPEECH * 0.001, 200 * RATE)
-    assert heard(np.concatenate([loud, quiet]))[-60 * RATE :].mean() > 0.5
+    assert speech_frames(np.concatenate([loud, quiet]))[-60 * RATE :].mean() > 0.5
 
 
 @pytest.mark.parametrize("decibels", [-30, -50, -60, -70, -80, -90])
 def test_noise_alone_is_not_speech_at_any_level(decibels: int) -> None:
     seconds = np.arange(40 * RATE) / RATE
-    hum = sum(np.sin(2 * np.pi * 50 * k * seconds) / k for k in (1, 2, 3, 5)) * 10 ** (decibels / 20)
+    buzz = sum(np.sin(2 * np.pi * 50 * k * seconds) / k for k in (1, 2, 3, 5)) * 10 ** (decibels / 20)
     clicks = np.where(np.random.default_rng(1).random(len(seconds)) < 2 / RATE, 30.0, 0.0) * 10 ** (decibels / 20)
-    for samples in (noise(decibels, 40), hum, np.clip(clicks, 0, 1)):
-        assert not heard(samples).any()
-        assert not heard(dithered(samples)).any()
+    for samples in (noise(decibels, 40), buzz, np.clip(clicks, 0, 1)):
+        assert not speech_frames(samples).any()
+        assert not speech_frames(dithered(samples)).any()
 
 
 def test_silence_is_not_speech() -> None:
-    assert not heard(np.zeros(25 * RATE)).any()
-    assert not heard(dithered(np.zeros(25 * RATE))).any()
+    assert not speech_frames(np.zeros(25 * RATE)).any()
+    assert not speech_frames(dithered(np.zeros(25 * RATE))).any()
 
 
 def dithered(samples: Samples) -> Samples:
@@ -72,7 +72,7 @@ def dithered(samples: Samples) -> Samples:
     return np.clip(np.round(steps) / 32_768, -1, 1).astype(np.float32)
 
 
-def test_at_ordinary_levels_the_detector_hears_the_recording_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_at_ordinary_levels_the_detector_gets_the_recording_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses of a minute included, whose level is far below."""
     pieces: list[Samples] = []
     original = VadState.probabilities
@@ -84,5 +84,5 @@ def test_at_ordinary_levels_the_detector_hears_the_recording_itself(monkeypatch:
     monkeypatch.setattr(VadState, "probabilities", probabilities)
     speech = np.resize(SPEECH * 0.5, 20 * RATE)
     samples = np.concatenate([speech, noise(-80, 70), speech])
-    assert heard(samples).any()
+    assert speech_frames(samples).any()
     assert np.array_equal(np.concatenate(pieces), samples)

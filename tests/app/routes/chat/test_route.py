@@ -134,11 +134,11 @@ def test_turns_and_roles(server: Running) -> None:
         {"role": "user", "content": "Sure?"},
     ]
     assert post(server, URL, {"model": "fake-chat", "messages": messages}).status_code == 200
-    heard = server.pool.requests[0].messages
-    assert [message.role for message in heard] == ["system", "user", "assistant", "user"]
-    assert [type(part) for part in heard[1].parts] == [AudioPart, TextPart, AudioPart]
-    assert len(heard[1].parts[0].samples) == 24_000
-    assert [part.text for part in heard[2].parts] == ["A tone.", "No."]
+    request_part = server.pool.requests[0].messages
+    assert [message.role for message in request_part] == ["system", "user", "assistant", "user"]
+    assert [type(part) for part in request_part[1].parts] == [AudioPart, TextPart, AudioPart]
+    assert len(request_part[1].parts[0].samples) == 24_000
+    assert [part.text for part in request_part[2].parts] == ["A tone.", "No."]
 
 
 def test_parameters_reach_the_backend(server: Running) -> None:
@@ -200,10 +200,10 @@ def test_a_stream_sends_pieces_as_they_come(server: Running) -> None:
 def test_steps_are_comments_for_who_asks_and_clients_skip_them(server: Running) -> None:
     steps = [Progress(1, 2), Progress(2, 2), TextDelta("So."), Done("So.")]
     server.pool.script = lambda request: iter(steps)
-    wish = {"x-gateway-progress": "1"}
+    progress = {"x-gateway-progress": "1"}
     assert ": progress" not in post(server, URL, question("Hi.", stream=True)).text
-    client = openai.OpenAI(base_url=server.url + "/v1", api_key="k", default_headers=wish)
-    with httpx.Client(headers={"api-key": "k"} | wish) as raw:
+    client = openai.OpenAI(base_url=server.url + "/v1", api_key="k", default_headers=progress)
+    with httpx.Client(headers={"api-key": "k"} | progress) as raw:
         assert (
             ": progress 1/2\n\n: progress 2/2\n\n" in raw.post(server.url + URL, json=question("Hi.", stream=True)).text
         )
@@ -330,7 +330,7 @@ def test_a_speaker_that_cannot_run_is_stood_in_for_and_named(server: Running) ->
     assert (whole.status_code, whole.headers["x-gateway-note"]) == (200, note)
     assert whole.json()["choices"][0]["message"]["audio"]["transcript"] == "You said: Hi."
     own = post(
-        server, question("Hi.", model="hoarse-chat", modalities=["audio"], audio={"voice": "7", "format": "wav"})
+        server, URL, question("Hi.", model="hoarse-chat", modalities=["audio"], audio={"voice": "7", "format": "wav"})
     )
     assert (own.status_code, own.headers["x-gateway-note"]) == (200, note)
 
@@ -536,6 +536,6 @@ def test_usage_never_counts_below_zero() -> None:
 
 def test_the_samples_are_the_files(server: Running) -> None:
     post(server, URL, question(sound()))
-    heard = server.pool.requests[0].messages[0].parts[0].samples
-    assert heard.dtype == np.float32
-    assert np.abs(heard).max() == pytest.approx(0.55, abs=0.1)
+    request_part = server.pool.requests[0].messages[0].parts[0].samples
+    assert request_part.dtype == np.float32
+    assert np.abs(request_part).max() == pytest.approx(0.55, abs=0.1)

@@ -350,7 +350,7 @@ def test_the_azure_client(server: Running) -> None:
     client.close()
 
 
-def test_a_transcript_of_the_reference_is_written_by_the_configured_listener() -> None:
+def test_a_transcript_of_the_reference_is_written_by_the_configured_deployment() -> None:
     """LLASA's transcription_deployment; the double has no such option, so the deployment is changed by hand."""
     settings = fake_settings()
     deployments = Deployments.from_settings(settings)
@@ -358,8 +358,8 @@ def test_a_transcript_of_the_reference_is_written_by_the_configured_listener() -
     with running(settings, FakePool(deployments)) as server:
         object.__setattr__(server.gateway.deployments["fake-tts"], "options", {"transcription_deployment": "fake-asr"})
         assert post(server, URL, {**BODY, "reference_audio": CLIP}).status_code == 200
-        heard, request = server.pool.requests
-        assert len(heard.samples) == 8000
+        transcribed, request = server.pool.requests
+        assert len(transcribed.samples) == 8000
         assert request.reference.transcript == "Good morning to you."
 
 

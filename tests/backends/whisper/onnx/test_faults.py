@@ -67,7 +67,7 @@ def test_a_lost_device_is_a_lost_worker_with_advice(code: str) -> None:
     assert not is_out_of_memory(error), "the worker would try the job again on a device that is gone"
 
 
-def test_memory_that_python_lacks_is_memory() -> None:
+def test_memory_that_python_cannot_get_is_memory() -> None:
     from backends.whisper.onnx.faults import engine_error
 
     assert isinstance(engine_error(MemoryError("array")), OutOfMemory)

@@ -176,9 +176,9 @@ def test_the_load_says_what_was_chosen_and_why(multilingual: Reference, monkeypa
 
 def test_what_is_chosen_here_is_right_on_other_numbers_too() -> None:
     """Random weights and rows, not those of the trial; the bound is the quantisation's own error."""
-    chooser = np.random.default_rng(7)
-    weight = chooser.standard_normal((256, 64)).astype(np.float32)
-    values = chooser.standard_normal((5, 256)).astype(np.float32)
+    rng = np.random.default_rng(7)
+    weight = rng.standard_normal((256, 64)).astype(np.float32)
+    values = rng.standard_normal((5, 256)).astype(np.float32)
     found = products.int8_choice()
     assert found.is_right
     for product in {found.wide, found.narrow}:

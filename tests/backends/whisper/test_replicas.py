@@ -45,7 +45,7 @@ def results(model: Whisper, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str |
     ]
 
 
-def test_lanes_are_there_for_several_windows_on_several_threads(multilingual: Reference) -> None:
+def test_replicas_are_there_for_several_windows_on_several_threads(multilingual: Reference) -> None:
     network = loaded(multilingual, 4).network
     assert list(network.replicas(1)) == [network]
     assert list(network.replicas(2)) == [network]  # two windows on four threads: together
@@ -54,13 +54,15 @@ def test_lanes_are_there_for_several_windows_on_several_threads(multilingual: Re
     assert network not in network.replicas(9)
 
 
-def test_one_thread_and_fixed_shapes_have_no_lanes(multilingual: Reference) -> None:
+def test_one_thread_and_fixed_shapes_have_no_replicas(multilingual: Reference) -> None:
     for network in (loaded(multilingual, 1).network, loaded(multilingual, 4, static=True).network):
         assert list(network.replicas(8)) == [network]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
-def test_lanes_say_what_one_lane_says(multilingual: Reference, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replicas_say_what_one_replica_says(
+    multilingual: Reference, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     alone, shared = (results(loaded(multilingual, threads, dtype), monkeypatch) for threads in (1, 2))
     assert len({str(one) for one in alone}) > 1, "the windows must differ, or an exchange would not show"
     for (language, tokens, logprobs), (same_language, same_tokens, same_logprobs) in zip(alone, shared, strict=True):
@@ -69,7 +71,7 @@ def test_lanes_say_what_one_lane_says(multilingual: Reference, dtype: str, monke
         assert logprobs == pytest.approx(same_logprobs, abs=1e-4)
 
 
-def test_lanes_work_at_the_same_time(multilingual: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replicas_work_at_the_same_time(multilingual: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of two lanes waits, in the middle of its work, until the other one is there."""
     model, meeting = loaded(multilingual, 2), threading.Barrier(2, timeout=LIMIT)
     encode = Whisper.encode
@@ -82,7 +84,7 @@ def test_lanes_work_at_the_same_time(multilingual: Reference, monkeypatch: pytes
     assert len(work(model, 4, "en")) == 4
 
 
-def test_a_lane_that_fails_fails_the_step_before_anything_is_settled(
+def test_a_replica_that_fails_fails_the_step_before_anything_is_accepted(
     multilingual: Reference, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = loaded(multilingual, 2)

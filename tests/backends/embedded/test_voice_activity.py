@@ -86,7 +86,7 @@ def test_the_detector_gives_the_same_in_pieces(detector: VoiceDetector) -> None:
     np.testing.assert_allclose(np.concatenate(pieces), whole, atol=1e-6)
 
 
-def test_the_detector_hears_a_vowel_and_no_noise(detector: VoiceDetector) -> None:
+def test_the_detector_finds_a_vowel_and_no_noise(detector: VoiceDetector) -> None:
     assert np.count_nonzero(detector.probabilities(vowel(), ListeningState()) > 0.5) >= 6
     noise = np.random.default_rng(0).standard_normal(ASR_SAMPLE_RATE).astype(np.float32)
     assert detector.probabilities(noise, ListeningState()).max() < 0.5
@@ -105,8 +105,8 @@ def test_noise_goes_under_digital_silence_at_the_stated_level() -> None:
 
 def test_recordings_and_silence_stay_untouched() -> None:
     speech = np.random.default_rng(1).standard_normal(ASR_SAMPLE_RATE).astype(np.float32)
-    hum = np.full(3200, 0.003, np.float32)
-    for samples in (np.concatenate([speech, hum, speech]), np.zeros(9000, np.float32), np.zeros(0, np.float32)):
+    buzz = np.full(3200, 0.003, np.float32)
+    for samples in (np.concatenate([speech, buzz, speech]), np.zeros(9000, np.float32), np.zeros(0, np.float32)):
         same, added = with_noise_floor(samples)
         assert not added
         assert same is samples
