@@ -1,9 +1,11 @@
-"""README and docs: every command, snippet and link in them works."""
+"""README's own lines, executed one after the other as a reader does, and its tables.
+
+What holds for every page is in test_pages.py and test_snippets.py.
+"""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -114,28 +116,15 @@ def test_the_names_in_the_table_are_those_of_the_server() -> None:
             assert BUILTIN_ALIASES.get(name, name) == wanted[family], name
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_links_lead_somewhere(page: str) -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text(encoding="utf-8")):
-        assert target.startswith("http") or ((ROOT / page).parent / target).exists(), target
-
-
-def test_settings_in_the_pages_exist(tmp_path: Path) -> None:
-    from app.config.deployments import Deployments
+def test_the_variables_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     from app.config.loading import load_settings
 
-    for page in PAGES:
-        for snippet in snippets("toml", (ROOT / page).read_text(encoding="utf-8")):
-            file = tmp_path / "gateway.toml"
-            file.write_text(snippet, encoding="utf-8")
-            Deployments.from_settings(load_settings(file))
-
-
-def test_no_variable_is_left_that_the_server_would_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
-    from app.config.loading import load_settings
-
-    for variable in set(re.findall(r"(SPEECH_GATEWAY_[A-Z_]+)=(\w+)", README)):
-        monkeypatch.setenv(*variable)
-        load_settings()
-        monkeypatch.delenv(variable[0])
-    assert "SPEECH_GATEWAY_SERVER__PORT" not in os.environ
+    pages = README + (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    variables = set(re.findall(r"(SPEECH_GATEWAY_[A-Z_]+)=(\w+)", pages))
+    assert variables
+    for name, value in variables:
+        with monkeypatch.context() as environment:
+            environment.setenv(name, value)
+            plain = load_settings()
+            environment.delenv(name)
+            assert plain != load_settings(), name

@@ -1,0 +1,131 @@
+"""docs/architecture.md against the code: its three walks, its circles, its glossary."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from backends.registry import backend_info, backend_names
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for room in ("app", "backends")
+    for path in (ROOT / room).rglob("*.py")
+}
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+Graph = dict[str, set[str]]
+
+
+def section(title: str) -> str:
+    return PAGE.split(f"## {title}\n", 1)[1].split("\n## ", 1)[0]
+
+
+def _statements(node: ast.AST, *, inside: bool) -> Iterator[ast.AST]:
+    """Every node that runs when the module does; those inside functions too if they are asked for."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            continue
+        if inside or not isinstance(child, FUNCTIONS):
+            yield child
+            yield from _statements(child, inside=inside)
+
+
+def imports(module: str, *, inside: bool = True) -> set[str]:
+    """Modules of ours that the module imports. inside: within functions too. For types only does not count."""
+    found: set[str] = set()
+    for node in _statements(ast.parse(MODULES[module].read_text(encoding="utf-8")), inside=inside):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else node.module for name in names}
+    return (found & MODULES.keys()) - {module}
+
+
+@cache
+def reached(module: str) -> set[str]:
+    """Modules that the module imports, names as the program of a child, or makes as a backend."""
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    named = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    made = {backend_info(name).entry.partition(":")[0] for name in backend_names()}
+    return imports(module) | (named & MODULES.keys()) | (made if module == "backends.registry" else set())
+
+
+def circles(graph: Graph) -> list[set[str]]:
+    """The sets of modules that reach each other."""
+    reach = {module: _reach(graph, module) for module in graph}
+    found = {frozenset(other for other in reach[module] if module in reach[other]) for module in graph}
+    return [set(circle) for circle in found if len(circle) > 1]
+
+
+def _reach(graph: Graph, start: str) -> set[str]:
+    seen: set[str] = set()
+    waiting = [start]
+    while waiting:
+        new = graph[waiting.pop()] - seen
+        seen |= new
+        waiting += new
+    return seen
+
+
+def walks() -> list[list[str]]:
+    lists = re.split(r"\n\n(?=[A-Z])", section("Three walks through the code"))[1:]
+    return [re.findall(r"^\d+\. `([^`]+)`", text, re.MULTILINE) for text in lists]
+
+
+def module_of(path: str) -> str:
+    return path.removesuffix(".py").replace("/", ".")
+
+
+@pytest.mark.parametrize("walk", walks(), ids=lambda walk: walk[1])
+def test_each_file_of_a_walk_is_reached_from_one_before_it(walk: list[str]) -> None:
+    assert [path for path in walk if module_of(path) not in MODULES] == []
+    near = set[str]()
+    for path in walk:
+        assert not near or module_of(path) in near, path
+        direct = reached(module_of(path))
+        near |= direct.union(*map(reached, direct))
+
+
+def test_there_are_three_walks() -> None:
+    assert [walk[1] for walk in walks()] == [
+        "app/http/middleware.py",
+        "app/routes/speech/route.py",
+        "app/routes/chat/route.py",
+    ]
+
+
+def test_files_that_the_page_names_exist() -> None:
+    named = re.findall(r"`((?:app|backends|tests|scripts)/[\w/.]*)`", PAGE)
+    assert len(named) > 20
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+def test_no_import_at_the_start_of_a_module_is_part_of_a_circle() -> None:
+    assert circles({module: imports(module, inside=False) for module in MODULES}) == []
+
+
+def test_the_circles_that_remain_are_those_of_the_page() -> None:
+    lines = re.findall(r"^- (`.*`): \S", section("Imports in circles"), re.MULTILINE)
+    allowed = [set(re.findall(r"`([\w.]+)`", line)) for line in lines]
+    assert len(allowed) <= 3
+    found = circles({module: imports(module) for module in MODULES})
+    assert [sorted(circle) for circle in found if not any(circle <= one for one in allowed)] == []
+
+
+def test_a_circle_is_found() -> None:
+    graph: Graph = {"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}
+    assert circles(graph) == [{"a", "b", "c"}]
+
+
+def test_the_glossary_is_short_and_sorted() -> None:
+    terms = re.findall(r"^\| ([a-z ]+) \| ", section("Glossary"), re.MULTILINE)[1:]
+    assert 10 <= len(terms) <= 20
+    assert terms == sorted(terms)
