@@ -114,17 +114,3 @@ def test_the_names_in_the_table_are_those_of_the_server() -> None:
     for names, family in re.findall(r"^\| (`.*`) \| (\w+) \|$", table, re.MULTILINE):
         for name in re.findall(r"`([^`]+)`", names):
             assert BUILTIN_ALIASES.get(name, name) == wanted[family], name
-
-
-def test_the_variables_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
-    from app.config.loading import load_settings
-
-    pages = README + (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
-    variables = set(re.findall(r"(SPEECH_GATEWAY_[A-Z_]+)=(\w+)", pages))
-    assert variables
-    for name, value in variables:
-        with monkeypatch.context() as environment:
-            environment.setenv(name, value)
-            plain = load_settings()
-            environment.delenv(name)
-            assert plain != load_settings(), name
