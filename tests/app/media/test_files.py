@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 from app.media import files as media_files
 from app.media.files import SampleFile, SampleFiles
 from app.media.pool import Decoded
+from tests.support.waiting import until
 
 
 class MappedFiles:
@@ -48,12 +48,10 @@ async def test_a_file_that_a_worker_still_maps_goes_when_it_no_longer_does(mappe
     file = written(files)
     mapped.held.add(file.path)
     Decoded(file.map(1000), 1.0, 16_000, 1, "wav", file).close()
-    while mapped.refused < 3:  # noqa: ASYNC110 (a file, not a task, is waited for)
-        await asyncio.sleep(0.01)
+    await until(lambda: mapped.refused >= 3)
     assert file.path.exists()
     mapped.held.clear()
-    while file.path.exists():  # noqa: ASYNC110
-        await asyncio.sleep(0.01)
+    await until(lambda: not file.path.exists())
     files.close()
 
 
@@ -64,8 +62,7 @@ async def test_several_files_wait_for_their_own_readers(mapped: MappedFiles) -> 
     first.close()
     second.close()
     mapped.held.remove(second.path)
-    while second.path.exists():  # noqa: ASYNC110
-        await asyncio.sleep(0.01)
+    await until(lambda: not second.path.exists())
     assert first.path.exists()
     mapped.held.clear()
     files.close()

@@ -424,8 +424,7 @@ async def test_drain_lets_running_work_end_and_refuses_new_work() -> None:
         job = asyncio.create_task(text_of(pool, d, audio(1)), name="test")
         await until(lambda: pool.status()["fake"].jobs_active == 1)
         draining = asyncio.create_task(pool.drain(LIMIT), name="test drain")
-        await asyncio.sleep(0.05)
-        assert pool.draining
+        await until(lambda: pool.draining)
         with pytest.raises(Draining):
             await ask(pool, d, audio(1))
         assert await job == "one two"

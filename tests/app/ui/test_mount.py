@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import sys
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from fastapi import FastAPI
 
 from app.ui.mount import LazyPage
-from tests.support.waiting import LIMIT
+from tests.support.waiting import LIMIT, until
 
 
 def _client(page: LazyPage) -> httpx.AsyncClient:
@@ -85,10 +86,13 @@ async def test_a_page_that_could_not_be_built_is_tried_again() -> None:
 
 
 async def test_closing_while_it_is_being_opened_leaves_no_task() -> None:
+    before = asyncio.all_tasks()
     page = LazyPage(lambda: _host([], []), patience=0.0)
     async with _client(page) as client:
         await client.get("/ui/")
+    assert asyncio.all_tasks() > before
     await page.close()
+    await until(lambda: asyncio.all_tasks() == before)
 
 
 async def test_without_gradio_the_answer_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:

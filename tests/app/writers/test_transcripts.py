@@ -165,12 +165,18 @@ def test_verbose_segments_have_all_ten_fields_and_a_leading_space() -> None:
 
 
 async def test_keep_alive_comments_come_only_in_pauses() -> None:
+    commented = asyncio.Event()
+
     async def slow() -> AsyncIterator[bytes]:
         yield b"one"
-        await asyncio.sleep(0.1)
+        await commented.wait()
         yield b"two"
 
-    chunks = [chunk async for chunk in sse.answer_body(slow(), "id", 0.03)]
+    chunks = []
+    async for chunk in sse.answer_body(slow(), "id", 0.03):
+        chunks.append(chunk)
+        if chunk == sse.PING:
+            commented.set()
     assert chunks[0] == b"one"
     assert chunks[-1] == b"two"
     assert set(chunks[1:-1]) == {sse.PING}
