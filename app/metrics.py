@@ -22,6 +22,9 @@ class Metrics:
         self.queue_depth = gauge("gateway_queue_depth", "Jobs waiting for a worker", "deployment")
         self.refused_total = counter("gateway_refused_total", "Requests refused before work began", "reason")
         self.cancelled_total = counter("gateway_cancelled_total", "Requests whose client left before the answer")
+        self.damaged_audio_total = counter(
+            "gateway_damaged_audio_total", "Uploads of which something could not be read, and whose answer says so"
+        )
         self.worker_memory_bytes = gauge("gateway_worker_memory_bytes", "Memory of a deployment's worker", "deployment")
         self.worker_restarts_total = counter(
             "gateway_worker_restarts_total", "Workers replaced after a crash", "deployment"

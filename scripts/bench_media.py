@@ -33,8 +33,9 @@ import soxr
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from app.config.settings import LimitSettings
-from app.media.decode import Caps, decode
+from app.media.decode import decode
 from app.media.pool import MediaPool
+from app.media.source import Caps
 from app.writers.encoders import Encoder
 from scripts.fixtures.audio_files import by_av, by_soundfile
 

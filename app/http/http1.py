@@ -1,9 +1,10 @@
 """HTTP/1.1 connections that send at once, with bounds on request heads and on clients that do not read, which uvicorn
 lacks.
 
-Owns how many bytes and seconds a request line and its headers may take, how long an answer may lie unread, the answer
-to what is not HTTP, how an answer of unknown length ends for a client of HTTP/1.0, and that HTTP/2 is not spoken.
-Bodies are the matter of `app/http/request_body.py`.
+Owns how many bytes and seconds a request line and its headers may take, how long an answer may lie unread, how a
+connection ends whose request was answered before all of it came, the answer to what is not HTTP, how an answer of
+unknown length ends for a client of HTTP/1.0, and that HTTP/2 is not spoken. Bodies are the matter of
+`app/http/request_body.py`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ HEAD_SECONDS = 30.0  # from the connection, or the first byte of a further reque
 STALLED_SECONDS = (
     300.0  # that a full buffer of an answer may wait for room: longer than a player pauses that has read ahead
 )
+# After an answer that came before the whole request, the rest of it is read and dropped for so long, and while some comes
+# at least so often (nginx: lingering_time, lingering_timeout; twice its time, as speech comes in large files).
+LINGER_SECONDS, LINGER_IDLE_SECONDS = 60.0, 5.0
 _UPGRADE = re.compile(rb"\nupgrade(?=[ \t]*:)", re.IGNORECASE)
 
 
@@ -35,6 +39,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self._expects_head = True
         self._deadline: asyncio.TimerHandle | None = None
         self._stalled: asyncio.TimerHandle | None = None
+        self._lingers: list[asyncio.TimerHandle] = []  # the latest moment and, last, the end of an idle while
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -47,6 +52,8 @@ class GatewayProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_clock()
         self._stop_stalled()
+        for timer in self._lingers:
+            timer.cancel()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -64,10 +71,14 @@ class GatewayProtocol(HttpToolsProtocol):
         self._start_clock()
 
     def data_received(self, data: bytes) -> None:
+        if self._lingers:
+            self._lingers.pop().cancel()
+            self._lingers.append(self._close_in(LINGER_IDLE_SECONDS))
+            return
         if self._expects_head:
             data = _without_offer(data)
         super().data_received(data)
-        if self._deadline is not None and not self.transport.is_closing():  # the head goes on
+        if self._deadline is not None and not self._lingers and not self.transport.is_closing():  # the head goes on
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES:
                 self.send_400_response("The head of the request is too long.")
@@ -76,6 +87,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self._stop_clock()
         self._expects_head = False
         super().on_headers_complete()
+        self.cycle.transport = _AnswerTransport(self)  # type: ignore[assignment]
         if self.scope["http_version"] == "1.0":
             _end_with_connection(self.cycle)
 
@@ -93,7 +105,28 @@ class GatewayProtocol(HttpToolsProtocol):
             "connection: close",
         )
         self.transport.write("\r\n".join((*head, "", "")).encode("ascii") + body)
-        self.transport.close()
+        self._linger()
+
+    def end_answer(self) -> None:
+        """Close the connection: at once after a whole request or an answer that was cut, else politely."""
+        if self._expects_head or not self.cycle.response_complete:
+            self.transport.close()
+        else:
+            self._linger()
+
+    def _linger(self) -> None:
+        """End our side of the connection and drop what still comes. Closed with bytes unread, the system would reset it,
+        and that overtakes the answer."""
+        self._stop_clock()
+        if self.transport.is_closing() or self._lingers:
+            return
+        if self.transport.can_write_eof():  # not under TLS
+            self.transport.write_eof()
+        self.flow.resume_reading()
+        self._lingers = [self._close_in(LINGER_SECONDS), self._close_in(LINGER_IDLE_SECONDS)]
+
+    def _close_in(self, seconds: float) -> asyncio.TimerHandle:
+        return asyncio.get_running_loop().call_later(seconds, self.transport.close)
 
     def _start_clock(self) -> None:
         self._stop_clock()
@@ -111,6 +144,22 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def _too_slow(self) -> None:
         self.transport.close()
+
+
+class _AnswerTransport:
+    """What an answer writes to: its connection, which it closes politely."""
+
+    def __init__(self, protocol: GatewayProtocol) -> None:
+        self._protocol = protocol
+
+    def write(self, data: bytes) -> None:
+        self._protocol.transport.write(data)
+
+    def is_closing(self) -> bool:
+        return self._protocol.transport.is_closing()
+
+    def close(self) -> None:
+        self._protocol.end_answer()
 
 
 def _without_offer(data: bytes) -> bytes:

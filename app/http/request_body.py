@@ -13,7 +13,7 @@ from starlette.types import Message, Receive
 from app.errors import Overloaded, RequestTimeout, TooLarge
 from app.serving.shares import FairShares
 
-DRAIN_BYTES = 32 * 1024 * 1024  # of a refused body that are still read, so that the client sees the answer
+DRAIN_BYTES = 32 * 1024 * 1024  # of a refused body that are still read before the answer, which keeps the connection
 DRAIN_SECONDS = 10.0
 # A body must come at this rate on average, bytes per second, once the first seconds are over: a phone at the edge of
 # its network sends several thousand. Whoever sends a byte now and then only keeps memory from others.
@@ -95,7 +95,8 @@ class RequestBody:
         return chunks
 
     async def drain(self) -> bool:
-        """Throw away what is still coming, within bounds. False: not all of it came."""
+        """Throw away what is still coming, within bounds. False: not all of it came; the connection must be closed after
+        the answer, and drops the rest (`app/http/http1.py`)."""
         if self.waits and self.received == 0:
             return False
         limit = self.received + DRAIN_BYTES

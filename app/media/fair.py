@@ -105,6 +105,7 @@ class FairMediaPool(MediaPool):
             decoded.channels,
             decoded.container,
             decoded.file,
+            decoded.note,
             closed,
         )
 

@@ -42,9 +42,9 @@ _log = structlog.get_logger("media")
 
 @dataclass(slots=True)
 class Decoded:
-    """Decoded audio. samples: float32 [time], mono, at the rate asked for, read-only (a memory map of `file` for long
-    audio); duration: seconds of the source; source_rate, channels, container: what was uploaded. Close it when the job
-    is over."""
+    """Decoded audio. samples: float32 [time], mono, at the wanted rate, read-only (a memory map of `file` for long
+    audio); duration: seconds of the source; source_rate, channels, container: what was uploaded; note: what of the sound
+    could not be read, "" if nothing. Close it when the job is over."""
 
     samples: Samples
     duration: float
@@ -52,6 +52,7 @@ class Decoded:
     channels: int
     container: str
     file: SampleFile | None = None
+    note: str = ""
 
     def close(self) -> None:
         """Delete the file. `samples` must not be used after this."""
@@ -235,6 +236,8 @@ class MediaPool:
         file = self._new_file(files, worker)
         job = DecodeJob(rate, str(file.path), longest, self._limits.decoded_bytes, int(self._wall_seconds) + 1)
         answer, payload = await self._run(worker, job, data, file, param)
+        if answer.note:
+            _log.warning("media.damaged", note=answer.note, container=answer.container, bytes=len(data))
         if answer.in_file:
             return _decoded(answer, file.map(answer.count), file)
         file.close()
@@ -303,7 +306,7 @@ class MediaPool:
 
 
 def _decoded(answer: Decoding, samples: Samples, file: SampleFile | None = None) -> Decoded:
-    return Decoded(samples, answer.duration, answer.source_rate, answer.channels, answer.container, file)
+    return Decoded(samples, answer.duration, answer.source_rate, answer.channels, answer.container, file, answer.note)
 
 
 async def _sweep() -> None:

@@ -30,7 +30,7 @@ class Decoding(msgspec.Struct, frozen=True):
     """The worker's answer. problem: why there are no samples ("" = there are), for the client to read; the rest
     describes the source. count: float32 samples, in `output` of the job if in_file, else in the payload. unexpected:
     for the log, what the decoder did not foresee (kind of exception and places in code, nothing of the file), "" where
-    it did."""
+    it did. note: what of the sound could not be read, for client and log, "" if nothing."""
 
     problem: str = ""
     count: int = 0
@@ -40,6 +40,7 @@ class Decoding(msgspec.Struct, frozen=True):
     channels: int = 0
     container: str = ""
     unexpected: str = ""
+    note: str = ""
 
 
 class Ready(msgspec.Struct, frozen=True):

@@ -16,8 +16,9 @@ from typing import BinaryIO
 import msgspec
 import numpy as np
 
-from app.media.decode import BROKEN, Caps, Unreadable, decode
+from app.media.decode import decode
 from app.media.protocol import HEAD, INLINE_BYTES, DecodeJob, Decoding, Ready, pack
+from app.media.source import BROKEN, Caps, Source, Unreadable
 from backends.interface import Samples
 
 UNEXPECTED_CHARACTERS = 2000  # of a log line
@@ -95,8 +96,14 @@ def _answer(job: DecodeJob, data: bytes) -> tuple[Decoding, bytes]:
         return Decoding(problem=BROKEN, unexpected=_told(error)), b""
     finally:
         faulthandler.cancel_dump_traceback_later()
+    return _described(source, sink)
+
+
+def _described(source: Source, sink: _Sink) -> tuple[Decoding, bytes]:
     count, in_file, payload = sink.finish()
-    return Decoding("", count, in_file, source.seconds, source.rate, source.channels, source.container), payload
+    return Decoding(
+        "", count, in_file, source.seconds, source.rate, source.channels, source.container, note=source.note
+    ), payload
 
 
 def _told(error: BaseException) -> str:

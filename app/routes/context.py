@@ -33,7 +33,7 @@ from app.writers import sse
 from backends.interface import Capabilities, Done, Event, Request, Task
 
 if TYPE_CHECKING:
-    from app.media.pool import MediaPool
+    from app.media.pool import Decoded, MediaPool
 
 
 _LONGEST_HEADER = 1000  # characters of a value that clients choose: many give up on an answer whose head is long
@@ -225,6 +225,13 @@ class RequestContext:
         """Give the metrics each stage's time, once, at the end of the request."""
         for name, seconds in self.timings.items():
             self.gateway.metrics.stage_seconds.labels(name).observe(seconds)
+
+    def keep(self, decoded: Decoded) -> None:
+        """Close the audio with the request, and tell its client what of it could not be read."""
+        self.stack.callback(decoded.close)
+        if decoded.note:
+            self.notes.append(decoded.note)
+            self.gateway.metrics.damaged_audio_total.inc()
 
     def finish(self, done: Done) -> None:
         """Add the notes of the last event to the answer's headers."""

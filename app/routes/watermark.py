@@ -44,7 +44,7 @@ async def detect(context: RequestContext) -> ASGIApp:
     upload = bytes(fields.file("file").data)
     with context.stage("decode"):
         decoded = await context.gateway.media.decode(upload, rate=RATE, max_seconds=LONGEST_SECONDS)
-        context.stack.callback(decoded.close)
+        context.keep(decoded)
     context.drop_body()
     samples = context.stack.enter_context(TempFolder("mark")).path / "samples.npy"
     await asyncio.to_thread(_save, samples, decoded.samples)

@@ -169,6 +169,49 @@ def test_an_endless_refused_body_is_cut_off(server: Running, monkeypatch: pytest
         assert (status, headers["connection"]) == (401, "close")
 
 
+REFUSED = [
+    pytest.param(_head(30_000_000), 413, id="too large"),
+    pytest.param(_head(None), 413, id="too large, in chunks"),
+    pytest.param(_head(30_000_000, key=""), 401, id="no key"),
+    pytest.param(_head(30_000_000, path="/v1/nowhere"), 404, id="no such path"),
+    pytest.param(b"nonsense\r\n" + _head(30_000_000), 400, id="no HTTP"),
+]
+
+
+@pytest.mark.parametrize(("head", "status"), REFUSED)
+def test_who_sends_all_before_reading_is_told_too(monkeypatch: pytest.MonkeyPatch, head: bytes, status: int) -> None:
+    """As urllib does. A connection closed with bytes unread is reset, and the reset overtakes the answer."""
+    monkeypatch.setattr("app.http.request_body.DRAIN_BYTES", 200_000)
+    body = b"x" * 30_000_000
+    if b"chunked" in head:
+        body = b"%x\r\n" % len(body) + body + b"\r\n0\r\n\r\n"
+    with running(fake_settings(limits={"body_bytes": 100_000})) as server, server.connect() as connection:
+        connection.sendall(head + body)
+        answered, headers, content = _answer(connection)
+        assert (answered, headers["connection"]) == (status, "close")
+        assert json.loads(content)["error"]["message"]
+        assert connection.recv(1) == b"", "the server has ended its side"
+
+
+@pytest.mark.parametrize("limit", ["LINGER_SECONDS", "LINGER_IDLE_SECONDS"])
+def test_a_refused_client_that_goes_on_is_not_heard_for_ever(
+    server: Running, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    monkeypatch.setattr("app.http.request_body.DRAIN_SECONDS", 0.1)
+    monkeypatch.setattr(f"app.http.http1.{limit}", 0.3)
+    with server.connect() as connection:
+        connection.sendall(_head(None, key="") + b"5\r\nhello\r\n")
+        assert _answer(connection)[0] == 401
+        with pytest.raises(ConnectionError):
+            _send_on(connection, pause=0.02 if limit == "LINGER_SECONDS" else 0.5)
+
+
+def _send_on(connection: socket.socket, pause: float) -> None:
+    while True:
+        connection.sendall(b"5\r\nhello\r\n")
+        time.sleep(pause)
+
+
 @pytest.mark.parametrize("start", [b"GET / HTTP/1.1\r\nx: ", b"GET /", b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 100])
 def test_an_endless_head_is_refused(server: Running, start: bytes) -> None:
     with server.connect() as connection:

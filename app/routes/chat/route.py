@@ -195,7 +195,7 @@ async def _sound(context: RequestContext, part: SentAudio, most_seconds: float) 
     decoded = await context.gateway.media.decode(
         part.data, rate=ASR_SAMPLE_RATE, param=part.param, max_seconds=most_seconds
     )
-    context.stack.callback(decoded.close)
+    context.keep(decoded)
     if not len(decoded.samples):
         raise InvalidRequest("The audio is too short.", param=part.param, code="audio_too_short")
     return AudioPart(decoded.samples), decoded.duration

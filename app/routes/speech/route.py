@@ -164,7 +164,7 @@ async def _transcript(context: RequestContext, recognizer: Deployment, samples: 
 
 async def _samples(context: RequestContext, data: bytes, rate: int, param: str) -> Samples:
     decoded = await context.gateway.media.decode(data, rate=rate, param=param, max_seconds=_CONTEXT_SECONDS)
-    context.stack.callback(decoded.close)
+    context.keep(decoded)
     if not len(decoded.samples):
         raise InvalidRequest("The audio is too short.", param=param, code="audio_too_short")
     return decoded.samples

@@ -36,7 +36,7 @@ async def transcribe(context: RequestContext, task: TranscriptionTask) -> ASGIAp
     context.notes += form.notes
     with context.stage("decode"):
         decoded = await context.gateway.media.decode(form.file.data, rate=ASR_SAMPLE_RATE)
-        context.stack.callback(decoded.close)
+        context.keep(decoded)
     form.file.data.release()  # the upload is the largest thing a waiting request would hold
     context.drop_body()
     _check_duration(form, decoded.duration)

@@ -8,16 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from app.media.decode import BLOCK_FRAMES, Caps, Source, Unreadable, decode
+from app.media.resample import BLOCK_FRAMES
+from app.media.source import Caps, Unreadable
+from tests.app.media.reading import read
 from tests.support.audio import by_av, by_soundfile, patched_flac, patched_wav_sizes, silent_film, tone
-
-CAPS = Caps(seconds=60.0, decoded_bytes=1 << 28)
-
-
-def read(data: bytes, rate: int = 16_000, caps: Caps = CAPS) -> tuple[Source, NDArray[np.float32]]:
-    pieces: list[NDArray[np.float32]] = []
-    source = decode(data, rate, caps, pieces.append)
-    return source, np.concatenate([np.zeros(0, np.float32), *pieces])
 
 
 def loudest_hertz(samples: NDArray[np.float32], rate: int) -> float:
@@ -51,6 +45,7 @@ def test_formats_of_libsndfile(container: str, codec: str, rate: int, channels: 
     assert source.seconds == pytest.approx(2.0, abs=0.05)
     assert (source.rate, source.channels) == (rate, channels)
     assert len(samples) == pytest.approx(source.seconds * 16_000, abs=2)
+    assert source.note == ""
     assert loudest_hertz(samples, 16_000) == pytest.approx(440, abs=1)
     assert 0.3 < np.abs(samples).max() <= 1.0
 
@@ -74,6 +69,7 @@ AV_FORMATS = [
 def test_formats_of_ffmpeg(container: str, codec: str, rate: int, name: str) -> None:
     source, samples = read(by_av(tone(rate, 2.0, 2), rate, container, codec))
     assert source.container == name
+    assert source.note == ""
     assert source.seconds == pytest.approx(2.0, abs=0.06)
     assert (source.rate, source.channels) == (rate, 2)
     assert loudest_hertz(samples, 16_000) == pytest.approx(440, abs=1)
@@ -225,13 +221,13 @@ def test_what_pyav_does_not_foresee_in_a_file_is_the_files_fault(monkeypatch: py
     def fail(*_: object, **__: object) -> None:
         raise IndexError("list index out of range")
 
-    monkeypatch.setattr("app.media.decode.av.open", fail)
+    monkeypatch.setattr("app.media.ffmpeg.av.open", fail)
     with pytest.raises(Unreadable, match="damaged"):
         read(data)
 
 
 def test_a_defect_of_ours_is_not_taken_for_a_damaged_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.media.decode._values", lambda frame: [][0])
+    monkeypatch.setattr("app.media.ffmpeg._values", lambda frame: [][0])
     with pytest.raises(IndexError):
         read(by_av(tone(44_100, 0.1), 44_100, "mp4", "aac"))
 
