@@ -27,6 +27,7 @@ STALLED_SECONDS = (
 # at least so often (nginx: lingering_time, lingering_timeout; twice its time, as speech comes in large files).
 LINGER_SECONDS, LINGER_IDLE_SECONDS = 60.0, 5.0
 _UPGRADE = re.compile(rb"\nupgrade(?=[ \t]*:)", re.IGNORECASE)
+_UPGRADE_BEGUN = re.compile(rb"\n(u(?:p(?:g(?:r(?:a(?:d(?:e[ \t]*)?)?)?)?)?)?)\Z", re.IGNORECASE)
 
 
 class GatewayProtocol(HttpToolsProtocol):
@@ -37,6 +38,7 @@ class GatewayProtocol(HttpToolsProtocol):
         super().__init__(*args, **named)
         self._head_bytes = 0
         self._expects_head = True
+        self._held, self._at_line_start = b"", False  # of a head that comes in parts
         self._deadline: asyncio.TimerHandle | None = None
         self._stalled: asyncio.TimerHandle | None = None
         self._lingers: list[asyncio.TimerHandle] = []  # the latest moment and, last, the end of an idle while
@@ -76,12 +78,30 @@ class GatewayProtocol(HttpToolsProtocol):
             self._lingers.append(self._close_in(LINGER_IDLE_SECONDS))
             return
         if self._expects_head:
-            data = _without_offer(data)
+            data = self._without_offer(data)
         super().data_received(data)
+        if self._held and not self._expects_head:  # it was no head any more
+            held, self._held = self._held, b""
+            super().data_received(held)
         if self._deadline is not None and not self._lingers and not self.transport.is_closing():  # the head goes on
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES:
                 self.send_400_response("The head of the request is too long.")
+
+    def _without_offer(self, data: bytes) -> bytes:
+        """A piece of a head without the offer to change the protocol: none is taken up, and the parser drops the body
+        of one. The beginning of such a line at the end of the piece waits for the next."""
+        before = b"\n" if self._at_line_start else b""
+        data, self._held = before + self._held + data, b""
+        end = data.find(b"\r\n\r\n")
+        if end < 0:
+            begun = _UPGRADE_BEGUN.search(data)
+            end = len(data) if begun is None else begun.start(1)
+            data, self._held = data[:end], data[end:]
+        if _UPGRADE.search(data, 0, end):
+            data = _UPGRADE.sub(rb"\nx-offer", data[:end]) + data[end:]
+        self._at_line_start = data.endswith(b"\n")
+        return data[len(before) :]
 
     def on_headers_complete(self) -> None:
         self._stop_clock()
@@ -160,14 +180,6 @@ class _AnswerTransport:
 
     def close(self) -> None:
         self._protocol.end_answer()
-
-
-def _without_offer(data: bytes) -> bytes:
-    """The start of a request without its offer to change the protocol: none is taken up, and the parser drops the body
-    of one."""
-    end = data.find(b"\r\n\r\n")
-    head = data if end < 0 else data[:end]
-    return _UPGRADE.sub(rb"\nx-offer", head) + data[len(head) :] if _UPGRADE.search(head) else data
 
 
 def _end_with_connection(cycle: RequestResponseCycle) -> None:

@@ -44,6 +44,7 @@ _FORMATS: dict[str, tuple[str, float]] = {
     "dbl": ("f8", 1.0),
 }
 _BAD_PACKETS = 1000  # in a row, or so many and nine of ten: an endless stream of noise is not worth reading
+_RAW_AAC_BYTES = 1 << 20  # that are decoded at once; a frame of silence takes a few bytes and decodes to 4 KiB
 _GAP_SECONDS = 0.1  # by which a packet may be late: clocks are rounded, and sound and picture begin about together
 _JUMP_SECONDS = (
     10.0  # of a broadcast's clock, where it was set anew; FFmpeg's own tool takes it so (dts_delta_threshold)
@@ -165,6 +166,8 @@ def _decoder(stream: av.AudioStream) -> av.AudioCodecContext | None:
 
 def _raw_aac(data: bytes, configuration: bytes) -> list[av.AudioFrame]:
     """AAC without anything between its frames: the decoder finds the end of each, given all of them at once."""
+    if len(data) > _RAW_AAC_BYTES:
+        raise Unreadable(f"AAC in wav is supported up to {_RAW_AAC_BYTES} bytes, or with ADTS frames.")
     decoder = av.CodecContext.create("aac", "r")
     decoder.extradata = configuration or None
     try:

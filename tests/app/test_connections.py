@@ -297,6 +297,31 @@ def test_an_offer_of_http_2_is_not_taken_up(server: Running, wav: bytes, chunked
     assert server.pool.requests[-1].prompt == "\r\nUpgrade: no header"
 
 
+@pytest.mark.parametrize("offset", range(9))
+def test_an_offer_of_http_2_may_be_cut_anywhere(server: Running, wav: bytes, offset: int) -> None:
+    body = _form(wav)
+    data = _head(len(body), "Upgrade: h2c", "Connection: Upgrade") + body
+    cut = data.index(b"Upgrade") + offset
+    with server.connect() as connection:
+        connection.sendall(data[:cut])
+        time.sleep(0.05)
+        connection.sendall(data[cut:])
+        status, _headers, answer = _answer(connection)
+    assert (status, json.loads(answer)["text"]) == (200, "Good morning to you.")
+
+
+def test_a_body_that_ends_as_an_offer_begins_is_complete(server: Running) -> None:
+    """Its head ends with the packet in which the body comes, cut between the two ends of lines."""
+    body = b'{"model": "fake-tts", "input": "Hello.", "voice": "alloy", "response_format": "pcm"}\nU'
+    data = _head(len(body), path="/v1/audio/speech") + body
+    cut = data.index(b"\r\n\r\n") + 2
+    with server.connect() as connection:
+        connection.sendall(data[:cut])
+        time.sleep(0.05)
+        connection.sendall(data[cut:])
+        assert _answer(connection)[0] == 400
+
+
 @pytest.mark.parametrize(("path", "body"), [("/v1/audio/speech", SPEECH), ("/v1/models/fake-asr", None)])
 def test_http_1_0_gets_no_chunks(server: Running, path: str, body: dict[str, str] | None) -> None:
     content = json.dumps(body).encode() if body else b""

@@ -40,6 +40,11 @@ def test_codecs(container: str, codec: str, rate: int, channels: int, name: str)
     assert source.note == ""
 
 
+def test_more_raw_aac_than_is_decoded_at_once_is_refused() -> None:
+    with pytest.raises(Unreadable, match="AAC in wav"):
+        read(riff(form(44_100, tag=0xFF), chunk(b"data", bytes(1_100_000))))
+
+
 @pytest.mark.parametrize("codec", ["dts", "truehd"])
 def test_codecs_of_discs(codec: str) -> None:
     """No encoder of theirs comes with PyAV: the beginnings of two files that FFmpeg's tool made."""
