@@ -5,7 +5,6 @@ MP3, AAC and AMR need no parting: their frames follow each other whatever file t
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,7 +12,7 @@ from app.media.downmix import Speakers
 from app.media.sniff import ADTS, FLAC, OGG, WAV, Container
 from app.media.wav import WavPart, wav_parts
 
-_FLAC_START = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")  # with the head of STREAMINFO (RFC 9639, 8.1)
+_STREAMINFO_HEADS = (b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22")  # RFC 9639, 8.1
 _LINK_STARTS = (b"\x01vorbis", b"OpusHead", b"\x7fFLAC", b"Speex   ", b"\x80theora", b"fishead\x00")
 _PAGE_HEAD = 27  # bytes of an Ogg page before its table of segments (RFC 3533, 6)
 _FIRST_PAGE = 2  # its flag
@@ -36,7 +35,7 @@ def parts(data: bytes, container: Container) -> Iterator[Part]:
     if container is WAV:
         yield from _wav(data)
     elif container is FLAC:
-        yield from _cut(data, FLAC, [found.start() for found in _FLAC_START.finditer(data)])
+        yield from _cut(data, FLAC, sorted(at for head in _STREAMINFO_HEADS for at in _places(data, head)))
     elif container is OGG:
         yield from _cut(data, OGG, list(_links(data)))
     else:
@@ -58,7 +57,7 @@ def _wav(data: bytes) -> Iterator[Part]:
 
 def _aac(data: bytes, part: WavPart) -> Part:
     frames = data[part.start : part.end]
-    if frames[:1] == b"\xff" and frames[1] & 0xF6 == 0xF0:
+    if len(frames) > 1 and frames[0] == 0xFF and frames[1] & 0xF6 == 0xF0:
         return Part(frames, ADTS)
     return Part(frames, ADTS, raw_aac=part.extra)
 
@@ -69,6 +68,13 @@ def _cut(data: bytes, container: Container, starts: list[int]) -> Iterator[Part]
         return
     for start, end in zip(starts, [*starts[1:], len(data)], strict=True):
         yield Part(data[start:end], container)
+
+
+def _places(data: bytes, sought: bytes) -> Iterator[int]:
+    at = data.find(sought)
+    while at >= 0:
+        yield at
+        at = data.find(sought, at + 1)
 
 
 def _links(data: bytes) -> Iterator[int]:

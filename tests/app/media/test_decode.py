@@ -243,6 +243,11 @@ MUTATED = [
     ],
     *[by_av(tone(48_000, 0.4), 48_000, *kind) for kind in (("mp4", "aac"), ("webm", "libopus"), ("ogg", "libopus"))],
     *[by_av(tone(48_000, 0.4), 48_000, *kind) for kind in (("adts", "aac"), ("mpegts", "aac"), ("mpeg", "mp2"))],
+    *[by_av(tone(44_100, 0.4), 44_100, *kind, b=64_000) for kind in (("avi", "mp2"), ("asf", "wmav2"), ("flv", "aac"))],
+    *[by_av(tone(16_000, 0.4), 16_000, "wav", codec) for codec in ("g722", "aac")],
+    by_soundfile(tone(8_000, 0.4), 8_000, "WAV", "PCM_16") * 2,
+    by_soundfile(tone(8_000, 0.4), 8_000, "FLAC", "PCM_16") * 2,
+    by_soundfile(tone(48_000, 0.4), 48_000, "OGG", "VORBIS") * 2,
 ]
 
 
