@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from msgspec import Meta
 
 from backends.registry import BackendInfo
 
 
 @dataclass(frozen=True, slots=True)
 class VoicesOptions:
-    """Keys of a deployment with backend = "voices".
+    """Keys of a deployment that only the embedded voices have."""
 
-    voice: the language or voice of a text in Latin letters when the request names only one of OpenAI's voices;
-    permissive_licences_only: leaves out voices whose training data or licence restricts what they may be used for;
-    words_per_minute, pitch, pitch_range, sentence_gap_ms: of espeak-ng, which speaks the languages without a neural
-    voice.
-    """
-
-    voice: str = "en-us"
-    permissive_licences_only: bool = False
-    words_per_minute: int = 140
-    pitch: int = 50
-    pitch_range: int = 50
-    sentence_gap_ms: int = 150
+    voice: Annotated[
+        str,
+        Meta(description="Language or voice of a text in Latin letters whose request names one of OpenAI's voices."),
+    ] = "en-us"
+    permissive_licences_only: Annotated[
+        bool, Meta(description="Leave out voices whose training data or licence restricts what they may be used for.")
+    ] = False
+    words_per_minute: Annotated[int, Meta(description="Rate of espeak-ng at speed 1.")] = 140
+    pitch: Annotated[int, Meta(description="Pitch of espeak-ng, 0..100; 50 is the voice's own.")] = 50
+    pitch_range: Annotated[int, Meta(description="Range of espeak-ng's pitch, 0..100; 50 is the voice's own.")] = 50
+    sentence_gap_ms: Annotated[int, Meta(description="Silence between espeak-ng's sentences, milliseconds.")] = 150
 
 
 INFO = BackendInfo(
