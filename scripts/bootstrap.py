@@ -99,7 +99,7 @@ def _checked(check: Sequence[str]) -> None:
 @contextlib.contextmanager
 def busy_cores(count: int) -> Iterator[list[subprocess.Popen[bytes]]]:
     """Processes that keep `count` cores busy until the block ends; they end by themselves if this process is killed."""
-    command = [sys.executable, "-c", _SPIN]
+    command = [sys.executable, "-I", "-c", _SPIN]
     spinners = [subprocess.Popen(command, stdin=subprocess.PIPE) for _ in range(count)]
     try:
         yield spinners

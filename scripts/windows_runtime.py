@@ -52,7 +52,7 @@ def prepare(version: str, uv: str) -> str:
 
 
 def _answer(python: str, code: str) -> str:
-    done = subprocess.run([python, "-c", code], cwd=ROOT, capture_output=True, check=False)
+    done = subprocess.run([python, "-P", "-c", code], cwd=ROOT, capture_output=True, check=False)
     if done.returncode != 0:
         raise SetupError(f"{python} failed: {done.stderr.decode('utf-8', 'replace').strip()}")
     return done.stdout.decode("utf-8").strip()

@@ -167,7 +167,7 @@ async def test_what_no_decoder_foresaw_is_logged_without_the_audio(monkeypatch: 
     await pool.close()
     (line,) = lines
     assert (line["event"], line["log_level"], line["bytes"]) == ("media.unexpected", "warning", len(WAV))
-    assert line["error"].startswith("builtins.ZeroDivisionError at media_worker.py:")
+    assert line["error"].startswith("builtins.ZeroDivisionError at worker.py:")
     assert line["error"].endswith("> <string>:5 decode")
     assert "RIFF" not in line["error"]
 
