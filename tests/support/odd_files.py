@@ -9,7 +9,8 @@ from fractions import Fraction
 import av
 import numpy as np
 from numpy.typing import NDArray
-from tests.support.audio_files import tone
+
+from tests.support.audio import tone
 
 LOW, HIGH = 440.0, 1_320.0  # Hz of the first and of the second half
 

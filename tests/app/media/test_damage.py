@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 
 import pytest
-from tests.support.audio_files import by_av, by_soundfile, patched_flac, tone
 
 from tests.app.media.reading import read
+from tests.support.audio import by_av, by_soundfile, patched_flac, tone
 from tests.support.odd_files import HIGH, LOW, chunk, film, form, hertz_at, pcm, riff, two_tones
 
 RATE = 16_000

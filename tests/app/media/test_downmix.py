@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tests.support.audio_files import by_av, by_soundfile, tone
 
 from app.media.downmix import mono, speakers_of_flac, speakers_of_mask
 from tests.app.media.reading import read
+from tests.support.audio import by_av, by_soundfile, tone
 
 SURROUND = ("FL", "FR", "FC", "LFE", "BL", "BR")
 

@@ -7,12 +7,12 @@ import base64
 import httpx
 import pytest
 from structlog.testing import capture_logs
-from tests.support.audio_files import by_soundfile, tone
-from tests.support.running import running
 
 from app.config.settings import LimitSettings
 from app.media.fair import FairMediaPool
 from app.media.pool import MediaPool
+from tests.support.audio import by_soundfile, tone
+from tests.support.server import running
 
 WAV = by_soundfile(tone(16_000, 8.0), 16_000, "WAV", "PCM_16")
 CUT = WAV[: 44 + 32_000 * 6]  # more than travels without a file

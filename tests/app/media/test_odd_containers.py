@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.support.audio_files import by_av, tone
 
 from app.media.source import Unreadable
 from tests.app.media.reading import read
+from tests.support.audio import by_av, tone
 from tests.support.odd_files import chunk, film, form, hertz_at, pcm, riff
 
 DATA = Path(__file__).parents[2] / "data"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from tests.support.audio_files import by_av, tone
 
 from app.media.source import Caps
 from tests.app.media.reading import CAPS, read
+from tests.support.audio import by_av, tone
 from tests.support.odd_files import HIGH, LOW, film, hertz_at, spans, two_tones
 
 FILMS = [("mp4", "aac"), ("mov", "pcm_s16le"), ("matroska", "aac"), ("matroska", "libopus"), ("mpegts", "aac")]

@@ -65,7 +65,7 @@ def test_a_model_out_of_packages_is_there_without_a_pull(tmp_path: Path, monkeyp
     file = KnownFile("model.bin", len(head), hashlib.sha256(head).hexdigest(), (Part("data-x", "data_x/model.bin"),))
     known = ModelSet("model-x", (Variant("data-x", (file,)),), "org/x", "c" * 40, "English")
     monkeypatch.setitem(MODEL_SETS, known.name, known)
-    deployment = Deployment("ears", replace(backend_info("whisper"), libraries={}), model="model-x")
+    deployment = Deployment(name="ears", info=replace(backend_info("whisper"), libraries={}), model="model-x")
     found = requirements(deployment, tmp_path / "models")
     assert found.state == "absent"
     assert "extra ears (data-x not installed). Fetch them with: speech-gateway pull ears" in found.problem()

@@ -34,5 +34,5 @@ class Libraries:
 def test_the_embedded_voices_take_threads_only_for_neural_models(
     backend: str, engine: str, neural: bool, single: bool
 ) -> None:
-    deployment = Deployment("x", backend_info(backend), engine=engine)
+    deployment = Deployment(name="x", info=backend_info(backend), engine=engine)
     assert uses_one_thread(deployment, cast(Requirements, Libraries(neural=neural))) is single

@@ -185,9 +185,9 @@ def test_missing_tokenizer_files_are_named(folder: Path) -> None:
     ],
 )
 @pytest.mark.skipif(sys.platform == "darwin", reason="this machine may have some of them")
-def test_what_is_not_there_is_said(multilingual: Reference, decoding_options: dict[str, str], told: str) -> None:
+def test_what_is_not_there_is_said(multilingual: Reference, preference: dict[str, str], told: str) -> None:
     with pytest.raises(ModelUnavailable, match=told):
-        load_whisper(multilingual.folder, **decoding_options)  # type: ignore[arg-type]
+        load_whisper(multilingual.folder, **preference)  # type: ignore[arg-type]
 
 
 # --- Graph cache ------------------------------------------------------------------------------------------------------

@@ -182,11 +182,11 @@ def test_int8_is_close(reference: Reference, noise: np.ndarray, engine: str) -> 
     ids=["onnx", "onnx int8", "torch", "torch int8"],
 )
 def test_rows_of_a_batch_do_not_touch_each_other(
-    multilingual: Reference, engine: str, decoding_options: dict[str, str], noise: np.ndarray
+    multilingual: Reference, engine: str, preference: dict[str, str], noise: np.ndarray
 ) -> None:
     """Rows of different length (padded at the left), then rows leaving the batch."""
     model = load_whisper(multilingual.folder)
-    model.network = network(multilingual, engine, **decoding_options)
+    model.network = network(multilingual, engine, **preference)
     first, second = model.encode([noise, noise[::-1].copy()])
     alone = [
         model.network.decode([encoder_output]).feed(np.array([TOKENS[:count]]))[0]

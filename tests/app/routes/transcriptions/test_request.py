@@ -13,7 +13,7 @@ from app.routes.transcriptions.request import check_capabilities, read_form
 from backends.interface import Capabilities
 from backends.registry import backend_info
 
-WHISPER = Deployment("whisper-1", backend_info("whisper"))
+WHISPER = Deployment(name="whisper-1", info=backend_info("whisper"))
 MULTILINGUAL = Capabilities("onnx", "cpu", "float32", words=True, logprobs=True, translation=True)
 
 
