@@ -1,6 +1,6 @@
 """A user's first hour on any system, with the base packages alone: also what the lane of Windows runs.
 
-The server is a process in a folder whose path is long and holds blanks and Japanese letters.
+The server is a process in a folder whose path holds blanks and Japanese letters.
 """
 
 from __future__ import annotations
@@ -47,10 +47,8 @@ steps = 600
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a path of more than 200 characters: what lies in it goes beyond Windows' old limit of 260."""
-    folder = tmp_path_factory.mktemp("home") / "音声 ゲートウェイ"
-    while len(str(folder)) < 200:
-        folder /= "深い フォルダ deep folder"
+    """A user's folder with the miniature Whisper in it and a temporary folder of its own."""
+    folder = tmp_path_factory.mktemp("home") / "音声 ゲートウェイ" / "深い フォルダ"
     folder.mkdir(parents=True)
     (folder / "temp").mkdir()
     shutil.copytree(MINIATURE, folder / "models" / "miniature")
