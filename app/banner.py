@@ -29,8 +29,7 @@ def banner(app: FastAPI, port: int | None = None) -> str:
     ]
     statuses = gateway.pool.status()
     width = max((len(name) for name in statuses), default=0)
-    for name, status in statuses.items():
-        lines.append(f"  {name:<{width}}  {_state(gateway.deployments[name], status)}")
+    lines += [f"  {name:<{width}}  {_state(gateway.deployments[name], statuses)}" for name in statuses]
     if aliases := gateway.deployments.aliases:
         lines += ["", "  other names:"]
         lines += [f"  {name:<{width}}  {', '.join(others)}" for name, others in _grouped(aliases).items()]
@@ -52,14 +51,16 @@ def _keys(count: int, host: str) -> str:
     return f"Any non-empty API key is accepted; {reach}."
 
 
-def _state(deployment: Deployment, status: DeploymentStatus) -> str:
+def _state(deployment: Deployment, statuses: Mapping[str, DeploymentStatus]) -> str:
+    status = statuses[deployment.name]
     if status.state in ("ready", "busy"):
         return status.state + _where(status)
     if status.state == "unloaded":
         return f"ready{_where(status)}, loads when it is first asked for"
     if status.state in ("pulling", "loading"):
-        return f"{status.state} {deployment.model or deployment.info.name}" + _reason(status)
-    return f"{status.state}: {(status.error or 'cannot run now').rstrip('.')}{_hint(deployment, status)}."
+        what = f"{status.state} {deployment.model or deployment.info.name}{_reason(status)}"
+        return what + _meanwhile(deployment, statuses)
+    return f"{status.state}: {(status.error or 'cannot run now').rstrip('.')}{_hint(deployment, statuses)}."
 
 
 def _where(status: DeploymentStatus) -> str:
@@ -68,14 +69,22 @@ def _where(status: DeploymentStatus) -> str:
     return "".join(mark + value for mark, value in parts if value not in ("", "auto"))
 
 
-def _hint(deployment: Deployment, status: DeploymentStatus) -> str:
+def _hint(deployment: Deployment, statuses: Mapping[str, DeploymentStatus]) -> str:
     """Name the command that brings the weights and the deployment that answers meanwhile, unless the error does."""
+    status = statuses[deployment.name]
     error = status.error or ""
     command = f"speech-gateway pull {deployment.name}"
     weights = status.state == "absent" and deployment.model and command not in error
-    meanwhile = deployment.fallback and f"{deployment.fallback} works already" not in error
     hint = f"; its weights come with: {command}" if weights else ""
-    return hint + (f"; {deployment.fallback} answers meanwhile" if meanwhile else "")
+    named = f"{deployment.fallback} works already" in error
+    return hint if named else hint + _meanwhile(deployment, statuses)
+
+
+def _meanwhile(deployment: Deployment, statuses: Mapping[str, DeploymentStatus]) -> str:
+    """Name the fallback, if it can answer."""
+    fallback = statuses.get(deployment.fallback)
+    able = fallback is not None and fallback.state not in ("absent", "pulling")
+    return f"; {deployment.fallback} answers meanwhile" if able else ""
 
 
 def _reason(status: DeploymentStatus) -> str:

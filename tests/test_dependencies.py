@@ -21,9 +21,10 @@ ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 OWN = {"app", "backends", "scripts", "tests", "provision", "windows_runtime"}
 FINDERS = {"find_spec", "import_module"}  # calls whose literal argument is the name of a module
-ALL = ("", *PYPROJECT["project"]["optional-dependencies"], *PYPROJECT["dependency-groups"])
+WEIGHTS = PYPROJECT["tool"]["speech-gateway"]["weights"]
+ALL = ("", *PYPROJECT["project"]["optional-dependencies"], *PYPROJECT["dependency-groups"], *WEIGHTS)
 
-# What each part of the tree may import: "" is what everybody gets, the others are extras and groups. The most specific
+# What each part of the tree may import: "" is what everybody gets, the others are extras, groups and weight packages. The most specific
 # prefix counts.
 AREAS = {
     "app": ("",),
@@ -32,7 +33,7 @@ AREAS = {
     "backends/csm": ("", "torch"),
     "backends/devices.py": ("", "torch", "directml"),
     "backends/diffa": ("", "torch"),
-    "backends/embedded": ("", "embedded", "voices"),
+    "backends/embedded": ("", "embedded", "voice-japanese"),
     "backends/inventory.py": ("", "torch", "directml"),
     "backends/llasa": ("", "torch"),
     "backends/transformer": ("", "torch"),
@@ -67,9 +68,14 @@ RUN_NOT_IMPORTED = {
 
 
 def declared() -> dict[str, dict[str, Requirement]]:
-    """Requirements by extra or group ("" = everybody) and canonical name."""
+    """Requirements by extra, group or weight packages ("" = everybody) and canonical name."""
     project = PYPROJECT["project"]
-    tables = {"": project["dependencies"], **project["optional-dependencies"], **PYPROJECT["dependency-groups"]}
+    tables = {
+        "": project["dependencies"],
+        **project["optional-dependencies"],
+        **PYPROJECT["dependency-groups"],
+        **WEIGHTS,
+    }
     parsed = {area: [Requirement(line) for line in lines] for area, lines in tables.items()}
     return {area: {canonicalize_name(one.name): one for one in rows} for area, rows in parsed.items()}
 
@@ -158,7 +164,7 @@ def test_a_backend_names_the_extra_that_brings_its_libraries() -> None:
         info = backend_info(name)
         for engine, libraries in info.libraries.items():
             areas = ("", info.extra) if not engine else ("", *PYPROJECT["project"]["optional-dependencies"])
-            known = {library for area in areas for library in tables.get(area, {})}
+            known = {library for area in (*areas, *WEIGHTS) for library in tables.get(area, {})}
             missing += [f"{name}/{engine}: {lib}" for lib in libraries if not distributions(lib) & known]
     assert not missing
 

@@ -91,9 +91,9 @@ def requirements_of(deployment: Deployment, settings: Settings) -> ModelRequirem
 
 def _row(deployment: Deployment, requirements: ModelRequirements) -> tuple[str, ...]:
     info = deployment.info
-    task = ", ".join(deployment.tasks) + (" (degraded)" if info.degraded else "")
-    on_disk = requirements.weights_bytes()
-    size = size_text(on_disk) if on_disk else f"about {size_text(info.bytes_hint)}" if info.bytes_hint else "-"
+    task = ", ".join(deployment.tasks)
+    on_disk, expected = requirements.weights_bytes(), weights.known_bytes(deployment.model) or info.bytes_hint
+    size = size_text(on_disk) if on_disk else f"about {size_text(expected)}" if expected else "-"
     return (
         deployment.name,
         task,

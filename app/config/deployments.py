@@ -40,8 +40,9 @@ class Deployment(DeploymentSettings):
 # The large models are fetched only when somebody asks for it: `speech-gateway pull NAME`, or auto_pull = true.
 BUILTIN: Mapping[str, Mapping[str, Any]] = {
     "embedded-tts": {"backend": "voices"},
-    "embedded-asr": {"backend": "pocketsphinx"},
-    "whisper-1": {"backend": "whisper", "model": "openai/whisper-small"},
+    # On the processor whatever else there is: small enough, ready at once, and never in the way of a larger model.
+    "embedded-asr": {"backend": "whisper", "model": "whisper-base", "engine": "onnx", "device": "cpu"},
+    "whisper-1": {"backend": "whisper", "model": "openai/whisper-small", "fallback": "embedded-asr"},
     "csm-1b": {"backend": "csm", "model": "sesame/csm-1b", "auto_pull": False, "fallback": "embedded-tts"},
     "llasa-1b": {"backend": "llasa", "model": "HKUSTAudio/Llasa-1B", "auto_pull": False, "fallback": "embedded-tts"},
     "diffa": {"backend": "diffa", "auto_pull": False, "audio_deployment": "embedded-tts"},

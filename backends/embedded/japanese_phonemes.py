@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from backends.embedded.voice_files import INSTALL
+from backends.data_packages import INSTALL
 from backends.interface import ModelUnavailable
 
 # One or two kana and their phonemes. Two kana are one sound, so the longer entry is taken first.

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
+from backends.data_packages import read_checked
 from backends.embedded import voice_files
 from backends.embedded.espeak_phonemes import EspeakPhonemizer
 from backends.embedded.japanese_phonemes import JapaneseFrontEnd
@@ -70,8 +71,8 @@ class VoiceModels:
 
     def _piper(self, voice: NeuralVoice) -> Synthesizer:
         if voice.file is None:
-            model = voice_files.read_checked(voice_files.PIPER_JOE)
-            settings = voice_files.read_checked(voice_files.PIPER_JOE_CONFIG)
+            model = read_checked(voice_files.PIPER_JOE)
+            settings = read_checked(voice_files.PIPER_JOE_CONFIG)
         else:
             model, settings = voice.file.read_bytes(), voice_files.piper_config_file(voice.file).read_bytes()
         config = read_config(settings, voice.id)
@@ -90,13 +91,13 @@ class VoiceModels:
         return self._japanese
 
     def _packaged_style(self, name: str) -> StyleTable:
-        self._styles = self._styles or read_style_archive(voice_files.read_checked(voice_files.KOKORO_STYLES))
+        self._styles = self._styles or read_style_archive(read_checked(voice_files.KOKORO_STYLES))
         return self._styles[name]
 
     def _kokoro_model(self) -> KokoroModel:
         if self._kokoro is None:
-            vocabulary = read_vocabulary(voice_files.read_checked(voice_files.KOKORO_VOCABULARY))
-            model = b"".join(voice_files.read_checked(part) for part in voice_files.KOKORO_PARTS)
+            vocabulary = read_vocabulary(read_checked(voice_files.KOKORO_VOCABULARY))
+            model = read_checked(voice_files.KOKORO_MODEL)
             self._kokoro = KokoroModel(model, vocabulary, self._threads)
         return self._kokoro
 

@@ -19,6 +19,8 @@ _LATIN = frozenset(
     {"LATIN", "FULLWIDTH", "GREEK", "MICRO", "FEMININE", "MASCULINE", "MODIFIER", "OHM", "KELVIN", "ANGSTROM"}
 )
 _JAPANESE = frozenset({"HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "CJK", "IDEOGRAPHIC", "HALFWIDTH", "SQUARE"})
+# Pronouns and particles of Chinese whose characters the Japanese standard has, too, but no Japanese text uses.
+_CHINESE_ONLY = frozenset("你您她吧很這那哪們嗎呢啊咱")
 _SCRIPTS = {"ja": _LATIN | _JAPANESE, "hi": _LATIN | {"DEVANAGARI"}}
 
 
@@ -53,6 +55,21 @@ def language_of(text: str) -> str | None:
         return "ja"
     latin = sum(count for script, count in scripts.items() if script in _LATIN)
     return "latin" if 2 * latin >= scripts.total() else None
+
+
+def is_kanji_only(text: str) -> bool:
+    """Whether the letters of a text are Chinese characters and nothing else, as both Japanese and Chinese write."""
+    scripts = {_script(char) for char in text if char.isalpha()}
+    return bool(scripts) and scripts <= {"CJK", "IDEOGRAPHIC"}
+
+
+def is_surely_chinese(text: str) -> bool:
+    """Whether a text holds characters that Japanese does not write: outside JIS X 0208, or words of everyday Chinese."""
+    try:
+        text.encode("cp932")
+    except UnicodeEncodeError:
+        return True
+    return not _CHINESE_ONLY.isdisjoint(text)
 
 
 def _script(char: str) -> str:

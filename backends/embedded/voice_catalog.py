@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from backends.data_packages import is_installed
 from backends.embedded import kokoro_phonemes, voice_files
 from backends.interface import Voice
 
@@ -82,7 +83,7 @@ def is_kokoro_name(name: str) -> bool:
 
 def _piper_voices(models_dir: Path) -> list[NeuralVoice]:
     found = []
-    if voice_files.is_installed(voice_files.PIPER_JOE, voice_files.PIPER_JOE_CONFIG):
+    if is_installed(*voice_files.JOE_FILES):
         found.append(NeuralVoice(JOE, "piper", "en-US", JOE_LICENCE, permissive=False, speaker="m"))
     for model in voice_files.piper_model_files(models_dir):
         locale = model.stem.partition("-")[0].replace("_", "-")  # en_US-joe-medium: language, speaker, quality
@@ -91,9 +92,7 @@ def _piper_voices(models_dir: Path) -> list[NeuralVoice]:
 
 
 def _kokoro_voices(models_dir: Path) -> list[NeuralVoice]:
-    if not voice_files.is_installed(
-        *voice_files.KOKORO_PARTS, voice_files.KOKORO_STYLES, voice_files.KOKORO_VOCABULARY
-    ):
+    if not is_installed(*voice_files.KOKORO_FILES):
         return []
     found = [_kokoro_voice(name, None) for name in PACKAGED_STYLES]
     imported = [file for file in voice_files.kokoro_style_files(models_dir) if is_kokoro_name(file.stem)]

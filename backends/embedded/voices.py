@@ -6,19 +6,20 @@ waited longest, so that a cancel or a new job waits for one clause at most. Know
 
 from __future__ import annotations
 
+import locale
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from backends.data_packages import INSTALL
 from backends.embedded.clauses import clauses
 from backends.embedded.espeak import EspeakBackend
 from backends.embedded.neural_models import Synthesizer, VoiceModels
 from backends.embedded.silence import pause_behind, silence
-from backends.embedded.speakable import language_of, readable, without_pictures
+from backends.embedded.speakable import is_kanji_only, is_surely_chinese, language_of, readable, without_pictures
 from backends.embedded.voice_catalog import OPENAI_NAMES, NeuralVoice, VoiceCatalog, installed_voices, is_kokoro_name
-from backends.embedded.voice_files import INSTALL
 from backends.embedded.voices_info import VoicesOptions
 from backends.interface import (
     AudioChunk,
@@ -38,7 +39,7 @@ from backends.memory import resident_bytes
 
 _MAX_BATCH = 8  # jobs that take turns; each waits for a piece of every other
 _NOTHING_SECONDS = 0.25  # of silence for a text that holds nothing to say
-_NEURAL_LANGUAGES = {"en": "English", "ja": "Japanese"}  # with a voice in the extra `voices`
+_NEURAL_LANGUAGES = {"en": "English", "ja": "Japanese"}  # with a voice in the weight packages
 
 
 @dataclass(slots=True, eq=False)
@@ -106,6 +107,10 @@ class VoicesBackend:
             return self._with_espeak(request, code, problem)
         text, note = readable(without_pictures(request.text), voice.language)
         notes = [note] if note else []
+        if voice.language == "ja" and self._is_guess(request):
+            notes.append(
+                'Chinese characters alone were read as Japanese; options.language = "cmn" reads them as Chinese'
+            )
         return _NeuralJob(request, voice.language, ready, deque(clauses(text)), [*notes, *_unused(request)])
 
     def step(self, jobs: Sequence[Job]) -> Iterable[tuple[Job, Event]]:
@@ -151,7 +156,21 @@ class VoicesBackend:
         own = default.locale if default else self._options.voice
         if found == "latin":
             return own
-        return found or ("ja" if own.lower().startswith("ja") else "")
+        if found is None and (own.lower().startswith("ja") or self._reads_as_japanese(text)):
+            return "ja"
+        return found or ""
+
+    def _reads_as_japanese(self, text: str) -> bool:
+        """Kanji alone may be Japanese or Chinese: Japanese where a voice of it is here, unless text or machine say
+        otherwise."""
+        possible = self._catalog.for_language("ja") is not None and is_kanji_only(text) and not is_surely_chinese(text)
+        return possible and not _speaks_chinese(locale.getlocale()[0] or "")
+
+    def _is_guess(self, request: SpeechRequest) -> bool:
+        """Whether nothing but the characters' being Chinese and the voices that are here made the text Japanese."""
+        name = request.voice.strip() or self._options.voice
+        named = self._catalog.named(name) is not None or name.lower() not in OPENAI_NAMES
+        return not named and not _asked_language(request) and is_kanji_only(request.text)
 
     def _ready(self, voice: NeuralVoice | None) -> tuple[Synthesizer | None, str]:
         """The voice loaded, or what keeps it from loading, which is told in the notes and at /health."""
@@ -219,6 +238,11 @@ class VoicesBackend:
                 job.notes.append("the input holds nothing to say: the answer is silence")
                 yield AudioChunk(silence(_NOTHING_SECONDS, job.voice.rate), job.voice.rate)
             yield _done(job)
+
+
+def _speaks_chinese(name: str) -> bool:
+    """Whether a locale is Chinese, by its name on POSIX (zh_TW) or Windows (Chinese_Taiwan)."""
+    return name.lower().startswith(("zh", "chinese"))
 
 
 def _asked_language(request: SpeechRequest) -> str:

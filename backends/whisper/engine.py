@@ -27,7 +27,14 @@ from backends.whisper.logit_filters import LogitFilter, Suppress, SuppressFirst,
 from backends.whisper.network import EncoderOutput, Floats, Network
 from backends.whisper.segments import Chunk
 from backends.whisper.speech_segments import SpeechSegment, VadOptions, find_speech, whole
-from backends.whisper.timing import alignment, alignment_heads, split_words, token_starts, word_times
+from backends.whisper.timing import (
+    alignment,
+    alignment_heads,
+    shorten_after_pauses,
+    split_words,
+    token_starts,
+    word_times,
+)
 from backends.whisper.tokenizer import SpecialTokens, WhisperTokenizer, checked_language, special_tokens
 from backends.whisper.transcription import Transcription, Window
 
@@ -300,7 +307,8 @@ class Whisper:
         matrix = self.alignment(item, [token for text in texts for token in text])
         ends = np.cumsum([0, *map(len, texts)])
         rows = [matrix[begin:end] for begin, end in pairwise(ends)]
-        return [self._piece_words(item, result, piece, part) for piece, part in zip(pieces, rows, strict=True)]
+        words = [self._piece_words(item, result, piece, part) for piece, part in zip(pieces, rows, strict=True)]
+        return shorten_after_pauses(words, item.window.start / SAMPLE_RATE)
 
     def alignment(self, item: ActiveWindow, text: Sequence[int]) -> Floats:
         """How much each token of a window's text is about each position of its audio: [tokens, positions].

@@ -11,7 +11,7 @@ from __future__ import annotations
 import string
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,9 @@ _POSITIONS_PER_LETTER = 2  # 40 ms: nobody says more than 25 letters a second
 _LEAST_SHARE = 0.5  # of the time that a token's letters would have at an even pace
 _UNSPACED = {"zh", "ja", "th", "lo", "my", "yue", "km", "bo"}  # written without spaces between words
 _NAMED_SIGNS = "%&#@\u00a7"  # punctuation to Unicode, but words to a speaker
+_LONGEST_TYPICAL = 0.7  # seconds; of openai-whisper, as the two factors
+_MOST_WORDS, _PAUSE_WORDS = 2, 4  # medians
+_SENTENCE_ENDS = frozenset(".。!！?？")
 _LEADING = "\"'“¿([{-‘«"
 _TRAILING = "\"'.。,，!！?？:：”)]}、’»;…"
 
@@ -123,6 +126,27 @@ def word_times(
             words.append(Word(text, round(offset + begin, 3), round(offset + max(begin, end), 3), probability))
         at += count
     return words
+
+
+def shorten_after_pauses(pieces: Sequence[Sequence[Word]], begin: float) -> list[list[Word]]:
+    """A window's words, those after a pause begun later: attention to the pause counts as theirs otherwise.
+
+    As in openai-whisper, a word that opens a sentence, or a segment after a pause of four median words, lasts no longer
+    than two of them; a median above 0.7 s counts as 0.7 s. begin: seconds at which the window begins.
+    """
+    durations = [word.end - word.start for words in pieces for word in words if word.end > word.start]
+    typical = min(_LONGEST_TYPICAL, float(np.median(durations))) if durations else 0.0
+    shortened: list[list[Word]] = []
+    before, opens = begin, False
+    for words in pieces:
+        shortened.append([])
+        for index, word in enumerate(words):
+            paused = index == 0 and word.end - before > _PAUSE_WORDS * typical
+            start = word.end - _MOST_WORDS * typical
+            late = word.start < start and (opens or paused)
+            shortened[-1].append(replace(word, start=round(start, 3)) if late else word)
+            before, opens = word.end, word.word[-1:] in _SENTENCE_ENDS
+    return shortened
 
 
 def _spoken(texts: Sequence[str]) -> int:

@@ -19,6 +19,7 @@ TABLES = {
     "slow": {"backend": "fake", "task": "transcription", "delay": 0.1, "steps": 30},
     "steady": {"backend": "fake", "task": "transcription", "delay": 0.3},
     "narrow": {"backend": "fake", "task": "transcription", "delay": 0.2, "steps": 3, "max_batch": 1},
+    "absent": {"backend": "whisper", "model": "nobody/nothing", "auto_pull": False, "fallback": "quick"},
     "broken": {"backend": "fake", "task": "transcription", "fail_step": "error"},
 }
 
@@ -49,6 +50,21 @@ def test_a_request_goes_all_the_way(server: Running, wav: bytes) -> None:
     assert answer.headers["x-gateway-engine"] == "fake"
     row = httpx.get(f"{server.url}/health").json()["deployments"]["quick"]
     assert (row["state"], row["device"], row["jobs_active"]) == ("ready", "cpu", 0)
+
+
+@pytest.mark.parametrize("fields", [{}, {"stream": "true"}])
+def test_another_deployment_transcribes_until_the_weights_are_there(
+    server: Running, wav: bytes, fields: dict[str, str]
+) -> None:
+    answer = _transcribe(server, "absent", wav, **fields)
+    assert answer.status_code == 200, answer.text
+    told = (
+        answer.headers["x-gateway-fallback"],
+        answer.headers["x-ms-deployment-name"],
+        answer.headers["x-gateway-engine"],
+    )
+    assert told == ("quick", "quick", "fake")
+    assert "x-gateway-fallback" not in _transcribe(server, "quick", wav, **fields).headers
 
 
 def test_long_audio_travels_as_a_file_that_is_gone_afterwards(server: Running) -> None:

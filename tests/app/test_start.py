@@ -263,10 +263,12 @@ def test_the_banner_says_what_each_deployment_is_ready_for() -> None:
     lines = {line.split("  ")[1].strip(): line for line in states if line.startswith("  ")}
     assert "ready: fake on cpu in float32" in lines["embedded-tts"]
     assert "loads when it is first asked for" in lines["fake-asr"]
-    assert "pulling openai/whisper-small" in lines["whisper-1"]
+    assert lines["whisper-1"].endswith("pulling openai/whisper-small; embedded-asr answers meanwhile")
     assert "speech-gateway pull csm-1b" in told
     assert "embedded-tts answers meanwhile" in told
     assert "tts-1" in told
+    pool.states |= {"embedded-tts": "absent", "embedded-asr": "pulling"}
+    assert "answers meanwhile" not in banner(create_app(settings, pool=pool))
 
 
 def test_the_version_is_the_packages() -> None:

@@ -155,7 +155,7 @@ def test_a_package_of_another_size_is_a_problem_before_anything_is_loaded(site: 
 
 def test_nothing_there_names_every_package_and_the_extra(site: Path, folder: Path) -> None:
     told = problems(SET, folder)[0]
-    assert "extra ears" in told
+    assert "weight packages ears" in told
     assert "one-part1 and one-part2 not installed; two-model not installed" in told
     with pytest.raises(ModelUnavailable, match="two-model not installed"):
         locate(SET, folder)

@@ -126,9 +126,11 @@ def test_a_busy_core_is_free_again_when_its_owner_is_gone() -> None:
 def test_the_busy_lane_runs_the_tests_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[list[str]] = []
     monkeypatch.setattr(bootstrap, "install", lambda _plan: None)
+    monkeypatch.setattr(bootstrap, "install_weights", lambda: ran.append(["the packages of weights"]))
     monkeypatch.setattr(bootstrap, "run_command", ran.append)
     assert bootstrap.main(["test", "--busy", "--", "-k", "media"]) == 0
-    (command,) = ran
+    weights, command = ran
+    assert weights == ["the packages of weights"]
     assert command[1:4] == ["-P", "-m", "pytest"]
     assert command[-2:] == ["-k", "media"]
 

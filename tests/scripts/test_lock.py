@@ -14,7 +14,8 @@ from scripts import lock
 
 ROOT = Path(__file__).resolve().parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-NAMES = [*lock.FILES, "torch-build", "build"]
+WEIGHTS = lock.weight_packages(PYPROJECT)
+NAMES = [*lock.FILES, *WEIGHTS, "torch-build", "build"]
 TOGETHER = [name for name in NAMES if name not in ("directml", "build")]  # may lie in one environment
 
 
@@ -33,7 +34,7 @@ def _pinned(*names: str) -> dict[str, set[str]]:
     return found
 
 
-def test_there_is_one_list_for_each_extra() -> None:
+def test_there_is_one_list_for_each_extra_and_name_of_weights() -> None:
     assert {file.stem for file in (ROOT / "requirements").glob("*.txt")} == set(NAMES)
     assert set(PYPROJECT["project"]["optional-dependencies"]) <= set(lock.FILES)
 
@@ -57,11 +58,11 @@ def test_every_package_is_pinned_with_hashes(name: str) -> None:
 
 def _required(extra: str) -> list[Requirement]:
     project = PYPROJECT["project"]
-    lines = project["optional-dependencies"][extra] if extra else project["dependencies"]
-    return [Requirement(line) for line in lines]
+    tables = {"": project["dependencies"], **project["optional-dependencies"], **WEIGHTS}
+    return [Requirement(line) for line in tables[extra]]
 
 
-@pytest.mark.parametrize("extra", ["", *PYPROJECT["project"]["optional-dependencies"]])
+@pytest.mark.parametrize("extra", ["", *PYPROJECT["project"]["optional-dependencies"], *WEIGHTS])
 def test_the_pins_are_what_pyproject_allows(extra: str) -> None:
     lists = ["directml"] if extra == "directml" else ["core", *([extra] if extra else []), "torch-build"]
     pinned = _pinned(*lists)

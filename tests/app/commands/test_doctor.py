@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib.util
 import json
 import re
 import socket
@@ -14,9 +16,11 @@ from typer.testing import CliRunner
 
 from app.cli import cli
 from app.commands import diagnostics as examination
-from app.commands.diagnostics import DeviceTiming, SelfTest
+from app.commands.diagnostics import DeviceTiming, LanguageTest, SelfTest
 from app.config.deployments import Deployments
 from app.config.settings import Settings
+from backends import model_sets
+from backends.data_packages import is_installed
 from backends.devices import DeviceManager
 from backends.inventory import Device, Inventory
 from tests.support.server import Running
@@ -163,19 +167,42 @@ def test_the_port_is_looked_at(served: Running) -> None:
     assert "free port" in examination.port_line(Settings.model_validate({"server": {"port": 0}}))
 
 
-def test_the_self_test_must_give_every_sentence(quick_probe: Inventory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(examination, "run_self_test", lambda: SelfTest(11, (("Open the door.", "open the store"),)))
+def test_the_self_test_must_pass_in_every_language(quick_probe: Inventory, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = LanguageTest("en", "espeak-ng", "Hello.", "Hello.", 0.0, 0.15, passed=True)
+    bad = LanguageTest("ja", "a neural voice", "Open the door.", "open the store", 0.5, 0.15, passed=False)
+    monkeypatch.setattr(examination, "run_self_test", lambda *_: SelfTest((good, bad)))
     result = doctor("--self-test")
     assert result.exit_code == 1
     assert "open the store" in result.stdout
-    monkeypatch.setattr(examination, "run_self_test", lambda: SelfTest(0, (), "pocketsphinx is not installed"))
-    assert doctor("--self-test").exit_code == 1
+    assert "Hello." not in result.stdout
+    assert "too much was lost in ja." in result.stdout
+    monkeypatch.setattr(examination, "run_self_test", lambda *_: SelfTest((good,), "whisper-base is gone"))
+    told = doctor("--self-test")
+    assert (told.exit_code, "The self-test failed: whisper-base is gone." in told.stdout) == (1, True)
+    monkeypatch.setattr(examination, "run_self_test", lambda *_: SelfTest((good,)))
+    assert doctor("--self-test").exit_code == 0
 
 
-def test_the_real_self_test_passes_exactly() -> None:
-    result = examination.run_self_test()
-    assert result == SelfTest(12, ())
-    assert result.ok
+@pytest.mark.real_weights
+def test_the_real_self_test_passes_in_every_language_that_a_voice_can_read(tmp_path: Path) -> None:
+    if wrong := model_sets.problems(model_sets.MODEL_SETS["whisper-base"], tmp_path / "whisper-base"):
+        pytest.skip(wrong[0])
+    result = examination.run_self_test(tmp_path, None)
+    assert result.ok, result
+    spoken = (
+        {"en", "ja"}
+        if is_installed(model_sets.VOICE_FILES["kokoro-v1.0.int8.onnx"]) and importlib.util.find_spec("pyopenjtalk")
+        else {"en"}
+    )
+    assert {one.language for one in result.languages} == spoken
+
+
+def test_a_self_test_without_weights_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that nobody has, so that it runs on every machine."""
+    deployment = dataclasses.replace(Deployments.from_settings(Settings())["embedded-asr"], model="nobody/nothing")
+    result = examination.run_self_test(tmp_path, deployment)
+    assert not result.ok
+    assert "nobody--nothing" in result.error
 
 
 def test_disk_space_is_found_for_a_folder_that_is_not_there_yet(tmp_path: Path) -> None:

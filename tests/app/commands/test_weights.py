@@ -33,6 +33,15 @@ def test_models_lists_every_deployment_with_state_and_licence() -> None:
         assert text in result.stdout
 
 
+def test_a_model_that_comes_in_packages_has_a_size_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    from backends import data_packages
+
+    monkeypatch.setattr(data_packages, "find_part", lambda part: None)  # not installed, wherever this runs
+    row = next(line for line in invoke("models").stdout.splitlines() if line.lstrip().startswith("embedded-asr "))
+    assert "absent" in row
+    assert "about 140.6 MiB" in row
+
+
 def test_a_folder_is_imported_and_then_there(tmp_path: Path) -> None:
     stick = whisper_folder(tmp_path / "stick" / "whisper-small")
     result = invoke("pull", "gpt-4o-transcribe", "--from", str(stick))

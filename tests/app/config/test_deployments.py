@@ -35,10 +35,25 @@ def test_multi_gigabyte_models_are_fetched_only_when_asked_for() -> None:
     assert {name for name in known if known[name].auto_pull} == {"embedded-tts", "embedded-asr", "whisper-1"}
 
 
-def test_transcription_never_falls_back() -> None:
+def test_models_that_must_be_fetched_have_an_embedded_one_that_answers_meanwhile() -> None:
     known = _deployments()
-    assert {name for name in known if known[name].fallback} == {"csm-1b", "llasa-1b"}
-    assert all("transcription" not in known[name].tasks for name in known if known[name].fallback)
+    assert {name: known[name].fallback for name in known if known[name].fallback} == {
+        "whisper-1": "embedded-asr",
+        "csm-1b": "embedded-tts",
+        "llasa-1b": "embedded-tts",
+    }
+
+
+def test_embedded_asr_is_whisper_base_and_a_smaller_one_can_be_chosen() -> None:
+    recognizer = _deployments()["embedded-asr"]
+    assert (recognizer.info.name, recognizer.model, recognizer.engine, recognizer.device) == (
+        "whisper",
+        "whisper-base",
+        "onnx",
+        "cpu",
+    )
+    small = _deployments(deployments={"embedded-asr": {"model": "whisper-tiny.en"}})["embedded-asr"]
+    assert (small.info.name, small.model, small.device) == ("whisper", "whisper-tiny.en", "cpu")
 
 
 def test_the_users_keys_lie_over_a_built_in_deployment() -> None:

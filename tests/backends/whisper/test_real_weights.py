@@ -1,4 +1,4 @@
-"""Published Whispers out of the packages of the extra `ears`: real speech, and faster-whisper's tokens on the same
+"""Published Whispers out of the weight packages `ears`: real speech, and faster-whisper's tokens on the same
 file.
 
 Skipped, with the reason, where a package is not installed.
