@@ -1,7 +1,8 @@
 """Which backends exist and what the gateway may know of each without loading it.
 
-Every engine package has an `info.py` with its `BackendInfo`; this module finds them by name and checks a deployment's
-backend-specific options. Knows no HTTP; imports no engine code, so the gateway may import it.
+Every engine package has an `info.py` that holds its `BackendInfo` as INFO, or several as INFOS; this module finds the
+packages by that file and checks a deployment's backend-specific options. Knows no HTTP and no backend by name; imports
+no engine code, so the gateway may import it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import importlib
 import typing
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +19,7 @@ import msgspec
 
 from backends.interface import Backend, Request, Task
 
-_INFO_MODULES = {
-    "whisper": "backends.whisper.info",
-    "diffa": "backends.diffa.info",
-    "llasa": "backends.llasa.info",
-    "csm": "backends.csm.info",
-    "espeak": "backends.embedded.espeak_info",
-    "voices": "backends.embedded.voices_info",
-    "fake": "backends.fake.info",
-}
+_PACKAGES = Path(__file__).parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +31,8 @@ class NoOptions:
 class BackendInfo:
     """What is known of a backend before it runs.
 
-    entry: "module:Class" of its Backend; engines: first is the default of "auto"; device_preference: device kinds in order of
-    preference ("cuda", "directml", "mps", "xpu", "cpu"); engine_device_preference: the same for engines that differ;
+    entry: "module:Class" of its Backend; engines: first is the default of "auto"; device_preference: device kinds, the
+    best first ("cuda", "directml", "mps", "xpu", "cpu"); engine_device_preference: the same for engines that differ;
     check: "module:function" that refuses a request for its settings alone, see `check_request`;
     libraries: modules that must be importable in the worker's interpreter, by engine ("" = all engines); extra: the
     pyproject extra that installs them; options: a frozen dataclass with a default for every key;
@@ -87,38 +81,49 @@ class UnknownOption(ValueError):
         self.key = key
 
 
-def _modules() -> dict[str, str]:
-    """Module of each backend's BackendInfo; a folder with an `info.py` is a backend of the folder's name."""
-    folders = sorted(file.parent.name for file in Path(__file__).parent.glob("*/info.py"))
-    return {**_INFO_MODULES, **{name: f"backends.{name}.info" for name in folders}}
+def engine_packages() -> tuple[str, ...]:
+    """Names of the folders of `backends` that hold an `info.py`, sorted."""
+    return tuple(sorted(file.parent.name for file in _PACKAGES.glob("*/info.py")))
+
+
+@cache
+def _infos() -> dict[str, BackendInfo]:
+    """All backends by name, in the order of their packages."""
+    modules = [importlib.import_module(f"backends.{package}.info") for package in engine_packages()]
+    found: list[BackendInfo] = [info for module in modules for info in _of_module(module)]
+    return {info.name: info for info in found}
+
+
+def _of_module(module: Any) -> tuple[BackendInfo, ...]:
+    infos: tuple[BackendInfo, ...] = module.INFOS if hasattr(module, "INFOS") else (module.INFO,)
+    return infos
 
 
 def backend_names() -> tuple[str, ...]:
-    return tuple(_modules())
+    return tuple(_infos())
 
 
 def backend_info(name: str) -> BackendInfo:
     """Raises KeyError for a backend that does not exist."""
-    info: BackendInfo = importlib.import_module(_modules()[name]).INFO
-    return info
+    return _infos()[name]
 
 
-def check_options(info: BackendInfo, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The backend's options with `given` over the defaults. Raises UnknownOption."""
+def check_options(info: BackendInfo, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The backend's options with `values` over the defaults. Raises UnknownOption."""
     known = {f.name for f in fields(info.options)}
-    for key in given:
+    for key in values:
         if key not in known:
             names = ", ".join(sorted(known)) or "none"
             raise UnknownOption(key, f"backend {info.name} has no option {key!r} (it has: {names})")
         try:
-            msgspec.convert({key: given[key]}, _single_field(info.options, key), strict=True)
+            msgspec.convert({key: values[key]}, _single_field(info.options, key), strict=True)
         except msgspec.ValidationError as error:
             raise UnknownOption(key, f"option {key!r} of backend {info.name}: {error}") from error
-    return asdict(info.options(**given))
+    return asdict(info.options(**values))
 
 
 def check_request(info: BackendInfo, options: Mapping[str, Any], request: Request) -> None:
-    """Refuse what the backend would refuse for its settings alone, before it waits for a model or a turn.
+    """Refuse what the backend would refuse for its settings alone, before it waits for a model or a slot.
 
     options: the deployment's. Raises InvalidInput.
     """

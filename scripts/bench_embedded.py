@@ -42,11 +42,8 @@ from backends.interface import (  # noqa: E402
     AudioChunk,
     Backend,
     Done,
-    Event,
-    Failed,
     ModelFiles,
     Placement,
-    Request,
     Samples,
     SpeechRequest,
 )

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from backends.interface import Backend, Event, Request
+    from backends.interface import Event, Request
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "tests" / "data"
@@ -149,6 +149,7 @@ def _sound() -> Any:
 
 def _answered(name: str, folder: Path, dtype: str, options: dict[str, Any], request: Request) -> str:
     """Load the backend, have one request answered to its end, and say what came of it. Raises AssertionError."""
+    from backends import drive
     from backends.interface import ModelFiles, Placement
     from backends.registry import backend_info, check_options, make_backend
 
@@ -158,23 +159,12 @@ def _answered(name: str, folder: Path, dtype: str, options: dict[str, Any], requ
             "lane", str(folder), folder, Path(place), Path(place), check_options(backend_info(name), options)
         )
         capabilities = backend.load(files, Placement(dtype=dtype))
-        events = _run(backend, request)
+        events = list(drive.events(backend, request))
     kinds = {type(event).__name__: sum(type(other) is type(event) for other in events) for event in events}
     if type(events[-1]).__name__ != "Done":
         raise AssertionError(f"{name} in {dtype} ended with {events[-1]!r}")
     _check_sound(name, events)
     return f"{name} in {dtype} ran in {capabilities.dtype}: {kinds}"
-
-
-def _run(backend: Backend, request: Request) -> list[Event]:
-    """The request's events up to the one that ends it."""
-    from backends.interface import Done, Failed
-
-    job, events = backend.start(request), list[Any]()
-    while not events or not isinstance(events[-1], Done | Failed):
-        events += [event for _, event in backend.step([job])]
-    backend.close(job)
-    return events
 
 
 def _check_sound(name: str, events: Sequence[Event]) -> None:

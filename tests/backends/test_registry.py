@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from backends import registry
 from backends.interface import (
     ChatRequest,
     InvalidInput,
@@ -17,7 +19,14 @@ from backends.interface import (
     TextPart,
     TranscriptionRequest,
 )
-from backends.registry import UnknownOption, backend_info, backend_names, check_options, check_request
+from backends.registry import (
+    UnknownOption,
+    backend_info,
+    backend_names,
+    check_options,
+    check_request,
+    engine_packages,
+)
 
 
 def question(**keys: object) -> ChatRequest:
@@ -68,6 +77,20 @@ def test_values_that_are_no_setting_at_all_are_refused_as_such(backend: str, opt
     asked = question(options={option: value}) if backend == "diffa" else speech(**{option: value})
     with pytest.raises(InvalidInput):
         check_request(info, check_options(info, {}), asked)
+
+
+def test_backends_are_found_by_their_info_files() -> None:
+    packages = {info.entry.split(".")[1] for info in map(backend_info, backend_names())}
+    assert packages == set(engine_packages())
+    assert {"whisper", "diffa", "llasa", "csm", "espeak", "voices", "fake"} <= set(backend_names())
+
+
+def test_a_new_package_with_an_info_file_is_a_backend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "whisper").mkdir()
+    (tmp_path / "whisper" / "info.py").touch()
+    (tmp_path / "audio").mkdir()
+    monkeypatch.setattr(registry, "_PACKAGES", tmp_path)
+    assert engine_packages() == ("whisper",)
 
 
 @pytest.mark.parametrize("name", backend_names())

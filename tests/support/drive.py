@@ -1,31 +1,15 @@
-"""Jobs of a backend in the test's own process, stepped together until each is over, as a worker does."""
+"""What a backend answers in the test's own process; `run` and `finish` are those of `backends.drive`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from backends.interface import AudioChunk, Done, Event, Failed, Request, Samples
+from backends.drive import finish, run
+from backends.interface import AudioChunk, Done, Event, Samples
 
-
-def run(backend: Any, *requests: Request) -> list[list[Event]]:
-    """The events of each request; all are started before the first step."""
-    return finish(backend, [backend.start(request) for request in requests])
-
-
-def finish(backend: Any, jobs: Sequence[Any]) -> list[list[Event]]:
-    """The events that each of these jobs still gives. Every job is closed when it has ended."""
-    events: dict[int, list[Event]] = {id(job): [] for job in jobs}
-    active = list(jobs)
-    while active:
-        for job, event in backend.step(list(active)):
-            events[id(job)].append(event)
-        for job in [job for job in active if events[id(job)] and isinstance(events[id(job)][-1], Done | Failed)]:
-            backend.close(job)
-            active.remove(job)
-    return [events[id(job)] for job in jobs]
+__all__ = ["done_of", "finish", "run", "samples_of"]
 
 
 def samples_of(events: Sequence[Event]) -> Samples:

@@ -1,0 +1,5 @@
+"""The backends of this package, for `backends.registry`."""
+
+from __future__ import annotations
+
+
