@@ -159,8 +159,10 @@ def example() -> str:
         parts += ["", f"[{name}]", *_lines(keys, table=name)]
     for name, table in BUILTIN.items():
         parts += ["", f'[deployments."{name}"]', *_deployment(name, table)]
-    parts += ["", "# A test double for any of the three tasks; never there unless it is configured."]
-    parts += ['# [deployments."fake"]', '# backend = "fake"', *_lines(option_keys(backend_info("fake").options))]
+    built_in = {table["backend"] for table in BUILTIN.values()}
+    for name in (name for name in backend_names() if name not in built_in):
+        parts += ["", f"# {name} is never there unless it is configured.", f'# [deployments."{name}"]']
+        parts += [f'# backend = "{name}"', *_lines(option_keys(backend_info(name).options))]
     parts += ["", "# Further names for deployments; these are built in.", "[aliases]"]
     parts += [f"# {json.dumps(alias)} = {json.dumps(target)}" for alias, target in BUILTIN_ALIASES.items()]
     return "\n".join(parts) + "\n"

@@ -56,7 +56,7 @@ def test_with_everything_switched_on_it_can_be_used(tmp_path: Path) -> None:
     file = tmp_path / "gateway.toml"
     file.write_text(uncommented(), encoding="utf-8")
     deployments = Deployments.from_settings(load_settings(file))
-    assert set(deployments) == {*BUILTIN, "fake"}
+    assert set(deployments) == {*BUILTIN, "espeak", "fake"}
 
 
 def test_every_setting_appears_with_its_default(shown: dict[str, dict[str, object]]) -> None:
