@@ -1,15 +1,17 @@
-"""Where is speech? Silero's small recogniser, run by ONNX Runtime over frames of 32 ms.
+"""Voice activity: Silero's detector, run by ONNX Runtime on the file inside its wheel.
 
-Owns the model file's place and the state between frames. Knows no recogniser and no segments.
+Owns the model's calling convention: frames of 512 samples at 16 kHz, each with the 64 samples before it, and a recurrent
+state from frame to frame. Knows no recogniser and no segments. The wheel's Python code, which needs torch, is never
+imported.
 """
 
 from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import onnxruntime
 
 from backends.interface import ASR_SAMPLE_RATE, ModelUnavailable, Samples
 
@@ -20,32 +22,38 @@ _FILE = "silero_vad_16k_sequence.onnx"
 
 
 def model_file() -> Path:
-    """The file inside the silero_vad wheel, whose code (it needs torch) is never imported."""
+    """The ONNX file inside the silero_vad wheel. Raises ModelUnavailable."""
     spec = importlib.util.find_spec("silero_vad")
-    for place in spec.submodule_search_locations or () if spec else ():
-        path = Path(place) / "data" / _FILE
+    for folder in spec.submodule_search_locations or () if spec else ():
+        path = Path(folder) / "data" / _FILE
         if path.is_file():
             return path
-    raise ModelUnavailable("the speech detector is missing: install silero-vad, or set vad = false for this deployment")
+    raise ModelUnavailable(
+        "the speech detector is missing: install silero-vad (Whisper can do without it: vad = false)"
+    )
 
 
 class SpeechDetector:
-    """The loaded model; `Listening` holds the state of one recording."""
+    """The loaded model; a `VadState` of it belongs to one recording."""
 
     def __init__(self) -> None:
+        import onnxruntime  # here, because Whisper's torch engine does without it where vad is false
+
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        self.session = onnxruntime.InferenceSession(str(model_file()), options, providers=["CPUExecutionProvider"])
+        self._session: Any = onnxruntime.InferenceSession(
+            str(model_file()), options, providers=["CPUExecutionProvider"]
+        )
 
-    def listen(self) -> VadState:
-        return VadState(self.session)
+    def new_state(self) -> VadState:
+        return VadState(self._session)
 
 
 class VadState:
     """Speech probabilities of one recording, given in order in pieces of whole frames."""
 
-    def __init__(self, session: onnxruntime.InferenceSession) -> None:
+    def __init__(self, session: Any) -> None:
         self._session = session
         self._hidden = np.zeros((1, 1, 128), np.float32)
         self._cell = np.zeros((1, 1, 128), np.float32)

@@ -78,13 +78,13 @@ def _regions(
     samples: NDArray[np.float32], detector: SpeechDetector, vad_options: VadOptions
 ) -> Iterator[SpeechSegment]:
     """Frames above the threshold, joined over short pauses."""
-    listening, loudness = detector.listen(), _Loudness()
+    state, loudness = detector.new_state(), _Loudness()
     begin, last = -1, -1  # first and last speech frame of the open region
     pause = max(1, round(vad_options.pause / FRAME_SECONDS))
     shortest = max(1, int(_SHORTEST / FRAME_SECONDS))
     for first in range(0, len(samples), _PIECE):
-        heard = listening.probabilities(loudness.raised(read_samples(samples, first, first + _PIECE)))
-        for frame, probability in enumerate(heard.tolist(), first // FRAME):
+        probabilities = state.probabilities(loudness.raised(read_samples(samples, first, first + _PIECE)))
+        for frame, probability in enumerate(probabilities.tolist(), first // FRAME):
             if probability >= vad_options.threshold or (begin >= 0 and probability >= vad_options.threshold - _RELEASE):
                 begin, last = (frame if begin < 0 else begin), frame
             elif begin >= 0 and frame - last >= pause:

@@ -86,7 +86,7 @@ def test_a_window_always_moves_on() -> None:
 class Detector:
     """Speech wherever the samples are not zero."""
 
-    def listen(self) -> Detector:
+    def new_state(self) -> Detector:
         return self
 
     def probabilities(self, samples: np.ndarray) -> np.ndarray:
