@@ -32,10 +32,15 @@ def is_out_of_memory(error: BaseException) -> bool:
     while seen is not None:
         if isinstance(seen, MemoryError | OutOfMemory) or type(seen).__name__ in _TYPES:
             return True
-        if isinstance(seen, RuntimeError | OSError) and _PATTERNS.search(str(seen)):
+        if _is_of_a_library(seen) and _PATTERNS.search(str(seen)):
             return True
         seen = seen.__cause__
     return False
+
+
+def _is_of_a_library(error: BaseException) -> bool:
+    """Whether the text of the error may be a library's or the system's: onnxruntime's own derive from Exception."""
+    return isinstance(error, RuntimeError | OSError) or type(error).__module__.startswith("onnxruntime")
 
 
 def free_caches() -> None:

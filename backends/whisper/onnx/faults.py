@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from backends.device_loss import device_lost
 from backends.interface import ModelUnavailable, OutOfMemory
-
-_NO_MEMORY = ("out of memory", "bad_alloc", "8007000e", "failed to allocate")
+from backends.memory import is_out_of_memory
 
 
 def engine_error(error: Exception, remedy: str = "") -> Exception:
@@ -14,6 +13,6 @@ def engine_error(error: Exception, remedy: str = "") -> Exception:
     text = str(error)
     if lost := device_lost(error):
         return lost
-    if isinstance(error, MemoryError) or any(mark in text.lower() for mark in _NO_MEMORY):
+    if is_out_of_memory(error):
         return OutOfMemory(f"no memory for Whisper: {text[:300]}")
     return ModelUnavailable(f"onnxruntime refused Whisper's graph: {text[:500]}{remedy}")

@@ -20,6 +20,7 @@ from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperModel
 
 from backends.interface import ModelUnavailable, OutOfMemory
+from backends.memory import is_out_of_memory
 from backends.transformer.linear import precision
 from backends.whisper.checkpoint import Checkpoint, encoder_positions, expected_shapes, head_name
 from backends.whisper.config import ModelDimensions
@@ -214,18 +215,11 @@ def _config(dims: ModelDimensions, *, eager: bool) -> WhisperConfig:
 
 
 def device_error(error: BaseException) -> Exception:
-    """CUDA has an exception for exhausted memory, the other devices only words."""
+    """OutOfMemory or ModelUnavailable for what torch raised."""
     text = str(error)
-    is_memory = (
-        isinstance(error, MemoryError | torch.OutOfMemoryError)
-        or "not enough memory" in text
-        or "out of memory" in text
-    )
-    return (
-        OutOfMemory(f"no memory for Whisper: {text[:300]}")
-        if is_memory
-        else ModelUnavailable(f"torch failed: {text[:500]}")
-    )
+    if is_out_of_memory(error):
+        return OutOfMemory(f"no memory for Whisper: {text[:300]}")
+    return ModelUnavailable(f"torch failed: {text[:500]}")
 
 
 class TorchDecoding:

@@ -67,6 +67,11 @@ def test_a_lost_device_is_a_lost_worker_with_advice(code: str) -> None:
     assert not is_out_of_memory(error), "the worker would try the job again on a device that is gone"
 
 
+def test_the_worker_reads_the_runtime_own_exceptions_too() -> None:
+    assert is_out_of_memory(onnxruntime_pybind11_state.RuntimeException("std::bad_alloc"))
+    assert not is_out_of_memory(onnxruntime_pybind11_state.RuntimeException("no such kernel"))
+
+
 def test_memory_that_python_cannot_get_is_memory() -> None:
     from backends.whisper.onnx.faults import engine_error
 
