@@ -1,4 +1,4 @@
-"""The chain behind `audio.encode`, in plain synchronous calls: resample, stretch, quantise, encode, pack.
+"""The chain behind `audio.encode`, in plain synchronous calls: resample, change tempo, quantise, encode, pack.
 
 Owns soxr and PyAV on the encoding side, which only ever see samples that we made ourselves. Knows no event loop.
 """
@@ -6,8 +6,6 @@ Owns soxr and PyAV on the encoding side, which only ever see samples that we mad
 from __future__ import annotations
 
 import io
-import itertools
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,12 +15,11 @@ import soxr
 from numpy.typing import NDArray
 
 from app.writers.formats import OUTPUT_RATE
+from backends.audio.tempo import TempoFilter, audio_frame
 from backends.interface import Samples
 
 SAMPLE_BYTES = 2  # 16 bit
 UNKNOWN_SIZE = 0xFFFFFFFF  # of a RIFF chunk whose end is the end of the stream
-_WINDOW = OUTPUT_RATE // 4  # more than the filters ever hold back, samples
-_SLOWEST, _FASTEST = 0.5, 2.0  # of one atempo filter; beyond, it would drop samples or refuse
 
 Pcm = NDArray[np.int16]
 
@@ -33,7 +30,7 @@ class Encoder:
     def __init__(self, format: str, *, streaming: bool, speed: float = 1.0) -> None:  # noqa: A002
         self._resampler: soxr.ResampleStream | None = None
         self._rate = 0
-        self._stretch = TempoFilter(speed) if speed != 1.0 else None
+        self._tempo = TempoFilter(speed, OUTPUT_RATE) if speed != 1.0 else None
         self._container = _make_container(format, streaming)
 
     def push(self, samples: Samples, rate: int) -> bytes:
@@ -45,17 +42,17 @@ class Encoder:
         samples = np.ascontiguousarray(samples, np.float32)
         if self._resampler is not None:
             samples = self._resampler.resample_chunk(samples)
-        if self._stretch is not None:
-            samples = self._stretch.push(samples)
+        if self._tempo is not None:
+            samples = self._tempo.push(samples)
         return self._container.push(quantise(samples))
 
     def finish(self) -> bytes:
-        """The rest of the output: what resampler, stretch and codec still hold, and the container's end."""
+        """The rest of the output: what resampler, tempo filter and codec still hold, and the container's end."""
         tail = np.zeros(0, np.float32)
         if self._resampler is not None:
             tail = self._resampler.resample_chunk(tail, last=True)
-        if self._stretch is not None:
-            tail = np.concatenate([self._stretch.push(tail), self._stretch.finish()])
+        if self._tempo is not None:
+            tail = np.concatenate([self._tempo.push(tail), self._tempo.finish()])
         return self._container.push(quantise(tail)) + self._container.finish()
 
     def close(self) -> None:
@@ -67,56 +64,6 @@ def quantise(samples: Samples) -> Pcm:
     """16-bit samples; beyond full scale is clipped, what is not a number is silence."""
     scaled: Pcm = np.rint(np.clip(np.nan_to_num(samples, nan=0.0), -1.0, 1.0) * 32_767.0).astype(np.int16)
     return scaled
-
-
-def tempo_chain(speed: float) -> list[float]:
-    """Equal factors whose product is `speed`, each within what one atempo filter does well."""
-    limit = _FASTEST if speed > 1.0 else _SLOWEST
-    count = max(1, math.ceil(math.log(speed) / math.log(limit) - 1e-9)) if speed != 1.0 else 1
-    return [speed ** (1.0 / count)] * count
-
-
-class TempoFilter:
-    """Another tempo at the same pitch, by FFmpeg's atempo (WSOLA) at OUTPUT_RATE."""
-
-    def __init__(self, speed: float) -> None:
-        self._graph = av.filter.Graph()
-        nodes = [self._graph.add_abuffer(sample_rate=OUTPUT_RATE, format="flt", layout="mono")]
-        nodes += [self._graph.add("atempo", f"{factor:.9f}") for factor in tempo_chain(speed)]
-        nodes.append(self._graph.add("abuffersink"))
-        for first, second in itertools.pairwise(nodes):
-            first.link_to(second)
-        self._graph.configure()
-        self._speed, self._given, self._taken = speed, 0, 0
-
-    def push(self, samples: Samples) -> Samples:
-        if not len(samples):
-            return samples
-        self._graph.push(_frame(samples[None], "flt", self._given))
-        self._given += len(samples)
-        return self._pull()
-
-    def finish(self) -> Samples:
-        """The rest. The filters drop the end of their last window: silence is put there, then cut to the exact
-        length."""
-        wanted = round(self._given / self._speed) - self._taken
-        tail = np.concatenate([self.push(np.zeros(_WINDOW, np.float32)), self._drain()])
-        return tail[: max(0, wanted)]
-
-    def _drain(self) -> Samples:
-        self._graph.push(None)
-        return self._pull()
-
-    def _pull(self) -> Samples:
-        pieces = [np.zeros(0, np.float32)]
-        while True:
-            try:
-                pieces.append(self._graph.pull().to_ndarray()[0])
-            except (av.BlockingIOError, av.EOFError):
-                break
-        samples = np.concatenate(pieces)
-        self._taken += len(samples)
-        return samples
 
 
 class RawContainer:
@@ -207,7 +154,7 @@ class AvContainer:
 
     def push(self, pcm: Pcm) -> bytes:
         if len(pcm):
-            self._mux(self._cut.resample(_frame(pcm[None], "s16", self._given)))
+            self._mux(self._cut.resample(audio_frame(pcm[None], "s16", OUTPUT_RATE, self._given)))
             self._given += len(pcm)
         return self._take()
 
@@ -251,11 +198,3 @@ def _make_container(format: str, streaming: bool) -> RawContainer | WavContainer
     if format == "wav":
         return WavContainer(streaming)
     return AvContainer(_CODECS[format], streaming)
-
-
-def _frame(samples: NDArray[Any], kind: str, position: int) -> av.AudioFrame:
-    """samples: [1, time]; position: samples before it."""
-    frame = av.AudioFrame.from_ndarray(samples, format=kind, layout="mono")
-    frame.sample_rate = OUTPUT_RATE
-    frame.pts = position
-    return frame

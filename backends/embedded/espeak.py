@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from backends.audio.sentences import sentences
+from backends.audio.tempo import change_tempo
 from backends.embedded.espeak_info import EspeakOptions
 from backends.embedded.espeak_library import FASTEST_WPM, SLOWEST_WPM, EspeakLibrary
 from backends.embedded.espeak_scripts import legible
 from backends.embedded.espeak_voices import Choice, VoiceCatalog
-from backends.embedded.stretch import stretch
 from backends.interface import (
     AudioChunk,
     Capabilities,
@@ -36,20 +36,20 @@ from backends.interface import (
 
 _SILENT_PEAK = 1e-4  # below this a chunk is inaudible: the library had nothing to say
 _MAX_BATCH = 8  # a step costs about a millisecond per job, so this only bounds the length of a round
-_PAUSE_SECONDS = 0.25  # what is heard of a text of nothing but marks, which holds no word
+_PAUSE_SECONDS = 0.25  # silence for a text of nothing but marks, which holds no word
 _LIBRARY_BYTES = 25_000_000  # library and data of espeak-ng 1.52 as loaded, resident size measured on Linux
 
 
 @dataclass(slots=True, eq=False)
 class _SpeechJob:
-    """What is left to say. notes: what was done to the text; begun: time.perf_counter() at start."""
+    """What is left to say. notes: what was done to the text; audible: some chunk was; begun: time.perf_counter() at start."""
 
     request: SpeechRequest
     voice: Choice
     words_per_minute: float
     waiting: list[str]
     notes: tuple[str, ...] = ()
-    heard: bool = False
+    audible: bool = False
     begun: float = field(default_factory=time.perf_counter)
 
 
@@ -88,9 +88,9 @@ class EspeakBackend:
             raise InvalidInput("the input holds nothing to say", param="input")
         voice = self._voices.choose(request.voice or self._options.voice, request.text)
         self._speak_as(voice)
-        found = legible(request.text, voice.language, self._library.spells, voice.label)
-        waiting = sentences(found.text)
-        return _SpeechJob(request, voice, self._options.words_per_minute * request.speed, waiting, found.notes)
+        text = legible(request.text, voice.language, self._library.spells, voice.label)
+        waiting = sentences(text.text)
+        return _SpeechJob(request, voice, self._options.words_per_minute * request.speed, waiting, text.notes)
 
     def step(self, jobs: Sequence[Job]) -> Iterable[tuple[Job, Event]]:
         """One sentence of each job."""
@@ -110,14 +110,14 @@ class EspeakBackend:
             samples = self._say(job, job.waiting[0])  # first: a step that raises is repeated
             job.waiting.pop(0)
             audible = samples.size > 0 and float(np.abs(samples).max()) > _SILENT_PEAK
-            job.heard = job.heard or audible
+            job.audible = job.audible or audible
             if audible:
                 yield AudioChunk(samples, self._library.rate)
         if not job.waiting:
             yield from self._ending(job)
 
     def _ending(self, job: _SpeechJob) -> Iterator[Event]:
-        if job.heard:
+        if job.audible:
             yield _done(job)
         elif any(char.isalnum() for char in job.request.text):
             yield _nothing_said(job)
@@ -132,10 +132,9 @@ class EspeakBackend:
     def _say(self, job: _SpeechJob, sentence: str) -> Samples:
         """One sentence and the gap behind it, at the job's rate."""
         self._speak_as(job.voice)
-        wanted = job.words_per_minute
-        native = min(max(wanted, SLOWEST_WPM), FASTEST_WPM)
+        native = min(max(job.words_per_minute, SLOWEST_WPM), FASTEST_WPM)
         samples = self._library.synthesize(sentence, round(native), self._options.pitch, self._options.pitch_range)
-        samples = stretch(samples, self._library.rate, native / wanted)
+        samples = change_tempo(samples, self._library.rate, job.words_per_minute / native)
         more = len(job.waiting) > 1
         gap = int(self._library.rate * self._options.sentence_gap_ms / 1000 / job.request.speed) if more else 0
         return np.concatenate([samples, np.zeros(gap, np.float32)])
@@ -158,7 +157,7 @@ def _done(job: _SpeechJob, *notes: str) -> Done:
 
 
 def _unused(request: SpeechRequest) -> Iterator[str]:
-    """What a request says in vain. It is no error: espeak-ng stands in for models that use all of it."""
+    """Notes for what espeak-ng ignores in a request. It is no error: espeak-ng stands in for models that use all of it."""
     if request.instructions.strip():
         yield "espeak-ng has no speaking styles: instructions were not used"
     if request.context:

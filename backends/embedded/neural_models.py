@@ -11,6 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
+from backends.audio.tempo import change_tempo
 from backends.data_packages import read_checked
 from backends.embedded import voice_files
 from backends.embedded.espeak_phonemes import EspeakPhonemizer
@@ -19,7 +20,6 @@ from backends.embedded.kokoro import KokoroModel, StyleTable, read_style_archive
 from backends.embedded.kokoro_phonemes import KokoroEspeakFrontEnd
 from backends.embedded.piper import PiperModel, read_config
 from backends.embedded.silence import trimmed
-from backends.embedded.stretch import stretch
 from backends.embedded.voice_catalog import NeuralVoice
 from backends.interface import Samples
 
@@ -143,7 +143,7 @@ class _KokoroVoice:
 def _at_speed(synthesize: Callable[[float], Samples], rate: int, speed: float, native: tuple[float, float]) -> Samples:
     """The model's own speed as far as it carries, the rest by stretching the sound."""
     own = min(max(speed, native[0]), native[1])
-    return _within_full_scale(stretch(trimmed(synthesize(own), rate), rate, own / speed))
+    return _within_full_scale(change_tempo(trimmed(synthesize(own), rate), rate, speed / own))
 
 
 def _within_full_scale(samples: Samples) -> Samples:

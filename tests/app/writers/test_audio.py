@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from app.writers import encoders as audio_encoders
 from app.writers.audio import encode
-from app.writers.encoders import Encoder, quantise, tempo_chain, wav_header
+from app.writers.encoders import Encoder, quantise, wav_header
 from app.writers.formats import MEDIA_TYPES, OUTPUT_RATE
+from backends.audio.tempo import tempo_chain
 from backends.interface import AudioChunk
 from tests.support.waiting import LIMIT
 
