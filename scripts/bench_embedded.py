@@ -19,7 +19,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,13 +35,13 @@ import soxr  # noqa: E402
 from app.commands.client import deployment_path  # noqa: E402
 from app.commands.connection import connected  # noqa: E402
 from backends.audio.error_rate import edits, units  # noqa: E402
+from backends.drive import events  # noqa: E402
 from backends.embedded.espeak import EspeakBackend  # noqa: E402
 from backends.embedded.voices import VoicesBackend  # noqa: E402
 from backends.interface import (  # noqa: E402
     ASR_SAMPLE_RATE,
     AudioChunk,
     Backend,
-    Done,
     ModelFiles,
     Placement,
     Samples,
@@ -139,15 +139,6 @@ def _add(tally: Tally, recognize: Recognize, clip: Clip) -> None:
 
 
 # --- Voices -----------------------------------------------------------------------------------------------------------
-
-
-def events(backend: Backend, request: Request) -> Iterator[Event]:
-    job = backend.start(request)
-    while True:
-        for _, event in backend.step([job]):
-            yield event
-            if isinstance(event, Done | Failed):
-                return
 
 
 def loaded(backend: Backend) -> Any:
