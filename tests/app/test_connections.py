@@ -194,7 +194,7 @@ def test_who_sends_all_before_reading_is_told_too(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("limit", ["LINGER_SECONDS", "LINGER_IDLE_SECONDS"])
-def test_a_refused_client_that_goes_on_is_not_heard_for_ever(
+def test_a_refused_client_that_goes_on_is_not_read_for_ever(
     server: Running, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
     monkeypatch.setattr("app.http.request_body.DRAIN_SECONDS", 0.1)

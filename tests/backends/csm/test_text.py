@@ -56,7 +56,8 @@ def test_pictures_go_and_words_stay() -> None:
 
 
 def test_sentences_are_cut_at_their_ends() -> None:
-    long = "This is a sentence that is long enough to stand for itself, with more words to fill it up until it is over."
+    long = "This is a sentence that is long enough to stand for itself, "
+    long += "with some more words to fill it up until it is over."
     assert (
         sentences("Hi. Yes. " + long + " Bye.")
         == sentences(f"Hi.\nYes.\n\n{long} Bye.")
