@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import json
 import re
@@ -199,7 +198,7 @@ def test_the_real_self_test_passes_in_every_language_that_a_voice_can_read(tmp_p
 
 def test_a_self_test_without_weights_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that nobody has, so that it runs on every machine."""
-    deployment = dataclasses.replace(Deployments.from_settings(Settings())["embedded-asr"], model="nobody/nothing")
+    deployment = Deployments.from_settings(Settings())["embedded-asr"].model_copy(update={"model": "nobody/nothing"})
     result = examination.run_self_test(tmp_path, deployment)
     assert not result.ok
     assert "nobody--nothing" in result.error
