@@ -132,7 +132,7 @@ def test_a_drain_that_runs_out_of_time_says_so_by_its_exit_code(tmp_path: Path, 
             running.result(LIMIT).raise_for_status()
 
 
-WITH_NAMES = "from app.serving import media_files; media_files._can_be_nameless = lambda: False; "
+WITH_NAMES = "from app.media import files as media_files; media_files._can_be_nameless = lambda: False; "
 FILES = [pytest.param(WITH_NAMES, id="named"), pytest.param("", id="as-the-system-can")]
 
 

@@ -150,7 +150,7 @@ async def test_a_crashing_decoder_is_the_files_fault(pool: MediaPool) -> None:
 
 
 _DEFECT = """
-from app.serving import media_worker
+from app.media import worker as media_worker
 
 def decode(data, *_):
     raise ZeroDivisionError(data)
