@@ -178,7 +178,8 @@ def _deployment(name: str, table: Mapping[str, Any]) -> Iterator[str]:
         if full:
             yield f"# {key.name} = {_toml(value)}  # {key.description}"
         elif values.get(key.name, "") != "":
-            yield f"# {key.name} = {_toml(value)}"
+            explained = f"  # {key.description}" if key.name in ("engine", "device") else ""
+            yield f"# {key.name} = {_toml(value)}{explained}"
     yield from _lines(option_keys(info.options))
 
 
