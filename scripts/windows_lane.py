@@ -54,7 +54,7 @@ def cache_folder(environ: Mapping[str, str]) -> Path:
     return Path(environ.get("WINDOWS_LANE_CACHE") or Path(caches) / "speech-gateway" / "windows-lane")
 
 
-class Lane:
+class WindowsRoot:
     """One prepared Windows. root: the Debian 13 that holds it."""
 
     def __init__(self, folder: Path) -> None:
@@ -164,12 +164,10 @@ class Lane:
 
 def _mirror() -> list[str]:
     """The mirror that this machine's own packages come from, so that none is named here."""
-    if Path("/etc/debian_version").exists():
-        texts = [p.read_text(encoding="utf-8", errors="replace") for p in Path("/etc/apt").rglob("*.sources")]
-        texts += [p.read_text(encoding="utf-8", errors="replace") for p in Path("/etc/apt").rglob("*.list")]
-        found = re.search(r"^(?:URIs:|deb (?:\[[^]]*\] )?)\s*(\S+/debian)/?\s", "\n".join(texts), re.MULTILINE)
-        return [found[1]] if found else []
-    return []
+    sources = Path(os.sep, "etc", "apt")
+    texts = [path.read_text(encoding="utf-8", errors="replace") for path in sources.rglob("*.[sl]*")]
+    found = re.search(r"^(?:URIs:|deb (?:\[[^]]*\] )?)\s*(\S+/debian)/?\s", "\n".join(texts), re.MULTILINE)
+    return [found[1]] if found else []
 
 
 def _lists() -> list[str]:
@@ -214,12 +212,12 @@ def main() -> int:
     if sys.platform != "linux" or os.geteuid() != 0:
         print("windows-lane: needs Linux and root (chroot, mounts)", file=sys.stderr)
         return 2
-    lane = Lane(cache_folder(os.environ))
+    windows = WindowsRoot(cache_folder(os.environ))
     try:
-        lane.prepare()
+        windows.prepare()
         if not arguments.prepare_only:
             pytest = ["-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cov", "--rootdir", "."]
-            lane.run([*pytest, *(options or TESTS)])
+            windows.run([*pytest, *(options or TESTS)])
     except SetupError as error:
         print(f"windows-lane: {error}", file=sys.stderr)
         return 1

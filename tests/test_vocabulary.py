@@ -52,7 +52,7 @@ RETIRED = {
     "yielding": "draining",
 }
 # Names in which the word has its usual meaning: the resident set of a process, a lane of CI.
-RIGHTFUL = re.compile(r"resident_(bytes|memory)|(cpu|run|busy)_lane|LaneUnavailable")
+RIGHTFUL = re.compile(r"resident_(bytes|memory)|(cpu|run|busy|windows)_lane|LaneUnavailable")
 # Room -> names that still wait for a better one. It only ever gets shorter.
 LEFT: dict[str, set[str]] = {
     "app": {"_outlook", "_shelf", "_stretch", "heard"},

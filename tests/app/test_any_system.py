@@ -95,7 +95,7 @@ def wav(samples: np.ndarray, rate: int = RATE) -> bytes:
     return buffer.getvalue()
 
 
-def heard(url: str, audio: bytes, model: str = "ears") -> httpx.Response:
+def transcribe(url: str, audio: bytes, model: str = "ears") -> httpx.Response:
     files, data = {"file": ("会議 の録音.wav", audio)}, {"model": model, "response_format": "verbose_json"}
     return httpx.post(f"{url}/v1/audio/transcriptions", headers=KEY, files=files, data=data, timeout=LIMIT)
 
@@ -112,7 +112,7 @@ def test_it_speaks(url: str, kind: str) -> None:
 
 def test_whisper_writes_down_what_was_said(url: str) -> None:
     recording = record(3, seed=700)
-    answer = heard(url, wav(recording.samples))
+    answer = transcribe(url, wav(recording.samples))
     assert answer.status_code == 200, answer.text
     assert error_rate(answer.json()["text"], recording.text) <= 0.1
     assert answer.headers["x-gateway-engine"] == "onnx"
@@ -121,14 +121,14 @@ def test_whisper_writes_down_what_was_said(url: str) -> None:
 def test_a_long_upload_leaves_nothing_on_the_disk(url: str, home: Path) -> None:
     recording = record(2, seed=701)
     long = np.concatenate([recording.samples, np.zeros(RATE * 150, np.float32)])
-    assert heard(url, wav(long)).status_code == 200
+    assert transcribe(url, wav(long)).status_code == 200
     wait_until(lambda: not list((home / "temp").rglob("*.f32")))
 
 
 def test_a_killed_server_leaves_what_the_next_one_sweeps(home: Path) -> None:
     before = set((home / "temp").iterdir())  # of a server that runs beside this one
     with serving(home) as (address, process), ThreadPoolExecutor() as threads:
-        lost = threads.submit(heard, address, wav(np.zeros(RATE * 120, np.float32)), "slow")
+        lost = threads.submit(transcribe, address, wav(np.zeros(RATE * 120, np.float32)), "slow")
         wait_until(lambda: httpx.get(f"{address}/health").json()["in_flight"] == 1)
         left = set((home / "temp").glob("speech-gateway-*")) - before
         process.kill()

@@ -129,7 +129,7 @@ async def test_a_lone_model_over_the_budget_goes_when_its_job_is_done() -> None:
 
 async def test_a_job_that_is_over_before_anyone_looks_keeps_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its worker idles by then, and may have been evicted."""
-    d, accepted = fake(), PoolReservation.accepted
+    d, accepted = fake(), PoolReservation._accepted
 
     async with pool_of(d) as pool:
 
@@ -139,7 +139,7 @@ async def test_a_job_that_is_over_before_anyone_looks_keeps_its_answer(monkeypat
             assert await pool.unload("fake")
             return job
 
-        monkeypatch.setattr(PoolReservation, "accepted", late)
+        monkeypatch.setattr(PoolReservation, "_accepted", late)
         assert await text_of(pool, d, audio(1)) == "one two"
         assert states(pool)["fake"] == "unloaded"
 
@@ -372,9 +372,9 @@ async def test_without_a_fallback_that_works_the_last_reason_is_told() -> None:
 
 async def test_what_the_asked_deployment_is_missing_is_told_where_its_fallback_is_not_there_either() -> None:
     info, broken = backend_info("whisper"), {"fail_load": "error"}
-    gone = Deployment("gone", info, model="nobody/gone", auto_pull=False, options=check_options(info, {}))
+    gone = Deployment(name="gone", info=info, model="nobody/gone", auto_pull=False, options=check_options(info, {}))
     asked = Deployment(
-        "asked", info, model="nobody/asked", auto_pull=False, fallback="gone", options=check_options(info, {})
+        name="asked", info=info, model="nobody/asked", auto_pull=False, fallback="gone", options=check_options(info, {})
     )
     async with pool_of(asked, gone, fake("broken", fallback="gone", **broken)) as pool:
         with pytest.raises(ModelUnavailable, match="weights of asked are missing"):

@@ -378,6 +378,6 @@ def test_a_text_that_is_likely_to_be_wrong_is_answered_with_a_note(
 def test_the_note_stands_in_the_last_event(scripted: Scripted) -> None:
     backend, _ = scripted
     backend._options = replace(backend._options, logprob_threshold=0.1)  # no text is that likely
-    last = finish(backend, backend.start(TranscriptionRequest(noise(3), language="en")))[0][-1]
+    last = finish(backend, [backend.start(TranscriptionRequest(noise(3), language="en"))])[0][-1]
     assert isinstance(last, Done)
     assert [one[:33] for one in last.notes] == ["the model is unsure of this text "]
