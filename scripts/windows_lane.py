@@ -165,7 +165,11 @@ class WindowsRoot:
 def _mirror() -> list[str]:
     """The mirror that this machine's own packages come from, so that none is named here."""
     sources = Path(os.sep, "etc", "apt")
-    texts = [path.read_text(encoding="utf-8", errors="replace") for path in sources.rglob("*.[sl]*")]
+    texts = [
+        path.read_text(encoding="utf-8", errors="replace")
+        for path in sources.rglob("*")
+        if path.suffix in (".sources", ".list")
+    ]
     found = re.search(r"^(?:URIs:|deb (?:\[[^]]*\] )?)\s*(\S+/debian)/?\s", "\n".join(texts), re.MULTILINE)
     return [found[1]] if found else []
 
