@@ -9,6 +9,7 @@ import httpx
 import psutil
 import pytest
 
+from app.serving.pool import WorkerPool
 from tests.support.audio import wav_of
 from tests.support.server import Running, server_fixture
 from tests.support.waiting import LIMIT, wait_until
@@ -30,6 +31,13 @@ server = server_fixture(deployments=TABLES, limits={"queue_jobs": 1}, real=True)
 def _transcribe(server: Running, model: str, wav: bytes, **fields: str) -> httpx.Response:
     path = f"{server.url}/v1/audio/transcriptions"
     return httpx.post(path, headers=KEY, data={"model": model} | fields, files={"file": wav}, timeout=LIMIT)
+
+
+def _accepted(server: Running, name: str) -> int:
+    """Jobs that a worker has taken up."""
+    pool = server.gateway.pool
+    assert isinstance(pool, WorkerPool)
+    return int(server.do(pool.snapshot)["deployments"][name]["accepted"])
 
 
 def _active(server: Running, model: str) -> int:
@@ -79,7 +87,7 @@ def test_long_audio_travels_as_a_file_that_is_gone_afterwards(server: Running) -
 def test_a_killed_worker_costs_one_request(server: Running, wav: bytes) -> None:
     with ThreadPoolExecutor() as threads:
         lost = threads.submit(_transcribe, server, "slow", wav)
-        wait_until(lambda: _active(server, "slow") == 1)
+        wait_until(lambda: _accepted(server, "slow") == 1)  # before that, another worker would take it over
         _kill_worker(server, "slow")
         answer = lost.result(LIMIT)
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "worker_lost")
