@@ -147,7 +147,7 @@ class WindowsRoot:
 
     def run(self, arguments: Sequence[str]) -> None:
         """Run the Windows Python with these arguments in the project's folder. Raises SetupError for a failure."""
-        self._inside("wine", "/lane/python/python.exe", "-P", *arguments)
+        self._inside("wine", "/lane/python/python.exe", *arguments)
 
     def _inside(self, *command: str) -> None:
         """In the Debian, with the project bound to its Windows folder; all mounts end with the command."""
@@ -159,7 +159,7 @@ class WindowsRoot:
             """sh -c 'mkdir -p /lane/home; cd "$0" && exec "$@"' "$folder" "$@" </dev/null"""
         )
         names = [str(self.root), str(ROOT), _PROJECT]
-        run_command(["unshare", "-m", "sh", "-c", script, "windows-lane", *names, *command])
+        run_command(["unshare", "--mount", "sh", "-ec", script, "windows-lane", *names, *command])
 
 
 def _mirror() -> list[str]:
@@ -220,7 +220,7 @@ def main() -> int:
     try:
         windows.prepare()
         if not arguments.prepare_only:
-            pytest = ["-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cov", "--rootdir", "."]
+            pytest = ["-P", "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cov", "--rootdir", "."]
             windows.run([*pytest, *(options or TESTS)])
     except SetupError as error:
         print(f"windows-lane: {error}", file=sys.stderr)
