@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from backends.data_packages import recorded_digest
 from backends.interface import ModelUnavailable
-from backends.model_files import CONTAINER, MOST_HEADER_BYTES, JoinedFile, shard_names
-from backends.whisper.config import ModelDimensions, container_of, read_json
+from backends.model_files import CONTAINER, MOST_HEADER_BYTES, JoinedFile, read_json, shard_names
+from backends.whisper.config import ModelDimensions, container_of
 from backends.whisper.ctranslate2 import Container, Variable, published_tensors
 
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}

@@ -6,14 +6,13 @@ Knows no weights and no text; the tokenizer fills what an old generation config 
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from backends.data_packages import read_record
 from backends.interface import ModelUnavailable
-from backends.model_files import CONTAINER, JoinedFile
+from backends.model_files import CONTAINER, JoinedFile, read_json
 from backends.whisper.audio import HOP, SECONDS_PER_TIMESTAMP
 from backends.whisper.ctranslate2 import (
     Container,
@@ -94,19 +93,6 @@ class GenerationConfig:
     multilingual: bool | None
     forced: tuple[int, ...]
     max_initial_timestamp: int | None
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; ModelUnavailable names the file if it is missing or broken."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ModelUnavailable(f"{path.name} is missing in {path.parent}; pull the model again") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelUnavailable(f"{path} cannot be read: {error}") from error
-    if not isinstance(value, dict):
-        raise ModelUnavailable(f"{path} does not hold a JSON object")
-    return value
 
 
 def container_of(folder: Path) -> Container | None:

@@ -15,7 +15,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from backends.interface import InvalidInput, ModelUnavailable
 from backends.languages import LANGUAGES, language_code, wants_detection
-from backends.whisper.config import GenerationConfig, ModelDimensions, read_json
+from backends.model_files import read_json
+from backends.whisper.config import GenerationConfig, ModelDimensions
 
 _MARKER = re.compile(r"<\|.*\|>", re.DOTALL)
 _MULTILINGUAL_VOCABULARY = 51_865  # the smallest published vocabulary with languages

@@ -35,13 +35,13 @@ def test_the_console_entry_is_installed() -> None:
     ],
 )
 def test_the_module_serves_unless_a_command_is_named(arguments: list[str], shows: str) -> None:
-    told = run(sys.executable, "-m", "app", *arguments)
+    told = run(sys.executable, "-P", "-m", "app", *arguments)
     assert told.returncode == 0, told.stderr
     assert shows in told.stdout
 
 
 def test_help_of_every_command_fits_a_line() -> None:
-    told = run(sys.executable, "-m", "app.cli", "--help").stdout
+    told = run(sys.executable, "-P", "-m", "app.cli", "--help").stdout
     assert "watermark" in told
     assert "..." not in told.partition("Commands:")[2]
 
@@ -49,7 +49,7 @@ def test_help_of_every_command_fits_a_line() -> None:
 def test_a_broken_configuration_ends_serve_with_its_line(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text("[limits]\nbody_bytes = 'many'\n", encoding="utf-8")
-    told = run(sys.executable, "-m", "app.cli", "serve", "--config", str(file))
+    told = run(sys.executable, "-P", "-m", "app.cli", "serve", "--config", str(file))
     assert told.returncode == 2
     assert "line 2: [limits] body_bytes" in told.stderr
     assert "Traceback" not in told.stderr
@@ -64,7 +64,7 @@ def test_the_command_line_loads_no_tensor_library() -> None:
 def test_output_that_cannot_be_written_is_told_without_a_traceback() -> None:
     with Path("/dev/full").open("wb") as full:
         told = subprocess.run(
-            [sys.executable, "-m", "app.cli", "models"],
+            [sys.executable, "-P", "-m", "app.cli", "models"],
             cwd=ROOT,
             stdout=full,
             stderr=subprocess.PIPE,
@@ -77,5 +77,5 @@ def test_output_that_cannot_be_written_is_told_without_a_traceback() -> None:
 
 def test_a_narrow_terminal_does_not_lose_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "20")
-    told = run(sys.executable, "-m", "app.cli", "models").stdout
+    told = run(sys.executable, "-P", "-m", "app.cli", "models").stdout
     assert "GPL-3.0" in told

@@ -54,7 +54,7 @@ class BodyBudget:
         self._speech, self._chat = speech, chat
 
     def json_cases(self, chance: Random) -> Iterator[Case]:
-        """BodyBudget that are wrong JSON, or right JSON with something wrong in it."""
+        """Bodies that are wrong JSON, or right JSON with something wrong in it."""
         return forever(chance, self._odd, self._odd, self._odd, self._odd_options, self._injured, self._broken)
 
     def base64_cases(self, chance: Random) -> Iterator[Case]:

@@ -213,7 +213,7 @@ def test_any_console_can_show_the_output(encoding: str, tmp_path: Path) -> None:
     """A Japanese or Western console must not end a command by a letter it lacks."""
     (tmp_path / "gateway.toml").write_text('[aliases]\n"ångström-日本語-ру" = "whisper-1"\n', encoding="utf-8")
     answer = subprocess.run(
-        [sys.executable, "-m", "app.cli", "models", "--config", str(tmp_path / "gateway.toml")],
+        [sys.executable, "-P", "-m", "app.cli", "models", "--config", str(tmp_path / "gateway.toml")],
         cwd=ROOT,
         env={**__import__("os").environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"},
         capture_output=True,
@@ -227,7 +227,7 @@ def test_output_is_utf8_where_nobody_chose_otherwise(tmp_path: Path) -> None:
     (tmp_path / "gateway.toml").write_text('[aliases]\n"日本語" = "whisper-1"\n', encoding="utf-8")
     environment = {k: v for k, v in __import__("os").environ.items() if k not in ("PYTHONIOENCODING", "PYTHONUTF8")}
     answer = subprocess.run(
-        [sys.executable, "-m", "app.cli", "models", "--config", str(tmp_path / "gateway.toml")],
+        [sys.executable, "-P", "-m", "app.cli", "models", "--config", str(tmp_path / "gateway.toml")],
         cwd=ROOT,
         env={**environment, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
         capture_output=True,
