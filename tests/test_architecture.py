@@ -19,6 +19,7 @@ PRODUCT = sorted([*(ROOT / "app").rglob("*.py"), *(ROOT / "backends").rglob("*.p
 OPEN_TO_APP = (
     "children",
     "interface",
+    "live",
     "registry",
     "devices",
     "weights",
