@@ -75,13 +75,15 @@ def text_field(body: Mapping[str, Any], name: str, longest: int) -> str:
 
 
 def choice(body: Mapping[str, Any], name: str, choices: tuple[str, ...], default: str) -> str:
-    """An optional string out of `choices`. Raises InvalidRequest."""
+    """An optional string out of `choices`, in capitals too and with blanks around it, as menus of programs write
+    them. Raises InvalidRequest."""
     value = body.get(name)
     if value is None or value == "":
         return default
-    if not isinstance(value, str) or value not in choices:
+    found = value.strip().lower() if isinstance(value, str) else None
+    if found not in choices:
         raise InvalidRequest(f"{name} must be one of {', '.join(choices)}, not {str(value)[:40]!r}.", param=name)
-    return value
+    return found
 
 
 def read_flag(value: object, name: str, *, default: bool = False) -> bool:

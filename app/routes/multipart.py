@@ -16,7 +16,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, MultipartState
 
 from app.errors import BrokenBody, InvalidRequest, MissingParameter
-from app.routes.fields import checked_number
+from app.routes.fields import checked_number, choice
 from app.routes.json_text import NAME_CHARACTERS, decode
 
 if TYPE_CHECKING:
@@ -113,10 +113,7 @@ class Form:
         return value in _TRUE
 
     def choice(self, name: str, choices: tuple[str, ...], default: str) -> str:
-        value = self.text(name) or default
-        if value not in choices:
-            raise InvalidRequest(f"{name} must be one of {', '.join(choices)}, not {value[:40]!r}.", param=name)
-        return value
+        return choice({name: self.text(name)}, name, choices, default)
 
     def file(self, name: str) -> UploadedFile:
         """The uploaded file. Raises MissingParameter or, for text where a file should be, InvalidRequest."""

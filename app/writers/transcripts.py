@@ -18,7 +18,7 @@ from backends.languages import language_name
 
 Format = Literal["json", "text", "srt", "vtt", "verbose_json", "diarized_json"]
 FORMATS: tuple[Format, ...] = ("json", "text", "srt", "vtt", "verbose_json", "diarized_json")
-STREAMED_FORMATS: tuple[Format, ...] = ("json", "diarized_json")
+STREAMED_FORMATS: tuple[Format, ...] = ("json", "text", "diarized_json")  # text in the same events as json
 TEXT_TYPE = "text/plain; charset=utf-8"  # what the real service sends for text, srt and vtt alike
 _FIRST_SPEAKER = "A"
 

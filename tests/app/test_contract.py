@@ -214,7 +214,8 @@ def test_unknown_routes_and_methods(server: Running, method: str, path: str, sta
 @pytest.mark.parametrize(
     ("content", "content_type", "code"),
     [
-        (b"{}", "application/json", "unsupported_content_type"),
+        (b"{}", "application/json", "missing_required_parameter"),
+        (b"{}", "text/plain", "unsupported_content_type"),
         (b"a=b", "application/x-www-form-urlencoded", "unsupported_content_type"),
         (b"", "multipart/form-data; boundary=b", None),
         (b"junk", "multipart/form-data; boundary=b", None),

@@ -249,7 +249,6 @@ def test_invalid_fields_name_themselves(server: Running, wav: bytes) -> None:
             "invalid_value",
         ),
         ({"include": ["logprobs"]}, "include", "unsupported_value"),
-        ({"stream": True, "response_format": "srt"}, "response_format", "invalid_value"),
         ({"chunking_strategy": "always"}, "chunking_strategy", "invalid_value"),
         ({"chunking_strategy": {"type": "none"}}, "chunking_strategy", "invalid_value"),
         ({"chunking_strategy": {"type": "server_vad", "threshold": 7}}, "chunking_strategy.threshold", "invalid_value"),

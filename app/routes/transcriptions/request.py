@@ -86,26 +86,25 @@ def read_form(fields: Form, task: TranscriptionTask) -> TranscriptionForm:
         return TranscriptionForm(file, task, cast(Format, kind), prompt=prompt, temperature=temperature, ignored=unused)
     kind = fields.choice("response_format", FORMATS, "json")
     language, notes = _language(fields)
-    form = TranscriptionForm(
+    granularities, ignored = _granularities(fields, kind)
+    stream = fields.flag("stream")
+    if stream and kind not in STREAMED_FORMATS:
+        stream, ignored = False, (*ignored, "stream")
+    return TranscriptionForm(
         file,
         task,
         cast(Format, kind),
-        stream=fields.flag("stream"),
+        stream=stream,
         language=language,
         prompt=_with_keywords(prompt, fields.texts_of("keywords")),
         temperature=temperature,
-        granularities=_granularities(fields, kind),
+        granularities=granularities,
         logprobs=_logprobs(fields, kind),
         chunking=_chunking(fields),
         speakers=_speakers(fields),
         notes=notes,
-        ignored=_unused(fields, _FIELDS),
+        ignored=(*_unused(fields, _FIELDS), *ignored),
     )
-    if form.stream and form.format not in STREAMED_FORMATS:
-        raise InvalidRequest(
-            f"response_format {kind} cannot be streamed; use {' or '.join(STREAMED_FORMATS)}.", param="response_format"
-        )
-    return form
 
 
 def check_capabilities(form: TranscriptionForm, deployment: Deployment, loaded: Capabilities | None = None) -> None:
@@ -163,19 +162,21 @@ def _with_keywords(prompt: str, keywords: list[str]) -> str:
     return " ".join(part for part in (prompt, ", ".join(keywords)) if part)
 
 
-def _granularities(fields: Form, kind: str) -> tuple[str, ...]:
-    given = fields.texts_of("timestamp_granularities")
-    for name in given:
-        if name not in _GRANULARITIES:
-            raise InvalidRequest(
-                f"timestamp_granularities may hold word and segment, not {name[:40]!r}.",
-                param="timestamp_granularities",
-            )
-    if given and kind != "verbose_json":
-        raise InvalidRequest(
-            "timestamp_granularities needs response_format verbose_json.", param="timestamp_granularities"
-        )
-    return tuple(dict.fromkeys(given))
+def _granularities(fields: Form, kind: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What verbose_json is to show, and the field's name where the format shows no times of its own.
+
+    Widespread clients name segments, their default, beside every format; who asks for words would miss them.
+    """
+    name = "timestamp_granularities"
+    given = fields.texts_of(name)
+    for one in given:
+        if one not in _GRANULARITIES:
+            raise InvalidRequest(f"{name} may hold word and segment, not {one[:40]!r}.", param=name)
+    if kind == "verbose_json":
+        return tuple(dict.fromkeys(given)), ()
+    if "word" in given:
+        raise InvalidRequest(f"{name} word needs response_format verbose_json.", param=name)
+    return (), ((name,) if given else ())
 
 
 def _logprobs(fields: Form, kind: str) -> bool:

@@ -12,10 +12,10 @@ from starlette.types import ASGIApp
 
 from app.errors import InvalidRequest
 from app.routes.context import RequestContext
-from app.routes.multipart import parse_form
-from app.routes.operations import FORM, Operation
+from app.routes.operations import FORM, JSON, Operation
 from app.routes.transcriptions import schema
 from app.routes.transcriptions.request import TranscriptionForm, TranscriptionTask, check_capabilities, read_form
+from app.routes.transcriptions.upload import read_upload
 from app.writers import sse
 from app.writers.transcripts import TEXT_TYPE, Collector, collect, render, stream
 from backends.interface import ASR_SAMPLE_RATE, Event
@@ -26,7 +26,7 @@ _UNCHUNKED_SECONDS = 30.0  # longest audio that is diarised without a chunking_s
 
 async def transcribe(context: RequestContext, task: TranscriptionTask) -> ASGIApp:
     """The whole way of one request, up to its answer."""
-    fields = parse_form(context.content_type, context.body, context.gateway.settings.limits.form_fields)
+    fields = read_upload(context)
     deployment = context.choose(fields.text("model"), "transcription")
     form = read_form(fields, task)
     context.ignored = form.ignored
@@ -92,7 +92,7 @@ OPERATIONS = (
         "POST",
         partial(transcribe, task="transcribe"),
         task="transcription",
-        consumes=(FORM,),
+        consumes=(FORM, JSON),
         doc=schema.TRANSCRIBE,
     ),
     Operation(
@@ -100,7 +100,7 @@ OPERATIONS = (
         "POST",
         partial(transcribe, task="translate"),
         task="transcription",
-        consumes=(FORM,),
+        consumes=(FORM, JSON),
         doc=schema.TRANSLATE,
     ),
 )

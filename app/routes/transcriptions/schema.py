@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from app.routes.openapi_schema import Schema, array, form, integer, number, obj, schema_with, text
+from app.routes.openapi_schema import Schema, array, form, integer, json_body, number, obj, schema_with, text
 from app.writers.transcripts import FORMATS
 
 _FILE: Schema = {
@@ -109,13 +109,22 @@ def _answers(names: tuple[str, ...], streamed: bool) -> dict[str, Any]:
     return {"200": {"description": "The transcript.", "content": content}}
 
 
+def _bodies(fields: dict[str, Schema]) -> dict[str, Any]:
+    """The contract's form, and the same fields in JSON, with the file in base64."""
+    body = form(fields, ("file",))
+    file = obj({"data": text("Base64 of the file."), "format": text("Not used.")}, ("data",))
+    others = {name.removesuffix("[]"): schema for name, schema in fields.items() if name != "file"}
+    body["content"] |= json_body(obj({"input_audio": file, **others}, ("input_audio",)))["content"]
+    return body
+
+
 TRANSCRIBE: dict[str, Any] = {
     "summary": "Transcribe an audio file",
-    "requestBody": form(_FIELDS, ("file",)),
+    "requestBody": _bodies(_FIELDS),
     "responses": _answers(("Transcription", "VerboseTranscription", "DiarizedTranscription"), True),
 }
 TRANSLATE: dict[str, Any] = {
     "summary": "Translate an audio file into English text",
-    "requestBody": form(_TRANSLATION_FIELDS, ("file",)),
+    "requestBody": _bodies(_TRANSLATION_FIELDS),
     "responses": _answers(("Transcription", "VerboseTranscription"), False),
 }
