@@ -63,7 +63,6 @@ RUN_NOT_IMPORTED = {
     "pytest-xdist": "a plugin of pytest",
     "torchao": "imported by torchtune and transformers",
     "python-multipart": "imported by fastapi and starlette as they parse a form",
-    "pydantic-settings": "reads the settings",
 }
 
 

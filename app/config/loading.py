@@ -1,7 +1,7 @@
 """Loads the settings: options over environment over gateway.toml over the defaults.
 
-Owns the merge of these layers and errors that say which layer, table and key is wrong. Knows no setting's meaning:
-names and types are in `app/config/settings.py`.
+Owns these sources and errors that say which of them, which table and which key is wrong; pydantic-settings lays them over
+each other. Knows no setting's meaning: names and types are in `app/config/settings.py`.
 """
 
 from __future__ import annotations
@@ -12,16 +12,18 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
+from pydantic_settings import PydanticBaseSettingsSource
 
 from app.config.deployments import BUILTIN
-from app.config.settings import ConfigError, DeploymentSettings, KeySources, Settings
+from app.config.settings import ConfigError, DeploymentSettings, KeySources, Settings, settings_from
 
 PREFIX = "SPEECH_GATEWAY_"
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"
@@ -30,6 +32,7 @@ _OTHER_VARIABLES = frozenset({CONFIG_VARIABLE, f"{PREFIX}URL", f"{PREFIX}KEY"})
 DEFAULT_FILE = Path("gateway.toml")
 
 Path_ = tuple[str, ...]
+Table = dict[str, Any]
 _BY_NAME = ("deployments", "aliases")  # tables whose keys are names, not settings
 # For people who write TOML: what pydantic says in the words of Python.
 _PLAIN = {
@@ -42,39 +45,36 @@ _PLAIN = {
 }
 
 
-class _Layers:
-    """One nested dict built from several sources, and which source set each key."""
+class _Layer(PydanticBaseSettingsSource):
+    """One source of settings. values: nested as the tables are; words: for where a key of them was set."""
 
-    def __init__(self) -> None:
-        self.values: dict[str, Any] = {}
-        self.sources: dict[Path_, Callable[[Path_], str]] = {}
+    def __init__(self, values: Table, words: Callable[[Path_], str]) -> None:
+        super().__init__(Settings)
+        self.values, self.words = values, words
 
-    def put(self, values: Mapping[str, Any], source: Callable[[Path_], str], at: Path_ = ()) -> None:
-        """Lay `values` over what is there; tables merge, everything else replaces."""
-        table = self.table(at)
-        for key, value in values.items():
-            path = (*at, key)
-            if isinstance(value, Mapping) and not _is_value(path):
-                table.setdefault(key, {})
-                self.put(value, source, path)
-            else:
-                table[key] = value
-            self.sources[path] = source
+    def __call__(self) -> Table:
+        return self.values
 
-    def table(self, at: Path_) -> dict[str, Any]:
-        table = self.values
-        for key in at:
-            if not isinstance(table.get(key), dict):
-                table[key] = {}
-            table = cast(dict[str, Any], table[key])
-        return table
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """The value of one table, its key, and that it is not JSON any more."""
+        return self.values.get(field_name), field_name, False
 
-    def source_of(self, path: Path_) -> str:
-        """Words for where the key, or the nearest table above it, was set; "" if nobody did."""
-        for length in range(len(path), 0, -1):
-            if path[:length] in self.sources:
-                return self.sources[path[:length]](path)
-        return ""
+    def has(self, path: Path_) -> bool:
+        table: Any = self.values
+        for key in path:
+            if not isinstance(table, dict) or key not in table:
+                return False
+            table = cast(Table, table)[key]
+        return True
+
+
+def _where_set(layers: Sequence[_Layer], path: Path_) -> str:
+    """Words for where the key, or the nearest table above it, was set; "" if nobody did."""
+    for length in range(len(path), 0, -1):
+        for layer in layers:
+            if layer.has(path[:length]):
+                return layer.words(path)
+    return ""
 
 
 def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
@@ -84,20 +84,27 @@ def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
     overrides: tables as dicts (server={"port": 8123}) or with "__" (server__port=8123); None = not set. Raises
     ConfigError.
     """
-    layers = _Layers()
-    file = _file(config)
-    if file is not None:
-        text, values = _parse(file)
-        lines = _key_lines(text)
-        layers.put(values, lambda path: _in_file(file, lines, path))
-    _put_environment(layers)
-    for key, value in overrides.items():
-        if value is not None:
-            _put_path(layers, tuple(key.split("__")), value, lambda path: f"option {'.'.join(path)}")
+    below = [] if (file := _file(config)) is None else [_file_layer(file)]
+    environment = _environment_layers(below[0].values if below else {})
+    layers = [*_option_layers(overrides), *environment, *below]
     try:
-        return Settings.model_validate(layers.values).come_from(KeySources(layers.source_of))
+        with settings_from(layers):
+            settings = Settings()
     except ValidationError as error:
         raise ConfigError("\n".join(str(_problem(layers, detail)) for detail in error.errors())) from None
+    return settings.come_from(KeySources(lambda path: _where_set(layers, path)))
+
+
+def _option_layers(overrides: Mapping[str, Any]) -> Iterator[_Layer]:
+    for key, value in overrides.items():
+        if value is not None:
+            yield _Layer(_nested(tuple(key.split("__")), value), lambda path: f"option {'.'.join(path)}")
+
+
+def _file_layer(file: Path) -> _Layer:
+    text, values = _parse(file)
+    lines = _key_lines(text)
+    return _Layer(values, lambda path: _in_file(file, lines, path))
 
 
 def _file(config: Path | None) -> Path | None:
@@ -120,22 +127,24 @@ def _parse(file: Path) -> tuple[str, dict[str, Any]]:
         raise ConfigError(f"{file}: cannot be read: {error}{hint}") from error
 
 
-def _put_environment(layers: _Layers) -> None:
+def _environment_layers(file: Table) -> Iterator[_Layer]:
+    """One for each variable, so that an error names it."""
     for variable, text in sorted(os.environ.items()):
         if variable.upper().startswith(PREFIX) and variable.upper() not in _OTHER_VARIABLES:
-            path = _known_names(layers, tuple(variable[len(PREFIX) :].lower().split("__")))
-            _put_path(layers, path, _value(path, text), _variable_source(variable))
+            path = _known_names(file, tuple(variable[len(PREFIX) :].lower().split("__")))
+            yield _Layer(_nested(path, _value(path, text)), _variable_source(variable))
 
 
 def _variable_source(variable: str) -> Callable[[Path_], str]:
     return lambda path: f"environment variable {variable}"
 
 
-def _known_names(layers: _Layers, path: Path_) -> Path_:
+def _known_names(file: Table, path: Path_) -> Path_:
     """The environment has no case: give a deployment or alias the spelling it has elsewhere."""
     if len(path) < 2 or path[0] not in _BY_NAME:
         return path
-    known = [*layers.values.get(path[0], {}), *(BUILTIN if path[0] == "deployments" else ())]
+    named = file.get(path[0])
+    known = [*(named if isinstance(named, dict) else ()), *(BUILTIN if path[0] == "deployments" else ())]
     name = next((name for name in known if name.lower() == path[1]), path[1])
     return (path[0], name, *path[2:])
 
@@ -150,13 +159,10 @@ def _value(path: Path_, text: str) -> Any:
     return text
 
 
-def _put_path(layers: _Layers, path: Path_, value: Any, source: Callable[[Path_], str]) -> None:
-    layers.put({path[-1]: value}, source, path[:-1])
-
-
-def _is_value(path: Path_) -> bool:
-    """A table that is the value of one setting, such as a deployment's voices or a device's budget."""
-    return path == ("devices", "memory_budget") or (len(path) == 3 and path[0] == "deployments")
+def _nested(path: Path_, value: Any) -> Table:
+    for key in reversed(path):
+        value = {key: value}
+    return cast(Table, value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,12 +180,12 @@ class _Problem:
         return f"{self.source}: {table}{key}{self.text}"
 
 
-def _problem(layers: _Layers, detail: ErrorDetails) -> _Problem:
+def _problem(layers: Sequence[_Layer], detail: ErrorDetails) -> _Problem:
     """Describe an error of pydantic in the terms of the file."""
     path = tuple(str(part) for part in detail["loc"] if not _is_union_branch(part))
-    is_table = len(path) == 1 and isinstance(layers.values.get(path[0]), dict)
+    is_table = len(path) == 1 and any(isinstance(layer.values.get(path[0]), dict) for layer in layers)
     table, key = (path, "") if is_table or not path else (path[:-1], path[-1])
-    return _Problem(layers.source_of(path) or "configuration", table, key, _problem_text(detail, table, key))
+    return _Problem(_where_set(layers, path) or "configuration", table, key, _problem_text(detail, table, key))
 
 
 def _problem_text(detail: ErrorDetails, table: Path_, key: str) -> str:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from backends.devices import parse_bytes
 
@@ -37,6 +40,19 @@ class KeySources:
     """find: words for where a key was set, "" if nobody set it. Settings are equal wherever they come from."""
 
     find: Callable[[tuple[str, ...]], str] = field(default=lambda path: "", compare=False)
+
+
+_sources: ContextVar[tuple[PydanticBaseSettingsSource, ...]] = ContextVar("_sources", default=())
+
+
+@contextmanager
+def settings_from(sources: Sequence[PydanticBaseSettingsSource]) -> Iterator[None]:
+    """Inside, `Settings()` takes what it is not given from these, the first before the next."""
+    token = _sources.set(tuple(sources))
+    try:
+        yield
+    finally:
+        _sources.reset(token)
 
 
 class _Table(BaseModel):
@@ -237,8 +253,10 @@ class DeploymentSettings(BaseModel):
         return dtype
 
 
-class Settings(_Table):
-    """The whole configuration."""
+class Settings(BaseSettings):
+    """The whole configuration: the values given, over those of `settings_from`."""
+
+    model_config = SettingsConfigDict(extra="forbid")
 
     server: ServerSettings = Field(default_factory=ServerSettings)
     limits: LimitSettings = Field(default_factory=LimitSettings)
@@ -249,6 +267,18 @@ class Settings(_Table):
     models_dir: Path = Field(default=Path("models"), description="Folder that holds weights and voices.")
     offline: bool = Field(default=False, description="Never reach for a model hub.")
     _key_sources: KeySources = PrivateAttr(default_factory=KeySources)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Ours in the place of pydantic's own, which ignore what they do not know and cannot say where it stands."""
+        return (init_settings, *_sources.get())
 
     def come_from(self, key_sources: KeySources) -> Self:
         """Remember where each key was set, for errors that are found later."""
