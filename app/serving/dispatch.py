@@ -95,6 +95,15 @@ class Dispatcher:
             else {},
         }
 
+    @property
+    def queued_seconds(self) -> float:
+        """Seconds of work in the queue, at the prices of this moment."""
+        return sum(self.pricer.price(request) for request in self._requests.values() if request is not None)
+
+    def slots_changed(self) -> None:
+        """Look again whether waiting jobs can start: the worker has more slots now, or fewer."""
+        self._freed.notify()
+
     # --- Admission ----------------------------------------------------------------------------------------------------
 
     def check(self, owner: str, price: float | None = None) -> None:
@@ -130,16 +139,16 @@ class Dispatcher:
 
     # --- Jobs ---------------------------------------------------------------------------------------------------------
 
-    def enqueue(self, owner: str, request: Request | None, price: float) -> Waiting:
+    def enqueue(self, owner: str, request: Request | None, price: float, request_id: str = "") -> Waiting:
         """Put a job into the queue. Its `granted` gives the job once a worker has it. Raises Draining.
 
-        request: None for the backend's canary; price: predicted seconds.
+        request: None for the backend's canary; price: predicted seconds; request_id: for logs.
         """
         if self._closed is not None:
             raise self._closed
         now = self._clock()
         entry: Waiting = Entry(
-            owner, price, now, now + self._limits.queue_seconds, asyncio.get_running_loop().create_future()
+            owner, price, now, now + self._limits.queue_seconds, asyncio.get_running_loop().create_future(), request_id
         )
         self._requests[entry] = request
         self._queue.push(entry)
@@ -229,7 +238,7 @@ class Dispatcher:
         if entry.granted.done():  # its client has left in this very moment
             return
         try:
-            job = worker.submit(request)
+            job = worker.submit(request, entry.request_id)
         except FrameError as error:
             self._settle(entry, InvalidRequest(f"The request cannot be handed to the model's worker: {error}."))
         except Exception:

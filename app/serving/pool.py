@@ -86,10 +86,8 @@ class WorkerPool:
             background=self._background,
         )
         for name, deployment in self._deployments.items():
-            requirements = ModelRequirements(
-                deployment, self._settings.models_dir, loop.time, self._policy.availability
-            )
-            supervisor = ModelSupervisor(deployment, requirements, services)
+            requirements = self._requirements_of(deployment)
+            supervisor = self._supervisor_of(deployment, requirements, services)
             self._requirements[name] = requirements
             self._dispatchers[name] = Dispatcher(
                 supervisor, self._settings.limits, self._metrics, loop.time, fair=self._settings.server.several_owners
@@ -98,6 +96,15 @@ class WorkerPool:
         self._background(self._look_for_devices(known), "device probe")
         self._background(self._watch(), "watch")
         self._prepare_models()
+
+    def _requirements_of(self, deployment: Deployment) -> ModelRequirements:
+        clock = asyncio.get_running_loop().time
+        return ModelRequirements(deployment, self._settings.models_dir, clock, self._policy.availability)
+
+    def _supervisor_of(
+        self, deployment: Deployment, requirements: ModelRequirements, services: PoolServices
+    ) -> ModelSupervisor:
+        return ModelSupervisor(deployment, requirements, services)
 
     def _one_heavy(self) -> bool:
         heavy = [name for name, d in self._deployments.items() if not uses_one_thread(d, self._requirements[name])]

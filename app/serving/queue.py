@@ -21,13 +21,15 @@ _sequence = itertools.count()
 
 @dataclass(eq=False, slots=True)
 class Entry(Generic[T]):
-    """A job in the queue. price: predicted seconds; deadline: when waiting longer is pointless; granted: the result."""
+    """A job in the queue. price: predicted seconds; deadline: when waiting longer is pointless; granted: the result;
+    request_id: for logs."""
 
     owner: str
     price: float
     queued_at: float
     deadline: float
     granted: asyncio.Future[T]
+    request_id: str = ""
     number: int = field(default_factory=lambda: next(_sequence))
 
     def weight(self, now: float) -> tuple[float, int]:

@@ -92,7 +92,7 @@ class PoolReservation:
     async def _accepted(self) -> WorkerJob:
         """A job that its worker took up. One that ran out of memory at its start is tried again with less at once."""
         while True:
-            self._entry = self._dispatcher.enqueue(self._owner, self._request, self._price)
+            self._entry = self._dispatcher.enqueue(self._owner, self._request, self._price, self.request_id)
             self._arrive()
             job = await self._entry.granted
             self.release_slot()

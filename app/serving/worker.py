@@ -107,8 +107,8 @@ class Worker(Protocol):
     def job_count(self) -> int:
         """Jobs that were submitted and have not ended."""
 
-    def submit(self, request: Request | None) -> WorkerJob:
-        """Send a job without waiting; None is the canary.
+    def submit(self, request: Request | None, request_id: str = "") -> WorkerJob:
+        """Send a job without waiting; None is the canary. request_id: for the logs of a worker on another machine.
 
         Raises FrameError for a request that cannot be encoded; a lost worker shows in the job's events.
         """
@@ -200,7 +200,7 @@ class ProcessWorker:
     def job_count(self) -> int:
         return len(self._jobs)
 
-    def submit(self, request: Request | None) -> WorkerJob:
+    def submit(self, request: Request | None, request_id: str = "") -> WorkerJob:
         job = WorkerJob(next(self._numbers), self._clock())
         if self.lost:
             job.end(_LOST)

@@ -70,7 +70,7 @@ class MemoryWorker:
     def job_count(self) -> int:
         return len(self.jobs)
 
-    def submit(self, request: Request | None) -> WorkerJob:
+    def submit(self, request: Request | None, request_id: str = "") -> WorkerJob:
         job = WorkerJob(len(self.jobs), self._clock())
         if self.lost:
             job.end(Failed("worker_lost", "gone"))
