@@ -20,6 +20,7 @@ class Metrics:
         )
         self.jobs_active = gauge("gateway_jobs_active", "Jobs a worker is computing", "deployment")
         self.queue_depth = gauge("gateway_queue_depth", "Jobs waiting for a worker", "deployment")
+        self.live_sessions = gauge("gateway_live_sessions", "Live audio sessions that are open", "deployment")
         self.refused_total = counter("gateway_refused_total", "Requests refused before work began", "reason")
         self.cancelled_total = counter("gateway_cancelled_total", "Requests whose client left before the answer")
         self.damaged_audio_total = counter(

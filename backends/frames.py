@@ -1,4 +1,4 @@
-"""How the values of `backends.interface` cross a pipe: length-prefixed msgpack frames, without pickle.
+"""How the values of `backends.interface` and `backends.live` cross a pipe: length-prefixed msgpack, without pickle.
 
 Owns the messages between the gateway and a model worker and their encoding; both sides use it. A frame is a 4-byte
 little-endian length and one msgpack map that names its class. Arrays travel as raw bytes; an array that is a view into
@@ -19,8 +19,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from backends import interface
+from backends import interface, live
 from backends.interface import Capabilities, Event, Failed, ModelFiles, Placement, Request
+from backends.live import Feed, LiveEvent, LiveRequest
 
 MAX_FRAME_BYTES = 256 * 1024 * 1024  # a longer frame is a bug or a corrupted stream, never audio
 _HEAD = struct.Struct("<I")
@@ -57,7 +58,15 @@ class StartJob:
     """Run a request; job: a number that the gateway chose and never used before with this worker."""
 
     job: int
-    request: Request
+    request: Request | LiveRequest
+
+
+@dataclass(frozen=True, slots=True)
+class FeedJob:
+    """What a live job gets next. One for a job that is over is no error, the messages crossed."""
+
+    job: int
+    feed: Feed
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +133,21 @@ class JobEvent:
     """An event of a running job."""
 
     job: int
-    event: Event
+    event: Event | LiveEvent
+
+
+@dataclass(frozen=True, slots=True)
+class LiveProgress:
+    """How far a live job has come, sent after a turn of the loop in which that changed.
+
+    feeds: FeedJobs that its backend has taken; seconds: seconds of audio in them; spent: seconds of work on the job, its
+    equal part of every step it was in included.
+    """
+
+    job: int
+    feeds: int
+    seconds: float
+    spent: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,19 +174,19 @@ class Heartbeat:
     resident_bytes: int
 
 
-Command = LoadModel | StartJob | StartCanary | CancelJob | LimitBatch | Stop
-Report = Loaded | DetailChanged | LoadFailed | JobStarted | JobEvent | JobEnded | Heartbeat
+Command = LoadModel | StartJob | FeedJob | StartCanary | CancelJob | LimitBatch | Stop
+Report = Loaded | DetailChanged | LoadFailed | JobStarted | JobEvent | LiveProgress | JobEnded | Heartbeat
 Message = Command | Report
 
-_COMMANDS = (LoadModel, StartJob, StartCanary, CancelJob, LimitBatch, Stop)
-_REPORTS = (Loaded, DetailChanged, LoadFailed, JobStarted, JobEvent, JobEnded, Heartbeat)
+_COMMANDS = (LoadModel, StartJob, FeedJob, StartCanary, CancelJob, LimitBatch, Stop)
+_REPORTS = (Loaded, DetailChanged, LoadFailed, JobStarted, JobEvent, LiveProgress, JobEnded, Heartbeat)
 
 
 def _dataclasses(values: Iterable[Any]) -> dict[str, type]:
     return {v.__name__: v for v in values if isinstance(v, type) and dataclasses.is_dataclass(v)}
 
 
-_CLASSES: dict[str, type] = _dataclasses([*vars(interface).values(), *_COMMANDS, *_REPORTS])
+_CLASSES: dict[str, type] = _dataclasses([*vars(interface).values(), *vars(live).values(), *_COMMANDS, *_REPORTS])
 _FIELDS: dict[type, tuple[str, ...]] = {c: tuple(f.name for f in dataclasses.fields(c)) for c in _CLASSES.values()}
 
 # --- Values -> msgpack ------------------------------------------------------------------------------------------------

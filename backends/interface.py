@@ -79,8 +79,9 @@ class Capabilities:
 
     engine, device, dtype: what really runs (shown in response headers); sample_rate: of the audio it produces (0:
     none); max_batch: jobs that one step may hold; languages: ISO 639-1 codes it accepts (() = not restricted);
-    native_speed: the backend honours SpeechRequest.speed itself; detail: facts for /health (JSON values only), which
-    the backend may change in place later: the worker tells.
+    native_speed: the backend honours SpeechRequest.speed itself; max_live: live jobs that it may hold beside those of
+    a step (0: it has none, see `backends.live`); detail: facts for /health (JSON values only), which the backend may
+    change in place later: the worker tells.
     """
 
     engine: str
@@ -95,7 +96,13 @@ class Capabilities:
     translation: bool = False
     diarization: bool = False
     native_speed: bool = False
+    max_live: int = 0
     detail: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def live(self) -> bool:
+        """Whether the backend takes audio that comes while its job runs."""
+        return self.max_live > 0
 
 
 # --- Requests --------------------------------------------------------------------------------------------------------

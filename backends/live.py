@@ -9,11 +9,11 @@ commits. The backend decides alone where turns begin and end, so that there is o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
-from backends.interface import Failed, Samples, Segment, TokenLogprob
+from backends.interface import Event, Failed, Job, Request, Samples, Segment, TokenLogprob
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,8 @@ class LiveCommit:
 
 @dataclass(frozen=True, slots=True)
 class LiveClear:
-    """Forget the audio of the open turn; committed turns go on. Answered by LiveCleared."""
+    """Forget the audio of the open turn, whose number is not used again; committed turns go on. Answered by
+    LiveCleared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,10 @@ class TurnStarted:
 
 @dataclass(frozen=True, slots=True)
 class TurnStopped:
-    """Turn detection heard the end of speech; end: with the silence that told it. A TurnCommitted follows."""
+    """Turn detection heard the end of speech; end: with the silence that told it. A TurnCommitted follows.
+
+    A turn that reaches max_turn_seconds is stopped so too; where the speech goes on, the next one starts there.
+    """
 
     turn: int
     end: float
@@ -152,3 +156,29 @@ class LiveCleared:
 
 
 LiveEvent = TurnStarted | TurnStopped | TurnCommitted | TurnDelta | TurnDone | TurnFailed | CommitRefused | LiveCleared
+
+
+# --- The protocol -----------------------------------------------------------------------------------------------------
+
+
+class LiveBackend(Protocol):
+    """A backend whose `Capabilities.max_live` is not 0: what it has beside `backends.interface.Backend`.
+
+    A live job takes part in a step only while it has work, beside the jobs that count for the batch limit. It is over
+    once its Done or Failed was given, which is after a LiveEnd; all else that it gives is a LiveEvent.
+    """
+
+    def start(self, request: Request | LiveRequest) -> Job:
+        """Raises InvalidInput for a request it cannot serve."""
+
+    def step(self, jobs: Sequence[Job]) -> Iterable[tuple[Job, Event | LiveEvent]]:
+        """One iteration for the active jobs and for those live ones that have work."""
+
+    def feed(self, job: Job, feed: Feed) -> None:
+        """Take what comes next, in order, between steps. Nothing that takes long belongs here: it is work of a step."""
+
+    def has_work(self, job: Job) -> bool:
+        """Whether a step would do or tell something. Without it the worker waits for the next feed."""
+
+    def is_full(self, job: Job) -> bool:
+        """Whether the job takes nothing more until steps have worked off what it holds; it has work then."""

@@ -2,7 +2,8 @@
 
 The main thread makes every call into the backend: it admits waiting jobs up to the batch limit, steps all active jobs
 once, sends their events, retires the finished and looks for cancels. A reader thread feeds it commands, a heartbeat
-thread says that the process lives and whether the main thread makes progress. Knows the contract in
+thread says that the process lives and whether the main thread makes progress. Live jobs stand beside the batch limit:
+each takes what it is fed between steps, and is in a step only while it has work. Knows the contract in
 `backends.interface` and no particular model.
 
 A step that raises must leave its jobs as they were: it is repeated for each of them alone, so that a job that cannot be
@@ -18,13 +19,25 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 from backends import frames
 from backends.device_loss import device_lost
-from backends.interface import Backend, BackendError, Capabilities, DeviceLost, Done, Failed, Job, OutOfMemory, Request
+from backends.interface import (
+    Backend,
+    BackendError,
+    Capabilities,
+    DeviceLost,
+    Done,
+    Failed,
+    Job,
+    OutOfMemory,
+    Request,
+)
+from backends.live import Feed, LiveBackend, LiveRequest
+from backends.live_jobs import LiveJobs
 from backends.memory import free_caches, is_out_of_memory, resident_bytes
 from backends.pipes import Inbox, Outbox, take_pipes
 from backends.registry import make_backend
@@ -84,22 +97,30 @@ class StepLoop:
         self._reported = dict(self._detail)
         self._waiting: deque[tuple[int, Request]] = deque()
         self._active: dict[int, Job] = {}
+        self._live = LiveJobs(backend)
         self._next_poll = 0.0
 
     @property
     def idle(self) -> bool:
-        return not self._active and not self._waiting
+        return not self._active and not self._waiting and self._live.idle
 
     def limit(self, jobs: int) -> None:
         self._limit = min(jobs, self._max_batch) if jobs > 0 else self._max_batch
 
-    def add(self, number: int, request: Request) -> None:
-        self._waiting.append((number, request))
-        self._send()
+    def add(self, number: int, request: Request | LiveRequest) -> None:
+        """Start a live job, which takes no slot, at once; let another wait for one."""
+        if isinstance(request, LiveRequest):
+            self._admit(number, request)
+        else:
+            self._waiting.append((number, request))
+            self._send()
+
+    def feed(self, number: int, feed: Feed) -> None:
+        self._live.feed(number, feed)
 
     def cancel(self, number: int) -> None:
         """Free the slot of a job; one that has ended already is no error, the messages crossed."""
-        if number in self._active:
+        if number in self._active or number in self._live:
             self._close(number)
         elif any(n == number for n, _ in self._waiting):
             self._waiting = deque(item for item in self._waiting if item[0] != number)
@@ -110,8 +131,11 @@ class StepLoop:
         """Admit, step once, retire; tell what that changed."""
         while self._waiting and len(self._active) < self._limit:
             self._admit(*self._waiting.popleft())
-        if self._active:
-            self._step()
+        self._hand_over()
+        if jobs := self._active | self._live.with_work():
+            self._step(jobs)
+        for news in self._live.news():
+            self._outbox.send(news)
         if self._detail != self._reported:
             self._reported = dict(self._detail)
             self._outbox.send(frames.DetailChanged(self._reported))
@@ -130,7 +154,17 @@ class StepLoop:
             self._progress.footprint = self._backend.footprint()
             self._next_poll = time.monotonic() + FOOTPRINT_SECONDS
 
-    def _admit(self, number: int, request: Request) -> None:
+    def _hand_over(self) -> None:
+        """Give the live jobs what they were fed. One that cannot take it fails alone."""
+        for live in self._live.jobs():
+            try:
+                with self._progress.work():
+                    self._live.hand_over(live)
+            except Exception as error:
+                self._end_if_lost(error)
+                self._close(live.number, failure(error))
+
+    def _admit(self, number: int, request: Request | LiveRequest) -> None:
         try:
             job = self._start(request)
         except Exception as error:
@@ -138,56 +172,61 @@ class StepLoop:
             self._outbox.send(frames.JobEnded(number))
             self._end_if_lost(error)
             return
-        self._active[number] = job
+        if isinstance(request, LiveRequest):
+            self._live.add(number, job)
+        else:
+            self._active[number] = job
         self._send()
         self._outbox.send(frames.JobStarted(number))
 
-    def _start(self, request: Request) -> Job:
+    def _start(self, request: Request | LiveRequest) -> Job:
+        start = cast(LiveBackend, self._backend).start  # the gateway asks only those that have live jobs for one
         try:
             with self._progress.work():
-                return self._backend.start(request)
+                return start(request)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
         free_caches()
         with self._progress.work():
-            return self._backend.start(request)
+            return start(request)
 
-    def _step(self) -> None:
-        numbers = list(self._active)
+    def _step(self, jobs: Mapping[int, Job]) -> None:
         try:
-            self._step_together(numbers)
+            self._step_together(jobs)
         except Exception as error:
-            self._step_apart(numbers, error)
+            self._step_apart(jobs, error)
 
-    def _step_together(self, numbers: Sequence[int]) -> None:
-        jobs = [self._active[number] for number in numbers]
-        names = {id(job): number for job, number in zip(jobs, numbers, strict=True)}
+    def _step_together(self, jobs: Mapping[int, Job]) -> None:
+        names = {id(job): number for number, job in jobs.items()}
         over: list[tuple[int, Done | Failed]] = []
+        began = time.perf_counter()
+        step = cast(LiveBackend, self._backend).step  # of those without live jobs nothing else comes than from theirs
         try:
             with self._progress.work():
-                for job, event in self._backend.step(jobs):
+                for job, event in step(list(jobs.values())):
                     if isinstance(event, Done | Failed):
                         over.append((names[id(job)], event))
                     else:
                         self._outbox.send(frames.JobEvent(names[id(job)], event))
         finally:
+            self._live.charge(list(jobs), time.perf_counter() - began)
             for number, last in over:
                 self._close(number, last)
 
-    def _step_apart(self, numbers: Sequence[int], error: Exception) -> None:
+    def _step_apart(self, jobs: Mapping[int, Job], error: Exception) -> None:
         """After a failed step: repeat it job by job, so that only the job that cannot be served fails."""
         self._end_if_lost(error)
         out_of_memory = is_out_of_memory(error)
         if out_of_memory:
             free_caches()
-        left = [number for number in numbers if number in self._active]
+        left = [number for number in jobs if number in self._active or number in self._live]
         if len(left) == 1 and not out_of_memory:
             self._close(left[0], failure(error))
             return
         for number in left:
             try:
-                self._step_together([number])
+                self._step_together({number: jobs[number]})
             except Exception as alone:
                 self._end_if_lost(alone)
                 self._close(number, failure(alone))
@@ -199,13 +238,13 @@ class StepLoop:
         lost = device_lost(error)
         if lost is None:
             return
-        for number in list(self._active):
+        for number in [*self._active, *(live.number for live in self._live.jobs())]:
             self._close(number, lost.to_event())
         raise lost from error
 
     def _close(self, number: int, last: Done | Failed | None = None) -> None:
         """Free the slot before its last event goes out: whoever reads that event may delete the job's files."""
-        job = self._active.pop(number)
+        job = self._active.pop(number) if number in self._active else self._live.pop(number)
         self._send()
         try:
             with self._progress.work():
@@ -268,6 +307,8 @@ def _obey(command: frames.Message, loop: StepLoop, backend: Backend) -> None:
     match command:
         case frames.StartJob(number, request):
             loop.add(number, request)
+        case frames.FeedJob(number, feed):
+            loop.feed(number, feed)
         case frames.StartCanary(number):
             loop.add(number, backend.canary())
         case frames.CancelJob(number):

@@ -166,6 +166,7 @@ class LimitSettings(_Table):
         default=120.0, gt=0, description="Longest predicted wait that is accepted, seconds (429)."
     )
     queue_jobs: int = Field(default=64, gt=0, description="Most requests waiting for one deployment (429).")
+    live_sessions: int = Field(default=32, ge=0, description="Most live audio sessions of one deployment (429).")
 
     @property
     def body_memory(self) -> int:

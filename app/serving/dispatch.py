@@ -15,6 +15,7 @@ import structlog
 from app.config.settings import LimitSettings
 from app.errors import ApiError, InvalidRequest, Overloaded, WorkerLost, internal_error
 from app.metrics import Metrics
+from app.serving.live import LiveSessions
 from app.serving.notifier import Notifier
 from app.serving.pricing import Pricer
 from app.serving.queue import Entry, FairQueue
@@ -34,7 +35,7 @@ class Dispatcher:
 
     reserved_slots: requests that were admitted and do not run yet; arriving: those of them for which the model is
     loaded before they are in the queue, so that nobody evicts it in between; fair: there are several owners, and none
-    may take all of the queue or all slots; last_used: seconds since the epoch.
+    may take all of the queue or all slots; live: jobs that take no slot.
     """
 
     def __init__(
@@ -52,7 +53,8 @@ class Dispatcher:
         reserve = limits.queue_jobs // 4 if fair else 0
         self.reserved_slots = FairShares(limits.queue_jobs, reserve=reserve, floor=max(1, limits.queue_jobs // 16))
         self.arriving = 0
-        self.last_used: float | None = None
+        self.live = LiveSessions(supervisor, limits, metrics)
+        self._last_used: float | None = None
         self._queue: FairQueue[WorkerJob] = FairQueue()
         self._requests: dict[Waiting, Request | None] = {}
         self._active: dict[WorkerJob, tuple[Waiting, Request | None]] = {}
@@ -69,8 +71,17 @@ class Dispatcher:
         return len(self._active)
 
     @property
+    def live_active(self) -> int:
+        return self.live.active
+
+    @property
     def waiting(self) -> int:
         return len(self._queue) + self.arriving
+
+    @property
+    def last_used(self) -> float | None:
+        """When a job ended last, seconds since the epoch."""
+        return max((used for used in (self._last_used, self.live.last_used) if used is not None), default=None)
 
     def snapshot(self) -> dict[str, Any]:
         """What is held now: counts, owners of running jobs, and the worker, {} if there is none."""
@@ -80,6 +91,7 @@ class Dispatcher:
             "arriving": self.arriving,
             "queued": len(self._queue),
             "active": self.active,
+            "live": self.live.count,
             "accepted": sum(job.taken_up for job in self._active),
             "owners": sorted(entry.owner for entry, _ in self._active.values()),
             "draining": supervisor.draining,
@@ -251,7 +263,7 @@ class Dispatcher:
 
     def _ended(self, job: WorkerJob) -> None:
         _, request = self._active.pop(job)
-        self.last_used = time.time()
+        self._last_used = time.time()
         if request is not None and isinstance(job.last, Done):
             self._record(request, job)
         self._notify()
@@ -264,7 +276,8 @@ class Dispatcher:
             self._metrics.real_time_factor.labels(self.name).set(self.pricer.real_time_factor)
 
     async def recover_from_oom(self, attempt: int) -> bool:
-        """Make room after a job ran out of memory: first fewer jobs per step and no idle models, then the CPU.
+        """Make room after a job ran out of memory: first fewer jobs per step and no idle models, then the CPU, unless
+        live jobs run, for whose end nobody can wait.
 
         attempt: 1 for the first time; returns False if nothing is left to try.
         """
@@ -272,7 +285,7 @@ class Dispatcher:
         if attempt == 1:
             await self.supervisor.make_space()
             return True
-        return attempt == 2 and await self.supervisor.replace_on_cpu()
+        return attempt == 2 and not self.live.active and await self.supervisor.replace_on_cpu()
 
     def _drop_expired(self) -> None:
         for entry in self._queue.expired(self._clock()):
@@ -310,6 +323,7 @@ class Dispatcher:
             await asyncio.gather(self._preparing, return_exceptions=True)
         for job in list(self._active):
             job.take(Failed("draining", error.message))
+        self.live.close(error)
         if self._dispatch_loop is not None:
             self._dispatch_loop.cancel()
             await asyncio.gather(self._dispatch_loop, return_exceptions=True)

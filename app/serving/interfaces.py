@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, overload
 
 from app.config.deployments import Deployment
 from backends.interface import Capabilities, Event, Request
+from backends.live import Feed, LiveEvent, LiveRequest
 
 DeploymentState = Literal["absent", "pulling", "loading", "ready", "busy", "failed", "unloaded"]
 
@@ -33,6 +34,7 @@ class DeploymentStatus:
     footprint_bytes: int
     jobs_active: int
     queue_depth: int
+    live_sessions: int
     real_time_factor: float | None
     last_used: float | None
     detail: dict[str, object]
@@ -63,11 +65,27 @@ class Reservation(Protocol):
     capabilities: Capabilities | None
     queue_seconds: float
 
-    async def run(self, request: Request) -> AsyncIterator[Event]:
+    @overload
+    async def run(self, request: Request) -> AsyncIterator[Event]: ...
+
+    @overload
+    async def run(self, request: LiveRequest) -> AsyncIterator[LiveEvent]: ...
+
+    async def run(self, request: Request | LiveRequest) -> AsyncIterator[Event] | AsyncIterator[LiveEvent]:
         """Wait for a worker to accept the request and return the job's events; iterate once.
 
-        A Failed event is raised as an ApiError instead. Raises ApiError (Overloaded, ModelUnavailable ...).
+        A Failed event is raised as an ApiError instead. Raises ApiError (Overloaded, ModelUnavailable ...). The events
+        of a live job end once it has told everything after a LiveEnd.
         """
+
+    def feed(self, feed: Feed) -> None:
+        """Give the live job that `run` started what comes next; returns at once and keeps the order.
+
+        What is fed after its end is dropped. Raises Overloaded where too much audio waits to be heard already.
+        """
+
+    async def wait_for_room(self) -> None:
+        """Return when the live job has heard enough of what it was fed to take more, or is over."""
 
 
 class Pool(Protocol):
@@ -78,9 +96,14 @@ class Pool(Protocol):
     async def drain(self, seconds: float) -> bool:
         """Refuse new work, let running work end within `seconds`, stop all workers. True if nothing was cut."""
 
-    def admit(self, deployment: Deployment, *, owner: str, request_id: str) -> AbstractAsyncContextManager[Reservation]:
-        """Reserve a slot in the queue. Raises Overloaded, Draining or ModelUnavailable at once; leaving the context
-        cancels its job."""
+    def admit(
+        self, deployment: Deployment, *, owner: str, request_id: str, live: bool = False
+    ) -> AbstractAsyncContextManager[Reservation]:
+        """Reserve a slot in the queue; live: a place for a live job instead, which waits in no queue.
+
+        Raises Overloaded, Draining, ModelUnavailable, or InvalidRequest where the deployment has no live jobs, at once;
+        leaving the context cancels its job.
+        """
 
     async def canary(self, deployment: Deployment, timeout_seconds: float) -> None:
         """Run the backend's canary request; raises ApiError if it fails or takes too long."""

@@ -182,20 +182,24 @@ class WorkerPool:
     # --- Requests -----------------------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def admit(self, deployment: Deployment, *, owner: str, request_id: str) -> AsyncIterator[Reservation]:
-        """Reserve a slot in the queue for as long as the context lasts."""
-        reservation = await self._reserve(deployment, owner, request_id)
+    async def admit(
+        self, deployment: Deployment, *, owner: str, request_id: str, live: bool = False
+    ) -> AsyncIterator[Reservation]:
+        """Reserve a slot in the queue, or a place for a live job, for as long as the context lasts."""
+        reservation = await self._reserve(deployment, owner, request_id, live=live)
         try:
             yield reservation
         finally:
             self._release(reservation)
 
-    async def _reserve(self, deployment: Deployment, owner: str, request_id: str) -> PoolReservation:
+    async def _reserve(
+        self, deployment: Deployment, owner: str, request_id: str, *, live: bool = False
+    ) -> PoolReservation:
         """Reserve with the deployment, or the first of its fallbacks that can be loaded.
 
         A deployment with a fallback is loaded first: only then is it certain who answers.
         """
-        reservation = self._reservation(deployment, owner, request_id, asked=deployment)
+        reservation = self._reservation(deployment, owner, request_id, asked=deployment, live=live)
         while True:
             self._reservations.add(reservation)
             with ExitStack() as undo:
@@ -204,7 +208,7 @@ class WorkerPool:
                 if refused is None:
                     undo.pop_all()
                     return reservation
-            reservation = self._fallback_reservation(reservation, refused, owner, request_id, deployment)
+            reservation = self._fallback_reservation(reservation, refused, deployment)
 
     def _release(self, reservation: PoolReservation) -> None:
         self._reservations.discard(reservation)
@@ -222,29 +226,29 @@ class WorkerPool:
             return error
         return None
 
-    def _fallback_reservation(
-        self, failed: PoolReservation, why: ApiError, owner: str, request_id: str, asked: Deployment
-    ) -> PoolReservation:
+    def _fallback_reservation(self, failed: PoolReservation, why: ApiError, asked: Deployment) -> PoolReservation:
         """Reserve with the fallback of a deployment that did not load. Raises `why` if that one is not there either."""
         try:
             fallback = self._deployments[failed.deployment.fallback]
-            return self._reservation(fallback, owner, request_id, asked=asked)
+            return self._reservation(fallback, failed.owner, failed.request_id, asked=asked, live=failed.live)
         except ModelUnavailable:
             raise why from None
 
     def _reservation(
-        self, deployment: Deployment, owner: str, request_id: str, *, asked: Deployment
+        self, deployment: Deployment, owner: str, request_id: str, *, asked: Deployment, live: bool
     ) -> PoolReservation:
-        """Make a reservation. asked: what the client named. Raises Draining, ModelUnavailable or Overloaded."""
+        """Make a reservation. asked: what the client named. Raises Draining, ModelUnavailable, Overloaded or
+        InvalidRequest."""
         if self._draining:
             self._metrics.refused_total.labels("draining").inc()
             raise Draining("The server is shutting down.", retry_after=5.0)
         dispatcher = self._who_answers(deployment)
-        dispatcher.check(owner)
+        if not live:
+            dispatcher.check(owner)
         fell_back = asked.name if dispatcher.name != asked.name else None
         if fell_back:
             _log.warning("pool.fallback", deployment=fell_back, answered_by=dispatcher.name, request_id=request_id)
-        return PoolReservation(dispatcher, owner=owner, request_id=request_id, fallback_from=fell_back)
+        return PoolReservation(dispatcher, owner=owner, request_id=request_id, fallback_from=fell_back, live=live)
 
     def _who_answers(self, deployment: Deployment) -> Dispatcher:
         """Return the deployment's own dispatcher, or the first of its fallbacks that can run now.
@@ -353,6 +357,7 @@ class WorkerPool:
             footprint_bytes=supervisor.memory_bytes,
             jobs_active=dispatcher.active,
             queue_depth=dispatcher.waiting,
+            live_sessions=dispatcher.live.count,
             real_time_factor=dispatcher.pricer.real_time_factor,
             last_used=dispatcher.last_used,
             detail=detail,

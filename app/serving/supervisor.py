@@ -32,6 +32,9 @@ class Jobs(Protocol):
     def active(self) -> int: ...
 
     @property
+    def live_active(self) -> int: ...
+
+    @property
     def waiting(self) -> int: ...
 
 
@@ -93,7 +96,8 @@ class ModelSupervisor:
 
     @property
     def active(self) -> int:
-        return self._jobs.active if self._jobs else 0
+        """Jobs that need the worker, live ones included."""
+        return self._jobs.active + self._jobs.live_active if self._jobs else 0
 
     @property
     def waiting(self) -> int:
@@ -145,7 +149,8 @@ class ModelSupervisor:
 
     @property
     def pinned(self) -> bool:
-        return self.deployment.keep_alive < 0
+        """Whether nobody may ask it to make room; a live session lasts longer than any request would wait for that."""
+        return self.deployment.keep_alive < 0 or bool(self._jobs and self._jobs.live_active)
 
     @property
     def memory_bytes(self) -> int:

@@ -17,6 +17,7 @@ import structlog
 from app.serving.channel import Channel
 from backends import frames
 from backends.interface import AudioChunk, Capabilities, Done, Event, Failed, Request, Segment, TextDelta
+from backends.live import Feed, LiveEvent, LiveRequest
 
 _log = structlog.get_logger("worker")
 
@@ -43,17 +44,21 @@ class LoadError(Exception):
 
 
 class WorkerJob:
-    """One job of a worker. `events` ends with Done or Failed; `ended` is set when its slot is free."""
+    """One job of a worker. `events` ends with Done or Failed; `ended` is set when its slot is free.
+
+    on_progress: called with the fields of each LiveProgress of a live job.
+    """
 
     def __init__(self, number: int, now: float) -> None:
         self.number = number
-        self.events: asyncio.Queue[Event] = asyncio.Queue()
+        self.events: asyncio.Queue[Event | LiveEvent] = asyncio.Queue()
         self.started = asyncio.Event()  # accepted, or over
         self.ended = asyncio.Event()
         self.last: Done | Failed | None = None
         self.has_output = False
         self.taken_up = False  # by the worker
         self.sent_at = now
+        self.on_progress: Callable[[int, float, float], None] | None = None
         self._callbacks: list[Callable[[WorkerJob], None]] = []
 
     def when_ended(self, callback: Callable[[WorkerJob], None]) -> None:
@@ -63,7 +68,7 @@ class WorkerJob:
         else:
             self._callbacks.append(callback)
 
-    def take(self, event: Event) -> None:
+    def take(self, event: Event | LiveEvent) -> None:
         """Pass an event of the worker on to whoever reads `events`."""
         if isinstance(event, Done | Failed):
             self.last = event
@@ -107,11 +112,14 @@ class Worker(Protocol):
     def job_count(self) -> int:
         """Jobs that were submitted and have not ended."""
 
-    def submit(self, request: Request | None, request_id: str = "") -> WorkerJob:
+    def submit(self, request: Request | LiveRequest | None, request_id: str = "") -> WorkerJob:
         """Send a job without waiting; None is the canary. request_id: for the logs of a worker on another machine.
 
         Raises FrameError for a request that cannot be encoded; a lost worker shows in the job's events.
         """
+
+    def feed(self, job: WorkerJob, feed: Feed) -> None:
+        """Send what a live job gets next, in order, without waiting; dropped if the job is over."""
 
     def cancel(self, job: WorkerJob) -> None:
         """Send the cancel; returns before the worker confirms it by ending the job."""
@@ -200,7 +208,7 @@ class ProcessWorker:
     def job_count(self) -> int:
         return len(self._jobs)
 
-    def submit(self, request: Request | None, request_id: str = "") -> WorkerJob:
+    def submit(self, request: Request | LiveRequest | None, request_id: str = "") -> WorkerJob:
         job = WorkerJob(next(self._numbers), self._clock())
         if self.lost:
             job.end(_LOST)
@@ -211,6 +219,10 @@ class ProcessWorker:
         self._jobs[job.number] = job
         self._send_soon(frame)
         return job
+
+    def feed(self, job: WorkerJob, feed: Feed) -> None:
+        if job.last is None:
+            self._send_soon(frames.encode(frames.FeedJob(job.number, feed)))
 
     def cancel(self, job: WorkerJob) -> None:
         if not job.ended.is_set():
@@ -255,6 +267,9 @@ class ProcessWorker:
                 self._jobs[number].take(event)
                 if isinstance(event, Done | Failed):  # the worker frees the slot before it sends the last event
                     self._jobs.pop(number).end(_CANCELLED)
+            case frames.LiveProgress(number, feeds, seconds, spent) if number in self._jobs:
+                if (tell := self._jobs[number].on_progress) is not None:
+                    tell(feeds, seconds, spent)
             case frames.JobStarted(number) if number in self._jobs:
                 self._jobs[number].taken_up = True
                 self._jobs[number].started.set()

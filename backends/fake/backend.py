@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from backends.fake.info import FakeOptions
 from backends.fake.jobs import CANARY, SPEECH_RATE, VOICES, FakeJob, begin
+from backends.fake.live import FakeLiveJob, begin_live
 from backends.interface import (
     ASR_SAMPLE_RATE,
     AudioPart,
@@ -36,6 +37,7 @@ from backends.interface import (
     TextPart,
     TranscriptionRequest,
 )
+from backends.live import Feed, LiveEvent, LiveRequest
 
 _FAULTS: dict[str, type[BackendError]] = {"invalid_input": InvalidInput, "model_unavailable": ModelUnavailable}
 _CRASH_CODE = 86  # exit status of a sudden death on demand
@@ -75,6 +77,7 @@ class FakeBackend:
             translation=options.task == "transcription",
             diarization=options.diarization,
             native_speed=options.native_speed,
+            max_live=options.max_live if options.task == "transcription" else 0,
             detail=self._detail,
         )
 
@@ -87,20 +90,33 @@ class FakeBackend:
             return ChatRequest((Message("user", (AudioPart(silence), TextPart("a"))),), max_tokens=1, options=CANARY)
         return TranscriptionRequest(silence, options=CANARY)
 
-    def start(self, request: Request) -> FakeJob:
+    def start(self, request: Request | LiveRequest) -> FakeJob | FakeLiveJob:
         """Plan the whole answer; steps only give it out. Raises InvalidInput for a request of another task."""
         self._meet("start", self._options.fail_start)
-        wanted = {"transcription": TranscriptionRequest, "speech": SpeechRequest, "chat": ChatRequest}[
-            self._options.task
-        ]
-        if not isinstance(request, wanted):
+        wanted: dict[str, tuple[type, ...]] = {
+            "transcription": (TranscriptionRequest, LiveRequest),
+            "speech": (SpeechRequest,),
+            "chat": (ChatRequest,),
+        }
+        if not isinstance(request, wanted[self._options.task]):
             raise InvalidInput(f"this deployment does {self._options.task}", code="OperationNotSupported")
         if self._warm and self._options.growth and not self._grown:
             self._grown = self._detail["grown"] = True
             self._ballast.append(np.full(self._options.growth, 1, np.uint8))
+        if isinstance(request, LiveRequest):
+            return begin_live(request, self._options)
         return begin(request, self._options)
 
-    def step(self, jobs: Sequence[FakeJob]) -> Iterable[tuple[FakeJob, Event]]:
+    def feed(self, job: FakeLiveJob, feed: Feed) -> None:
+        job.cutter.feed(feed)
+
+    def has_work(self, job: FakeLiveJob) -> bool:
+        return job.has_work()
+
+    def is_full(self, job: FakeLiveJob) -> bool:
+        return job.is_full()
+
+    def step(self, jobs: Sequence[FakeJob | FakeLiveJob]) -> Iterable[tuple[FakeJob | FakeLiveJob, Event | LiveEvent]]:
         """One piece of every job's answer."""
         options = self._options
         time.sleep(options.delay)
@@ -115,13 +131,13 @@ class FakeBackend:
             if not job.over:
                 yield from ((job, event) for event in job.advance())
 
-    def close(self, job: FakeJob) -> None:
+    def close(self, job: FakeJob | FakeLiveJob) -> None:
         job.over = self._warm = True
 
     def footprint(self) -> int:
         return self._options.memory
 
-    def _meet_in_step(self, job: FakeJob) -> Iterable[tuple[FakeJob, Event]]:
+    def _meet_in_step(self, job: FakeJob | FakeLiveJob) -> Iterable[tuple[FakeJob | FakeLiveJob, Event]]:
         """A fault of one job is that job's own, except those that take the process down or run out of memory."""
         try:
             self._meet("step", self._options.fail_step)

@@ -46,6 +46,8 @@ class FakeOptions:
         int, Meta(description="Run out of memory whenever a step holds more jobs than this; 0: never.")
     ] = 0
     oom_device: Annotated[str, Meta(description="Run out of memory only on devices whose name starts so.")] = ""
+    max_live: Annotated[int, Meta(description="Most live jobs; 0: it hears none.")] = 16
+    fail_turn: Annotated[int, Meta(description="Turn of a live job that cannot be transcribed; 1 = first.")] = 0
     fault_step: Annotated[int, Meta(description="Which step of a job the faults mean; 1 = first.")] = 1
     fault_times: Annotated[int, Meta(description="How often a fault happens before all is well; -1: always.")] = -1
     counter_file: Annotated[str, Meta(description="File that keeps the count of faults over restarts.")] = ""
@@ -60,6 +62,7 @@ INFO = BackendInfo(
     words=True,
     translation=True,
     diarization=True,
+    live=True,
     single_threaded=True,
     request_fields=(
         "steps",

@@ -24,7 +24,7 @@ ROW = {
     "footprint_bytes",
     "jobs_active",
 }
-ROW |= {"queue_depth", "real_time_factor", "last_used"}
+ROW |= {"queue_depth", "live_sessions", "real_time_factor", "last_used"}
 DEVICE = {"id", "kind", "name", "memory_total_bytes", "memory_used_bytes", "budget_bytes"}
 
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backends import frames, interface
+from backends import frames, interface, live
 from backends.interface import (
     AudioChunk,
     AudioPart,
@@ -87,6 +87,12 @@ MESSAGES: list[frames.Message] = [
         ),
     ),
     frames.StartJob(3, ChatRequest((Message("user", (TextPart("a"), AudioPart(SOUND))),), 5, 0.1, 0.9, ("stop",), 3)),
+    frames.StartJob(4, live.LiveRequest("de", "p", True, live.TurnDetection(0.4, 1, 2), 20.0, {"a": 1})),
+    frames.FeedJob(4, live.LiveAudio(SOUND)),
+    frames.FeedJob(4, live.LiveCommit()),
+    frames.FeedJob(4, live.LiveClear()),
+    frames.FeedJob(4, live.LiveSettings(live.LiveRequest(turn_detection=None))),
+    frames.FeedJob(4, live.LiveEnd()),
     frames.StartCanary(4),
     frames.CancelJob(5),
     frames.LimitBatch(6),
@@ -102,6 +108,15 @@ MESSAGES: list[frames.Message] = [
     frames.JobEvent(8, AudioChunk(SOUND, 24_000)),
     frames.JobEvent(8, Progress(1, 2)),
     frames.JobEvent(8, Done("a", "en", "length", Usage(1, 2, 3, 4, 5.5), 9, {"encode": 0.5}, ("cut",))),
+    frames.JobEvent(8, live.TurnStarted(0, 0.1)),
+    frames.JobEvent(8, live.TurnStopped(0, 1.5)),
+    frames.JobEvent(8, live.TurnCommitted(0, 0.1, 1.5)),
+    frames.JobEvent(8, live.TurnDelta(0, "a", (TokenLogprob("t", (116,), -0.5),))),
+    frames.JobEvent(8, live.TurnDone(0, "a", 1.4, "en", (Segment(0, 0.0, 1.0, " a"),), (), ("n",), {"decode": 0.5})),
+    frames.JobEvent(8, live.TurnFailed(1, Failed("internal", "no"))),
+    frames.JobEvent(8, live.CommitRefused(0.05)),
+    frames.JobEvent(8, live.LiveCleared()),
+    frames.LiveProgress(8, 3, 1.5, 0.25),
     frames.JobEnded(9),
     frames.Heartbeat(1, True, 2, 3, 4, 5),
 ]
@@ -125,7 +140,8 @@ def test_every_class_of_the_contract_is_covered_above() -> None:
                 walk(item)
 
     walk(tuple(MESSAGES))
-    crossing = {name for name, v in vars(interface).items() if isinstance(v, type) and dataclasses.is_dataclass(v)}
+    contract = [*vars(interface).items(), *vars(live).items()]
+    crossing = {name for name, v in contract if isinstance(v, type) and dataclasses.is_dataclass(v)}
     messages = {c.__name__ for c in typing.get_args(frames.Command) + typing.get_args(frames.Report)}
     assert crossing | messages == seen
 

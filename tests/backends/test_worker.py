@@ -242,7 +242,7 @@ class Scripted:
     def __init__(self) -> None:
         self.steps: list[list[str]] = []
         self.closed: list[str] = []
-        self.count: dict[int, int] = {}
+        self.count: dict[str, int] = {}
         self.fails: dict[str, list[Exception]] = {}
         self.too_many = 99
 
@@ -257,8 +257,8 @@ class Scripted:
         for job in jobs:
             self._fail(job[0])
         for job in jobs:
-            self.count[id(job)] = self.count.get(id(job), 0) + 1
-            yield job, Done(job[0]) if self.count[id(job)] == 2 else Progress(1, 2)
+            self.count[job[0]] = self.count.get(job[0], 0) + 1
+            yield job, Done(job[0]) if self.count[job[0]] == 2 else Progress(1, 2)
 
     def _fail(self, name: str) -> None:
         if self.fails.get(name):

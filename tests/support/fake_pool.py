@@ -32,6 +32,7 @@ from backends.interface import (
     Voice,
     Word,
 )
+from backends.live import Feed
 
 Script = Callable[[Request], Iterator[Event]]
 SPEECH_RATE = 24_000
@@ -86,12 +87,18 @@ class FakeReservation:
     capabilities: Capabilities | None = None
     queue_seconds: float = 0.001
 
-    async def run(self, request: Request) -> AsyncIterator[Event]:
+    async def run(self, request: Any) -> Any:
         if self.pool.refuse_run is not None:
             raise self.pool.refuse_run
         self.pool.requests.append(request)
         self.capabilities = self.pool.run_capabilities
         return self._events(self.pool.script(request))
+
+    def feed(self, feed: Feed) -> None:
+        self.pool.feeds.append(feed)
+
+    async def wait_for_room(self) -> None:
+        return None
 
     async def _events(self, events: Iterator[Event]) -> AsyncIterator[Event]:
         for event in events:
@@ -129,6 +136,7 @@ class FakePool:
         )
     )
     requests: list[Any] = field(default_factory=list)
+    feeds: list[Feed] = field(default_factory=list)
     owners: list[str] = field(default_factory=list)
     active: int = 0
     started: bool = False
@@ -154,7 +162,9 @@ class FakePool:
         return self.active == 0
 
     @asynccontextmanager
-    async def admit(self, deployment: Deployment, *, owner: str, request_id: str) -> AsyncIterator[FakeReservation]:
+    async def admit(
+        self, deployment: Deployment, *, owner: str, request_id: str, live: bool = False
+    ) -> AsyncIterator[FakeReservation]:
         if self._draining:
             raise Draining("The server is shutting down.")
         if self.refuse is not None:
@@ -209,6 +219,7 @@ class FakePool:
             footprint_bytes=0,
             jobs_active=self.active,
             queue_depth=0,
+            live_sessions=0,
             real_time_factor=None,
             last_used=None,
             detail={},
