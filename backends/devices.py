@@ -322,7 +322,8 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     for device in inventory.devices:
         print(
-            f"{device.id:12} {device.name}, {device.memory_total / 2**30:.1f} GiB, {', '.join(device.dtypes)} {device.driver}"
+            f"{device.id:12} {device.name}, {device.memory_total / 2**30:.1f} GiB, {', '.join(device.dtypes)} "
+            f"{device.driver}"
         )
     for kind, note in inventory.notes:
         print(f"no {kind}: {note}")

@@ -99,7 +99,8 @@ def _listed_files(wanted: ModelSpec, info: Any) -> list[RemoteFile]:
     pickles = [name for name in names if name.endswith(PICKLES)]
     if pickles and not any(s.rfilename.endswith((".safetensors", *PICKLES)) for s in found):
         raise ModelUnavailable(
-            f"{wanted.model} holds its weights only as pickles ({', '.join(pickles[:3])}), which can run code when they are"
+            f"{wanted.model} holds its weights only as pickles ({', '.join(pickles[:3])}), which can run code "
+            f"when they are"
             " loaded; they are refused. Use a repository with safetensors."
         )
     files = [RemoteFile(s.rfilename, s.size or 0, s.blob_id or "", s.lfs.sha256 if s.lfs else "") for s in found]
@@ -183,7 +184,8 @@ def hub_errors(wanted: ModelSpec, hub: str) -> Iterator[None]:
         yield
     except errors.GatedRepoError as error:
         raise ModelUnavailable(
-            f"{name} is given only to those who accepted its terms: do so at {hub}/{name}, then set HF_TOKEN to your access token"
+            f"{name} is given only to those who accepted its terms: do so at {hub}/{name}, then set HF_TOKEN to "
+            f"your access token"
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise ModelUnavailable(f"{hub} has no model {name}, or it is private and HF_TOKEN is not set") from error
@@ -191,7 +193,8 @@ def hub_errors(wanted: ModelSpec, hub: str) -> Iterator[None]:
         raise ModelUnavailable(f"{name} has no revision {wanted.revision!r} at {hub}") from error
     except errors.OfflineModeIsEnabled as error:
         raise ModelUnavailable(f"{name} is not on this disk, and HF_HUB_OFFLINE forbids to fetch it") from error
-    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.FileMetadataError, errors.HTTPError) as error:  # type: ignore[attr-defined]  # what the client of this version raises
+    # What the client of this version raises.
+    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.FileMetadataError, errors.HTTPError) as error:  # type: ignore[attr-defined]
         raise ModelUnavailable(f"{hub} could not give {name}: {error}; pull again to go on where it stopped") from error
     except ConnectionError as error:
         raise ModelUnavailable(f"{hub} is out of reach: {error}; pull again to go on where it stopped") from error

@@ -29,7 +29,8 @@ LANGUAGES: dict[str, str] = {code: name for code, _, name in _ROWS}
 """Whisper's code -> lower-case English name, as verbose_json shows it."""
 
 DETECT = frozenset({"auto", "mul", "und"})
-"""What clients send to have the language detected: a common word, and ISO 639-2 for several and for unknown languages."""
+"""What clients send to have the language detected: a common word, and ISO 639-2 for several and for unknown
+languages."""
 
 # Other names of the same language, codes that ISO 639-1 replaced or that replaced Whisper's (jv), and the ISO 639-3
 # codes of the usual member of a macrolanguage.

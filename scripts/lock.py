@@ -4,8 +4,8 @@
     python scripts/lock.py --upgrade    take the newest releases that pyproject.toml allows
 
 One file for what everybody gets, one for what each extra and each name of weight packages adds, for all platforms and
-versions of Python that the project supports. Owns these files. Which of them a machine installs is decided in `provision.py`. Standard library
-only.
+versions of Python that the project supports. Owns these files. Which of them a machine installs is decided in
+`provision.py`. Standard library only.
 """
 
 from __future__ import annotations

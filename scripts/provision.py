@@ -49,8 +49,8 @@ class WeightPackages:
 WEIGHT_PACKAGES = (
     WeightPackages(
         ("ears", "ears-second"),
-        cost="Without them embedded-asr (Whisper base) has no weights in packages: 147 MB are fetched from the hub at the"
-        " first start, or brought with `speech-gateway pull embedded-asr --from FOLDER`. Everything else works.",
+        cost="Without them embedded-asr (Whisper base) has no weights in packages: 147 MB are fetched from the hub "
+        "at the first start, or brought with `speech-gateway pull embedded-asr --from FOLDER`. Everything else works.",
     ),
     WeightPackages(
         ("ears-small",),

@@ -92,7 +92,8 @@ def test_the_gateway_process_stays_light() -> None:
 
 # What Windows lacks, by module.
 POSIX_NAMES = {
-    "os": "fork forkpty killpg setsid setpgid getpgid getuid geteuid getgid getegid getgroups setuid nice chown lchown fchmod "
+    "os": "fork forkpty killpg setsid setpgid getpgid getuid geteuid getgid getegid getgroups setuid nice chown lchown "
+    "fchmod "
     "mkfifo statvfs getloadavg sched_getaffinity sched_setaffinity uname wait wait3 wait4 WNOHANG sysconf openpty sync "
     "posix_spawn memfd_create pread pwrite sendfile register_at_fork ttyname kill execv execve execvp rename",
     "signal": "SIGKILL SIGHUP SIGUSR1 SIGUSR2 SIGALRM SIGCHLD SIGPIPE SIGQUIT SIGSTOP SIGCONT alarm pause setitimer "

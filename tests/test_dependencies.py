@@ -24,8 +24,8 @@ FINDERS = {"find_spec", "import_module"}  # calls whose literal argument is the 
 WEIGHTS = PYPROJECT["tool"]["speech-gateway"]["weights"]
 ALL = ("", *PYPROJECT["project"]["optional-dependencies"], *PYPROJECT["dependency-groups"], *WEIGHTS)
 
-# What each part of the tree may import: "" is what everybody gets, the others are extras, groups and weight packages. The most specific
-# prefix counts.
+# What each part of the tree may import: "" is what everybody gets, the others are extras, groups and weight packages.
+# The most specific prefix counts.
 AREAS = {
     "app": ("",),
     "app/ui": ("", "ui"),

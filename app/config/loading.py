@@ -1,7 +1,7 @@
 """Loads the settings: options over environment over gateway.toml over the defaults.
 
-Owns these sources and errors that say which of them, which table and which key is wrong; pydantic-settings lays them over
-each other. Knows no setting's meaning: names and types are in `app/config/settings.py`.
+Owns these sources and errors that say which of them, which table and which key is wrong; pydantic-settings lays them
+over each other. Knows no setting's meaning: names and types are in `app/config/settings.py`.
 """
 
 from __future__ import annotations

@@ -73,7 +73,8 @@ class OriginGuard:
         host = headers.get("host", "")
         if self._check_host and not self._host_allowed(host):
             raise Forbidden(
-                f"The Host name {_hostname(host)!r} is not this server's; add it to server.allowed_hosts if it should be.",
+                f"The Host name {_hostname(host)!r} is not this server's; add it to server.allowed_hosts if it "
+                f"should be.",
                 code="host_not_allowed",
             )
         origin = headers.get("origin")

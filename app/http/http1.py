@@ -23,8 +23,8 @@ HEAD_SECONDS = 30.0  # from the connection, or the first byte of a further reque
 STALLED_SECONDS = (
     300.0  # that a full buffer of an answer may wait for room: longer than a player pauses that has read ahead
 )
-# After an answer that came before the whole request, the rest of it is read and dropped for so long, and while some comes
-# at least so often (nginx: lingering_time, lingering_timeout; twice its time, as speech comes in large files).
+# After an answer that came before the whole request, the rest of it is read and dropped for so long, and while some
+# comes at least so often (nginx: lingering_time, lingering_timeout; twice its time, as speech comes in large files).
 LINGER_SECONDS, LINGER_IDLE_SECONDS = 60.0, 5.0
 _UPGRADE = re.compile(rb"\nupgrade(?=[ \t]*:)", re.IGNORECASE)
 _UPGRADE_BEGUN = re.compile(rb"\n(u(?:p(?:g(?:r(?:a(?:d(?:e[ \t]*)?)?)?)?)?)?)\Z", re.IGNORECASE)
@@ -135,8 +135,8 @@ class GatewayProtocol(HttpToolsProtocol):
             self._linger()
 
     def _linger(self) -> None:
-        """End our side of the connection and drop what still comes. Closed with bytes unread, the system would reset it,
-        and that overtakes the answer."""
+        """End our side of the connection and drop what still comes. Closed with bytes unread, the system would reset
+        it, and that overtakes the answer."""
         self._stop_clock()
         if self.transport.is_closing() or self._lingers:
             return

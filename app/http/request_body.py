@@ -95,8 +95,8 @@ class RequestBody:
         return chunks
 
     async def drain(self) -> bool:
-        """Throw away what is still coming, within bounds. False: not all of it came; the connection must be closed after
-        the answer, and drops the rest (`app/http/http1.py`)."""
+        """Throw away what is still coming, within bounds. False: not all of it came; the connection must be closed
+        after the answer, and drops the rest (`app/http/http1.py`)."""
         if self.waits and self.received == 0:
             return False
         limit = self.received + DRAIN_BYTES

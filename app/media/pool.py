@@ -43,8 +43,8 @@ _log = structlog.get_logger("media")
 @dataclass(slots=True)
 class Decoded:
     """Decoded audio. samples: float32 [time], mono, at the wanted rate, read-only (a memory map of `file` for long
-    audio); duration: seconds of the source; source_rate, channels, container: what was uploaded; note: what of the sound
-    could not be read, "" if nothing. Close it when the job is over."""
+    audio); duration: seconds of the source; source_rate, channels, container: what was uploaded; note: what of the
+    sound could not be read, "" if nothing. Close it when the job is over."""
 
     samples: Samples
     duration: float

@@ -24,7 +24,8 @@ _AAC = {0x00FF, 0x1600, 0x706D, 0xA106}  # format tags of AAC, with and without 
 @dataclass(frozen=True, slots=True)
 class WavPart:
     """A stretch of sound. format: content of its fmt chunk; start, end: of its samples; stated: bytes that the header
-    says there are where it says more than the file holds, else 0; plain: any decoder reads the whole file rightly as it is."""
+    says there are where it says more than the file holds, else 0; plain: any decoder reads the whole file rightly as
+    it is."""
 
     format: bytes
     start: int

@@ -211,7 +211,8 @@ class _FormReader:
 
 
 def _names(disposition: bytes | None) -> tuple[str, str | None]:
-    """Field name and, for a file part, its file name. The parser's own reader knows no filename*, which clients send."""
+    """Field name and, for a file part, its file name. The parser's own reader knows no filename*, which clients
+    send."""
     if disposition is None:
         raise BrokenBody("A multipart part has no Content-Disposition.")
     given = {

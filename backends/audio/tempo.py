@@ -21,7 +21,8 @@ _LEAST_CHANGE = 0.01  # of the speed: less cannot be heard
 
 
 def change_tempo(samples: Samples, rate: int, speed: float) -> Samples:
-    """`samples` (float32 [time] at `rate` Hz) spoken `speed` times as fast; within 1 % of 1 they come back unchanged."""
+    """`samples` (float32 [time] at `rate` Hz) spoken `speed` times as fast; within 1 % of 1 they come back
+    unchanged."""
     if abs(speed - 1) < _LEAST_CHANGE or not len(samples):
         return samples
     tempo = TempoFilter(speed, rate)

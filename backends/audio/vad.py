@@ -1,8 +1,8 @@
 """Voice activity: Silero's detector, run by ONNX Runtime on the file inside its wheel.
 
-Owns the model's calling convention: frames of 512 samples at 16 kHz, each with the 64 samples before it, and a recurrent
-state from frame to frame. Knows no recogniser and no segments. The wheel's Python code, which needs torch, is never
-imported.
+Owns the model's calling convention: frames of 512 samples at 16 kHz, each with the 64 samples before it, and a
+recurrent state from frame to frame. Knows no recogniser and no segments. The wheel's Python code, which needs torch,
+is never imported.
 """
 
 from __future__ import annotations

@@ -26,7 +26,8 @@ class CsmOptions:
     watermark_statistics: Annotated[
         Literal["batch", "running"],
         Meta(
-            description="Normalise the mark's networks by utterance (batch, as published) or training (running, half the cost)."
+            description="Normalise the mark's networks by utterance (batch, as published) or training "
+            "(running, half the cost)."
         ),
     ] = "batch"
     codec_model: Annotated[str, Meta(description="Hub id or folder of Mimi; empty: inside the model's own files.")] = ""

@@ -163,8 +163,8 @@ def resolve(
 ) -> ResolvedOptions:
     """The deployment's defaults with a request's own settings over them.
 
-    extra_fields: see RequestOptions, also as strings from a form; max_tokens: rounded up to whole blocks; steps that the
-    request does not name follow the number of tokens at the default's tokens per step. Raises InvalidInput.
+    extra_fields: see RequestOptions, also as strings from a form; max_tokens: rounded up to whole blocks; steps that
+    the request does not name follow the number of tokens at the default's tokens per step. Raises InvalidInput.
     """
     requested = _parse(extra_fields)
     base = _base(defaults, requested.preset)

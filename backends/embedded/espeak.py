@@ -42,7 +42,8 @@ _LIBRARY_BYTES = 25_000_000  # library and data of espeak-ng 1.52 as loaded, res
 
 @dataclass(slots=True, eq=False)
 class _SpeechJob:
-    """What is left to say. notes: what was done to the text; audible: some chunk was; begun: time.perf_counter() at start."""
+    """What is left to say. notes: what was done to the text; audible: some chunk was; begun: time.perf_counter() at
+    start."""
 
     request: SpeechRequest
     voice: Choice
@@ -157,7 +158,8 @@ def _done(job: _SpeechJob, *notes: str) -> Done:
 
 
 def _unused(request: SpeechRequest) -> Iterator[str]:
-    """Notes for what espeak-ng ignores in a request. It is no error: espeak-ng stands in for models that use all of it."""
+    """Notes for what espeak-ng ignores in a request. It is no error: espeak-ng stands in for models that use all of
+    it."""
     if request.instructions.strip():
         yield "espeak-ng has no speaking styles: instructions were not used"
     if request.context:

@@ -21,8 +21,10 @@ from backends.interface import InvalidInput
 
 # Script of a letter -> language that speaks it when the request names no language.
 SCRIPT_LANGUAGE: Mapping[str, str] = {
-    "ARABIC": "ar", "ARMENIAN": "hy", "BENGALI": "bn", "CJK": "cmn", "CYRILLIC": "ru", "DEVANAGARI": "hi", "ETHIOPIC": "am",
-    "GEORGIAN": "ka", "GREEK": "el", "GUJARATI": "gu", "GURMUKHI": "pa", "HANGUL": "ko", "HEBREW": "he", "HIRAGANA": "ja",
+    "ARABIC": "ar", "ARMENIAN": "hy", "BENGALI": "bn", "CJK": "cmn", "CYRILLIC": "ru", "DEVANAGARI": "hi",
+    "ETHIOPIC": "am",
+    "GEORGIAN": "ka", "GREEK": "el", "GUJARATI": "gu", "GURMUKHI": "pa", "HANGUL": "ko", "HEBREW": "he",
+    "HIRAGANA": "ja",
     "KANNADA": "kn", "KATAKANA": "ja", "KATAKANA-HIRAGANA": "ja", "MALAYALAM": "ml", "MYANMAR": "my", "ORIYA": "or",
     "SINHALA": "si", "TAMIL": "ta", "TELUGU": "te", "THAI": "th",
 }  # fmt: skip
@@ -30,13 +32,16 @@ SCRIPT_LANGUAGE: Mapping[str, str] = {
 # Languages that read a script beside the one above (primary codes).
 _ALSO_READS: Mapping[str, str] = {
     "ARABIC": "fa sd ug ur", "BOPOMOFO": "", "CJK": "yue",
-    "CYRILLIC": "ba be bg bs cv hr ka kk ky lfn ltg lv mk nog sr tt uk uz", "ETHIOPIC": "ti", "MYANMAR": "shn", "SHAVIAN": "en",
+    "CYRILLIC": "ba be bg bs cv hr ka kk ky lfn ltg lv mk nog sr tt uk uz", "ETHIOPIC": "ti", "MYANMAR": "shn",
+    "SHAVIAN": "en",
 }  # fmt: skip
 
 # Every voice reads these, most of them by changing to the script's own language, but for the languages named.
 _READ_BY_ALL_BUT: Mapping[str, str] = {
-    "ARMENIAN": "", "BENGALI": "", "DEVANAGARI": "", "GEORGIAN": "", "GREEK": "af en lt", "GUJARATI": "", "GURMUKHI": "",
-    "HANGUL": "", "KANNADA": "", "LATIN": "ba cv hyw ja kok ky my nog shn ti", "MALAYALAM": "", "SINHALA": "", "TAMIL": "",
+    "ARMENIAN": "", "BENGALI": "", "DEVANAGARI": "", "GEORGIAN": "", "GREEK": "af en lt", "GUJARATI": "",
+    "GURMUKHI": "",
+    "HANGUL": "", "KANNADA": "", "LATIN": "ba cv hyw ja kok ky my nog shn ti", "MALAYALAM": "", "SINHALA": "",
+    "TAMIL": "",
 }  # fmt: skip
 
 _NAMED_WHEN_ALONE = frozenset({"ARABIC", "CYRILLIC", "GREEK", "HEBREW", "LATIN"})  # "the angle alpha" is what is meant

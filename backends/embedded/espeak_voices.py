@@ -22,7 +22,8 @@ SPEAKERS: Mapping[str, str] = {
 
 _LISTED_VARIANTS = ("f2", "f3", "f4", "m2", "m3", "m7")
 _LISTED_LANGUAGES = (
-    "ar", "cmn", "de", "en-gb", "en-us", "es", "es-419", "fr-fr", "hi", "it", "ja", "ko", "nl", "pl", "pt", "pt-br", "ru", "tr",
+    "ar", "cmn", "de", "en-gb", "en-us", "es", "es-419", "fr-fr", "hi", "it", "ja", "ko", "nl", "pl", "pt", "pt-br",
+    "ru", "tr",
 )  # fmt: skip
 
 
@@ -77,7 +78,8 @@ class VoiceCatalog:
         voice = self._by_code.get(base.replace("_", "-").lower())
         if voice is None or (variant and variant not in self._variants):
             raise InvalidInput(
-                f"espeak-ng has no voice {name!r}; name a language such as en-us, de or ja, with or without a variant (en-us+f3)",
+                f"espeak-ng has no voice {name!r}; name a language such as en-us, de or ja, with or without a "
+                f"variant (en-us+f3)",
                 param="voice",
             )
         language = _code(voice).lower().split("-")[0]

@@ -64,7 +64,8 @@ def is_kanji_only(text: str) -> bool:
 
 
 def is_surely_chinese(text: str) -> bool:
-    """Whether a text holds characters that Japanese does not write: outside JIS X 0208, or words of everyday Chinese."""
+    """Whether a text holds characters that Japanese does not write: outside JIS X 0208, or words of everyday
+    Chinese."""
     try:
         text.encode("cp932")
     except UnicodeEncodeError:

@@ -16,7 +16,10 @@ from backends.embedded import kokoro_phonemes, voice_files
 from backends.interface import Voice
 
 JOE = "en_US-joe-medium"
-JOE_LICENCE = "recordings CC0; fine-tuned from the voice lessac, whose corpus (Blizzard Challenge 2013) does not allow commercial voices"
+JOE_LICENCE = (
+    "recordings CC0; fine-tuned from the voice lessac, whose corpus (Blizzard Challenge 2013) does not allow "
+    "commercial voices"
+)
 KOKORO_LICENCE = "Apache-2.0"
 PACKAGED_STYLES = ("jf_alpha", "jf_gongitsune", "jf_nezumi", "jf_tebukuro", "jm_kumo")  # of the package's archive
 

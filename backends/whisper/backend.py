@@ -39,8 +39,8 @@ _TORCH_DEVICES = ("cuda", "mps", "xpu")
 _WINDOWS_PER_STEP_CPU = 4  # a cancelled or a new request waits for one step at most
 _LARGE_WEIGHTS = 2_000_000_000  # bytes; more than this crowds a GPU that shares the system's memory
 _LEAST_SECONDS = 0.02  # that a segment counts for
-# Of an English-only model: published tiny.en in int8 gave -0.18 to -0.41 on nine English clips, real and spoken, and -0.88
-# to -1.32 on speech in other languages.
+# Of an English-only model: published tiny.en in int8 gave -0.18 to -0.41 on nine English clips, real and spoken, and
+# -0.88 to -1.32 on speech in other languages.
 _DOUBTFUL_ENGLISH = -0.7
 _POSITIONS_PER_SECOND = 50  # encoder positions, counted as audio tokens
 

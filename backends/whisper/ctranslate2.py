@@ -117,7 +117,8 @@ def read_container(file: JoinedFile) -> Container:
     version, kind, revision = reader.number(4), reader.text(), reader.number(4)
     if (version, kind, revision) != (_VERSION, _KIND, _REVISION):
         raise ModelUnavailable(
-            f"{file} is a CTranslate2 file of version {version}, kind {kind[:40]!r}, revision {revision}; known is {_KIND!r}"
+            f"{file} is a CTranslate2 file of version {version}, kind {kind[:40]!r}, revision {revision}; known "
+            f"is {_KIND!r}"
             f" in version {_VERSION}, revision {_REVISION}: convert the model anew"
         )
     variables: dict[str, Variable] = {}

@@ -28,8 +28,8 @@ from tests.support.server import fake_settings, wait_until_live
 from tests.support.waiting import LIMIT, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
-RUN = "import sys; from pathlib import Path; from app.config.loading import load_settings; from app.main import run_server; "
-RUN += "sys.exit(run_server(load_settings(Path(sys.argv[1]))))"
+RUN = "import sys; from pathlib import Path; from app.config.loading import load_settings; "
+RUN += "from app.main import run_server; sys.exit(run_server(load_settings(Path(sys.argv[1]))))"
 KEY = {"api-key": "k"}
 
 

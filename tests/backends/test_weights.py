@@ -101,7 +101,8 @@ def test_an_index_that_names_what_is_no_file_is_a_problem_and_no_accident(tmp_pa
 
 @pytest.mark.parametrize("end", ["Infinity", "NaN", "-1", '"8"', "[]", "1e999", "true"])
 def test_an_offset_that_is_none_is_a_problem_and_no_accident(tmp_path: Path, end: str) -> None:
-    head = f'{{"a": {{"dtype": "U8", "shape": [8], "data_offsets": [0, {end}]}}, "b": {{"data_offsets": [0, 8]}}}}'.encode()
+    first = f'"a": {{"dtype": "U8", "shape": [8], "data_offsets": [0, {end}]}}'
+    head = f'{{{first}, "b": {{"data_offsets": [0, 8]}}}}'.encode()
     folder = fill(
         tmp_path, {"config.json": b"{}", "model.safetensors": len(head).to_bytes(8, "little") + head + bytes(8)}
     )

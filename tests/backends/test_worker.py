@@ -196,7 +196,8 @@ def test_the_end_of_the_parent_ends_the_worker_even_in_a_hung_step() -> None:
 def test_a_killed_gateway_leaves_no_worker() -> None:
     program = (
         "import subprocess, sys, time\n"
-        "c = subprocess.Popen([sys.executable, '-m', 'backends.worker'], stdin=subprocess.PIPE, stdout=subprocess.PIPE)\n"
+        "c = subprocess.Popen([sys.executable, '-m', 'backends.worker'], stdin=subprocess.PIPE, "
+        "stdout=subprocess.PIPE)\n"
         "print(c.pid, flush=True)\n"
         "time.sleep(60)\n"
     )
@@ -412,7 +413,8 @@ class OutOfMemoryError(RuntimeError):
         RuntimeError("Could not allocate tensor with 4194304 bytes. There is not enough GPU video memory available!"),
         RuntimeError("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : bad allocation: std::bad_alloc"),
         RuntimeError(
-            "Non-zero status code ... BFCArena::AllocateRawInternal Failed to allocate memory for requested buffer of size 1"
+            "Non-zero status code ... BFCArena::AllocateRawInternal Failed to allocate memory for requested "
+            "buffer of size 1"
         ),
         RuntimeError(
             "DmlExecutionProvider ... 8007000E Not enough memory resources are available to complete this operation."

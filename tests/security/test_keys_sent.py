@@ -52,10 +52,13 @@ def test_forms_of_a_key(server: Running, headers: dict[str, str], query: str, st
 @pytest.mark.parametrize(
     "path",
     [
-        "/v1/models/", "//v1/models", "/v1/models/fake-asr", "/v1/../v1/models", "/v1/./models", "/v1/%6dodels", "/%76%31/models",
-        "/openai/v1/models", "/openai/models?api-version=2024-10-21", "/health/../v1/models", "/health%2f..%2fv1/models",
+        "/v1/models/", "//v1/models", "/v1/models/fake-asr", "/v1/../v1/models", "/v1/./models", "/v1/%6dodels",
+        "/%76%31/models",
+        "/openai/v1/models", "/openai/models?api-version=2024-10-21", "/health/../v1/models",
+        "/health%2f..%2fv1/models",
         "/uix", "/V1/models", "/v1/models;x", "/v1/models%00", "/admin/load/fake-asr", "/docs/../admin",
-        "/v1/audio/voices", "/openai/deployments?api-version=2024-10-21", "/openai/deployments/fake-asr?api-version=2024-10-21",
+        "/v1/audio/voices", "/openai/deployments?api-version=2024-10-21",
+        "/openai/deployments/fake-asr?api-version=2024-10-21",
     ],
 )  # fmt: skip
 def test_no_spelling_of_a_path_opens_without_a_key(server: Running, path: str) -> None:

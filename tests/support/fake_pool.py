@@ -112,8 +112,8 @@ class FakeReservation:
 @dataclass
 class FakePool:
     """delay: seconds before each event; refuse, refuse_run: raised by admit or run; script: what a run says;
-    fallbacks: deployment name -> the one that answers for it; run_capabilities: of the models that run. active, requests:
-    what happened."""
+    fallbacks: deployment name -> the one that answers for it; run_capabilities: of the models that run. active,
+    requests: what happened."""
 
     deployments: Mapping[str, Deployment]
     script: Script = answer

@@ -42,7 +42,8 @@ _USAGE = obj({name: integer("") for name in ("input_tokens", "output_tokens", "t
 
 SPEAK: dict[str, Any] = {
     "summary": "Turn text into speech",
-    "description": "Audio is sent as it is made. Events: speech.audio.delta (audio: base64), then speech.audio.done (usage).",
+    "description": "Audio is sent as it is made. Events: speech.audio.delta (audio: base64), then speech.audio.done "
+    "(usage).",
     "tags": ["speech"],
     "requestBody": json_body(obj(_FIELDS, ("input", "voice"))),
     "responses": {

@@ -40,7 +40,8 @@ def target_of(device: str) -> Target:
         if "DmlExecutionProvider" not in onnxruntime.get_available_providers():
             have = ", ".join(onnxruntime.get_available_providers())
             raise ModelUnavailable(
-                f"this onnxruntime has no DmlExecutionProvider (it has: {have}); install onnxruntime-directml on Windows"
+                f"this onnxruntime has no DmlExecutionProvider (it has: {have}); install onnxruntime-directml "
+                f"on Windows"
             )
         return Target("DmlExecutionProvider", {"device_id": number or "0"}, "dml", int(number or 0))
     raise ModelUnavailable(f"Whisper's onnx engine runs on cpu and directml, not on {device}; use the torch engine")

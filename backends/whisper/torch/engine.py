@@ -54,7 +54,8 @@ def _directml_device(number: int) -> torch.device:
         import torch_directml
     except (ImportError, OSError) as error:  # OSError: the system lacks DirectX 12 libraries
         raise ModelUnavailable(
-            f"torch-directml does not load ({error}); prepare its environment with setup.ps1 -Accelerator torch-directml"
+            f"torch-directml does not load ({error}); prepare its environment with setup.ps1 -Accelerator "
+            f"torch-directml"
         ) from error
     if number >= torch_directml.device_count():
         raise ModelUnavailable(f"there is no DirectML device {number}; `speech-gateway doctor` lists the devices")

@@ -9,7 +9,8 @@ from urllib.parse import quote_from_bytes
 from scripts.stress.fuzzing.exchange import KEY, Case, damaged, forever
 
 OPERATIONS = (
-    "audio/transcriptions", "audio/translations", "audio/speech", "audio/models", "audio/voices", "audio/watermark/detect",
+    "audio/transcriptions", "audio/translations", "audio/speech", "audio/models", "audio/voices",
+    "audio/watermark/detect",
     "models", "chat/completions", "models/hear", "deployments", "deployments/hear", "realtime", "", "health", "metrics",
     "admin/unload/none", "admin/load/", "admin", "openapi.json", "docs", "favicon.ico", "health/live/", "../health",
     "embeddings",
@@ -25,28 +26,36 @@ PREFIXES = (
     "/openai/deployments/",
 )
 NAMES: tuple[bytes, ...] = (
-    b"hear", b"team/asr model", b".", b"..", b"../..", b"\x00", b"hear\x00", b"\r\n", b"a\r\nx: y", b"%", b"%00", b"%2e%2e",
-    b"%25", b"\xff", "日本".encode(), b"a" * 8000, b" ", b"", b"?", b"#", b";", b"a;b=c", b"&", b"=", b"\\", b"C:\\x", b"|",
-    b"<script>", b"'", b'"', b"{}", b"hear/", "\ud800".encode("utf-8", "surrogatepass"), "\u202e".encode(), b"hear.", b"HEAR",
+    b"hear", b"team/asr model", b".", b"..", b"../..", b"\x00", b"hear\x00", b"\r\n", b"a\r\nx: y", b"%", b"%00",
+    b"%2e%2e",
+    b"%25", b"\xff", "日本".encode(), b"a" * 8000, b" ", b"", b"?", b"#", b";", b"a;b=c", b"&", b"=", b"\\", b"C:\\x",
+    b"|",
+    b"<script>", b"'", b'"', b"{}", b"hear/", "\ud800".encode("utf-8", "surrogatepass"), "\u202e".encode(), b"hear.",
+    b"HEAR",
     b"/", b"//", b"audio/speech", b"deployments",
 )  # fmt: skip
 VERSIONS: tuple[bytes, ...] = (
     b"2024-10-21", b"2025-04-01-preview", b"v1", b"preview", b"latest", b"", b"1", b"2024-10-21-preview", b"2024-02-30",
-    b"9999-99-99", b"%00", b"%ff", b"2024-10-21%20", b"+2024-10-21", b"2024%2D10%2D21", "٢٠٢٤-10-21".encode(), b"x" * 9000,
-    b"v1&api-version=2", b"'", b"%F0%9F%98%80", b"2024-10-21%0d%0ax: y", b"null", b"2024-10-21;v1", b"[]", b"V1", b"%ED%A0%80",
+    b"9999-99-99", b"%00", b"%ff", b"2024-10-21%20", b"+2024-10-21", b"2024%2D10%2D21", "٢٠٢٤-10-21".encode(),
+    b"x" * 9000,
+    b"v1&api-version=2", b"'", b"%F0%9F%98%80", b"2024-10-21%0d%0ax: y", b"null", b"2024-10-21;v1", b"[]", b"V1",
+    b"%ED%A0%80",
 )  # fmt: skip
 METHODS = (b"GET", b"POST", b"POST", b"POST", b"HEAD", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"TRACE", b"PROPFIND")
 HEADERS: tuple[bytes, ...] = (
     b"Host: evil.example", b"Host:", b"Host: [::1]:80", b"Host: 127.0.0.1:99999", b"Host: a b", b"Origin: null",
-    b"Origin: http://evil.example", b"Origin: http://localhost", b"Origin: \xff", b"Access-Control-Request-Method: POST",
+    b"Origin: http://evil.example", b"Origin: http://localhost", b"Origin: \xff",
+    b"Access-Control-Request-Method: POST",
     b"Content-Type:", b"Content-Type: \xff\xfe", b"api-key:", b"Content-Type: application/json",
     b"Content-Type: multipart/form-data", b"Content-Type: multipart/form-data; boundary=x", b"api-key: \xff",
     b"Authorization: Bearer", b"Authorization: Basic cm9vdA==", b"Authorization: Bearer \xe9 \x09",
-    b"x-ms-client-request-id: \xff\x09" + b"y" * 999, b"x-ms-client-request-id: a", b"Expect: 100-continue", b"Expect: 200-ok",
+    b"x-ms-client-request-id: \xff\x09" + b"y" * 999, b"x-ms-client-request-id: a", b"Expect: 100-continue",
+    b"Expect: 200-ok",
     b"Upgrade: websocket", b"Connection: upgrade", b"Connection: close, x", b"Range: bytes=0-", b"If-None-Match: *",
     b"Cookie: " + b"c" * 4000, b"x-gateway-progress: \xff", b"Accept: */*;q=\xff", b"Content-Encoding: gzip",
     b"Transfer-Encoding: identity", b"Forwarded: for=x", b"X-Forwarded-For: 1.1.1.1", b"Content-Length: 0",
-    b"Content-Length: 00000", b"Keep-Alive: x", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABkAAQAAP__", b"User-Agent: \xf0\x9f",
+    b"Content-Length: 00000", b"Keep-Alive: x", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABkAAQAAP__",
+    b"User-Agent: \xf0\x9f",
     b"Accept-Language: ja",
 )  # fmt: skip
 MALFORMED: tuple[bytes, ...] = (
@@ -54,7 +63,8 @@ MALFORMED: tuple[bytes, ...] = (
     b"GET  /  HTTP/1.1\r\n\r\n", b"GET /\x00 HTTP/1.1\r\nHost: x\r\n\r\n", b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n",
     b"GET * HTTP/1.1\r\nHost: x\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n",
     b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n", b"GET http://x/v1/models HTTP/1.1\r\nHost: x\r\n\r\n",
-    b"GET http:// HTTP/1.1\r\nHost: x\r\n\r\n", b"GET ? HTTP/1.1\r\nHost: x\r\n\r\n", b"GET //[ HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"GET http:// HTTP/1.1\r\nHost: x\r\n\r\n", b"GET ? HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"GET //[ HTTP/1.1\r\nHost: x\r\n\r\n",
     b"GET /%zz%% HTTP/1.1\r\nHost: x\r\n\r\n", b"GET / HTTP/1.1\r\nHost x\r\n\r\n", b"GET / HTTP/1.1\r\n: x\r\n\r\n",
     b"GET / HTTP/1.1\r\nA : b\r\n\r\n", b"GET / HTTP/1.1\r\nA: b\r\n c\r\n\r\n", b"GET / HTTP/1.1\r\nA: \x00\r\n\r\n",
     b"GET / HTTP/1.0\r\n\r\n", b"GET /v1/models HTTP/0.9\r\n\r\n", b"\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n",

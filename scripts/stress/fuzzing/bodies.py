@@ -18,19 +18,24 @@ from scripts.stress.fuzzing.ordinary import tone
 RECORDING = tone(0.5)
 HUGE = 10**400
 ODD: tuple[Any, ...] = (
-    None, True, False, 0, -1, 1, 2, 0.5, -0.0, 2**31, 2**63, 2**64, -(2**63) - 1, HUGE, 1e308, "", " ", "\x00", "²", "٣",
-    "x" * 5000, "a\ud800b", "\ufeff", "😀", "NaN", "1e400", "0", "--5", "true", [], {}, [None], [[]], {"id": None}, {"id": ""},
-    {"id": 5}, {"": ""}, ["text"], ["text", "audio"], ["audio"], [0] * 2000, "../../etc/passwd", "\r\nx: y", "ask", "speak",
+    None, True, False, 0, -1, 1, 2, 0.5, -0.0, 2**31, 2**63, 2**64, -(2**63) - 1, HUGE, 1e308, "", " ", "\x00", "²",
+    "٣",
+    "x" * 5000, "a\ud800b", "\ufeff", "😀", "NaN", "1e400", "0", "--5", "true", [], {}, [None], [[]], {"id": None},
+    {"id": ""},
+    {"id": 5}, {"": ""}, ["text"], ["text", "audio"], ["audio"], [0] * 2000, "../../etc/passwd", "\r\nx: y", "ask",
+    "speak",
     "hear", "alloy",
 )  # fmt: skip
 KEYS: tuple[str, ...] = (
-    "n", "tools", "logprobs", "stop", "seed", "stream", "stream_options", "temperature", "top_p", "max_tokens", "modalities",
+    "n", "tools", "logprobs", "stop", "seed", "stream", "stream_options", "temperature", "top_p", "max_tokens",
+    "modalities",
     "max_completion_tokens", "audio", "user", "metadata", "response_format", "speed", "instructions", "stream_format",
     "context", "options", "reference_audio", "reference_text", "voice", "input", "messages", "model", "data_sources",
     "top_logprobs", "__class__",
 )  # fmt: skip
 OPTIONS: tuple[str, ...] = (
-    "temperature", "top_k", "top_p", "steps", "block_length", "max_new_tokens", "repetition_penalty", "lora", "cfg", "speed",
+    "temperature", "top_k", "top_p", "steps", "block_length", "max_new_tokens", "repetition_penalty", "lora", "cfg",
+    "speed",
     "pitch", "min_p", "guidance", "remasking", "gen_length", "beams", "vad", "volume",
 )  # fmt: skip
 BROKEN: tuple[bytes, ...] = (
@@ -81,7 +86,8 @@ class BodyBudget:
             {"role": "user", "content": [{"type": "text", "text": "Well?"}, sound]},
         ]
         further = {
-            "stream": True, "max_tokens": 5, "temperature": 0.5, "seed": 3, "stop": ["x"], "modalities": ["text", "audio"],
+            "stream": True, "max_tokens": 5, "temperature": 0.5, "seed": 3, "stop": ["x"], "modalities": ["text",
+            "audio"],
             "audio": {"voice": "alloy", "format": "wav"}, "stream_options": {"include_usage": True},
         }  # fmt: skip
         body = {"model": chance.choice(self._chat), "messages": messages, "max_tokens": 8}

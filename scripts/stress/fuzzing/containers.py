@@ -14,10 +14,12 @@ from scripts.stress.fuzzing.exchange import Case, damaged, request
 
 RATE = 16_000
 BY_SOUNDFILE = (
-    ("wav 16", "WAV", "PCM_16"), ("wav 24", "WAV", "PCM_24"), ("wav float", "WAV", "FLOAT"), ("wav mulaw", "WAV", "ULAW"),
-    ("wav adpcm", "WAV", "MS_ADPCM"), ("wavex", "WAVEX", "PCM_16"), ("rf64", "RF64", "PCM_16"), ("w64", "W64", "PCM_16"),
-    ("flac", "FLAC", "PCM_16"), ("flac 24", "FLAC", "PCM_24"), ("ogg vorbis", "OGG", "VORBIS"), ("ogg opus", "OGG", "OPUS"),
-    ("mp3", "MP3", "MPEG_LAYER_III"), ("aiff", "AIFF", "PCM_16"), ("au", "AU", "PCM_16"), ("caf", "CAF", "PCM_16"),
+    ("wav 16", "WAV", "PCM_16"), ("wav 24", "WAV", "PCM_24"), ("wav float", "WAV", "FLOAT"), ("wav mulaw", "WAV",
+    "ULAW"), ("wav adpcm", "WAV", "MS_ADPCM"), ("wavex", "WAVEX", "PCM_16"), ("rf64", "RF64", "PCM_16"), ("w64", "W64",
+    "PCM_16"),
+    ("flac", "FLAC", "PCM_16"), ("flac 24", "FLAC", "PCM_24"), ("ogg vorbis", "OGG", "VORBIS"), ("ogg opus", "OGG",
+    "OPUS"), ("mp3", "MP3", "MPEG_LAYER_III"), ("aiff", "AIFF", "PCM_16"), ("au", "AU", "PCM_16"), ("caf", "CAF",
+    "PCM_16"),
 )  # fmt: skip
 BY_AV = (
     ("m4a", "ipod", "aac", RATE), ("mp4 alac", "mp4", "alac", RATE), ("mov", "mov", "pcm_s16le", RATE),

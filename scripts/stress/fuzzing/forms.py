@@ -32,30 +32,41 @@ BOUNDARIES = (
     b"edge ",
 )
 NAMES = (
-    b"file", b"model", b"prompt", b"language", b"response_format", b"temperature", b"stream", b"include[]", b"input", b"voice",
-    b"timestamp_granularities[]", b"timestamp_granularities", b"timestamp_granularities[0]", b"chunking_strategy", b"seed",
-    b"chunking_strategy[type]", b"chunking_strategy[threshold]", b"chunking_strategy[", b"chunking_strategy[]", b"speed",
+    b"file", b"model", b"prompt", b"language", b"response_format", b"temperature", b"stream", b"include[]", b"input",
+    b"voice",
+    b"timestamp_granularities[]", b"timestamp_granularities", b"timestamp_granularities[0]", b"chunking_strategy",
+    b"seed",
+    b"chunking_strategy[type]", b"chunking_strategy[threshold]", b"chunking_strategy[", b"chunking_strategy[]",
+    b"speed",
     b"known_speaker_names[]", b"known_speaker_references[]", b"keywords[]", b"languages[]", b"options", b"context", b"",
-    b"reference_audio", b"reference_text", b"filename", b"\xff\xfe", b"a" * 5000, b"__proto__", b"[0]", b"[", b"stream_format",
+    b"reference_audio", b"reference_text", b"filename", b"\xff\xfe", b"a" * 5000, b"__proto__", b"[0]", b"[",
+    b"stream_format",
 )  # fmt: skip
 VALUES = (
     b"", b" ", b"hear", b"speak", b"auto", b"json", b"text", b"srt", b"verbose_json", b"vtt", b"diarized_json", b"word",
-    b"true", b"True", b"maybe", b"0", b"1", b"-1", b"0.5", b"nan", b"inf", b"1e400", b"9" * 5000, b"\xc2\xb2", b"\xd9\xa3",
-    b"--5", b"en", b"english", b"xx", b"logprobs", b'["word"]', b"[" * 3000, b'{"type":"server_vad"}', b'{"a":' * 3000, b"{",
+    b"true", b"True", b"maybe", b"0", b"1", b"-1", b"0.5", b"nan", b"inf", b"1e400", b"9" * 5000, b"\xc2\xb2",
+    b"\xd9\xa3",
+    b"--5", b"en", b"english", b"xx", b"logprobs", b'["word"]', b"[" * 3000, b'{"type":"server_vad"}', b'{"a":' * 3000,
+    b"{",
     b'"\\ud800"', b"\x00", b"\xff\xfe", b"\r\n", b"--edge", b"\r\n--edge", b"data:audio/wav;base64,AAAA", b"data:,",
-    b"x" * 5000, b"[null]", b"[1,2]", b'{"type":"server_vad","threshold":9}', b'{"type":null}', b"\xf0\x9f\x98\x80", b"alloy",
+    b"x" * 5000, b"[null]", b"[1,2]", b'{"type":"server_vad","threshold":9}', b'{"type":null}', b"\xf0\x9f\x98\x80",
+    b"alloy",
     b"pcm", b"sse", b"4096",
 )  # fmt: skip
 FILENAMES = (
-    b'; filename="a.wav"', b"; filename=a.wav", b'; filename=""', b"; filename=", b'; filename="a', b'; filename="..\\..\\etc"',
-    b"; filename*=UTF-8''%e6%97%a5.wav", b"; filename*=utf-16''%ff%fe", b"; filename*=nothing", b"; filename*=UTF-8''%zz%",
-    b"; filename*=''", b"; filename*", b'; filename="\xff\x00"', b"; FILENAME=x", b'; filename="' + b"x" * 9000 + b'"', b"",
+    b'; filename="a.wav"', b"; filename=a.wav", b'; filename=""', b"; filename=", b'; filename="a',
+    b'; filename="..\\..\\etc"',
+    b"; filename*=UTF-8''%e6%97%a5.wav", b"; filename*=utf-16''%ff%fe", b"; filename*=nothing",
+    b"; filename*=UTF-8''%zz%",
+    b"; filename*=''", b"; filename*", b'; filename="\xff\x00"', b"; FILENAME=x", b'; filename="' + b"x" * 9000 + b'"',
+    b"",
     b"",
 )  # fmt: skip
 HEADERS = (
     b"Content-Type: audio/wav", b"Content-Type: multipart/mixed; boundary=inner", b"Content-Transfer-Encoding: base64",
     b"Content-Transfer-Encoding: quoted-printable", b"X: " + b"y" * 20_000, b"no colon at all", b" folded: line", b":",
-    b"\x00: \xff", b"Content-Disposition: attachment", b"Content-Length: 5", b"Content-Type: text/plain; charset=utf-16",
+    b"\x00: \xff", b"Content-Disposition: attachment", b"Content-Length: 5",
+    b"Content-Type: text/plain; charset=utf-16",
 )  # fmt: skip
 
 

@@ -15,10 +15,13 @@ from scripts.stress.fuzzing.exchange import KEY, Case, damaged
 
 _ROUTES = (
     "", "/", "/config", "/theme.css", "/gradio_api/info", "/gradio_api/upload", "/gradio_api/call/transcribe",
-    "/gradio_api/call/speak", "/gradio_api/call/none", "/gradio_api/queue/join", "/gradio_api/queue/data?session_hash=x",
-    "/gradio_api/run/transcribe", "/gradio_api/file=", "/gradio_api/file=/etc/hostname", "/gradio_api/file=..%2f..%2fREADME.md",
+    "/gradio_api/call/speak", "/gradio_api/call/none", "/gradio_api/queue/join",
+    "/gradio_api/queue/data?session_hash=x",
+    "/gradio_api/run/transcribe", "/gradio_api/file=", "/gradio_api/file=/etc/hostname",
+    "/gradio_api/file=..%2f..%2fREADME.md",
     "/gradio_api/proxy=http://127.0.0.1/", "/static/../../README.md", "/assets/%2e%2e/%2e%2e/README.md", "/svelte/x",
-    "/gradio_api/heartbeat", "/gradio_api/reset", "/gradio_api/component_server", "/login", "/logout", "/monitoring", "/mcp",
+    "/gradio_api/heartbeat", "/gradio_api/reset", "/gradio_api/component_server", "/login", "/logout", "/monitoring",
+    "/mcp",
     "/gradio_api/stream/x/y/z/playlist.m3u8", "/gradio_api/custom_component/x/server/component/../x",
 )  # fmt: skip
 _DATA = (

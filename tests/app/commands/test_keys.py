@@ -48,7 +48,8 @@ def test_a_name_is_taken_once_and_plain() -> None:
 
 def test_the_list_shows_names_and_limits_and_no_key() -> None:
     assert "any non-empty key" in key("list").stderr
-    table = f'[server]\napi_keys = [{{ name = "desk", key = "plain-secret" }}]\n[server.keys.phone]\nsha256 = "{"0" * 64}"\n'
+    table = '[server]\napi_keys = [{ name = "desk", key = "plain-secret" }]\n'
+    table += f'[server.keys.phone]\nsha256 = "{"0" * 64}"\n'
     Path("gateway.toml").write_text(f"{table}concurrent = 7\n", encoding="utf-8")
     result = key("list")
     assert result.exit_code == 0

@@ -149,7 +149,8 @@ def test_help_is_the_programs_own(command: tuple[str, ...], module: str) -> None
     """The real program; it prints to the terminal itself."""
     import sys
 
-    done = subprocess.run([sys.executable, "-P", "-m", "app.cli", *command, "--help"], capture_output=True, text=True, timeout=LIMIT,
+    done = subprocess.run([sys.executable, "-P", "-m", "app.cli", *command, "--help"], capture_output=True, text=True,
+    timeout=LIMIT,
                           cwd=Path(__file__).resolve().parents[3])  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "usage: speech-gateway" in done.stdout

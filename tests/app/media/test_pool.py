@@ -246,7 +246,9 @@ async def test_on_linux_long_audio_has_no_name_yet_another_process_can_map_it() 
         assert pool.folder is not None
         assert not list(pool.folder.iterdir())
         wire = frames._pack_array(decoded.samples[8_000:16_000])
-        code = "import sys, numpy as np; a = np.memmap(sys.argv[1], np.float32, 'r', int(sys.argv[2]), (8000,)); print(a.sum())"
+        code = (
+            "import sys, numpy as np; print(np.memmap(sys.argv[1], np.float32, 'r', int(sys.argv[2]), (8000,)).sum())"
+        )
         child = await asyncio.create_subprocess_exec(
             sys.executable, "-c", code, wire["path"], str(wire["offset"]), stdout=asyncio.subprocess.PIPE
         )

@@ -11,9 +11,11 @@ from backends.embedded.espeak_scripts import language_of, legible, ordinary_lett
 
 # One word of each script.
 WORDS = {
-    "ARABIC": "سلام", "ARMENIAN": "բարեւ", "BENGALI": "বাংলা", "BOPOMOFO": "ㄅㄆㄇ", "CYRILLIC": "молоко", "DEVANAGARI": "नमस्ते",
+    "ARABIC": "سلام", "ARMENIAN": "բարեւ", "BENGALI": "বাংলা", "BOPOMOFO": "ㄅㄆㄇ", "CYRILLIC": "молоко",
+    "DEVANAGARI": "नमस्ते",
     "ETHIOPIC": "ሰላም", "GEORGIAN": "გამარჯობა", "GREEK": "καλημέρα", "GUJARATI": "ગુજરાતી", "GURMUKHI": "ਪੰਜਾਬੀ",
-    "HANGUL": "안녕하세요", "HEBREW": "שלום", "HIRAGANA": "ひらがな", "KANNADA": "ಕನ್ನಡ", "KATAKANA": "カタカナ", "LATIN": "hello",
+    "HANGUL": "안녕하세요", "HEBREW": "שלום", "HIRAGANA": "ひらがな", "KANNADA": "ಕನ್ನಡ", "KATAKANA": "カタカナ",
+    "LATIN": "hello",
     "MALAYALAM": "മലയാളം", "ORIYA": "ଓଡ଼ିଆ", "SINHALA": "සිංහල", "TAMIL": "தமிழ்", "TELUGU": "తెలుగు", "THAI": "ไทย",
 }  # fmt: skip
 # Languages whose own rules cut a word into pieces, or lack some letters of this one.

@@ -59,8 +59,9 @@ def english() -> np.ndarray:
 
 # As faster-whisper hears it with the weights of base.
 ENGLISH = "I sleep with the dagger. If you so much as move to touch me, I will sever your manhood. You understand?"
-# By vocabulary: tiny.en mishears "sever your manhood" under the noise: 6 words of 21 are wrong in float32, 6 or 8 in int8,
-# by the products the processor has. That it is the model and not the engine is what the comparison of tokens shows.
+# By vocabulary: tiny.en mishears "sever your manhood" under the noise: 6 words of 21 are wrong in float32, 6 or 8 in
+# int8, by the products the processor has. That it is the model and not the engine is what the comparison of tokens
+# shows.
 MOST_ERRORS = {51_865: 0.1, 51_864: 0.4}
 JAPANESE = "昨日は友達と映画を見に行きました。とても面白かったです。"
 

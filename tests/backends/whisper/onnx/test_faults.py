@@ -10,8 +10,10 @@ from backends.memory import is_out_of_memory
 from backends.whisper.onnx.binding import BoundRun, Target
 
 REMOVED = (
-    "[ONNXRuntimeError] : 1 : FAIL : Non-zero status code returned while running Conv node. Name:'conv_1' Status Message: "
-    "DmlExecutionProvider/src/DmlCommandQueue.cpp(71) Exception(1) tid(1a4) 887A0005 The GPU device instance has been suspended. "
+    "[ONNXRuntimeError] : 1 : FAIL : Non-zero status code returned while running Conv node. Name:'conv_1' "
+    "Status Message: "
+    "DmlExecutionProvider/src/DmlCommandQueue.cpp(71) Exception(1) tid(1a4) 887A0005 The GPU device instance "
+    "has been suspended. "
     "Use GetDeviceRemovedReason to determine the appropriate action."
 )
 
