@@ -48,7 +48,8 @@ class ModelFiles:
 
     model: hub id or folder as configured; folder: where it lies on disk (None for engines without weights);
     options: the backend-specific keys of the deployment, checked against the backend's options class;
-    models_dir: the root of all weights (voices lie in models_dir/voices); user_dir: the user's configuration folder.
+    models_dir: the root of all weights (voices lie in models_dir/voices); user_dir: the user's configuration folder;
+    normalize_text: text to speak is read as a person would read it, unless a request says otherwise.
     """
 
     deployment: str
@@ -57,6 +58,7 @@ class ModelFiles:
     models_dir: Path
     user_dir: Path
     options: Mapping[str, Any] = field(default_factory=dict)
+    normalize_text: bool = True
 
 
 @dataclass(frozen=True, slots=True)

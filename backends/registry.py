@@ -17,7 +17,8 @@ from typing import Any
 
 import msgspec
 
-from backends.interface import Backend, Request, Task
+from backends.interface import Backend, Request, SpeechRequest, Task
+from backends.spoken_text.option import without_reading_option
 
 _PACKAGES = Path(__file__).parent
 
@@ -128,6 +129,8 @@ def check_request(info: BackendInfo, options: Mapping[str, Any], request: Reques
 
     options: the deployment's. Raises InvalidInput.
     """
+    if isinstance(request, SpeechRequest):
+        request = without_reading_option(request)
     if info.check:
         module, _, attribute = info.check.partition(":")
         getattr(importlib.import_module(module), attribute)(request, options)

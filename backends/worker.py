@@ -40,7 +40,8 @@ from backends.live import Feed, LiveBackend, LiveRequest
 from backends.live_jobs import LiveJobs
 from backends.memory import free_caches, is_out_of_memory, resident_bytes
 from backends.pipes import Inbox, Outbox, take_pipes
-from backends.registry import make_backend
+from backends.registry import backend_info, make_backend
+from backends.spoken_text.reader import Reader
 
 HEARTBEAT_SECONDS = 0.5
 FOOTPRINT_SECONDS = 1.0  # between two looks at the backend's footprint while it works
@@ -285,6 +286,8 @@ def load(command: frames.LoadModel, progress: WorkerProgress) -> tuple[Backend, 
     began = time.perf_counter()
     with progress.work():
         backend = make_backend(command.backend)
+        if "speech" in backend_info(command.backend).tasks:
+            backend = Reader(backend)
         capabilities = backend.load(command.model, command.placement)
     loaded = time.perf_counter()
     warm_up(backend, progress)

@@ -237,6 +237,11 @@ class DeploymentSettings(BaseModel):
     audio_deployment: str = Field(
         default="", description="Chat deployments: the speech deployment that speaks their answers."
     )
+    normalize_text: bool = Field(
+        default=True,
+        description="Read text to speak as a person would: markdown, addresses, emoji, units, dates, [pause 1s]. A request "
+        "may say otherwise: options.normalize_text.",
+    )
     revision: str = Field(default="", description="Hub revision (commit or tag) of the weights; empty: the newest.")
 
     @field_validator("device")

@@ -117,7 +117,7 @@ class ModelRequirements:
         d = self._deployment
         folder = weights.model_folder(self._models_dir, self.models[0].model).resolve() if self.models else None
         user = Path(platformdirs.user_config_dir("speech-gateway", appauthor=False))
-        return ModelFiles(d.name, d.model, folder, self._models_dir.resolve(), user, d.options)
+        return ModelFiles(d.name, d.model, folder, self._models_dir.resolve(), user, d.options, d.normalize_text)
 
     # --- Answers ------------------------------------------------------------------------------------------------------
 

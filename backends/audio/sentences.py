@@ -6,6 +6,7 @@ Owns where a cut may fall. Knows no engine and no audio.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 LONGEST = 300  # characters; a sentence above this is cut at a comma or a space, about 20 s of speech
 
@@ -15,23 +16,41 @@ _END = re.compile(r"(?<=[.!?…])[\"')\]»”’]*\s+(?![a-zß-öø-ÿ])|(?<=[�
 _SOFT = re.compile(r"[,;:、，；：]\s*|\s+")
 
 
-def sentences(text: str) -> list[str]:
-    """The non-empty sentences of `text` in order, none longer than LONGEST; nothing but white space is lost."""
-    found: list[str] = []
+def sentences(text: str, longest: int = LONGEST) -> list[str]:
+    """The non-empty sentences of `text` in order, none longer than `longest`; nothing but white space is lost."""
+    return [stripped for part in _parts(text, longest) if (stripped := part.strip())]
+
+
+def packed_sentences(text: str, longest: int, fill: int) -> list[str]:
+    """The sentences of `text`, several to a piece as long as a piece has at most `fill` characters.
+
+    longest: of one sentence. Pieces without a letter or digit are left out.
+    """
+    pieces: list[str] = []
+    for part in _parts(text, longest):
+        if pieces and len((pieces[-1] + part).strip()) <= fill:
+            pieces[-1] += part
+        else:
+            pieces.append(part)
+    return [piece.strip() for piece in pieces if any(char.isalnum() for char in piece)]
+
+
+def _parts(text: str, longest: int) -> Iterator[str]:
+    """The text cut at the ends of sentences, and within those that are too long; white space stays at the ends."""
     start = 0
     for end in [*(match.end() for match in _END.finditer(text)), len(text)]:
-        found.extend(_short_enough(text[start:end].strip()))
+        yield from _short_enough(text[start:end], longest)
         start = end
-    return found
 
 
-def _short_enough(sentence: str) -> list[str]:
-    parts = []
-    while len(sentence) > LONGEST:
-        cut = _last_soft_cut(sentence[:LONGEST]) or LONGEST
-        parts.append(sentence[:cut].strip())
-        sentence = sentence[cut:].strip()
-    return [*parts, sentence] if sentence else parts
+def _short_enough(sentence: str, longest: int) -> Iterator[str]:
+    sentence = sentence.lstrip()
+    while len(sentence.rstrip()) > longest:
+        cut = _last_soft_cut(sentence[:longest]) or longest
+        yield sentence[:cut]
+        sentence = sentence[cut:].lstrip()
+    if sentence:
+        yield sentence
 
 
 def _last_soft_cut(text: str) -> int:

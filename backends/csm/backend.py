@@ -24,7 +24,7 @@ from backends.csm.loading import Parts, load_parts
 from backends.csm.model import NoiseSource
 from backends.csm.prompt_frames import prompt_rows
 from backends.csm.settings import request_settings
-from backends.csm.text import normalize_text, sentences
+from backends.csm.text import normalize_text, utterances
 from backends.csm.voices import Segment, SpeakingVoice, Voices, trimmed
 from backends.csm.watermark_model.stream import WatermarkStream
 from backends.interface import (
@@ -79,7 +79,7 @@ class CsmBackend:
             raise InvalidInput("this model only speaks")
         began = time.perf_counter()
         settings = request_settings(request.options, self._options)
-        pieces = sentences(normalize_text(request.text))
+        pieces = utterances(normalize_text(request.text))
         voice = self._voice(request)
         before = context_segments(request.context, self._history, self._voices, self._encode, self._codec.rate)
         shape = (self._parts.model.config.codebooks, self._batch.allowed_codes)

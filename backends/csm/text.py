@@ -14,14 +14,13 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from backends.audio.sentences import packed_sentences
 from backends.interface import InvalidInput, ModelUnavailable
 
 LONGEST_TEXT = 4096  # characters of one request
 SENTENCE = 240  # characters of one utterance, at most: quality drops on longer spans
 _BOS_NAMES = ("<|begin_of_text|>", "<s>", "<bos>")
 _EOS_NAMES = ("<|end_of_text|>", "</s>", "<eos>")
-_ENDS = re.compile(r"(?<=[.!?…])\s+|(?<=[.!?…][\"')\]”’])\s+|(?<=[。！？])|\n+")
-_SOFT_ENDS = re.compile(r"(?<=[,;:])\s+|(?<=[、，；：])|\s+(?=[-–—]\s)")
 # Soft hyphen, joiners, direction and variation marks, byte order mark: they stand inside words and part nothing.
 _INVISIBLE = re.compile("[\u00ad\u200c-\u200f\u2060\ufe00-\ufe0f\ufeff\u20e3]")
 
@@ -82,29 +81,6 @@ def _silent(character: str) -> bool:
     return character != "\n" and unicodedata.category(character) in {"So", "Sk", "Cc", "Cf", "Co", "Cs", "Cn"}
 
 
-def sentences(text: str, longest: int = SENTENCE) -> list[str]:
+def utterances(text: str, longest: int = SENTENCE) -> list[str]:
     """The text in pieces of at most `longest` characters, cut at sentence ends if possible; short ones are joined."""
-    pieces: list[str] = []
-    for sentence in _parts(text, _ENDS, longest):
-        if pieces and len(pieces[-1]) + 1 + len(sentence) <= longest // 2:
-            pieces[-1] += " " + sentence
-        else:
-            pieces.append(sentence)
-    return [piece for piece in pieces if any(character.isalnum() for character in piece)]
-
-
-def _parts(text: str, ends: re.Pattern[str], longest: int) -> list[str]:
-    found = [part.strip() for part in ends.split(text) if part and part.strip()]
-    return [piece for part in found for piece in ([part] if len(part) <= longest else _cut(part, longest))]
-
-
-def _cut(text: str, longest: int) -> list[str]:
-    """A sentence that is too long: at commas if there are some, else between words, else anywhere."""
-    pieces, left = [], text
-    while len(left) > longest:
-        head = left[:longest]
-        soft = [match.end() for match in _SOFT_ENDS.finditer(head) if match.end() > longest // 3]
-        at = soft[-1] if soft else max(head.rfind(" ") + 1, 0) or longest
-        pieces.append(left[:at].strip())
-        left = left[at:].strip()
-    return [*pieces, left] if left else pieces
+    return [" ".join(piece.split()) for piece in packed_sentences(text, longest, longest // 2)]

@@ -14,6 +14,7 @@ from backends.embedded.espeak_library import EspeakLibrary
 
 _CHARS_UTF8 = 1
 _IPA = 0x02
+_SPARE = 16  # zeros behind the text, for a library that looks ahead
 _TIE = 0x80  # the tie character of diphthongs and affricates is in bits 8 to 23
 _LANGUAGE_SWITCH = re.compile(
     r"\([a-z]{2,3}(?:-[a-z0-9-]+)?\)"
@@ -51,7 +52,7 @@ class EspeakPhonemizer(EspeakLibrary):
     def _clauses(self, text: str, mode: int) -> Iterator[tuple[str, str, bool]]:
         """Phonemes, source text and whether it is the last, of each clause as the library cuts them."""
         data = text.replace("\0", " ").encode()
-        buffer = ctypes.create_string_buffer(data)
+        buffer = ctypes.create_string_buffer(data, len(data) + _SPARE)
         begin = ctypes.addressof(buffer)
         position, behind = ctypes.c_void_p(begin), 0
         while position.value:

@@ -7,6 +7,8 @@ by all jobs and voices. Knows no requests and no names.
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -15,6 +17,7 @@ from backends.audio.tempo import change_tempo
 from backends.data_packages import read_checked
 from backends.embedded import voice_files
 from backends.embedded.espeak_phonemes import EspeakPhonemizer
+from backends.embedded.foreign_words import ENGLISH_SOUNDS, MixedFrontEnd
 from backends.embedded.japanese_phonemes import JapaneseFrontEnd
 from backends.embedded.kokoro import KokoroModel, StyleTable, read_style_archive, read_style_file, read_vocabulary
 from backends.embedded.kokoro_phonemes import KokoroEspeakFrontEnd
@@ -58,10 +61,17 @@ class VoiceModels:
     def __init__(self, threads: int) -> None:
         self._threads = threads
         self._phonemizer = EspeakPhonemizer()
-        self._japanese: JapaneseFrontEnd | None = None
+        self._japanese: Future[JapaneseFrontEnd] | None = None
         self._kokoro: KokoroModel | None = None
         self._styles: dict[str, StyleTable] = {}
         self._ready: dict[str, Synthesizer] = {}
+
+    def prepare_japanese(self) -> None:
+        """Begin to load the readings, which takes seconds, beside everything else."""
+        if self._japanese is None:
+            loader = ThreadPoolExecutor(1, thread_name_prefix="readings")
+            self._japanese = loader.submit(JapaneseFrontEnd)
+            loader.shutdown(wait=False)
 
     def synthesizer(self, voice: NeuralVoice) -> Synthesizer:
         """The voice with its model loaded. Raises ModelUnavailable."""
@@ -76,7 +86,8 @@ class VoiceModels:
         else:
             model, settings = voice.file.read_bytes(), voice_files.piper_config_file(voice.file).read_bytes()
         config = read_config(settings, voice.id)
-        front_end = _EspeakFrontEnd(self._phonemizer, config.espeak.voice)
+        own = partial(self._phonemizer.ipa, voice=config.espeak.voice)
+        front_end = MixedFrontEnd(own, self._phonemizer, self._readings, ENGLISH_SOUNDS)
         return _PiperVoice(PiperModel(model, config, self._threads), front_end)
 
     def _kokoro_voice(self, voice: NeuralVoice) -> Synthesizer:
@@ -84,11 +95,16 @@ class VoiceModels:
         return _KokoroVoice(self._kokoro_model(), self._kokoro_front_end(voice), style)
 
     def _kokoro_front_end(self, voice: NeuralVoice) -> FrontEnd:
-        if voice.language != "ja":
-            return KokoroEspeakFrontEnd(self._phonemizer, voice.id[0])
-        if self._japanese is None:
-            self._japanese = JapaneseFrontEnd()
-        return self._japanese
+        if voice.language == "ja":
+            return self._readings()
+        own = KokoroEspeakFrontEnd(self._phonemizer, voice.id[0])
+        return MixedFrontEnd(own.phonemes, self._phonemizer, self._readings, sounds={})
+
+    def _readings(self) -> JapaneseFrontEnd:
+        """Raises ModelUnavailable."""
+        self.prepare_japanese()
+        assert self._japanese is not None  # noqa: S101 (set by the line before)
+        return self._japanese.result()
 
     def _packaged_style(self, name: str) -> StyleTable:
         self._styles = self._styles or read_style_archive(read_checked(voice_files.KOKORO_STYLES))
@@ -100,16 +116,6 @@ class VoiceModels:
             model = read_checked(voice_files.KOKORO_MODEL)
             self._kokoro = KokoroModel(model, vocabulary, self._threads)
         return self._kokoro
-
-
-class _EspeakFrontEnd:
-    """espeak-ng's own IPA, as Piper voices are trained on it."""
-
-    def __init__(self, phonemizer: EspeakPhonemizer, voice: str) -> None:
-        self._phonemizer, self._voice = phonemizer, voice
-
-    def phonemes(self, text: str) -> str:
-        return self._phonemizer.ipa(text, self._voice)
 
 
 class _PiperVoice:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
+from collections.abc import Collection
 
 from backends.interface import InvalidInput
+from backends.spoken_text import symbols
 
-_FIRST_PICTURE = 0x2190  # symbols below (©, °, ™) have names that are spoken
-_CJK_SYMBOLS = range(0x3000, 0x3400)  # 〒, ㈱ and squared units, which Japanese reads
 _UNREADABLE_SHARE = 0.2  # of all letters; up to it they are left out, above it the text is refused
+_FOREIGN_SHARE = 0.5  # of all letters; above it the text is in another language than the voice
 
 # First word of a letter's Unicode name. The others of Latin are signs such as ª, µ and the modifier apostrophe.
 _LATIN = frozenset(
@@ -27,25 +28,29 @@ _SCRIPTS = {"ja": _LATIN | _JAPANESE, "hi": _LATIN | {"DEVANAGARI"}}
 def without_pictures(text: str) -> str:
     """`text` without emoji, other pictures and invisible characters; full-width Latin letters and digits as plain
     ones."""
-    return "".join(_plain(char) for char in text if not _is_picture(char))
+    return "".join(_plain(char) for char in symbols.without_pictures(text, "")[0] if not _is_invisible(char))
 
 
-def readable(text: str, language: str) -> tuple[str, str]:
+def readable(text: str, language: str, others: Collection[str] = ()) -> tuple[str, str]:
     """`text` without letters that a voice of `language` (primary code) cannot read, and a note about them ("" for
     none).
 
-    Raises InvalidInput if they are a good part of the text.
+    others: scripts whose words such a voice is given the sounds of, by the first words of their letters' Unicode names. Raises InvalidInput if
+    letters that cannot be read are a good part of the text, or those of other scripts most of it.
     """
     known = _SCRIPTS.get(language, _LATIN)
-    foreign = Counter(script for char in text if char.isalpha() and (script := _script(char)) not in known)
-    count = sum(foreign.values())
-    if not count:
-        return text, ""
-    worst = foreign.most_common(1)[0][0].title()
-    if count > _UNREADABLE_SHARE * sum(char.isalpha() for char in text):
+    letters = Counter(_script(char) for char in text if char.isalpha())
+    foreign = Counter({script: count for script, count in letters.items() if script not in known})
+    unread = Counter({script: count for script, count in foreign.items() if script not in others})
+    if unread.total() > _UNREADABLE_SHARE * letters.total() or foreign.total() > _FOREIGN_SHARE * letters.total():
+        worst = (unread or foreign).most_common(1)[0][0].title()
         raise InvalidInput(f"a voice of the language {language!r} cannot read {worst} letters", param="input")
-    kept = "".join(" " if char.isalpha() and _script(char) not in known else char for char in text)
-    return kept, f"{count} letters were left out that a voice of the language {language!r} cannot read ({worst})"
+    if not unread:
+        return text, ""
+    kept = "".join(" " if char.isalpha() and _script(char) in unread else char for char in text)
+    worst = unread.most_common(1)[0][0].title()
+    note = f"{unread.total()} letters were left out that a voice of the language {language!r} cannot read ({worst})"
+    return kept, note
 
 
 def language_of(text: str) -> str | None:
@@ -77,11 +82,8 @@ def _script(char: str) -> str:
     return unicodedata.name(char, "UNKNOWN").split(" ")[0]
 
 
-def _is_picture(char: str) -> bool:
-    kind = unicodedata.category(char)
-    if kind == "So":
-        return ord(char) >= _FIRST_PICTURE and ord(char) not in _CJK_SYMBOLS
-    return kind in ("Cf", "Co", "Cn") or char in "\ufe0e\ufe0f\u20e3" or 0x1F3FB <= ord(char) <= 0x1F3FF
+def _is_invisible(char: str) -> bool:
+    return unicodedata.category(char) in ("Cf", "Co", "Cn")
 
 
 def _plain(char: str) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 from backends.data_packages import INSTALL
 from backends.embedded.clauses import clauses
 from backends.embedded.espeak import EspeakBackend
+from backends.embedded.foreign_words import readable_scripts
 from backends.embedded.neural_models import Synthesizer, VoiceModels
 from backends.embedded.silence import pause_behind, silence
 from backends.embedded.speakable import is_kanji_only, is_surely_chinese, language_of, readable, without_pictures
@@ -77,6 +78,9 @@ class VoicesBackend:
         if placement.engine != "espeak-ng":
             found = installed_voices(model.models_dir, permissive_only=self._options.permissive_licences_only)
             self._models = VoiceModels(placement.threads)
+        self._reads_japanese = any(voice.language == "ja" for voice in found)
+        if self._reads_japanese:
+            self._models.prepare_japanese()
         self._catalog = VoiceCatalog(found)
         self._espeak = EspeakBackend()
         told = self._espeak.load(replace(model, options=self._espeak_options()), placement)
@@ -105,7 +109,8 @@ class VoicesBackend:
         ready, problem = self._ready(voice)
         if voice is None or ready is None:
             return self._with_espeak(request, code, problem)
-        text, note = readable(without_pictures(request.text), voice.language)
+        others = readable_scripts(self._reads_japanese) if voice.language != "ja" else frozenset[str]()
+        text, note = readable(without_pictures(request.text), voice.language, others)
         notes = [note] if note else []
         if voice.language == "ja" and self._is_guess(request):
             notes.append(

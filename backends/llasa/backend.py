@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from backends.audio.sentences import packed_sentences
 from backends.interface import (
     Capabilities,
     Event,
@@ -36,7 +37,7 @@ from backends.llasa.jobs import SpeechJob
 from backends.llasa.model import Llasa, load_llasa, new_seed
 from backends.llasa.options import GenerationOptions, default_generation_options, read_generation_options
 from backends.llasa.prompts import caption
-from backends.llasa.text import is_japanese, neutralised, normalised_japanese, sentences
+from backends.llasa.text import is_japanese, neutralised, normalised_japanese
 from backends.llasa.voices import BASE, Voices
 from backends.transformer.kernel_checks import fallbacks
 from backends.weights import model_folder
@@ -168,7 +169,7 @@ class LlasaBackend:
         text = self._model.vocabulary.without_tokens(neutralised(text))
         japanese = generation.language == "ja" or (not generation.language and is_japanese(text))
         text = normalised_japanese(text, generation.japanese_filter) if japanese else text
-        texts = sentences(text, generation.sentence_characters)
+        texts = packed_sentences(text, generation.sentence_characters, generation.sentence_characters)
         if not texts:
             raise InvalidInput("the input has no text that can be spoken", param="input")
         return texts

@@ -1,4 +1,4 @@
-"""Text before it becomes a prompt: control tokens removed, Japanese normalised, references joined, long text split.
+"""Text before it becomes a prompt: control tokens removed, Japanese normalised, references joined.
 
 Knows no tokenizer and no model.
 """
@@ -9,8 +9,6 @@ import re
 import unicodedata
 
 _CONTROL = re.compile(r"<\|[^<>|]*\|>")
-_SENTENCE = re.compile(r".*?(?:[.!?…]+[\"'”’)\]]*(?=\s|$)|[。！？]+[」』）]*|\n+|$)", re.DOTALL)
-_CLAUSE = re.compile(r".*?(?:[,;:—](?=\s)|[、，；：]|$)", re.DOTALL)
 
 _JAPANESE_GONE = str.maketrans(dict.fromkeys("\t 　;▼♀♂《》≪≫①②③④⑤⑥˗‐‑‒–—―⁃−⎯⏤─━⸺⸻"))
 _JAPANESE_CHANGED = str.maketrans(
@@ -57,45 +55,6 @@ def normalised_japanese(text: str, strict: bool = False) -> str:
     text = _FULL_LATIN.sub(lambda found: unicodedata.normalize("NFKC", found.group()), text)
     text = _ELLIPSES.sub("……", text)
     return _OUTSIDE_TRAINING.sub("", text) if strict else text
-
-
-def sentences(text: str, characters: int) -> list[str]:
-    """Pieces of at most `characters`: sentences packed together, longer ones cut at clauses, then words, then
-    anywhere."""
-    pieces: list[str] = []
-    for sentence in _split(_SENTENCE, text):
-        parts = [sentence] if len(sentence) <= characters else _cut(sentence, characters)
-        for part in parts:
-            if pieces and len(pieces[-1]) + len(part) <= characters:
-                pieces[-1] += part
-            else:
-                pieces.append(part)
-    return [piece.strip() for piece in pieces if any(char.isalnum() for char in piece)]
-
-
-def _cut(sentence: str, characters: int) -> list[str]:
-    parts: list[str] = []
-    for clause in _split(_CLAUSE, sentence):
-        while len(clause) > characters:
-            space = clause.rfind(" ", 1, characters)
-            end = space + 1 if space > 0 else characters
-            parts.append(clause[:end])
-            clause = clause[end:]
-        parts.append(clause)
-    return parts
-
-
-def _split(pattern: re.Pattern[str], text: str) -> list[str]:
-    """The matches of a pattern that covers the text, each with the blanks that follow it."""
-    pieces, start = [], 0
-    while start < len(text):
-        found = pattern.match(text, start)
-        end = found.end() if found and found.end() > start else len(text)
-        while end < len(text) and text[end].isspace():
-            end += 1
-        pieces.append(text[start:end])
-        start = end
-    return pieces
 
 
 def _last_letter(text: str) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from backends.csm.text import load_tokenizer, normalize_text, sentences
+from backends.csm.text import load_tokenizer, normalize_text, utterances
 from backends.interface import InvalidInput, ModelUnavailable
 
 
@@ -59,18 +59,18 @@ def test_sentences_are_cut_at_their_ends() -> None:
     long = "This is a sentence that is long enough to stand for itself, "
     long += "with some more words to fill it up until it is over."
     assert (
-        sentences("Hi. Yes. " + long + " Bye.")
-        == sentences(f"Hi.\nYes.\n\n{long} Bye.")
+        utterances("Hi. Yes. " + long + " Bye.")
+        == utterances(f"Hi.\nYes.\n\n{long} Bye.")
         == ["Hi. Yes.", long + " Bye."]
     )
-    assert sentences('He said "go." Then left.\n\nAnd 3.5 is a number.') == [
+    assert utterances('He said "go." Then left.\n\nAnd 3.5 is a number.') == [
         'He said "go." Then left. And 3.5 is a number.'
     ]
-    assert sentences("一つ目です。二つ目です！", 8) == ["一つ目です。", "二つ目です！"]
+    assert utterances("一つ目です。二つ目です！", 8) == ["一つ目です。", "二つ目です！"]
 
 
 @pytest.mark.parametrize("text", ["word " * 200, "x" * 900, "part, " * 150, "No. " * 300])
 def test_no_piece_is_too_long_and_nothing_is_lost(text: str) -> None:
-    pieces = sentences(text, 100)
+    pieces = utterances(text, 100)
     assert max(map(len, pieces)) <= 100
     assert "".join(pieces).replace(" ", "") == text.replace(" ", "")

@@ -15,7 +15,7 @@ from backends.interface import InvalidInput
 from backends.llasa.chunking import chunk_seed, token_cap
 from backends.llasa.options import GenerationOptions, read_generation_options
 from backends.llasa.prompts import caption, prompt_ids, rendered, today
-from backends.llasa.text import is_japanese, joined, neutralised, normalised_japanese, sentences
+from backends.llasa.text import is_japanese, joined, neutralised, normalised_japanese
 from backends.llasa.vocabulary import Vocabulary
 from tests.backends.llasa.folders import DATA
 
@@ -93,37 +93,6 @@ def test_the_strict_filter_keeps_the_training_set_only() -> None:
 )
 def test_japanese_is_told_by_its_kana(text: str, expected: bool) -> None:
     assert is_japanese(text) is expected
-
-
-def test_sentences_are_packed_and_never_too_long() -> None:
-    text = (
-        "One is short. Two, as well! Is three? "
-        + "word " * 30
-        + "and, finally, some clauses; of which there are three."
-    )
-    pieces = sentences(text, 60)
-    assert all(len(piece) <= 60 for piece in pieces)
-    assert pieces[0] == "One is short. Two, as well! Is three?"
-    assert " ".join(pieces).split() == text.split()
-
-
-@pytest.mark.parametrize(
-    ("text", "characters", "expected"),
-    [
-        ("これは一。これは二！「三？」四。", 6, ["これは一。", "これは二！", "「三？」四。"]),
-        ("Version 3.5 is out. Dr. No", 20, ["Version 3.5 is out.", "Dr. No"]),
-        ("あ" * 50, 20, ["あ" * 20, "あ" * 20, "あ" * 10]),
-        ("?!... 🙂", 20, []),
-    ],
-)
-def test_sentences_of_many_scripts(text: str, characters: int, expected: list[str]) -> None:
-    assert sentences(text, characters) == expected
-
-
-@given(st.text(max_size=200), st.integers(20, 80))
-def test_no_letter_is_lost_in_splitting(text: str, characters: int) -> None:
-    letters = [char for char in text if char.isalnum()]
-    assert [char for piece in sentences(text, characters) for char in piece if char.isalnum()] == letters
 
 
 def test_the_prompt_of_a_cloned_voice(vocabulary: Vocabulary, lm_expected: dict[str, Any]) -> None:

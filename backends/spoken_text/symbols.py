@@ -1,0 +1,250 @@
+"""Addresses, dates, times, money, units and signs in the words that a person says.
+
+Owns the words by language. Digits stay digits: every voice here reads them itself. Languages without an entry keep
+their signs, which their voices may know. Knows no markup and no voice.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class AddressWords:
+    """What the signs of an address are called."""
+
+    at: str
+    dot: str
+    slash: str
+    dash: str
+    underscore: str
+    spaced: bool = True
+
+    def of(self, sign: str) -> str:
+        named = {"@": self.at, ".": self.dot, "/": self.slash, "-": self.dash, "_": self.underscore}
+        word = named.get(sign, "")
+        return f" {word} " if self.spaced or not word else word
+
+
+_ADDRESS_WORDS: Mapping[str, AddressWords] = {
+    "en": AddressWords("at", "dot", "slash", "dash", "underscore"),
+    "de": AddressWords("at", "Punkt", "Schrägstrich", "Minus", "Unterstrich"),
+    "fr": AddressWords("arobase", "point", "barre oblique", "tiret", "tiret bas"),
+    "es": AddressWords("arroba", "punto", "barra", "guion", "guion bajo"),
+    "it": AddressWords("chiocciola", "punto", "barra", "trattino", "trattino basso"),
+    "pt": AddressWords("arroba", "ponto", "barra", "hífen", "sublinhado"),
+    "nl": AddressWords("apenstaartje", "punt", "slash", "streepje", "liggend streepje"),
+    "ja": AddressWords("アットマーク", "ドット", "スラッシュ", "ハイフン", "アンダーバー", spaced=False),
+}
+_LONGEST_PATH = 32  # characters of an address behind its host; nobody reads out more
+
+_EMAIL = re.compile(r"(?:mailto:)?([A-Za-z0-9][A-Za-z0-9._+-]{0,63}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){1,8})")
+_URL = re.compile(r"(?:(?:https?|ftp)://|(?<![A-Za-z0-9_.@])www\.)([A-Za-z0-9][!#-&(-;=?-_a-~]*)", re.IGNORECASE)
+_HOST = re.compile(
+    r"(?<![A-Za-z0-9_.@/-])((?:[A-Za-z0-9-]{1,63}\.){1,6}(?:com|org|net|edu|gov|io|ai|dev|app|info|co|jp|uk|de|fr|eu|ch|nl))"
+    r"((?:/[A-Za-z0-9_./-]*[A-Za-z0-9])?)(?![A-Za-z0-9_-])(?!\.[A-Za-z0-9])"
+)
+_TRAILING = ".,;:!?)]}*_"
+_ADDRESS_SIGN = re.compile(r"[@./_-]")
+
+
+def with_spoken_addresses(text: str, language: str) -> tuple[str, int]:
+    """`text` with addresses in words, and how many of them were shortened: queries and long paths are not read out."""
+    words, cut = _ADDRESS_WORDS.get(language), 0
+
+    def url(found: re.Match[str]) -> str:
+        nonlocal cut
+        address = found.group(1).rstrip(_TRAILING)
+        behind = found.group(1)[len(address) :]
+        short = _shortened(address)
+        cut += short != address.removeprefix("www.").rstrip("/")
+        return (_spelled(short, words) if words else short) + behind
+
+    text = _EMAIL.sub(lambda found: _spelled(found.group(1), words) if words else found.group(1), text)
+    text = _URL.sub(url, text)
+    if words:
+        text = _HOST.sub(lambda found: _spelled(_shortened(found.group()), words), text)
+    return text, cut
+
+
+def _shortened(address: str) -> str:
+    host, slash, path = re.split(r"[?#]", address, maxsplit=1)[0].removeprefix("www.").partition("/")
+    path = path.rstrip("/")
+    return f"{host}{slash}{path}" if path and len(path) <= _LONGEST_PATH and "%" not in path else host
+
+
+def _spelled(address: str, words: AddressWords) -> str:
+    return " ".join(_ADDRESS_SIGN.sub(lambda sign: words.of(sign.group()), address).split())
+
+
+# --- English ----------------------------------------------------------------------------------------------------------
+
+_MONTHS = [
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+]
+_UNITS: Mapping[str, tuple[str, str]] = {
+    "km/h": ("kilometer per hour", "kilometers per hour"), "m/s": ("meter per second", "meters per second"),
+    "mph": ("mile per hour", "miles per hour"), "km": ("kilometer", "kilometers"), "cm": ("centimeter", "centimeters"),
+    "mm": ("millimeter", "millimeters"), "m": ("meter", "meters"), "mi": ("mile", "miles"), "ft": ("foot", "feet"),
+    "kg": ("kilogram", "kilograms"), "mg": ("milligram", "milligrams"), "g": ("gram", "grams"), "lb": ("pound", "pounds"),
+    "lbs": ("pound", "pounds"), "oz": ("ounce", "ounces"), "ml": ("milliliter", "milliliters"), "mL": ("milliliter", "milliliters"),
+    "L": ("liter", "liters"), "l": ("liter", "liters"), "ms": ("millisecond", "milliseconds"), "s": ("second", "seconds"),
+    "min": ("minute", "minutes"), "h": ("hour", "hours"), "hrs": ("hour", "hours"), "KB": ("kilobyte", "kilobytes"),
+    "MB": ("megabyte", "megabytes"), "GB": ("gigabyte", "gigabytes"), "TB": ("terabyte", "terabytes"),
+    "Hz": ("hertz", "hertz"), "kHz": ("kilohertz", "kilohertz"), "MHz": ("megahertz", "megahertz"), "GHz": ("gigahertz", "gigahertz"),
+    "kWh": ("kilowatt hour", "kilowatt hours"), "kW": ("kilowatt", "kilowatts"), "W": ("watt", "watts"), "V": ("volt", "volts"),
+    "°C": ("degree Celsius", "degrees Celsius"), "℃": ("degree Celsius", "degrees Celsius"),
+    "°F": ("degree Fahrenheit", "degrees Fahrenheit"), "°": ("degree", "degrees"), "%": ("percent", "percent"),
+    "m²": ("square meter", "square meters"), "km²": ("square kilometer", "square kilometers"), "dB": ("decibel", "decibels"),
+}  # fmt: skip
+_MONEY: Mapping[str, tuple[str, str, str, str]] = {
+    "$": ("dollar", "dollars", "cent", "cents"),
+    "€": ("euro", "euros", "cent", "cents"),
+    "£": ("pound", "pounds", "penny", "pence"),
+    "¥": ("yen", "yen", "", ""),
+}
+_SCALES = {"k": "thousand", "m": "million", "mn": "million", "bn": "billion", "b": "billion"}
+_NUMBER = r"\d[\d,]*(?:\.\d+)?"
+_EN_SIGNS = {
+    "½": " one half", "¼": " one quarter", "¾": " three quarters", "→": " to ", "⇒": " to ", "≈": " about ", "≥": " at least ",
+    "≤": " at most ", "≠": " is not equal to ", "±": " plus or minus ", "×": " times ", "÷": " divided by ", "&": " and ",
+}  # fmt: skip
+_EN_WORDS: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(r"\be\.\s?g\.,?", re.IGNORECASE), "for example"),
+    (re.compile(r"\bi\.\s?e\.,?", re.IGNORECASE), "that is"),
+    (re.compile(r"\bvs\.(?=\s)", re.IGNORECASE), "versus"),
+    (re.compile(r"\b[Nn]o\.\s?(?=\d)"), "number "),
+    (re.compile(r"(?<!\w)#(?=\d)"), "number "),
+    (re.compile(r"(?<!\w)#(?=[A-Za-z])"), "hashtag "),
+    (re.compile(r"(?<![\w.])~\s?(?=\d)"), "about "),
+    (re.compile(r"\bw/(?=\s)"), "with"),
+    (re.compile(r"(?<=\d)\s?–\s?(?=\d)"), " to "),
+)
+_EN_MONEY = re.compile(rf"([$€£¥])\s?({_NUMBER})(?:\s?(k|mn?|bn?|thousand|million|billion|trillion)\b)?", re.IGNORECASE)
+_EN_UNIT = re.compile(
+    rf"(?<![\w.])({_NUMBER})[ \u00a0]?({'|'.join(map(re.escape, sorted(_UNITS, key=len, reverse=True)))})(?![\w/²³'’])"
+)
+_ISO_DATE = re.compile(r"(?<![\w-])(\d{4})-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])(?:T(?=\d)|(?![\w-]))", re.ASCII)
+_TIME = re.compile(
+    r"(?<![\d:.])([01]?\d|2[0-3]):([0-5]\d)(?::([0-5]\d))?(?![\d:])(?:\s?([ap])\.?m\b\.?)?", re.IGNORECASE
+)
+
+
+def _english(text: str) -> str:
+    for pattern, word in _EN_WORDS:
+        text = pattern.sub(word, text)
+    text = _ISO_DATE.sub(lambda found: f"{_MONTHS[int(found[2]) - 1]} {_ordinal(int(found[3]))}, {found[1]} ", text)
+    text = _EN_MONEY.sub(_english_money, _TIME.sub(_english_time, text))
+    text = _EN_UNIT.sub(lambda found: f"{found[1]} {_UNITS[found[2]][found[1] != '1']}", text)
+    return "".join(_EN_SIGNS.get(char, char) for char in text)
+
+
+def _ordinal(number: int) -> str:
+    ending = "th" if 10 < number < 20 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
+
+
+def _english_time(found: re.Match[str]) -> str:
+    hour, minute, second, half = found.groups()
+    spoken = str(int(hour))
+    if int(minute):
+        spoken += f" {minute}" if int(minute) > 9 else f" oh {int(minute)}"
+    elif half is None:
+        spoken += " o'clock" if 0 < int(hour) <= 12 else " hundred hours" if int(hour) else " 0 0"
+    if second and int(second):
+        spoken += f" and {int(second)} seconds"
+    return f"{spoken} {half.lower()}.m." if half else spoken
+
+
+def _english_money(found: re.Match[str]) -> str:
+    sign, number, scale = found.groups()
+    one, many, small, smalls = _MONEY[sign]
+    if scale:
+        return f"{number} {_SCALES.get(scale.lower(), scale)} {many}"
+    whole, _, part = number.rstrip(",").partition(".")
+    rest = "," if number.endswith(",") else ""
+    if len(part) == 2 and small:
+        main = f"{whole} {one if whole == '1' else many}"
+        cents = f"{int(part)} {small if int(part) == 1 else smalls}"
+        return (cents if whole == "0" and int(part) else f"{main} {cents}" if int(part) else main) + rest
+    return f"{number.rstrip(',')} {one if number == '1' else many}{rest}"
+
+
+# --- Japanese ---------------------------------------------------------------------------------------------------------
+
+_JA_MONEY = re.compile(rf"([$€£¥￥])\s?({_NUMBER})")
+_JA_CURRENCIES = {"$": "ドル", "€": "ユーロ", "£": "ポンド", "¥": "円", "￥": "円"}
+_JA_DATE = re.compile(r"(?<![\w/])(\d{4})/(\d{1,2})/(\d{1,2})(?![\w/])", re.ASCII)
+_JA_SIGNS = {"→": "、", "⇒": "、", "&": "アンド", "＆": "アンド", "≒": "約", "≈": "約"}
+
+
+def _japanese(text: str) -> str:
+    for pattern in (_ISO_DATE, _JA_DATE):
+        text = pattern.sub(lambda found: f"{found[1]}年{int(found[2])}月{int(found[3])}日", text)
+    text = _TIME.sub(_japanese_time, text)
+    text = _JA_MONEY.sub(lambda found: f"{found[2]}{_JA_CURRENCIES[found[1]]}", text)
+    text = re.sub(r"(?<=\d),(?=\d{3})", "", text)
+    return "".join(_JA_SIGNS.get(char, char) for char in text)
+
+
+def _japanese_time(found: re.Match[str]) -> str:
+    hour, minute, second, half = found.groups()
+    spoken = f"{int(hour)}時" + (f"{int(minute)}分" if int(minute) else "") + (f"{int(second)}秒" if second else "")
+    return {"a": "午前", "p": "午後"}.get((half or "").lower(), "") + spoken
+
+
+_RULES: Mapping[str, Callable[[str], str]] = {"en": _english, "ja": _japanese}
+
+
+def with_spoken_symbols(text: str, language: str) -> str:
+    """Dates, times, money, units and signs in words, where this module knows the language's."""
+    return _RULES.get(language, str)(re.sub(r"(?<=[A-Za-z0-9])_+(?=[A-Za-z0-9])", " ", text))
+
+
+# --- Pictures ---------------------------------------------------------------------------------------------------------
+
+_FIRST_PICTURE = 0x2190  # symbols below (©, °, ™) have names that are spoken
+_CJK_SYMBOLS = range(0x3000, 0x3400)  # 〒, ㈱ and squared units, which Japanese reads
+_SKIN_TONES = range(0x1F3FB, 0x1F400)
+_KEPT_IN_JAPANESE = frozenset("♪♡♥○◯●")  # signs of mood that voices are trained on
+_ATTACHED = frozenset("\u200d\ufe0e\ufe0f\u20e3")  # joins and variants of the picture before
+_INVISIBLE = frozenset("\u00ad\u200b\u2060\ufeff\u200e\u200f\ufe0e\ufe0f\u20e3")
+
+
+def without_pictures(text: str, language: str) -> tuple[str, int]:
+    """`text` without emoji and other pictures, and how many there were; invisible characters go without being counted."""
+    kept: list[str] = []
+    count, behind = 0, ""  # behind: the last character of the picture that is being read
+    for char in text:
+        if _is_picture(char, language):
+            if behind != "\u200d" and ord(char) not in _SKIN_TONES:
+                count += 1
+                kept.append(" ")
+            behind = char
+        elif behind and char in _ATTACHED:
+            behind = char
+        else:
+            behind = ""
+            kept.append("" if char in _INVISIBLE else char)
+    return "".join(kept), count
+
+
+def _is_picture(char: str, language: str) -> bool:
+    if unicodedata.category(char) != "So":
+        return ord(char) in _SKIN_TONES
+    known = language == "ja" and char in _KEPT_IN_JAPANESE
+    return ord(char) >= _FIRST_PICTURE and ord(char) not in _CJK_SYMBOLS and not known

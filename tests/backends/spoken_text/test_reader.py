@@ -1,0 +1,189 @@
+"""Any speaking backend gets text for the ear, pauses, and a silence instead of an error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from backends.interface import (
+    AudioChunk,
+    Capabilities,
+    ChatRequest,
+    Done,
+    Event,
+    Failed,
+    InvalidInput,
+    ModelFiles,
+    Placement,
+    Request,
+    SpeechRequest,
+    TextDelta,
+    Usage,
+    Voice,
+)
+from backends.registry import backend_info, check_request
+from backends.spoken_text.reader import NOTHING_SECONDS, Reader
+
+RATE = 1000
+
+
+@dataclass(eq=False)
+class Job:
+    request: Request
+
+
+class Speaker:
+    """One sample of sound a letter; refuses "refused", raises once at "stumble"."""
+
+    def __init__(self) -> None:
+        self.started: list[Any] = []
+        self.open = 0
+        self.stumbles = 1
+
+    def load(self, model: ModelFiles, placement: Placement) -> Capabilities:
+        return Capabilities("test", "cpu", "float32", 4, 500, voices=(Voice("anna", "", ("de-DE",)),))
+
+    def canary(self) -> Request:
+        return SpeechRequest("Ready.", "anna")
+
+    def start(self, request: Request) -> Job:
+        if isinstance(request, SpeechRequest) and "refused" in request.text:
+            raise InvalidInput("refused", param="input")
+        self.started.append(request)
+        self.open += 1
+        return Job(request)
+
+    def step(self, jobs: Sequence[Job]) -> Iterable[tuple[Job, Event]]:
+        for job in jobs:
+            if isinstance(job.request, ChatRequest):
+                yield job, TextDelta("hi")
+                yield job, Done("hi")
+                continue
+            assert isinstance(job.request, SpeechRequest)
+            if "stumble" in job.request.text and self.stumbles:
+                self.stumbles -= 1
+                raise RuntimeError("once")
+            yield job, AudioChunk(np.ones(len(job.request.text), np.float32), RATE)
+            yield job, Done(usage=Usage(2, 3), seed=job.request.seed or 7, timings={"a": 1.0}, notes=("own",))
+
+    def close(self, job: Job) -> None:
+        self.open -= 1
+
+    def footprint(self) -> int:
+        return 5
+
+
+def loaded(**fields: Any) -> tuple[Reader, Speaker]:
+    speaker = Speaker()
+    reader = Reader(speaker)
+    reader.load(ModelFiles("test", "", None, Path(), Path(), **fields), Placement())
+    return reader, speaker
+
+
+def run(reader: Reader, request: Request) -> list[Event]:
+    job = reader.start(request)
+    events: list[Event] = []
+    while not any(isinstance(event, Done | Failed) for event in events):
+        events += [event for _, event in reader.step([job])]
+    reader.close(job)
+    return events
+
+
+def sound(events: list[Event]) -> list[tuple[int, float]]:
+    return [
+        (len(event.samples), float(event.samples.max(initial=0))) for event in events if isinstance(event, AudioChunk)
+    ]
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_marks_alone_are_a_short_silence_with_a_note(on: bool) -> None:
+    reader, speaker = loaded(normalize_text=on)
+    events = run(reader, SpeechRequest("... ---", "anna"))
+    assert sound(events) == [(round(NOTHING_SECONDS * 500), 0.0)]
+    assert isinstance(events[-1], Done)
+    assert "only marks" in events[-1].notes[0]
+    assert speaker.started == []
+
+
+def test_the_backend_gets_the_text_as_it_is_read() -> None:
+    reader, speaker = loaded()
+    done = run(reader, SpeechRequest("**Hi** 👍", "x"))[-1]
+    assert speaker.started[0].text == "Hi"
+    assert isinstance(done, Done)
+    assert done.notes == ("not read out: emoji or pictures (1)", "own")
+    assert speaker.open == 0
+
+
+@pytest.mark.parametrize(("default", "asked", "text"), [(False, {}, "**Hi**"), (True, {"normalize_text": False}, "**Hi**"), (False, {"normalize_text": True}, "Hi")])  # fmt: skip
+def test_reading_can_be_turned_off_and_on(default: bool, asked: dict[str, bool], text: str) -> None:
+    reader, speaker = loaded(normalize_text=default)
+    run(reader, SpeechRequest("**Hi**", "x", options={**asked, "other": 1}))
+    assert (speaker.started[0].text, speaker.started[0].options) == (text, {"other": 1})
+
+
+def test_a_switch_that_is_no_boolean_is_refused_before_anything_runs() -> None:
+    reader, _ = loaded()
+    request = SpeechRequest("Hi", "x", options={"normalize_text": "no"})
+    with pytest.raises(InvalidInput, match="normalize_text"):
+        reader.start(request)
+    with pytest.raises(InvalidInput, match="normalize_text"):
+        check_request(backend_info("voices"), {}, request)
+
+
+def test_the_switch_is_no_backends_option() -> None:
+    request = SpeechRequest("Hi", "x", options={"normalize_text": False})
+    check_request(backend_info("llasa"), {}, request)
+
+
+@pytest.mark.parametrize(
+    ("voice", "options", "text"),
+    [("anna", {}, "a Punkt de"), ("fr-fr", {}, "a point de"), ("alloy", {}, "a dot de"), ("anna", {"language": "es"}, "a punto de")],
+)  # fmt: skip
+def test_the_language_is_the_requests_or_the_voices(voice: str, options: dict[str, str], text: str) -> None:
+    reader, speaker = loaded()
+    run(reader, SpeechRequest("https://a.de", voice, options=options))
+    assert speaker.started[0].text == text
+
+
+def test_pauses_are_silence_between_the_pieces() -> None:
+    reader, speaker = loaded()
+    events = run(reader, SpeechRequest("[pause 1s] one [pause 500ms] three [pause 2s]", "x"))
+    assert sound(events) == [(1000, 0.0), (3, 1.0), (500, 0.0), (5, 1.0), (2000, 0.0)]
+    assert [request.seed for request in speaker.started] == [None, 7]
+    done = events[-1]
+    assert isinstance(done, Done)
+    assert (done.usage, done.timings, done.notes, done.seed) == (Usage(4, 6), {"a": 2.0}, ("own",), 7)
+    assert speaker.open == 0
+
+
+def test_a_step_that_raises_can_be_repeated() -> None:
+    reader, _ = loaded()
+    job = reader.start(SpeechRequest("one [pause 1s] stumble", "x"))
+    events = [event for _, event in reader.step([job])]
+    with pytest.raises(RuntimeError):
+        list(reader.step([job]))
+    events += [event for _, event in reader.step([job])]
+    assert sound(events) == [(3, 1.0), (1000, 0.0), (7, 1.0)]
+
+
+def test_a_later_piece_that_is_refused_fails_its_job_alone() -> None:
+    reader, _ = loaded()
+    bad = reader.start(SpeechRequest("one [pause 1s] refused", "x"))
+    good = reader.start(SpeechRequest("one [pause 1s] two", "x"))
+    list(reader.step([bad, good]))
+    with pytest.raises(InvalidInput):
+        list(reader.step([bad]))
+    assert sound([event for _, event in reader.step([good])]) == [(3, 1.0)]
+
+
+def test_other_tasks_pass_through() -> None:
+    reader, speaker = loaded()
+    assert run(reader, ChatRequest(())) == [TextDelta("hi"), Done("hi")]
+    assert speaker.open == 0
+    assert reader.footprint() == 5
+    assert run(reader, reader.canary())

@@ -1,0 +1,142 @@
+"""What a person reads of a text that was written for the eye."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backends.spoken_text import reading
+from backends.spoken_text.reading import Piece, read
+
+
+def said(text: str, language: str = "en") -> str:
+    return " ".join(" ".join(piece.text.split()) for piece in read(text, language).pieces)
+
+
+@pytest.mark.parametrize("text", ["...", "---", "?!", "—", "\u200b\u200d", "***", "👍", "# ", "\n---\n===\n", "「」"])
+def test_marks_alone_say_nothing(text: str) -> None:
+    assert read(text, "en").pieces == ()
+
+
+@pytest.mark.parametrize("text", ["%", "5", "é", "€", "あ", "ß!"])
+def test_signs_that_are_words_are_said(text: str) -> None:
+    assert read(text, "").pieces
+
+
+@pytest.mark.parametrize(
+    ("text", "spoken"),
+    [
+        ("# Heading\n\nText", "Heading. Text"),
+        ("Is this it?\n======\nYes", "Is this it? Yes"),
+        ("some **bold**, *it*, ***both***, ~~old~~ and `code`", "some bold, it, both, old and code"),
+        ("**Note:** __init__ of snake_case", "Note: init of snake case"),
+        ("2*3*4 and 5 * 6 and a < b > c", "2*3*4 and 5 * 6 and a < b > c"),
+        ("- one\n- [x] two\n  * three!\n1. four", "one. two. three! 1, four."),
+        ("> a quote\n>> inside", "a quote inside"),
+        ("| name | age |\n|:---|---:|\n| Bob | 5 |", "name, age. Bob, 5."),
+        ("See [the docs](https://a.example/x_(y)) and ![a cat](cat.png).[^1]", "See the docs and a cat."),
+        ("See [it][ref].\n\n[ref]: https://a.example/x", "See it."),
+        ("これは**太字**です！！", "これは太字です！"),
+        ("<p>One &amp; two</p><br/>three", "One and two three"),
+    ],
+)
+def test_markup_is_read_and_not_spelled(text: str, spoken: str) -> None:
+    assert said(text) == spoken
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "spoken"),
+    [
+        ("See https://www.example.com/docs.", "en", "See example dot com slash docs."),
+        ("Visit example.com, please", "en", "Visit example dot com, please"),
+        ("ask bob.smith@mail.example.org now", "en", "ask bob dot smith at mail dot example dot org now"),
+        ("詳細はhttps://example.com/docsを", "ja", "詳細はexampleドットcomスラッシュdocsを"),
+        ("Siehe www.beispiel.de", "de", "Siehe beispiel Punkt de"),
+        ("Patrz https://example.com", "pl", "Patrz example.com"),
+        ("version 1.2.3 of node.js at 10.0.0.1", "en", "version 1.2.3 of node.js at 10.0.0.1"),
+    ],
+)
+def test_addresses_are_spoken(text: str, language: str, spoken: str) -> None:
+    assert said(text, language) == spoken
+
+
+@pytest.mark.parametrize(
+    ("text", "spoken"),
+    [
+        ("It costs $5.50, €3 million or $1.", "It costs 5 dollars 50 cents, 3 million euros or 1 dollar."),
+        ("5 km, 1 kg, 25°C, 3.5GB, 80 km/h, 50%", "5 kilometers, 1 kilogram, 25 degrees Celsius, 3.5 gigabytes, 80 kilometers per hour, 50 percent"),
+        ("on 2026-11-25 at 10:30", "on November 25th, 2026 at 10 30"),
+        ("at 9:05 pm, 10:00 or 0:15", "at 9 oh 5 p.m., 10 o'clock or 0 15"),
+        ("Item #1, e.g. this & that, pages 10–20, ~5", "Item number 1, for example this and that, pages 10 to 20, about 5"),
+        ("I'm 5'3 in a 4x4 with 1,234 items", "I'm 5'3 in a 4x4 with 1,234 items"),
+    ],
+)  # fmt: skip
+def test_english_signs_and_units_are_words(text: str, spoken: str) -> None:
+    assert said(text) == spoken
+
+
+@pytest.mark.parametrize(
+    ("text", "spoken"),
+    [
+        ("会議は2026-11-25の10:30です。", "会議は2026年11月25日の10時30分です。"),
+        ("費用は¥1,500、または$20", "費用は1500円、または20ドル"),
+        ("# 見出し\n- 項目", "見出し。 項目。"),
+        ("♪うた♡と絵文字😀", "♪うた♡と絵文字"),
+    ],
+)
+def test_japanese_signs_are_read_as_japanese(text: str, spoken: str) -> None:
+    assert said(text, "ja") == spoken
+
+
+def test_pauses_in_brackets_are_pauses() -> None:
+    text = (
+        "One [pause] two (pause 500ms) three [2s pause] four <break time='1.5s'/> five [PAUSE: 250] six 【ポーズ1秒】"
+    )
+    assert [piece.pause for piece in read(text, "en").pieces] == [0.8, 0.5, 2.0, 1.5, 0.25, 1.0]
+    assert said(text) == "One two three four five six"
+    assert read("[pause 1s] then", "en").pieces == (Piece("", 1.0), Piece("then"))
+    assert read("a [pause 1s] [pause 1s] ... b", "en").pieces == (Piece("a", 2.0), Piece("... b"))
+
+
+def test_pauses_have_a_limit_and_say_so() -> None:
+    one = read("a [pause 100s] b", "en")
+    assert one.pieces[0].pause == reading.LONGEST_PAUSE
+    assert "cut at 10 s" in one.notes[0]
+    many = read("a [pause 9s] " * 20, "en")
+    assert sum(piece.pause for piece in many.pieces) == pytest.approx(reading.LONGEST_PAUSES)
+
+
+@pytest.mark.parametrize(
+    ("text", "note"),
+    [
+        ("Look:\n```python\nprint(1)\n```\nDone", "code blocks (1)"),
+        ("Hi 👨‍👩‍👧 and 👍🏽!", "emoji or pictures (2)"),
+        ("<speak>Hello <emphasis>you</emphasis></speak>", "tags (4)"),
+        ("at https://a.example/x?token=1", "ends of addresses (1)"),
+    ],
+)
+def test_what_is_left_out_is_told(text: str, note: str) -> None:
+    assert read(text, "en").notes == (f"not read out: {note}",)
+
+
+def test_a_text_of_code_alone_is_read() -> None:
+    assert said("```\nprint(1)\n```") == "print(1)"
+
+
+def test_plain_text_stays_as_it_is() -> None:
+    for text in (
+        "Good morning, everybody. How's it going?",
+        "Dr. Smith's 2nd visit; well...",
+        "今日は、良い天気です。",
+    ):
+        assert read(text, "en") == reading.Reading((Piece(text),))
+
+
+@given(
+    st.text(alphabet="ab1 *_`#[]()<>!|-\n:.~&あ。\ue000\ue0015秒pause", max_size=300), st.sampled_from(["en", "ja", ""])
+)
+def test_any_text_can_be_read(text: str, language: str) -> None:
+    for piece in read(text, language).pieces:
+        assert "\ue000" not in piece.text
+        assert piece.text or piece.pause
