@@ -2,7 +2,8 @@
 #
 #   make serve                  start the server at 127.0.0.1:8000
 #   make serve PORT=8123        elsewhere; also HOST=, CONFIG=gateway.toml, EXTRAS="torch ui"
-#   make test                   lint, types, tests with branch coverage; ARGS="-k media" is passed to pytest
+#   make test                   lint, types, tests; ARGS="-k media" is passed to pytest
+#   make test-coverage          the same with branch coverage
 #   make test-windows-runtime   the Whisper tests on the onnxruntime that Windows gets
 #   make test-windows           Windows' own Python and packages under Wine (Linux, root)
 #   make test-busy              the tests beside a process per core that computes all the time
@@ -15,10 +16,10 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3 || command -v python)
 BOOTSTRAP = $(PYTHON) scripts/bootstrap.py
 
-.PHONY: help serve setup test test-windows-runtime test-windows test-cpu check fix docs bench clean lock test-busy test-security
+.PHONY: help serve setup test test-coverage test-windows-runtime test-windows test-cpu check fix docs bench clean lock test-busy test-security
 
 help:
-	@sed -n '2,13s/^# \{0,1\}//p' Makefile
+	@sed -n '2,14s/^# \{0,1\}//p' Makefile
 
 serve:
 	@$(BOOTSTRAP) serve --extras "$(EXTRAS)" $(if $(HOST),--host "$(HOST)") $(if $(PORT),--port "$(PORT)") $(if $(CONFIG),--config "$(CONFIG)") -- $(ARGS)
@@ -28,6 +29,9 @@ setup:
 
 test:
 	@$(BOOTSTRAP) test -- $(ARGS)
+
+test-coverage:
+	@$(BOOTSTRAP) test --coverage -- $(ARGS)
 
 test-windows-runtime:
 	@$(BOOTSTRAP) test-windows-runtime -- $(ARGS)

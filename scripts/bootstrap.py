@@ -50,7 +50,8 @@ _CHECKS = (("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",)
 # One process per core, few on large machines (each may hold torch); files stay whole, for their fixtures are servers,
 # and keep the order of tests/conftest.py, which puts the long ones first.
 _PROCESSES = ("-n", "logical", "--maxprocesses", "4", "--dist", "loadfile", "--no-loadscope-reorder")
-_COVERAGE = ("pytest", *_PROCESSES, "--cov", "--cov-branch", "--cov-report=term:skip-covered")
+_TESTS = ("pytest", *_PROCESSES)
+_COVERAGE = ("--cov", "--cov-branch", "--cov-report=term:skip-covered")  # makes the tests compute half as much again
 _READY_SECONDS = 120.0
 # Computes until its standard input ends, which it does with the process that started it.
 _SPIN = """
@@ -73,16 +74,16 @@ def serve(arguments: argparse.Namespace) -> int:
 
 
 def test(arguments: argparse.Namespace) -> int:
-    """Install everything the tests use, then lint, types, tests with branch coverage; or the tests alone, on busy
-    cores."""
+    """Install everything the tests use, then lint, types, tests; or the tests alone, on busy cores."""
     install(Plan(TEST_EXTRAS, TEST_GROUPS))
     if not arguments.checks_only:
         install_weights()  # without them the tests marked real_weights are skipped
     if arguments.busy:
         with busy_cores(os.cpu_count() or 1):
-            _checked(("pytest", *_PROCESSES, *arguments.options))
+            _checked((*_TESTS, *arguments.options))
         return 0
-    checks = [*_CHECKS, *(() if arguments.checks_only else ((*_COVERAGE, *arguments.options),))]
+    tests = (*_TESTS, *(_COVERAGE if arguments.coverage else ()), *arguments.options)
+    checks = [*_CHECKS, *(() if arguments.checks_only else (tests,))]
     for check in checks:
         _checked(check)
     return 0
@@ -241,6 +242,7 @@ def make_parser() -> argparse.ArgumentParser:
     serving.add_argument("--extras", default=os.environ.get("EXTRAS", ""))
     testing = commands.add_parser("test", help="install everything the tests use, then check and test")
     testing.add_argument("--checks-only", action="store_true")
+    testing.add_argument("--coverage", action="store_true", help="with branch coverage, which takes half as long again")
     testing.add_argument("--busy", action="store_true", help="only the tests, beside a computing process per core")
     windows = commands.add_parser("test-windows-runtime", help="the Whisper tests on the onnxruntime that Windows gets")
     setting_up = commands.add_parser("setup", help="install for one kind of accelerator")
