@@ -140,8 +140,8 @@ class JobEvent:
 class LiveProgress:
     """How far a live job has come, sent after a turn of the loop in which that changed.
 
-    feeds: FeedJobs that its backend has taken; seconds: seconds of audio in them; spent: seconds of work on the job, its
-    equal part of every step it was in included.
+    feeds: FeedJobs that its backend has taken; seconds: seconds of audio in them; spent: seconds of work on the job,
+    its equal part of every step it was in included.
     """
 
     job: int

@@ -39,9 +39,11 @@ class BackendInfo:
     pyproject extra that installs them; options: a frozen dataclass with a default for every key;
     default_model: hub id; required_files and pull_patterns: glob patterns inside the model folder;
     extra_models: option name -> further hub id it needs; bytes_hint: rough download size, for messages;
-    input_rate: Hz of audio in its requests; words ... diarization: as in Capabilities; live: has live jobs, see `backends.live`;
-    single_threaded: computes with one thread only, whatever it is given; detector: module that looks for the watermark in its speech, started
-    as a program; request_fields: what a chat request may set at its top level besides the names of the options;
+    input_rate: Hz of audio in its requests; words ... diarization: as in Capabilities; live: has live jobs, see
+    `backends.live`;
+    single_threaded: computes with one thread only, whatever it is given; detector: module that looks for the watermark
+    in its speech, started as a program; request_fields: what a chat request may set at its top level besides the names
+    of the options;
     licence: of the default weights.
     """
 

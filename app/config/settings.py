@@ -239,7 +239,8 @@ class DeploymentSettings(BaseModel):
     )
     normalize_text: bool = Field(
         default=True,
-        description="Read text to speak as a person would: markdown, addresses, emoji, units, dates, [pause 1s]. A request "
+        description="Read text to speak as a person would: markdown, addresses, emoji, units, dates, [pause 1s]. A "
+        "request "
         "may say otherwise: options.normalize_text.",
     )
     revision: str = Field(default="", description="Hub revision (commit or tag) of the weights; empty: the newest.")

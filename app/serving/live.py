@@ -52,7 +52,8 @@ class LiveJob:
         job.on_progress = self._progressed
 
     def feed(self, feed: Feed) -> None:
-        """Send it. Raises Overloaded where too much waits to be heard already; one for a job that is over is dropped."""
+        """Send it. Raises Overloaded where too much waits to be heard already; one for a job that is over is
+        dropped."""
         seconds = len(feed.samples) / ASR_SAMPLE_RATE if isinstance(feed, LiveAudio) else 0.0
         if self._feeds - self._taken >= MOST_BACKLOG_FEEDS or (seconds and self.backlog > MOST_BACKLOG_SECONDS):
             raise Overloaded(

@@ -97,8 +97,8 @@ class Turn:
 
 @dataclass(eq=False, slots=True)
 class TurnCutter:
-    """The turns of one live job. events: what happened, for the next step to tell; committed: turns to transcribe, oldest
-    first; open: the turn that grows; over: a LiveEnd came.
+    """The turns of one live job. events: what happened, for the next step to tell; committed: turns to transcribe,
+    oldest first; open: the turn that grows; over: a LiveEnd came.
 
     position: up to which audio was cut; what is shorter than a frame waits in `_rest` under turn detection.
     """

@@ -18,8 +18,10 @@ from backends.interface import ModelUnavailable
 # Sounds of Japanese, Chinese and other languages as the nearest ones of English, longer entries first. A voice that
 # learned English only has letters for the others, but has never said them.
 ENGLISH_SOUNDS: Mapping[str, str] = {
-    "ts.": "ts", "tɕ": "tʃ", "dʑ": "dʒ", "ts\u02b0": "ts", "ɯː": "uː", "ɯ": "uː", "ɨ": "ɪ", "ʨ": "tʃ", "ʥ": "dʒ", "ʣ": "z",
-    "ʦ": "ts", "ɕ": "ʃ", "ʑ": "ʒ", "ʂ": "ʃ", "ʐ": "ɹ", "ɸ": "f", "β": "w", "ᵝ": "w", "ç": "h", "x": "h", "χ": "h", "ɲ": "nj", "ɴ": "n",
+    "ts.": "ts", "tɕ": "tʃ", "dʑ": "dʒ", "ts\u02b0": "ts", "ɯː": "uː", "ɯ": "uː", "ɨ": "ɪ", "ʨ": "tʃ", "ʥ": "dʒ",
+    "ʣ": "z",
+    "ʦ": "ts", "ɕ": "ʃ", "ʑ": "ʒ", "ʂ": "ʃ", "ʐ": "ɹ", "ɸ": "f", "β": "w", "ᵝ": "w", "ç": "h", "x": "h", "χ": "h",
+    "ɲ": "nj", "ɴ": "n",
     "ʲ": "j", "y": "iː", "ɤ": "ʌ", "ɑ": "ɑː", "r": "ɹ", "ʔ": "",
 }  # fmt: skip
 _TONE = re.compile(r"[0-9˥˦˧˨˩]")
@@ -32,7 +34,8 @@ _OWN = frozenset(
 
 
 def readable_scripts(japanese: bool) -> frozenset[str]:
-    """First words of the Unicode names of the letters that are read here beside Latin. japanese: its readings are here."""
+    """First words of the Unicode names of the letters that are read here beside Latin. japanese: its readings are
+    here."""
     scripts = {*SCRIPT_LANGUAGE, "IDEOGRAPHIC"} - _OWN
     return frozenset(scripts if japanese else scripts - _JAPANESE)
 
@@ -84,7 +87,8 @@ class MixedFrontEnd:
 
 
 def _runs(text: str) -> Iterator[tuple[str, str]]:
-    """Stretches of one script with the signs behind them: ("LATIN", "Hello "), ("CJK", "世界!"). Kana make kanji Japanese."""
+    """Stretches of one script with the signs behind them: ("LATIN", "Hello "), ("CJK", "世界!"). Kana make kanji
+    Japanese."""
     current, run = "LATIN", ""
     for char in text:
         script = _script(char) or current

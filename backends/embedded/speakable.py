@@ -35,8 +35,9 @@ def readable(text: str, language: str, others: Collection[str] = ()) -> tuple[st
     """`text` without letters that a voice of `language` (primary code) cannot read, and a note about them ("" for
     none).
 
-    others: scripts whose words such a voice is given the sounds of, by the first words of their letters' Unicode names. Raises InvalidInput if
-    letters that cannot be read are a good part of the text, or those of other scripts most of it.
+    others: scripts whose words such a voice is given the sounds of, by the first words of their letters' Unicode
+    names. Raises InvalidInput if letters that cannot be read are a good part of the text, or those of other scripts
+    most of it.
     """
     known = _SCRIPTS.get(language, _LATIN)
     letters = Counter(_script(char) for char in text if char.isalpha())

@@ -197,7 +197,7 @@ def test_a_cancel_ends_a_live_job_whatever_waits() -> None:
     assert backend.closed == ["gone"]
 
 
-# --- A worker process ---------------------------------------------------------------------------------------------------
+# --- A worker process -------------------------------------------------------------------------------------------------
 
 
 def reports_until(process: Process, kind: type) -> list[Any]:

@@ -119,7 +119,14 @@ def test_the_backend_gets_the_text_as_it_is_read() -> None:
     assert speaker.open == 0
 
 
-@pytest.mark.parametrize(("default", "asked", "text"), [(False, {}, "**Hi**"), (True, {"normalize_text": False}, "**Hi**"), (False, {"normalize_text": True}, "Hi")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("default", "asked", "text"),
+    [
+        (False, {}, "**Hi**"),
+        (True, {"normalize_text": False}, "**Hi**"),
+        (False, {"normalize_text": True}, "Hi"),
+    ],
+)
 def test_reading_can_be_turned_off_and_on(default: bool, asked: dict[str, bool], text: str) -> None:
     reader, speaker = loaded(normalize_text=default)
     run(reader, SpeechRequest("**Hi**", "x", options={**asked, "other": 1}))
@@ -142,7 +149,12 @@ def test_the_switch_is_no_backends_option() -> None:
 
 @pytest.mark.parametrize(
     ("voice", "options", "text"),
-    [("anna", {}, "a Punkt de"), ("fr-fr", {}, "a point de"), ("alloy", {}, "a dot de"), ("anna", {"language": "es"}, "a punto de")],
+    [
+        ("anna", {}, "a Punkt de"),
+        ("fr-fr", {}, "a point de"),
+        ("alloy", {}, "a dot de"),
+        ("anna", {"language": "es"}, "a punto de"),
+    ],
 )  # fmt: skip
 def test_the_language_is_the_requests_or_the_voices(voice: str, options: dict[str, str], text: str) -> None:
     reader, speaker = loaded()
