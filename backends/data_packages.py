@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from backends.interface import ModelUnavailable
-from backends.model_files import JoinedFile
+from backends.model_files import FileSection, JoinedFile
 
 INSTALL = "python scripts/bootstrap.py weights"  # what a user types to get the packages
 LOCATED = ".located.json"  # in a model's folder: where the files lie that are used from where they are
@@ -25,10 +27,12 @@ LOCATED = ".located.json"  # in a model's folder: where the files lie that are u
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A file of a package. path: as the package's own list of files names it."""
+    """A file of a package. path: as the package's own list of files names it, "a|b": whichever is there; begins: the
+    first bytes, in hexadecimal, of what is wanted where that lies somewhere inside the file."""
 
     package: str
     path: str
+    begins: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,11 @@ class KnownFile:
     def packages(self) -> list[str]:
         return list(dict.fromkeys(part.package for part in self.parts))
 
+    @property
+    def inside(self) -> bool:
+        """Whether it lies inside a larger file, of which it is the only part."""
+        return any(part.begins for part in self.parts)
+
 
 class Refused(ModelUnavailable):
     """A file is there but is not the one that is known."""
@@ -53,10 +62,11 @@ class Refused(ModelUnavailable):
 def find_part(part: Part) -> Path | None:
     """Where a package's file lies; None if the package is not installed or does not have it."""
     try:
-        path = Path(str(metadata.distribution(part.package).locate_file(part.path)))
+        package = metadata.distribution(part.package)
     except metadata.PackageNotFoundError:
         return None
-    return path if path.is_file() else None
+    paths = (Path(str(package.locate_file(path))) for path in part.path.split("|"))
+    return next((path for path in paths if path.is_file()), None)
 
 
 def find_file(file: KnownFile) -> JoinedFile | None:
@@ -65,10 +75,25 @@ def find_file(file: KnownFile) -> JoinedFile | None:
     found = [path for part in file.parts if (path := find_part(part)) is not None]
     if not found or len(found) < len(file.parts):
         return None
-    joined = JoinedFile(*found)
+    joined = _inside(file, found[0]) if file.inside else JoinedFile(*found)
     if joined.size != file.size:
         raise _refusal(file, f"{joined.size} bytes instead of {file.size}")
     return joined
+
+
+def _inside(file: KnownFile, path: Path) -> FileSection:
+    """A file that lies inside a larger one. Raises Refused where no such bytes are there."""
+    offset = _offset_of(path, bytes.fromhex(file.parts[0].begins), path.stat().st_mtime_ns)
+    if offset < 0 or offset + file.size > path.stat().st_size:
+        raise _refusal(file, "it does not lie there")
+    return FileSection(path, offset, file.size)
+
+
+@lru_cache(maxsize=64)
+def _offset_of(path: Path, begins: bytes, changed: int) -> int:
+    """Where these bytes first are in a file, -1 = nowhere; changed: so that another file of that name is read anew."""
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        return mapped.find(begins)
 
 
 def is_installed(*files: KnownFile) -> bool:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Samples = NDArray[np.float32]
-Task = Literal["transcription", "speech", "chat"]
+Task = Literal["transcription", "speech", "chat", "diarization"]
 
 ASR_SAMPLE_RATE = 16_000  # Hz, what every speech recogniser here is trained on
 
@@ -212,7 +212,22 @@ class ChatRequest:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-Request = TranscriptionRequest | SpeechRequest | ChatRequest
+@dataclass(frozen=True, slots=True)
+class DiarizationRequest:
+    """Who speaks when.
+
+    samples: float32 [time] at 16 kHz, possibly a read-only memory map; min_speakers, max_speakers: how many may be
+    found, None = any number; references: clips of known speakers, as samples.
+    """
+
+    samples: Samples
+    min_speakers: int = 1
+    max_speakers: int | None = None
+    references: tuple[Samples, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+Request = TranscriptionRequest | SpeechRequest | ChatRequest | DiarizationRequest
 
 
 # --- Events ----------------------------------------------------------------------------------------------------------
@@ -262,6 +277,25 @@ class Segment:
     words: tuple[Word, ...] = ()
     speaker: str | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A stretch in which a speaker speaks, in seconds; speaker: from 0 in order of appearance."""
+
+    start: float
+    end: float
+    speaker: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpeakerTurns:
+    """Who speaks when. turns: in order, they may overlap; exclusive: the same with one speaker at a time, for the
+    words; known: the number of each reference's speaker, -1 = not heard."""
+
+    turns: tuple[Turn, ...] = ()
+    exclusive: tuple[Turn, ...] = ()
+    known: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,7 +352,7 @@ class Failed:
     code: str | None = None
 
 
-Event = TextDelta | Segment | AudioChunk | Progress | Done | Failed
+Event = TextDelta | Segment | SpeakerTurns | AudioChunk | Progress | Done | Failed
 
 
 # --- Errors a backend raises; the gateway's translator gives each its HTTP status -------------------------------------

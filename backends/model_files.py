@@ -180,3 +180,24 @@ class JoinedFile:
             with part.open("rb") as stream:
                 while chunk := stream.read(_CHUNK):
                     yield chunk
+
+
+class FileSection(JoinedFile):
+    """A file that is a part of a larger one. offset, size: bytes."""
+
+    def __init__(self, path: Path, offset: int, size: int) -> None:
+        """Raises ModelUnavailable if the larger one is missing or too short."""
+        super().__init__(path)
+        if offset + size > self.size:
+            raise ModelUnavailable(f"{path} is truncated")
+        self._offset, self.size = offset, size
+
+    def bytes_at(self, offset: int, length: int) -> NDArray[np.uint8]:
+        """Bytes [length] of the section."""
+        if not 0 <= offset <= offset + length <= self.size:
+            raise ModelUnavailable(f"{self} has no {offset + length} bytes")
+        return np.memmap(self.parts[0], np.uint8, "r", self._offset + offset, (length,))
+
+    def _chunks(self) -> Iterator[bytes]:
+        for first in range(0, self.size, _CHUNK):
+            yield self.read(first, min(_CHUNK, self.size - first))

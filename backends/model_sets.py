@@ -25,9 +25,8 @@ from backends.data_packages import (
     write_whole,
 )
 from backends.interface import ModelUnavailable
-from backends.model_files import UNFINISHED, JoinedFile
+from backends.model_files import UNFINISHED, FileSection, JoinedFile
 
-PACKAGES = "ears"  # the name of these packages in pyproject.toml
 _COPIED = ".json"  # ending of the small files that are copied into the model's folder, where readers expect them
 
 
@@ -42,13 +41,15 @@ class Variant:
 @dataclass(frozen=True, slots=True)
 class ModelSet:
     """A model by name. variants: in order of preference; hub, revision: of the repository that holds the first one's
-    files; languages: what it understands, for people."""
+    files, "" where none is known; languages: what it understands, for people; packages: the name of these packages in
+    pyproject.toml."""
 
     name: str
     variants: tuple[Variant, ...]
     hub: str
     revision: str
     languages: str
+    packages: str = "ears"
 
     @property
     def size(self) -> int:
@@ -67,6 +68,7 @@ class Located:
 
 
 _BASE_CONFIG = (2_309, "56a6d8110d311f19c8f0471e562832c7527f146b567275bfca59fcf7c184da9a")
+_MOONSHINE = "moonshine_voice/libmoonshine.so|moonshine_voice/moonshine.dll|moonshine_voice/libmoonshine.dylib"
 MODEL_SETS: dict[str, ModelSet] = {
     known.name: known
     for known in (
@@ -159,6 +161,58 @@ MODEL_SETS: dict[str, ModelSet] = {
             "0d3d19a32d3338f10357c0889762bd8d64bbdeba",
             "English",
         ),
+        # What pyannote's community-1 is made of, as moonshine converts and ships it: inside its library, the same bytes on
+        # every platform.
+        ModelSet(
+            "diarization-community-1",
+            (
+                Variant(
+                    "moonshine-voice",
+                    (
+                        KnownFile(
+                            "segmentation.ort",
+                            1_594_080,
+                            "9715e3996ef181252aa1cc0c9398060f42b2c984c2fb65e3604262555e2efb1a",
+                            (
+                                Part(
+                                    "moonshine-voice",
+                                    _MOONSHINE,
+                                    "140000004f52544d0c0010000c000800000004000c0000000c0000004c0c0000b85218004ecdfeff",
+                                ),
+                            ),
+                        ),
+                        KnownFile(
+                            "embedding.ort",
+                            6_975_920,
+                            "6e4af7d49562e6e7042672e444d6394935cb2c23c3a7dd4919da45922b91735b",
+                            (
+                                Part(
+                                    "moonshine-voice",
+                                    _MOONSHINE,
+                                    "140000004f52544d0c0010000c000800000004000c0000000c000000fc07000088716a00ea22feff",
+                                ),
+                            ),
+                        ),
+                        KnownFile(
+                            "plda.dat",
+                            266_752,
+                            "b73d6fee8df3fbf99c0e61610948a45b1c8432956e564ce8e597ffef8cd16a90",
+                            (
+                                Part(
+                                    "moonshine-voice",
+                                    _MOONSHINE,
+                                    "b471c45a7c0ac0bf2c4b07fa2a4a783f3ffa686955e8adbf7f6b063c59ff993f028682a5fc9cab3f",
+                                ),
+                            ),
+                        ),
+                    ),
+                ),
+            ),
+            "",
+            "",
+            "any",
+            "speakers",
+        ),
     )
 }
 
@@ -227,7 +281,7 @@ def problems(known: ModelSet, folder: Path) -> list[str]:
             found.append(f"{' and '.join(missing_packages(variant.files))} not installed")
         except Refused as error:
             found.append(error.message)
-    return [f"{known.name} is neither in {folder} nor in the weight packages {PACKAGES} ({'; '.join(found)})"]
+    return [f"{known.name} is neither in {folder} nor in the weight packages {known.packages} ({'; '.join(found)})"]
 
 
 def holds(known: ModelSet, folder: Path) -> bool:
@@ -291,7 +345,7 @@ def _put_on_record(variant: Variant, files: dict[str, JoinedFile], places: tuple
 def _record_at(place: Path, variant: Variant, files: dict[str, JoinedFile]) -> Path:
     kept = dict(files)
     for name, file in files.items():
-        if name.endswith(_COPIED):
+        if name.endswith(_COPIED) or isinstance(file, FileSection):
             write_whole(place / name, file.read(0, file.size))
             kept[name] = JoinedFile(place / name)
     write_record(place, f"package {variant.source}", kept, _by_name(variant))

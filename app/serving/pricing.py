@@ -6,7 +6,15 @@ neither queue nor worker; times are seconds.
 
 from __future__ import annotations
 
-from backends.interface import ASR_SAMPLE_RATE, AudioPart, ChatRequest, Request, SpeechRequest, TranscriptionRequest
+from backends.interface import (
+    ASR_SAMPLE_RATE,
+    AudioPart,
+    ChatRequest,
+    DiarizationRequest,
+    Request,
+    SpeechRequest,
+    TranscriptionRequest,
+)
 
 CHARACTERS_PER_SECOND = 15.0  # of spoken English; a wide (CJK) character is a syllable or more
 WIDE_CHARACTER = 0x2E80  # first code point of the CJK blocks
@@ -19,7 +27,7 @@ GUESS_REAL_TIME_FACTOR = 0.5
 
 def work_units(request: Request) -> float:
     """Count seconds of audio or tokens; at least a small amount, because no job is free."""
-    if isinstance(request, TranscriptionRequest):
+    if isinstance(request, TranscriptionRequest | DiarizationRequest):
         return max(0.1, len(request.samples) / ASR_SAMPLE_RATE)
     if isinstance(request, SpeechRequest):
         return max(0.1, spoken_seconds(request.text) / max(request.speed, 0.25))

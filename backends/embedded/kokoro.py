@@ -15,8 +15,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.embedded.onnx_session import open_session
 from backends.interface import ModelUnavailable, Samples
+from backends.onnx_session import open_session
 
 RATE = 24_000  # Hz
 MOST_TOKENS = 510  # of one piece, and the rows of a style table

@@ -18,8 +18,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from backends.embedded.onnx_session import open_session
 from backends.interface import ModelUnavailable, Samples
+from backends.onnx_session import open_session
 
 _BEGIN, _END, _BETWEEN = "^", "$", "_"
 _NOISE_FRAMES = 2048  # of noise, repeated behind that: 24 s of sound

@@ -25,6 +25,7 @@ from backends.interface import (
     BackendError,
     Capabilities,
     ChatRequest,
+    DiarizationRequest,
     Event,
     InvalidInput,
     Message,
@@ -34,12 +35,19 @@ from backends.interface import (
     Placement,
     Request,
     SpeechRequest,
+    Task,
     TextPart,
     TranscriptionRequest,
 )
 from backends.live import Feed, LiveEvent, LiveRequest
 
 _FAULTS: dict[str, type[BackendError]] = {"invalid_input": InvalidInput, "model_unavailable": ModelUnavailable}
+_REQUESTS: dict[Task, tuple[type, ...]] = {
+    "transcription": (TranscriptionRequest, LiveRequest),
+    "speech": (SpeechRequest,),
+    "chat": (ChatRequest,),
+    "diarization": (DiarizationRequest,),
+}
 _CRASH_CODE = 86  # exit status of a sudden death on demand
 
 
@@ -88,17 +96,14 @@ class FakeBackend:
             return SpeechRequest("a", VOICES[0].id, options=CANARY)
         if self._options.task == "chat":
             return ChatRequest((Message("user", (AudioPart(silence), TextPart("a"))),), max_tokens=1, options=CANARY)
+        if self._options.task == "diarization":
+            return DiarizationRequest(silence, options=CANARY)
         return TranscriptionRequest(silence, options=CANARY)
 
     def start(self, request: Request | LiveRequest) -> FakeJob | FakeLiveJob:
         """Plan the whole answer; steps only give it out. Raises InvalidInput for a request of another task."""
         self._meet("start", self._options.fail_start)
-        wanted: dict[str, tuple[type, ...]] = {
-            "transcription": (TranscriptionRequest, LiveRequest),
-            "speech": (SpeechRequest,),
-            "chat": (ChatRequest,),
-        }
-        if not isinstance(request, wanted[self._options.task]):
+        if not isinstance(request, _REQUESTS[self._options.task]):
             raise InvalidInput(f"this deployment does {self._options.task}", code="OperationNotSupported")
         if self._warm and self._options.growth and not self._grown:
             self._grown = self._detail["grown"] = True

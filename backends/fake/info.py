@@ -1,6 +1,6 @@
 """What the gateway may know of the test double: options that make it slow, big, broken or dead on demand.
 
-The double does any of the three tasks deterministically and is never configured by default. It is a documented backend
+The double does any of the tasks deterministically and is never configured by default. It is a documented backend
 and not a mock, so that everything above the contract is tested through real worker processes.
 """
 
@@ -56,7 +56,7 @@ class FakeOptions:
 INFO = BackendInfo(
     name="fake",
     entry="backends.fake.backend:FakeBackend",
-    tasks=("transcription", "speech", "chat"),
+    tasks=("transcription", "speech", "chat", "diarization"),
     engines=("fake",),
     options=FakeOptions,
     words=True,

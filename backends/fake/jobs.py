@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
+from math import ceil
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from backends.interface import (
     ASR_SAMPLE_RATE,
     AudioChunk,
     ChatRequest,
+    DiarizationRequest,
     Done,
     Event,
     InvalidInput,
@@ -25,10 +27,12 @@ from backends.interface import (
     Request,
     Samples,
     Segment,
+    SpeakerTurns,
     SpeechRequest,
     TextDelta,
     TextPart,
     TranscriptionRequest,
+    Turn,
     Usage,
     Voice,
     Word,
@@ -39,6 +43,7 @@ CHARACTER_SECONDS = 0.06  # length of the tone that stands for one character
 CHARACTERS_PER_PIECE = 16  # about a second of audio per step
 WORD_SECONDS = 0.5
 SEGMENT_WORDS = 20  # ten seconds
+TURN_SECONDS = 2.0  # of a speaker
 TOKENS_PER_SECOND = 10  # of audio that is heard, for usage counts
 DEFAULT_MAX_TOKENS = 256
 VOCABULARY = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -77,6 +82,8 @@ def begin(request: Request, options: FakeOptions) -> FakeJob:
         pieces, done = _transcript(request, options)
     elif isinstance(request, SpeechRequest):
         pieces, done = _speech(request, options)
+    elif isinstance(request, DiarizationRequest):
+        pieces, done = _speaker_turns(request)
     else:
         pieces, done = _answer(request)
     steps = 1 if request.options == CANARY else options.steps or max(1, len(pieces))
@@ -149,6 +156,18 @@ def _speech(request: SpeechRequest, options: FakeOptions) -> tuple[list[list[Eve
     ]
     usage = Usage(input_tokens=len(text.split()), output_tokens=len(text), output_audio_tokens=len(text))
     return pieces, Done(usage=usage, seed=request.seed if request.seed is not None else 0)
+
+
+def _speaker_turns(request: DiarizationRequest) -> tuple[list[list[Event]], Done]:
+    """Two speakers in turn, TURN_SECONDS each; a reference of a known speaker is the first, the next one the second."""
+    seconds = len(request.samples) / ASR_SAMPLE_RATE
+    count = max(1, ceil(seconds / TURN_SECONDS))
+    most = min(2 if request.max_speakers is None else request.max_speakers, 2)
+    edges = [min(seconds, number * TURN_SECONDS) for number in range(count + 1)]
+    turns = tuple(Turn(edges[n], edges[n + 1], n % most) for n in range(count))
+    heard = len({turn.speaker for turn in turns})
+    known = tuple(number if number < heard else -1 for number in range(len(request.references)))
+    return [[SpeakerTurns(turns, turns, known)]], Done(usage=Usage(audio_seconds=seconds))
 
 
 def _answer(request: ChatRequest) -> tuple[list[list[Event]], Done]:

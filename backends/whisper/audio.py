@@ -5,7 +5,6 @@ Knows no model and no file format; numpy only.
 
 from __future__ import annotations
 
-import mmap
 from functools import lru_cache
 
 import numpy as np
@@ -24,20 +23,6 @@ SECONDS_PER_TIMESTAMP = 0.02  # one timestamp token, and one encoder position (t
 
 _CHUNK_FRAMES = 512  # frames transformed at once, so that a long input needs little memory
 _DYNAMIC_RANGE = 8.0  # decades below the loudest bin that are kept
-
-
-def read_samples(samples: Floats, first: int, end: int) -> Floats:
-    """A copy of `samples[first:end]`.
-
-    What was read of a mapped file would stay resident, 230 MB per hour of audio, until the system runs short of memory;
-    it is given back at once where Python can do so.
-    """
-    part = np.array(samples[first:end], np.float32)
-    if isinstance(samples, np.memmap) and samples.mode == "r" and hasattr(mmap.mmap, "madvise"):
-        pages: mmap.mmap | None = getattr(samples, "_mmap", None)
-        if pages is not None:
-            pages.madvise(mmap.MADV_DONTNEED)
-    return part
 
 
 def log_mel(samples: Floats, mels: int, window_frames: int = WINDOW_FRAMES) -> Floats:

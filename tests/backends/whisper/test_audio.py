@@ -10,7 +10,8 @@ import psutil
 import pytest
 from transformers import WhisperFeatureExtractor
 
-from backends.whisper.audio import WINDOW_SAMPLES, log_mel, mel_filters, read_samples
+from backends.audio.mapped import read_samples
+from backends.whisper.audio import WINDOW_SAMPLES, log_mel, mel_filters
 
 TIME = np.arange(WINDOW_SAMPLES) / 16_000
 SIGNALS = {

@@ -1,4 +1,4 @@
-"""onnxruntime sessions on the CPU for the neural voices.
+"""onnxruntime sessions on the CPU, for the engines that use it as it is.
 
 Owns the session options and that onnxruntime reports nothing to anybody. Knows no model.
 """
@@ -11,9 +11,12 @@ from typing import Any
 from backends.interface import ModelUnavailable
 
 
-def open_session(model: bytes, threads: int) -> Any:
-    """A session of `model` (a serialised ONNX graph) on `threads` CPU threads. Raises ModelUnavailable."""
-    onnxruntime = _onnxruntime()
+def open_session(model: bytes, threads: int, name: str = "the voice") -> Any:
+    """A session of `model` (a serialised ONNX graph, or ORT's own format) on `threads` CPU threads.
+
+    name: of it, for people. Raises ModelUnavailable.
+    """
+    onnxruntime = load_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = max(1, threads), 1
     options.log_severity_level = 3
@@ -22,10 +25,10 @@ def open_session(model: bytes, threads: int) -> Any:
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions have no common base of their own
-        raise ModelUnavailable(f"onnxruntime cannot load the voice: {error}") from error
+        raise ModelUnavailable(f"onnxruntime cannot load {name}: {error}") from error
 
 
-def _onnxruntime() -> Any:
+def load_onnxruntime() -> Any:
     """The module, with its telemetry off: the variable is read when the library is loaded, the call covers Windows."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
