@@ -161,8 +161,8 @@ MODEL_SETS: dict[str, ModelSet] = {
             "0d3d19a32d3338f10357c0889762bd8d64bbdeba",
             "English",
         ),
-        # What pyannote's community-1 is made of, as moonshine converts and ships it: inside its library, the same bytes on
-        # every platform.
+        # What pyannote's community-1 is made of, as moonshine converts and ships it: inside its library, with the same
+        # bytes on every platform.
         ModelSet(
             "diarization-community-1",
             (

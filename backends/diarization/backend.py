@@ -88,9 +88,9 @@ class DiarizationBackend:
                 "this deployment tells speakers apart and does nothing else", code="OperationNotSupported"
             )
         seconds = len(request.samples) / ASR_SAMPLE_RATE
-        if seconds > self._options.max_seconds:
+        if seconds > (most := self._options.max_seconds):
             raise InvalidInput(
-                f"the audio is {seconds:.0f} s long; speakers are told apart in at most {self._options.max_seconds:.0f} s",
+                f"the audio is {seconds:.0f} s long; speakers are told apart in at most {most:.0f} s",
                 param="file",
                 code="audio_too_long",
             )
