@@ -159,7 +159,8 @@ def cuda(shapes: Sequence[str], batches: Sequence[int], cache: Path) -> None:
 def _torch_seconds(folder: Path, batch: int, device: str, dtype: str, repeats: int = 4) -> float:
     """Least wall seconds for one batch of windows. Tokens come back to the processor, so nothing is left on the
     device."""
-    from backends.whisper.engine import ActiveWindow, DecodingOptions, load_whisper
+    from backends.whisper.active_window import ActiveWindow, DecodingOptions
+    from backends.whisper.engine import load_whisper
     from scripts.bench.whisper_served import noise
 
     model = load_whisper(folder, engine="torch", device=device, dtype=dtype, max_batch=batch)

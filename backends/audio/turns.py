@@ -8,7 +8,7 @@ model: whoever transcribes takes the committed turns, and gives the function tha
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -32,11 +32,12 @@ from backends.live import (
     TurnStopped,
 )
 
-SpeechProbability = Callable[[Samples], float]
-"""Probability of speech in the next frame, float32 [512]; it remembers the frames before."""
+SpeechProbabilities = Callable[[Samples], Sequence[float]]
+"""Probability of speech in each of the next frames, float32 [frames * 512]; it remembers those before."""
 
 SHORTEST_COMMIT = 0.1  # seconds that the realtime APIs ask of a commit
 _SHORTEST_SPEECH = 3  # frames, 96 ms; less is a click
+_SPEECH = 0.5  # probability from which on a frame is speech where no request says so
 _RELEASE = 0.15  # speech goes on until its probability is this far below the threshold
 
 
@@ -79,12 +80,19 @@ class SampleBuffer:
 
 @dataclass(eq=False, slots=True)
 class Turn:
-    """One turn. start, end: positions; end None: it is open."""
+    """One turn. start, end: positions; end None: it is open.
+
+    speech_start, speech_end: positions of the first speech in it and of the last, None and 0 where there is none yet;
+    speech_frames: how many frames of speech it holds.
+    """
 
     number: int
     start: int
     audio: SampleBuffer
     end: int | None = None
+    speech_start: int | None = None
+    speech_end: int = 0
+    speech_frames: int = 0
 
     @property
     def seconds(self) -> float:
@@ -94,23 +102,32 @@ class Turn:
         """float32 [time] of the whole turn, or of what there is of it."""
         return self.audio.read(self.start, self.audio.end if self.end is None else self.end)
 
+    def spoke(self, end: int, frames: int = 1) -> None:
+        """Note frames of speech that end at a position."""
+        if self.speech_start is None:
+            self.speech_start = end - frames * FRAME
+        self.speech_end = end
+        self.speech_frames += frames
+
 
 @dataclass(eq=False, slots=True)
 class TurnCutter:
     """The turns of one live job. events: what happened, for the next step to tell; committed: turns to transcribe,
     oldest first; open: the turn that grows; over: a LiveEnd came.
 
-    position: up to which audio was cut; what is shorter than a frame waits in `_rest` under turn detection.
+    position: up to which audio was cut; what is shorter than a frame waits in `_rest` under turn detection. Without it
+    such a rest is part of the turn already and waits in `_unjudged` for the frame to be whole.
     """
 
     request: LiveRequest
-    speech: SpeechProbability
+    speech: SpeechProbabilities
     events: list[LiveEvent] = field(default_factory=list)
     committed: deque[Turn] = field(default_factory=deque)
     open: Turn | None = None
     over: bool = False
     position: int = 0
     _rest: Samples = field(default_factory=lambda: np.zeros(0, np.float32))
+    _unjudged: Samples = field(default_factory=lambda: np.zeros(0, np.float32))
     _recent: SampleBuffer = field(default_factory=SampleBuffer)
     _turns: int = 0
     _run: int = 0  # frames of speech, or within a turn of silence, up to now
@@ -154,8 +171,9 @@ class TurnCutter:
             return
         audio = np.concatenate([self._rest, samples]) if len(self._rest) else samples
         whole = len(audio) // FRAME * FRAME
-        for first in range(0, whole, FRAME):
-            self._take_frame(audio[first : first + FRAME], self.detection)
+        probabilities = self.speech(audio[:whole]) if whole else ()
+        for first, probability in zip(range(0, whole, FRAME), probabilities, strict=True):
+            self._take_frame(audio[first : first + FRAME], probability, self.detection)
         self._rest = audio[whole:].copy()
 
     def _grow(self, samples: Samples) -> None:
@@ -165,16 +183,26 @@ class TurnCutter:
             part = samples[: self._limit(turn) - self.position]
             turn.audio.append(part.copy())
             self.position += len(part)
+            self._judge(turn, part)
             samples = samples[len(part) :]
             if self.position >= self._limit(turn):
                 self._commit(self.position)
+
+    def _judge(self, turn: Turn, samples: Samples) -> None:
+        """Note where somebody spoke in a turn whose end the client tells."""
+        audio = np.concatenate([self._unjudged, samples])
+        whole = len(audio) // FRAME * FRAME
+        ends = range(self.position - len(audio) + FRAME, self.position + 1, FRAME)
+        for end, probability in zip(ends, self.speech(audio[:whole]) if whole else (), strict=False):
+            if probability >= _SPEECH:
+                turn.spoke(end)
+        self._unjudged = audio[whole:].copy()
 
     def _limit(self, turn: Turn) -> int:
         """Position at which a turn has reached its greatest length."""
         return turn.start + max(1, round(self.request.max_turn_seconds * ASR_SAMPLE_RATE))
 
-    def _take_frame(self, frame: Samples, detection: TurnDetection) -> None:
-        probability = self.speech(frame)
+    def _take_frame(self, frame: Samples, probability: float, detection: TurnDetection) -> None:
         self.position += FRAME
         if self.open is None:
             self._recent.append(frame.copy())
@@ -191,6 +219,7 @@ class TurnCutter:
         if self._run >= _SHORTEST_SPEECH:
             turn = self._begin(start)
             turn.audio.append(self._recent.read(start, self.position))
+            turn.spoke(self.position, _SHORTEST_SPEECH)
             self._recent = SampleBuffer(self.position)
             self.events.append(TurnStarted(turn.number, start / ASR_SAMPLE_RATE))
         else:
@@ -198,6 +227,8 @@ class TurnCutter:
 
     def _wait_for_silence(self, turn: Turn, probability: float, detection: TurnDetection) -> None:
         self._run = self._run + 1 if probability < detection.threshold - _RELEASE else 0
+        if self._run == 0:
+            turn.spoke(self.position)
         silence = _samples(detection.silence_duration_ms)
         if self._run and self._run * FRAME >= silence:
             self._stop(turn, max(turn.start + 1, self.position - self._run * FRAME + silence))
@@ -255,7 +286,7 @@ class TurnCutter:
         self._take_rest()
         took_over = self.detection is None and request.turn_detection is not None
         if (self.detection is None) != (request.turn_detection is None):
-            self._run, self._recent = 0, SampleBuffer(self.position)
+            self._run, self._recent, self._unjudged = 0, SampleBuffer(self.position), self._unjudged[:0]
         self.request = request
         if took_over and self.open is not None:
             self.events.append(TurnStarted(self.open.number, self.open.start / ASR_SAMPLE_RATE))

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from backends.audio.turns import Turn, TurnCutter
+from backends.audio.vad import FRAME
 from backends.fake.info import FakeOptions
 from backends.fake.jobs import WORD_SECONDS, transcript_words
 from backends.interface import ASR_SAMPLE_RATE, Done, Event, Failed, Samples, Segment, TokenLogprob, Usage
@@ -22,9 +23,10 @@ LOGPROB = -0.1  # of every word
 _MOST_TURNS = 8  # that wait to be transcribed
 
 
-def loud(frame: Samples) -> float:
-    """Probability of speech in a frame: 1 or 0."""
-    return float(np.sqrt(np.mean(np.square(frame, dtype=np.float64))) >= LOUD)
+def loud(frames: Samples) -> list[float]:
+    """Probability of speech in each frame: 1 or 0."""
+    levels = np.sqrt(np.mean(np.square(frames.reshape(-1, FRAME), dtype=np.float64), axis=1))
+    return [float(level >= LOUD) for level in levels]
 
 
 def begin_live(request: LiveRequest, options: FakeOptions) -> FakeLiveJob:

@@ -1,13 +1,14 @@
 """Whisper behind the backend contract: one step decodes a batch of windows from all active requests.
 
-Owns jobs, the sharing of a step between them, and events. Decoding itself is `engine`'s.
+Owns jobs, the sharing of a step between them, and events. Decoding itself is `engine`'s, what a live job does with its
+audio `live`'s.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,13 +28,17 @@ from backends.interface import (
     TranscriptionRequest,
     Usage,
 )
+from backends.live import Feed, LiveEvent, LiveRequest
 from backends.model_sets import locate, model_set
-from backends.whisper.engine import ActiveWindow, DecodingOptions, load_whisper
+from backends.whisper.active_window import ActiveWindow, DecodingOptions
+from backends.whisper.engine import Whisper, load_whisper
 from backends.whisper.fallback import Thresholds
 from backends.whisper.info import WhisperOptions
+from backends.whisper.job import WhisperJob
+from backends.whisper.live import LiveWhisperJob, single_failure
 from backends.whisper.speech_segments import VadOptions
 from backends.whisper.tokenizer import checked_language
-from backends.whisper.transcription import Transcription, Window
+from backends.whisper.transcription import Window
 
 _TORCH_DEVICES = ("cuda", "mps", "xpu")
 _WINDOWS_PER_STEP_CPU = 4  # a cancelled or a new request waits for one step at most
@@ -42,22 +47,8 @@ _LEAST_SECONDS = 0.02  # that a segment counts for
 # Of an English-only model: published tiny.en in int8 gave -0.18 to -0.41 on nine English clips, real and spoken, and
 # -0.88 to -1.32 on speech in other languages.
 _DOUBTFUL_ENGLISH = -0.7
+_MOST_LIVE = 256  # what a machine can do is known by measurement; this bounds memory only
 _POSITIONS_PER_SECOND = 50  # encoder positions, counted as audio tokens
-
-
-@dataclass(eq=False, slots=True)
-class WhisperJob:
-    """One request. begun: its first window is decoded, so that further windows may share a step; logprobs: seconds and
-    average log-probability of each segment."""
-
-    recording: Transcription
-    decoding_options: DecodingOptions
-    seconds: float
-    begun: bool = False
-    texts: list[str] = field(default_factory=list)
-    tokens: int = 0
-    logprobs: list[tuple[float, float]] = field(default_factory=list)
-    timings: dict[str, float] = field(default_factory=dict)
 
 
 class WhisperBackend:
@@ -98,6 +89,7 @@ class WhisperBackend:
             words=True,
             logprobs=True,
             translation=self._whisper.special.multilingual,
+            max_live=_MOST_LIVE,
             detail=self._detail(placement),
         )
 
@@ -119,8 +111,16 @@ class WhisperBackend:
         noise = np.random.default_rng(0).standard_normal(ASR_SAMPLE_RATE).astype(np.float32) * np.float32(0.05)
         return TranscriptionRequest(noise, language="en", temperature=0.1, options={"vad": False, "max_tokens": 4})
 
-    def start(self, request: Request) -> WhisperJob:
-        """Check the request; nothing is decoded yet. Raises InvalidInput."""
+    def start(self, request: Request | LiveRequest) -> WhisperJob | LiveWhisperJob:
+        """Check the request; nothing is decoded yet. Raises InvalidInput, and ModelUnavailable for live audio without
+        the speech detector."""
+        if isinstance(request, LiveRequest):
+            self.language(request.language)
+            return LiveWhisperJob(request, self)
+        return self.recording(request)
+
+    def recording(self, request: Request) -> WhisperJob:
+        """A job for a whole recording, or a turn of live audio."""
         if not isinstance(request, TranscriptionRequest):
             raise InvalidInput("Whisper transcribes audio and does nothing else", code="OperationNotSupported")
         if request.diarize:
@@ -142,7 +142,7 @@ class WhisperBackend:
     def _decoding_options(self, request: TranscriptionRequest) -> DecodingOptions:
         temperatures = self._options.temperatures if request.temperature == 0 else (request.temperature,)
         return DecodingOptions(
-            language=checked_language(self._whisper.special, request.language or self._options.language),
+            language=self.language(request.language),
             task=request.task,
             prompt=request.prompt,
             temperatures=temperatures,
@@ -150,30 +150,79 @@ class WhisperBackend:
             max_tokens=int(request.options.get("max_tokens", DecodingOptions().max_tokens)),
         )
 
+    def language(self, given: str | None) -> str | None:
+        """The language to decode in, None to detect it. Raises InvalidInput for one that the model does not know."""
+        return checked_language(self._whisper.special, given or self._options.language)
+
+    # --- Live audio ------------------------------------------------------------------------------------------------
+
+    @property
+    def whisper(self) -> Whisper:
+        return self._whisper
+
+    def feed(self, job: LiveWhisperJob, feed: Feed) -> None:
+        job.feed(feed)
+
+    def has_work(self, job: LiveWhisperJob) -> bool:
+        return job.has_work()
+
+    def is_full(self, job: LiveWhisperJob) -> bool:
+        return job.is_full()
+
     # --- Steps -----------------------------------------------------------------------------------------------------
 
-    def step(self, jobs: Sequence[Job]) -> Iterable[tuple[Job, Event]]:
-        """Decode one batch of windows. A step that raises leaves its jobs as they were."""
-        active = [job for job in jobs if isinstance(job, WhisperJob)]
+    def step(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Event | LiveEvent]]:
+        """Decode one batch of windows: of recordings, of live turns that are complete, or else of open ones.
+
+        A step that raises leaves its jobs as they were, but for what it told already. A live job alone never raises for
+        a turn that cannot be decoded: that turn fails.
+        """
+        live = [job for job in jobs if isinstance(job, LiveWhisperJob)]
+        for job in live:
+            yield from ((job, event) for event in job.happened())
+        finals = {job: final for job in live if (final := job.final()) is not None}
+        recordings = [job for job in jobs if isinstance(job, WhisperJob)]
+        opened = [] if finals else [job for job in live if job.is_due()]
         began = time.perf_counter()
-        windows = self._share(active)
         try:
-            self._decode(windows)
+            items = [job.partial() for job in opened]
+            self._work([*recordings, *finals.values()], items, alone=not live)
+        except Exception as error:
+            if len(jobs) > 1 or not live:
+                raise
+            yield from ((live[0], event) for event in live[0].failed(single_failure(error)))
+            return
+        spent = time.perf_counter() - began
+        for job, item in zip(opened, items, strict=True):
+            yield from ((job, event) for event in job.decoded(item, spent))
+        for recording in recordings:
+            yield from ((recording, event) for event in self._after(recording, spent))
+        for job, final in finals.items():
+            yield from ((job, event) for event in job.finished(self._after(final, spent)))
+        for job in live:
+            if job.is_over():
+                yield job, job.done()
+
+    def _work(self, jobs: Sequence[WhisperJob], partial: Sequence[ActiveWindow], *, alone: bool) -> None:
+        """alone: nobody who talks waits for the end of the step, so that it may be a long one."""
+        windows = self._share(jobs, self._batch_size() if alone else 1)
+        try:
+            self._decode(windows, partial)
         except Exception:
             for job, window in windows:
                 job.recording.release(window)
             raise
-        spent = time.perf_counter() - began
-        events: list[tuple[Job, Event]] = []
-        for job in active:
-            job.timings["decode"] = job.timings.get("decode", 0.0) + spent
-            job.begun = True
-            events += ((job, event) for event in self._events(job))
-        return events
 
-    def _share(self, jobs: Sequence[WhisperJob]) -> list[tuple[WhisperJob, Window]]:
+    def _after(self, job: WhisperJob, spent: float) -> list[Event]:
+        """What a step gave to one recording."""
+        job.timings["decode"] = job.timings.get("decode", 0.0) + spent
+        job.begun = True
+        return list(self._events(job))
+
+    @staticmethod
+    def _share(jobs: Sequence[WhisperJob], size: int) -> list[tuple[WhisperJob, Window]]:
         """One window for every job, what is left of the batch for those under way."""
-        size = max(len(jobs), self._batch_size())
+        size = max(len(jobs), size)
         taken = [(job, window) for job in jobs for window in job.recording.next_windows(1)]
         for job in jobs:
             room = size - len(taken)
@@ -189,9 +238,10 @@ class WhisperBackend:
             else network.max_batch
         )
 
-    def _decode(self, windows: Sequence[tuple[WhisperJob, Window]]) -> None:
+    def _decode(self, windows: Sequence[tuple[WhisperJob, Window]], partial: Sequence[ActiveWindow]) -> None:
         items = [ActiveWindow(job.recording, window, job.decoding_options) for job, window in windows]
-        self._whisper.work(items)
+        if items or partial:
+            self._whisper.work([*items, *partial])
         for (job, _), item in zip(windows, items, strict=True):
             job.decoding_options = replace(job.decoding_options, language=item.decoding_options.language)
 
@@ -233,6 +283,8 @@ class WhisperBackend:
         """Whoever still refers to the job does not hold its recording."""
         if isinstance(job, WhisperJob):
             job.recording.close()
+        elif isinstance(job, LiveWhisperJob):
+            job.close()
 
     def footprint(self) -> int:
         return self._whisper.network.footprint()

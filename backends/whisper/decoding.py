@@ -21,8 +21,8 @@ _LOOK_FOR_LOOPS_EVERY = 16  # tokens
 
 @dataclass(frozen=True, slots=True)
 class WindowTask:
-    """One window to decode. prompt: all tokens before the answer, the start token at `start_index`; seed: of the
-    choice."""
+    """One window to decode. prompt: all tokens before the answer, the start token at `start_index`; forced: how many at
+    its end are the beginning of the answer, known already; timestamps: the answer has times; seed: of the choice."""
 
     encoder_output: EncoderOutput
     prompt: tuple[int, ...]
@@ -30,6 +30,8 @@ class WindowTask:
     temperature: float = 0.0
     max_tokens: int = 224
     seed: int = 0
+    forced: int = 0
+    timestamps: bool = True
 
 
 @dataclass(slots=True)
@@ -100,7 +102,7 @@ class _Loop:
         """The next token of every active row; finished rows leave the batch."""
         logits = np.array(logits, dtype=np.float32)
         for rule in self.rules:
-            rule.apply(logits, [self.results[row].tokens for row in self.active])
+            rule.apply(logits, [self._chosen(row) for row in self.active])
         logits[~np.isfinite(logits.max(axis=-1)), self.special.end] = 0.0  # where nothing is allowed, the answer ends
         logprobs = log_softmax(logits)
         going = [place for place, row in enumerate(self.active) if self._take(row, logprobs[place])]
@@ -108,6 +110,11 @@ class _Loop:
             self.active = [self.active[place] for place in going]
             if going:
                 self.decoding.select(going)
+
+    def _chosen(self, row: int) -> Sequence[int]:
+        """The answer so far, with what was known of it before."""
+        task, tokens = self.tasks[row], self.results[row].tokens
+        return [*task.prompt[len(task.prompt) - task.forced :], *tokens] if task.forced else tokens
 
     def _take(self, row: int, logprobs: NDArray[np.float32]) -> bool:
         """Append one token to a row's result; False once the row is finished."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from backends.audio.vad import SpeechDetector
 from backends.interface import Chunking, InvalidInput, ModelUnavailable, Segment, Word
+from backends.whisper.active_window import ActiveWindow, DecodingOptions
 from backends.whisper.audio import HOP, SAMPLE_RATE, log_mel
 from backends.whisper.checkpoint import Checkpoint, check
 from backends.whisper.config import GenerationConfig, ModelDimensions, read_dims, read_generation_config
@@ -36,26 +37,10 @@ from backends.whisper.timing import (
     word_times,
 )
 from backends.whisper.tokenizer import SpecialTokens, WhisperTokenizer, checked_language, special_tokens
-from backends.whisper.transcription import Transcription, Window
+from backends.whisper.transcription import Transcription
 
 Task = Literal["transcribe", "translate"]
 _LOUDEST = 1e9  # full scale is 1; the squares of more would overflow
-
-
-@dataclass(frozen=True, slots=True)
-class DecodingOptions:
-    """What one transcription asks for.
-
-    language: Whisper's code or None (detect); temperatures: the ladder, one rung = no ladder; max_tokens: of one
-    window.
-    """
-
-    language: str | None = None
-    task: str = "transcribe"
-    prompt: str = ""
-    temperatures: tuple[float, ...] = (0.0,)
-    words: bool = False
-    max_tokens: int = 448
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +51,6 @@ class TranscriptionResult:
     language: str | None
     segments: tuple[Segment, ...] = ()
     words: tuple[Word, ...] = ()
-
-
-@dataclass(slots=True)
-class ActiveWindow:
-    """A window of some recording with what its job wishes; memory: the encoded audio."""
-
-    recording: Transcription
-    window: Window
-    decoding_options: DecodingOptions
-    encoder_output: EncoderOutput | None = field(default=None)
 
 
 class Whisper:
@@ -203,9 +178,13 @@ class Whisper:
         )
 
     def _gated(self, samples: NDArray[np.float32], vad_options: VadOptions) -> Iterator[SpeechSegment]:
+        return find_speech(samples, self.detector(), vad_options, self.dims.window_seconds)
+
+    def detector(self) -> SpeechDetector:
+        """The speech detector, loaded once. Raises ModelUnavailable where it is missing."""
         if self._detector is None:
             self._detector = SpeechDetector()
-        return find_speech(samples, self._detector, vad_options, self.dims.window_seconds)
+        return self._detector
 
     def detect_language(self, encoder_output: EncoderOutput, network: Network | None = None) -> tuple[str, float]:
         """The likeliest language of a window and its probability among the languages; English-only models know one."""
@@ -249,14 +228,22 @@ class Whisper:
         )
 
     def _task(self, item: ActiveWindow) -> WindowTask:
-        prompt = self.special.prompt(item.decoding_options.language, item.decoding_options.task, timestamps=self._timed)
+        options = item.decoding_options
+        timestamps = options.timestamps and self._timed
+        prompt = self.special.prompt(options.language, options.task, timestamps=timestamps)
+        prompt += options.forced
         context = self._context(item)
         if item.encoder_output is None:
             raise ValueError("a window is encoded before it is decoded")
         room = self.dims.target_positions - len(context) - len(prompt)
-        limit = min(self.dims.target_positions // 2, room, item.decoding_options.max_tokens)
         return WindowTask(
-            item.encoder_output, (*context, *prompt), len(context), max_tokens=limit, seed=item.window.start
+            item.encoder_output,
+            (*context, *prompt),
+            len(context),
+            max_tokens=min(self.dims.target_positions // 2, room, options.max_tokens),
+            seed=item.window.start,
+            forced=len(options.forced),
+            timestamps=timestamps,
         )
 
     def _context(self, item: ActiveWindow) -> list[int]:
@@ -284,9 +271,16 @@ class Whisper:
         return rules
 
     def _decode_batch(self, network: Network, tasks: Sequence[WindowTask]) -> list[WindowResult]:
-        size, rules = network.max_batch, self.logit_filters(timestamps=self._timed)
-        parts = [tasks[first : first + size] for first in range(0, len(tasks), size)]
-        return [result for part in parts for result in decode_windows(network, self.special, rules, part)]
+        """Results in the order of the tasks; those with times and those without follow different rules."""
+        results: dict[int, WindowResult] = {}
+        for timestamps in (True, False):
+            rows = [row for row, task in enumerate(tasks) if task.timestamps == timestamps]
+            rules = self.logit_filters(timestamps=timestamps)
+            for first in range(0, len(rows), network.max_batch):
+                part = rows[first : first + network.max_batch]
+                decoded = decode_windows(network, self.special, rules, [tasks[row] for row in part])
+                results.update(zip(part, decoded, strict=True))
+        return [results[row] for row in range(len(tasks))]
 
     def _text(self, tokens: Sequence[int]) -> str:
         return self.tokenizer.decode(token for token in tokens if token < self.special.first_timestamp)
@@ -302,12 +296,17 @@ class Whisper:
 
     def _words(self, item: ActiveWindow, result: WindowResult) -> list[list[Word]]:
         """The words of each piece, at their times in the recording."""
-        pieces = item.recording.pieces(item.window, result)
-        texts = [item.recording.text_tokens(piece) for piece in pieces]
+        recording = item.recording
+        if not isinstance(recording, Transcription):
+            return []  # words have times in a recording only
+        pieces = recording.pieces(item.window, result)
+        texts = [recording.text_tokens(piece) for piece in pieces]
         matrix = self.alignment(item, [token for text in texts for token in text])
         ends = np.cumsum([0, *map(len, texts)])
         rows = [matrix[begin:end] for begin, end in pairwise(ends)]
-        words = [self._piece_words(item, result, piece, part) for piece, part in zip(pieces, rows, strict=True)]
+        words = [
+            self._piece_words(recording, item, result, piece, part) for piece, part in zip(pieces, rows, strict=True)
+        ]
         return shorten_after_pauses(words, item.window.start / SAMPLE_RATE)
 
     def alignment(self, item: ActiveWindow, text: Sequence[int]) -> Floats:
@@ -324,13 +323,15 @@ class Whisper:
         # A token's time is read where it is predicted, one row earlier; the weights' rows are inputs.
         return alignment(weights, positions)[len(prompt) - 1 : len(prompt) - 1 + len(known)]
 
-    def _piece_words(self, item: ActiveWindow, result: WindowResult, piece: Chunk, rows: Floats) -> list[Word]:
-        tokens = item.recording.text_tokens(piece)[: len(rows)]
+    def _piece_words(
+        self, recording: Transcription, item: ActiveWindow, result: WindowResult, piece: Chunk, rows: Floats
+    ) -> list[Word]:
+        tokens = recording.text_tokens(piece)[: len(rows)]
         texts = [self.tokenizer.decode([token]) for token in tokens]
         starts = token_starts(rows, texts, piece.start, piece.end)
         groups = split_words(tokens, self.tokenizer, item.decoding_options.language)
         return word_times(
-            groups, starts, item.recording.text_logprobs(piece, result), item.window.start / SAMPLE_RATE, texts
+            groups, starts, recording.text_logprobs(piece, result), item.window.start / SAMPLE_RATE, texts
         )
 
 

@@ -86,5 +86,6 @@ INFO = BackendInfo(
     words=True,
     logprobs=True,
     translation=True,
+    live=True,
     licence="MIT",
 )

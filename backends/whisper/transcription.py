@@ -53,6 +53,11 @@ class Window:
         return self.length / SAMPLE_RATE
 
 
+def loose_window(length: int, context: Sequence[int]) -> Window:
+    """A window of audio that is no part of a recording's progress."""
+    return Window(_Progress(SpeechSegment(0, length), 0), 0, length, tuple(context))
+
+
 WordTimes = Sequence[Sequence[Word]]
 
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.audio.turns import FRAME, SampleBuffer, Turn, TurnCutter
+from backends.audio.turns import SampleBuffer, Turn, TurnCutter
+from backends.audio.vad import FRAME
 from backends.interface import Samples
 from backends.live import (
     CommitRefused,
@@ -31,9 +32,9 @@ RATE = 16_000
 MANUAL = LiveRequest(turn_detection=None)
 
 
-def level(frame: Samples) -> float:
-    """Speech as loud as the frame's first sample."""
-    return float(frame[0])
+def level(frames: Samples) -> list[float]:
+    """Speech as loud as each frame's first sample."""
+    return [float(value) for value in frames[::FRAME]]
 
 
 def cutter(request: LiveRequest | None = None) -> TurnCutter:

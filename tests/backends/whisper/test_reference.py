@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from backends.whisper.engine import ActiveWindow, DecodingOptions, Whisper, load_whisper
+from backends.whisper.active_window import ActiveWindow, DecodingOptions
+from backends.whisper.engine import Whisper, load_whisper
 from backends.whisper.timing import split_words
 from tests.backends.whisper.spoken import Recording, record
 

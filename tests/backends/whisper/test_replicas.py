@@ -8,9 +8,10 @@ import threading
 import numpy as np
 import pytest
 
+from backends.whisper.active_window import ActiveWindow, DecodingOptions
 from backends.whisper.config import read_dims
 from backends.whisper.decoding import WindowResult
-from backends.whisper.engine import ActiveWindow, DecodingOptions, Whisper
+from backends.whisper.engine import Whisper
 from backends.whisper.onnx.engine import OnnxNetwork
 from tests.backends.whisper.checkpoints import Reference
 from tests.support.waiting import LIMIT
