@@ -53,6 +53,7 @@ _EXPOSED = ", ".join(
 # The second is for browsers that do not know the first.
 _FRAME_HEADERS = [(b"content-security-policy", b"frame-ancestors 'self'"), (b"x-frame-options", b"SAMEORIGIN")]
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+_STREAMS = "/gradio_api/queue/"
 
 
 class OriginGuard:
@@ -144,8 +145,8 @@ def _is_page(message: Message) -> bool:
 
 
 def _does_work(scope: Scope) -> bool:
-    """More than telling what is known."""
-    if scope["type"] == "http" and scope["method"] not in _SAFE_METHODS:
+    """More than telling what is known; the streams of the web page wait for its work."""
+    if scope["type"] == "http" and (scope["method"] not in _SAFE_METHODS or _STREAMS in scope["path"]):
         return True
     return WORK_QUERY in QueryParams(scope["query_string"])
 

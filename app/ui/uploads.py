@@ -5,12 +5,15 @@ Gradio takes any number of uploads, and takes a path or an address in a request 
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.ui.temp_files import PageFull, TempFiles
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class UploadRoom:
@@ -32,10 +35,30 @@ class UploadRoom:
         visitor = headers.get("api-key") or (scope.get("client") or ("unknown", 0))[0]
         try:
             async with self._temp_files.room_for(size, visitor):
-                await self._page(scope, receive, send)
+                await self._upload(scope, receive, send)
         except PageFull as full:
             full.headers["connection"] = "close"  # the upload is not read
             await full.response()(scope, receive, send)
+
+    async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let Gradio take it. Raises PageFull where others have filled the disk meanwhile, which Gradio calls an
+        internal error."""
+        held: list[Message] = []
+
+        async def unless_error(message: Message) -> None:
+            if held or (message["type"] == "http.response.start" and message["status"] >= 500):
+                held.append(message)
+            else:
+                await send(message)
+
+        try:
+            await self._page(scope, receive, unless_error)
+        except OSError as error:
+            if error.errno not in _DISK_FULL:
+                raise
+            raise PageFull("The disk of the web page's temporary files is full; free some space there.") from error
+        for message in held:
+            await send(message)
 
 
 def keep_to_own_files(blocks: Any, temp_files: TempFiles) -> None:

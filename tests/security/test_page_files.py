@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from collections.abc import Iterator
@@ -268,3 +269,23 @@ async def test_an_upload_without_room_is_answered_and_not_read(temp_files: TempF
     assert (answer.status_code, answer.headers["connection"]) == (507, "close")
     assert json.loads(answer.text)["error"]["code"] == "insufficient_storage"
     assert other.text == "taken"
+
+
+async def test_a_disk_that_others_fill_during_an_upload_is_told(temp_files: TempFiles) -> None:
+    """As Gradio does: it answers 500, and raises what happened."""
+
+    async def gradio(scope: Any, receive: Any, send: Any) -> None:
+        await PlainTextResponse("Internal Server Error", 500)(scope, receive, send)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    page = UploadRoom(gradio, "/ui", temp_files, 50 << 20)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=page), base_url="http://127.0.0.1") as client:
+        answer = await client.post("/ui/gradio_api/upload", content=b"sound")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (507, "insufficient_storage")
+
+
+async def test_another_error_of_the_page_stays_what_it_is(temp_files: TempFiles) -> None:
+    page = UploadRoom(PlainTextResponse("broken", 500), "/ui", temp_files, 50 << 20)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=page), base_url="http://127.0.0.1") as client:
+        answer = await client.post("/ui/gradio_api/upload", content=b"sound")
+    assert (answer.status_code, answer.text) == (500, "broken")

@@ -137,6 +137,7 @@ class FakePool:
     )
     requests: list[Any] = field(default_factory=list)
     feeds: list[Feed] = field(default_factory=list)
+    canaries: int = 0
     owners: list[str] = field(default_factory=list)
     active: int = 0
     started: bool = False
@@ -149,6 +150,7 @@ class FakePool:
         for name in ("script", "delay", "refuse", "refuse_run", "refuse_canary", "fallbacks", "run_capabilities"):
             setattr(self, name, getattr(fresh, name))
         self.requests.clear()
+        self.canaries = 0
         self.loaded = True
 
     async def start(self) -> None:
@@ -181,6 +183,7 @@ class FakePool:
             self.active -= 1
 
     async def canary(self, deployment: Deployment, timeout_seconds: float) -> None:
+        self.canaries += 1
         if self.refuse_canary is not None:
             raise self.refuse_canary
 
