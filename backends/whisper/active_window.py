@@ -46,9 +46,11 @@ class Recording(Protocol):
 
 @dataclass(slots=True)
 class ActiveWindow:
-    """A window of some recording with what its job wishes; memory: the encoded audio."""
+    """A window of some recording with what its job wishes. encoder_output: the encoded audio; prompt_left_out: it was
+    decoded without the prompt, which hid what was said."""
 
     recording: Recording
     window: Window
     decoding_options: DecodingOptions
     encoder_output: EncoderOutput | None = field(default=None)
+    prompt_left_out: bool = False

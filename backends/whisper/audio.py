@@ -10,6 +10,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from backends.interface import InvalidInput
+
 Floats = NDArray[np.float32]
 
 SAMPLE_RATE = 16_000  # Hz
@@ -22,7 +24,18 @@ FRAMES_PER_SECOND = SAMPLE_RATE // HOP
 SECONDS_PER_TIMESTAMP = 0.02  # one timestamp token, and one encoder position (two frames)
 
 _CHUNK_FRAMES = 512  # frames transformed at once, so that a long input needs little memory
+_LOUDEST = 1e9  # full scale is 1; the squares of more would overflow
 _DYNAMIC_RANGE = 8.0  # decades below the loudest bin that are kept
+
+
+def checked_samples(piece: NDArray[np.float32]) -> Floats:
+    """Samples as float32 [time]. Raises InvalidInput for what is no sound: it would become text all the same."""
+    samples = np.asarray(piece, np.float32)
+    if samples.ndim != 1:
+        raise InvalidInput("audio is one channel: samples of shape [time]", param="samples")
+    if not (np.abs(samples) < _LOUDEST).all():
+        raise InvalidInput("audio holds values that are no samples (not finite, or beyond all bounds)", param="samples")
+    return samples
 
 
 def log_mel(samples: Floats, mels: int, window_frames: int = WINDOW_FRAMES) -> Floats:

@@ -47,6 +47,8 @@ _LEAST_SECONDS = 0.02  # that a segment counts for
 # Of an English-only model: published tiny.en in int8 gave -0.18 to -0.41 on nine English clips, real and spoken, and
 # -0.88 to -1.32 on speech in other languages.
 _DOUBTFUL_ENGLISH = -0.7
+_REPEATS = "the prompt repeats itself: what comes several times in a row was used once"
+_HIDES = "with the prompt nothing but its own words was heard: parts of the audio were heard without it"
 _MOST_LIVE = 256  # what a machine can do is known by measurement; this bounds memory only
 _POSITIONS_PER_SECOND = 50  # encoder positions, counted as audio tokens
 
@@ -244,6 +246,7 @@ class WhisperBackend:
             self._whisper.work([*items, *partial])
         for (job, _), item in zip(windows, items, strict=True):
             job.decoding_options = replace(job.decoding_options, language=item.decoding_options.language)
+            job.without_prompt = job.without_prompt or item.prompt_left_out
 
     def _events(self, job: WhisperJob) -> Iterator[Event]:
         for segment in job.recording.finished_segments():
@@ -257,12 +260,16 @@ class WhisperBackend:
 
     def _done(self, job: WhisperJob) -> Done:
         audio = round(job.seconds * _POSITIONS_PER_SECOND)
-        prompt = len(self._whisper.tokenizer.encode(job.decoding_options.prompt)) if job.decoding_options.prompt else 0
+        prompt, cut = self._whisper.prompt_tokens(job.decoding_options.prompt)
         usage = Usage(
-            input_tokens=audio + prompt, output_tokens=job.tokens, input_audio_tokens=audio, audio_seconds=job.seconds
+            input_tokens=audio + len(prompt),
+            output_tokens=job.tokens,
+            input_audio_tokens=audio,
+            audio_seconds=job.seconds,
         )
         text, language = "".join(job.texts), job.decoding_options.language
-        return Done(text, language, usage=usage, timings=dict(job.timings), notes=self._doubts(job))
+        notes = (*([_REPEATS] if cut else []), *([_HIDES] if job.without_prompt else []), *self._doubts(job))
+        return Done(text, language, usage=usage, timings=dict(job.timings), notes=notes)
 
     def _doubts(self, job: WhisperJob) -> tuple[str, ...]:
         """A note where the whole text is likely to be wrong. An English-only model makes English of every language."""

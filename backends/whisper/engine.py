@@ -19,13 +19,15 @@ from numpy.typing import NDArray
 from backends.audio.vad import SpeechDetector
 from backends.interface import Chunking, InvalidInput, ModelUnavailable, Segment, Word
 from backends.whisper.active_window import ActiveWindow, DecodingOptions
-from backends.whisper.audio import HOP, SAMPLE_RATE, log_mel
+from backends.whisper.audio import HOP, SAMPLE_RATE, checked_samples, log_mel
 from backends.whisper.checkpoint import Checkpoint, check
 from backends.whisper.config import GenerationConfig, ModelDimensions, read_dims, read_generation_config
 from backends.whisper.decoding import WindowResult, WindowTask, decode_windows, log_softmax
 from backends.whisper.fallback import Thresholds, decode_with_fallback
 from backends.whisper.logit_filters import LogitFilter, Suppress, SuppressFirst, Timestamps
 from backends.whisper.network import EncoderOutput, Floats, Network
+from backends.whisper.prompts import is_echo, is_fuller
+from backends.whisper.repetition import without_repeats
 from backends.whisper.segments import Chunk
 from backends.whisper.speech_segments import SpeechSegment, VadOptions, find_speech, whole
 from backends.whisper.timing import (
@@ -40,7 +42,6 @@ from backends.whisper.tokenizer import SpecialTokens, WhisperTokenizer, checked_
 from backends.whisper.transcription import Transcription
 
 Task = Literal["transcribe", "translate"]
-_LOUDEST = 1e9  # full scale is 1; the squares of more would overflow
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +155,7 @@ class Whisper:
     def encode(self, pieces: Sequence[NDArray[np.float32]], network: Network | None = None) -> list[EncoderOutput]:
         """Each piece is one window's audio. network: one of the lanes."""
         dims = self.dims
-        mels = [log_mel(_checked(piece), dims.mels, dims.mel_frames) for piece in pieces]
+        mels = [log_mel(checked_samples(piece), dims.mels, dims.mel_frames) for piece in pieces]
         return (network or self.network).encode(mels)
 
     def recording(
@@ -221,11 +222,37 @@ class Whisper:
                 item.decoding_options = replace(
                     item.decoding_options, language=self.detect_language(encoder_output, network)[0]
                 )
-        tasks = [self._task(item) for item in windows]
-        temperature_schedules = [item.decoding_options.temperatures for item in windows]
+        results = self._decoded(network, windows)
+        hidden = [index for index, result in enumerate(results) if self._is_echo(windows[index], result)]
+        for index in hidden:
+            windows[index].prompt_left_out = True
+        again = self._decoded(network, [windows[index] for index in hidden]) if hidden else []
+        for index, result in zip(hidden, again, strict=True):
+            if not self.thresholds.is_silence(result) and self._is_fuller(result, results[index]):
+                results[index] = result
+            else:
+                windows[index].prompt_left_out = False
+        return results
+
+    def _decoded(self, network: Network, windows: Sequence[ActiveWindow]) -> list[WindowResult]:
         return decode_with_fallback(
-            tasks, temperature_schedules, self.thresholds, partial(self._decode_batch, network), self._text
+            [self._task(item) for item in windows],
+            [item.decoding_options.temperatures for item in windows],
+            self.thresholds,
+            partial(self._decode_batch, network),
+            self._text,
         )
+
+    def _is_echo(self, item: ActiveWindow, result: WindowResult) -> bool:
+        """The answer is nothing, or nothing but the client's prompt."""
+        prompt = item.decoding_options.prompt.strip()
+        if not prompt or item.decoding_options.forced:  # what is forced was said already
+            return False
+        return self.thresholds.is_silence(result) or is_echo(self._text(result.tokens), prompt)
+
+    def _is_fuller(self, result: WindowResult, first: WindowResult) -> bool:
+        text = "" if self.thresholds.is_silence(first) else self._text(first.tokens)
+        return is_fuller(self._text(result.tokens), text)
 
     def _task(self, item: ActiveWindow) -> WindowTask:
         options = item.decoding_options
@@ -250,14 +277,16 @@ class Whisper:
         """<|startofprev|> and the end of what the user or the window before said; at most half the positions."""
         if self.special.previous is None:
             return []
-        given = (
-            self.tokenizer.encode(f" {item.decoding_options.prompt.strip()}")
-            if item.decoding_options.prompt.strip()
-            else []
-        )
+        given = [] if item.prompt_left_out else self.prompt_tokens(item.decoding_options.prompt)[0]
         before = [*given, *item.window.context]
         room = self.dims.target_positions // 2 - 1
         return [self.special.previous, *before[-room:]] if before and room > 0 else []
+
+    def prompt_tokens(self, prompt: str) -> tuple[list[int], bool]:
+        """A prompt as the decoder is given it, and whether repetitions were cut out of it."""
+        tokens = self.tokenizer.encode(f" {prompt.strip()}") if prompt.strip() else []
+        kept = without_repeats(tokens)
+        return kept, len(kept) < len(tokens)
 
     @property
     def _timed(self) -> bool:
@@ -333,16 +362,6 @@ class Whisper:
         return word_times(
             groups, starts, recording.text_logprobs(piece, result), item.window.start / SAMPLE_RATE, texts
         )
-
-
-def _checked(piece: NDArray[np.float32]) -> Floats:
-    """Samples as float32 [time]. Raises InvalidInput for what is no sound: it would become text all the same."""
-    samples = np.asarray(piece, np.float32)
-    if samples.ndim != 1:
-        raise InvalidInput("audio is one channel: samples of shape [time]", param="samples")
-    if not (np.abs(samples) < _LOUDEST).all():
-        raise InvalidInput("audio holds values that are no samples (not finite, or beyond all bounds)", param="samples")
-    return samples
 
 
 def load_whisper(

@@ -11,7 +11,7 @@ from backends.whisper.transcription import Transcription
 @dataclass(eq=False, slots=True)
 class WhisperJob:
     """One request. begun: its first window is decoded, so that further windows may share a step; logprobs: seconds and
-    average log-probability of each segment."""
+    average log-probability of each segment; without_prompt: some window was decoded without the prompt."""
 
     recording: Transcription
     decoding_options: DecodingOptions
@@ -21,3 +21,4 @@ class WhisperJob:
     tokens: int = 0
     logprobs: list[tuple[float, float]] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
+    without_prompt: bool = False

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 _LONGEST_PATTERN = 24  # tokens
 _MIN_REPEATED = 24  # tokens that the repetitions must span together
+_SHORT_PATTERN = 4  # tokens; a shorter one in a prompt must come three times to be a repetition, others twice
 
 
 def compression_ratio(text: str) -> float:
@@ -39,3 +40,26 @@ def without_loop(tokens: Sequence[int]) -> list[int]:
     while length and len(kept) >= 2 * length and kept[-length:] == kept[-2 * length : -length]:
         del kept[-length:]
     return kept
+
+
+def without_repeats(tokens: Sequence[int]) -> list[int]:
+    """A prompt's tokens with whatever comes several times in a row said once. What it names once keeps its place: a
+    prompt has no use for the rest, and a loop in it goes on in the answer."""
+    kept: list[int] = []
+    at = 0
+    while at < len(tokens):
+        length, count = _run(tokens, at)
+        kept += tokens[at : at + length]
+        at += length * count
+    return kept
+
+
+def _run(tokens: Sequence[int], at: int) -> tuple[int, int]:
+    """Length and number of the equal patterns that begin there; (1, 1) if there is no repetition."""
+    for length in range(1, _LONGEST_PATTERN + 1):
+        pattern, count = tokens[at : at + length], 1
+        while tokens[at + length * count : at + length * (count + 1)] == pattern:
+            count += 1
+        if count >= (3 if length < _SHORT_PATTERN else 2):
+            return length, count
+    return 1, 1

@@ -7,8 +7,8 @@ detector.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,22 +17,24 @@ from backends.audio.mapped import read_samples
 from backends.audio.vad import FRAME, FRAME_SECONDS, SpeechDetector
 from backends.interface import Chunking
 from backends.whisper.audio import SAMPLE_RATE
+from backends.whisper.loudness import AHEAD, QuickGain, SlowGain, frame_absmax, gain_beside, level, raised
 
 _PIECE = 625 * FRAME  # samples listened to at once, 20 s
 _RELEASE = 0.15  # speech goes on until its probability is this far below the threshold
 _LONGEST_PAUSE = 2.0  # seconds of silence inside a stretch; longer ones invite invented text
 _SHORTEST = 0.1  # seconds; less is a click, unless the whole recording is that short
-_QUIET, _RAISED = 0.02, 0.05  # level of a piece that is raised for the detector, and to what
-_LARGEST_GAIN = 100.0  # 40 dB
-_CLICKS = 0.01  # share of frames that may be louder than the level
+_MORE = 2.0  # times the gain of the first hearing that the second must raise a passage by
 
 
 @dataclass(frozen=True, slots=True)
 class SpeechSegment:
-    """Samples `start` to `end` (exclusive) of the recording."""
+    """Samples `start` to `end` (exclusive) of the recording. level: see `loudness`; raised: (start, end, gain) of quiet
+    passages, which the recogniser is to hear so much louder."""
 
     start: int
     end: int
+    level: float = 0.0
+    raised: tuple[tuple[int, int, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,60 +64,81 @@ def find_speech(
 ) -> Iterator[SpeechSegment]:
     """Regions of speech with their padding, packed into stretches no longer than the window where pauses allow it."""
     window = int(window_seconds * SAMPLE_RATE)
-    current: SpeechSegment | None = None
+    together: list[SpeechSegment] = []
     for region in _padded(_regions(samples, detector, vad_options), vad_options, len(samples)):
-        if current is None:
-            current = region
-        elif region.end - current.start <= window and region.start - current.end <= _LONGEST_PAUSE * SAMPLE_RATE:
-            current = SpeechSegment(current.start, region.end)
-        else:
-            yield current
-            current = SpeechSegment(max(region.start, current.end), region.end)
-    if current is not None:
-        yield current
+        if together and not _fits(together, region, window):
+            yield _joined(together)
+            region = replace(region, start=max(region.start, together[-1].end))
+            together = []
+        together.append(region)
+    if together:
+        yield _joined(together)
+
+
+def _fits(together: Sequence[SpeechSegment], region: SpeechSegment, window: int) -> bool:
+    pause = region.start - together[-1].end
+    return region.end - together[0].start <= window and pause <= _LONGEST_PAUSE * SAMPLE_RATE
+
+
+def _joined(regions: Sequence[SpeechSegment]) -> SpeechSegment:
+    """One stretch of several regions, the quiet ones of them raised."""
+    loudest = max(region.level for region in regions)
+    gains = ((region, gain_beside(region.level, loudest)) for region in regions)
+    raised = tuple((region.start, region.end, gain) for region, gain in gains if gain > 1.0)
+    return SpeechSegment(regions[0].start, regions[-1].end, loudest, raised)
 
 
 def _regions(
     samples: NDArray[np.float32], detector: SpeechDetector, vad_options: VadOptions
 ) -> Iterator[SpeechSegment]:
     """Frames above the threshold, joined over short pauses."""
-    state, loudness = detector.new_state(), _Loudness()
+    hearing = _Hearing(detector)
     begin, last = -1, -1  # first and last speech frame of the open region
+    absmax: list[float] = []  # of its frames, and of a pause that may end it
     pause = max(1, round(vad_options.pause / FRAME_SECONDS))
     shortest = max(1, int(_SHORTEST / FRAME_SECONDS))
+
+    def region() -> SpeechSegment:
+        of_speech = np.array(absmax[: last - begin + 1], np.float32)
+        return SpeechSegment(begin * FRAME, min(len(samples), (last + 1) * FRAME), level(of_speech))
+
     for first in range(0, len(samples), _PIECE):
-        probabilities = state.probabilities(loudness.raised(read_samples(samples, first, first + _PIECE)))
-        for frame, probability in enumerate(probabilities.tolist(), first // FRAME):
+        heard = hearing.of(read_samples(samples, first, first + _PIECE + AHEAD))
+        for frame, (probability, peak) in enumerate(heard, first // FRAME):
             if probability >= vad_options.threshold or (begin >= 0 and probability >= vad_options.threshold - _RELEASE):
                 begin, last = (frame if begin < 0 else begin), frame
             elif begin >= 0 and frame - last >= pause:
                 if last - begin + 1 >= shortest:
-                    yield SpeechSegment(begin * FRAME, (last + 1) * FRAME)
-                begin = -1
+                    yield region()
+                begin, absmax = -1, []
+            if begin >= 0:
+                absmax.append(peak)
     if begin >= 0 and last - begin + 1 >= shortest:
-        yield SpeechSegment(begin * FRAME, min(len(samples), (last + 1) * FRAME))
+        yield region()
 
 
-class _Loudness:
-    """How loud the recording is, so that the detector, which misses speech below a peak of about 0.005, hears quiet
-    ones too.
+class _Hearing:
+    """The detector's two hearings of a recording: as it is (raised as a whole where it is quiet), and with every quiet
+    passage of some seconds raised for itself, so that a quiet speaker after a loud one is heard."""
 
-    The level is the peak of all frames but the loudest hundredth, and falls by half a piece at most: a click leaves
-    quiet speech raised, and the pauses of a recording at an ordinary level are heard as they are.
-    """
+    def __init__(self, detector: SpeechDetector) -> None:
+        self._detector = detector
+        self._first, self._second = detector.new_state(), detector.new_state()
+        self._slow, self._quick = SlowGain(), QuickGain()
 
-    def __init__(self) -> None:
-        self._level = 0.0
-
-    def raised(self, piece: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The next piece as the detector is to hear it: the very same unless it is quiet."""
-        peaks = np.maximum.reduceat(np.abs(piece), np.arange(0, len(piece), FRAME))
-        self._level = max(float(np.sort(peaks)[-1 - int(_CLICKS * len(peaks))]), self._level / 2)
-        if self._level >= _QUIET or self._level == 0.0:
-            return piece
-        gain = np.float32(min(_LARGEST_GAIN, _RAISED / self._level))
-        louder: NDArray[np.float32] = np.clip(piece * gain, -1.0, 1.0)
-        return louder
+    def of(self, piece: NDArray[np.float32]) -> list[tuple[float, float]]:
+        """Probability of speech and peak of each frame. piece: `_PIECE` samples and `AHEAD` more, fewer at the end."""
+        absmax = frame_absmax(piece)
+        own, here = piece[:_PIECE], absmax[: _PIECE // FRAME]
+        gain, gains = self._slow.of(here), self._quick.of(here, absmax[len(here) :])
+        probabilities = self._first.probabilities(raised(own, gain))
+        quiet = gains > _MORE * gain
+        if quiet.any():
+            again = self._second.probabilities(raised(own, np.where(quiet, gains, gain)))
+            probabilities = np.where(quiet, np.maximum(probabilities, again), probabilities)
+        else:
+            self._second = self._detector.new_state()
+        return list(zip(probabilities.tolist(), here.tolist(), strict=True))
 
 
 def _padded(regions: Iterator[SpeechSegment], vad_options: VadOptions, length: int) -> Iterator[SpeechSegment]:
@@ -126,8 +149,8 @@ def _padded(regions: Iterator[SpeechSegment], vad_options: VadOptions, length: i
         start = max(0, region.start - padding)
         if waiting is not None:
             meeting = (waiting.end + region.start) // 2
-            yield SpeechSegment(waiting.start, min(waiting.end + padding, max(meeting, waiting.end)))
+            yield replace(waiting, end=min(waiting.end + padding, max(meeting, waiting.end)))
             start = max(start, meeting)
-        waiting = SpeechSegment(start, region.end)
+        waiting = replace(region, start=start)
     if waiting is not None:
-        yield SpeechSegment(waiting.start, min(length, waiting.end + padding))
+        yield replace(waiting, end=min(length, waiting.end + padding))

@@ -105,8 +105,12 @@ class Transcription:
         return Window(progress, progress.seek, length, tuple(progress.context))
 
     def audio(self, window: Window) -> NDArray[np.float32]:
-        """The window's samples, read now."""
-        return read_samples(self.samples, window.start, window.start + window.length)
+        """The window's samples, read now, its quiet passages raised."""
+        samples = read_samples(self.samples, window.start, window.start + window.length)
+        for start, end, gain in window.progress.speech_segment.raised:
+            passage = samples[max(0, start - window.start) : max(0, end - window.start)]
+            np.clip(passage * np.float32(gain), -1.0, 1.0, out=passage)
+        return samples
 
     # --- Results ---------------------------------------------------------------------------------------------------
 

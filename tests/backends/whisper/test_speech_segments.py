@@ -73,16 +73,34 @@ def dithered(samples: Samples) -> Samples:
 
 
 def test_at_ordinary_levels_the_detector_gets_the_recording_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pauses of a minute included, whose level is far below."""
-    pieces: list[Samples] = []
+    """Pauses of a minute included, whose level is far below; only a second hearing raises them."""
+    pieces: dict[VadState, list[Samples]] = {}
     original = VadState.probabilities
 
     def probabilities(self: VadState, samples: Samples) -> Samples:
-        pieces.append(samples)
+        pieces.setdefault(self, []).append(samples)
         return original(self, samples)
 
     monkeypatch.setattr(VadState, "probabilities", probabilities)
     speech = np.resize(SPEECH * 0.5, 20 * RATE)
     samples = np.concatenate([speech, noise(-80, 70), speech])
-    assert speech_frames(samples).any()
-    assert np.array_equal(np.concatenate(pieces), samples)
+    found = speech_frames(samples)
+    assert found[: 20 * RATE].any()
+    assert not found[22 * RATE : 88 * RATE].any()
+    assert np.array_equal(np.concatenate(next(iter(pieces.values()))), samples)
+
+
+@pytest.mark.parametrize("below", [20, 26, 35])
+@pytest.mark.parametrize("pause", [0.5, 60.0])
+def test_a_quiet_speaker_after_a_loud_one_is_found_and_raised(below: int, pause: float) -> None:
+    loud, quiet = SPEECH * 0.3, SPEECH * (0.3 * 10 ** (-below / 20))
+    samples = np.concatenate([loud, np.zeros(int(pause * RATE)), quiet]) + 0.0
+    samples += noise(-85, len(samples) / RATE + 1)[: len(samples)]
+    wanted = speech_frames(SPEECH)
+    assert (speech_frames(samples)[-len(SPEECH) :] & wanted).sum() > 0.97 * wanted.sum()
+    last = list(find_speech(samples.astype(np.float32), DETECTOR, VadOptions(), 60.0))[-1]
+    if pause < 2:  # in one and the same window
+        assert last.raised[-1][1] == last.end
+        assert last.raised[-1][2] * 10 ** (-below / 20) == pytest.approx(0.5, rel=0.3)
+    else:
+        assert not last.raised
