@@ -22,7 +22,7 @@ def banner(app: FastAPI, port: int | None = None) -> str:
     gateway: Gateway = app.state.gateway
     server = gateway.settings.server
     lines = [
-        f"Speech gateway {VERSION} at http://{_address(server.host)}:{port or server.port}  "
+        f"Speech gateway {VERSION} at {server.scheme}://{_address(server.host)}:{port or server.port}  "
         "(/docs describes it, /health shows its state, /ui is a page to try it)",
         _keys(len(server.api_keys) + len(server.keys), server.host),
         "",

@@ -10,6 +10,7 @@ import typer
 
 from app import VERSION
 from app.commands.bench import bench
+from app.commands.certificate import certificate
 from app.commands.console import FAILED, forget_output, messages, output, use_utf8
 from app.commands.doctor import doctor
 from app.commands.inference import ask, speak, transcribe
@@ -43,7 +44,7 @@ def options(
     """Global options."""
 
 
-for command in (serve, pull, models, doctor, transcribe, speak, ask, bench):
+for command in (serve, pull, models, doctor, transcribe, speak, ask, bench, certificate):
     cli.command()(command)
 cli.command(context_settings=PASS_ON)(finetune)
 cli.add_typer(dataset, name="dataset")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import http.client
 import json
 import secrets
+import ssl
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from app.commands.files import write_whole
+from app.http.certificates import certificate_files
 
 API_VERSION = "2024-10-21"
 _CONNECT_SECONDS = 3.0
@@ -104,12 +106,20 @@ class Client:
                     raise CallFailed(str(event["error"].get("message", event["error"])))
                 yield event
 
+    def _connection(self) -> http.client.HTTPConnection:
+        """Not yet connected. Under TLS this machine's own certificate is trusted beside the system's."""
+        if not self._secure:
+            return http.client.HTTPConnection(self._host, self._port, timeout=_CONNECT_SECONDS)
+        trust = ssl.create_default_context()
+        if (authority := certificate_files().authority).is_file():
+            trust.load_verify_locations(authority)
+        return http.client.HTTPSConnection(self._host, self._port, timeout=_CONNECT_SECONDS, context=trust)
+
     @contextmanager
     def _exchange(
         self, method: str, path: str, body: bytes | None = None, content_type: str = "", more: Mapping[str, str] = _NONE
     ) -> Iterator[http.client.HTTPResponse]:
-        make = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
-        connection = make(self._host, self._port, timeout=_CONNECT_SECONDS)
+        connection = self._connection()
         headers: dict[str, str | bytes] = {"api-key": self._key, "accept": "*/*"}
         headers |= ({"content-type": content_type} if content_type else {}) | dict(more)
         try:
@@ -121,11 +131,11 @@ class Client:
                 raise CallFailed(_error_text(answer.status, answer.read()))
             yield answer
         except (OSError, http.client.HTTPException) as error:
-            hint = (
-                " Is it running? Start it with: speech-gateway serve"
-                if isinstance(error, ConnectionRefusedError)
-                else ""
-            )
+            hint = ""
+            if isinstance(error, ConnectionRefusedError):
+                hint = " Is it running? Start it with: speech-gateway serve"
+            elif isinstance(error, ssl.SSLCertVerificationError):
+                hint = " On the server's machine, speech-gateway certificate tells how to trust it."
             raise CallFailed(f"no answer from {self.url}: {error or type(error).__name__}.{hint}") from error
         finally:
             connection.close()

@@ -80,7 +80,7 @@ def _address(settings: ServerSettings) -> str:
     """Return the URL of a server with these settings, as seen from this machine."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104 (not listened on)
     port = settings.port or DEFAULT_PORT
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{settings.scheme}://[{host}]:{port}" if ":" in host else f"{settings.scheme}://{host}:{port}"
 
 
 def _is_gateway(client: Client) -> bool:
@@ -106,7 +106,7 @@ def _temporary_server(config: Path | None) -> Iterator[str]:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env=children.environment(),
+            env=children.environment(extra={"SPEECH_GATEWAY_SERVER__TLS": "off"}),  # nobody else talks to it
             creationflags=children.NEW_GROUP,
         )
         try:

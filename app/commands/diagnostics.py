@@ -138,7 +138,7 @@ def port_line(settings: Settings) -> str:
             return f"{host}:{port} is free"
     except OSError as error:
         try:
-            Client(f"http://{host}:{port}", "local").get("/health/live")
+            Client(f"{settings.server.scheme}://{host}:{port}", "local").get("/health/live")
         except CallFailed:
             reason = error.strerror or error
             return f"{host}:{port} cannot be used ({reason}); choose another: speech-gateway serve --port 8123"

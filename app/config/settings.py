@@ -111,6 +111,16 @@ class ServerSettings(_Table):
         default_factory=list[str],
         description='Web pages that may call the API, such as "https://chat.example"; "*" = all.',
     )
+    tls: Literal["off", "auto", "files"] = Field(
+        default="off",
+        description='https instead of http: "auto" makes a certificate of this machine\'s own '
+        '(`speech-gateway certificate` tells how to trust it), "files" takes certificate and certificate_key.',
+    )
+    certificate: str = Field(
+        default="",
+        description='For tls = "files": certificate in PEM, with its chain; read again when it changes.',
+    )
+    certificate_key: str = Field(default="", description="Its private key in PEM, without a password.")
     open_listings: bool = Field(
         default=False, description="Answer /audio/models and /audio/voices without a key, as Open WebUI asks for them."
     )
@@ -119,6 +129,11 @@ class ServerSettings(_Table):
     def several_owners(self) -> bool:
         """Whether more than one client can be distinguished: by keys, or by addresses where any key is accepted."""
         return len(self.api_keys) + len(self.keys) > 1 if self.needs_key else not is_loopback(self.host)
+
+    @property
+    def scheme(self) -> str:
+        """Of its address."""
+        return "http" if self.tls == "off" else "https"
 
     @property
     def needs_key(self) -> bool:
@@ -132,6 +147,15 @@ class ServerSettings(_Table):
                 f"host {self.host!r} can be reached from other machines, but any key would be accepted; "
                 "set api_keys, or open_to_network = true if that is meant"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _certificate_and_key(self) -> Self:
+        given = [name for name in ("certificate", "certificate_key") if getattr(self, name)]
+        if self.tls == "files" and len(given) < 2:
+            raise ValueError('tls = "files" needs certificate and certificate_key')
+        if given and self.tls != "files" and (self.tls == "auto" or "tls" not in self.model_fields_set):
+            raise ValueError(f'{" and ".join(given)}: used with tls = "files" only')
         return self
 
     @model_validator(mode="after")
@@ -239,9 +263,8 @@ class DeploymentSettings(BaseModel):
     )
     normalize_text: bool = Field(
         default=True,
-        description="Read text to speak as a person would: markdown, addresses, emoji, units, dates, [pause 1s]. A "
-        "request "
-        "may say otherwise: options.normalize_text.",
+        description="Read text to speak as a person would: markdown, addresses, emoji, units, dates, [pause 1s]. "
+        "A request may say otherwise: options.normalize_text.",
     )
     revision: str = Field(default="", description="Hub revision (commit or tag) of the weights; empty: the newest.")
 

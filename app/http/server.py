@@ -20,6 +20,7 @@ import uvicorn
 from app.banner import banner
 from app.console_events import shutdown_on_close
 from app.http.http1 import GatewayProtocol
+from app.http.tls import TlsFiles, tls_files
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -36,10 +37,12 @@ EXIT_CLEAN, EXIT_NOT_STARTED, EXIT_CUT = 0, 1, 4
 _KEEP_ALIVE_SECONDS = 75  # longer than clients keep idle connections in their pools, so that they, not we, close them
 _LAST_SECONDS = 2  # for answers that are being cut, and for workers after a second signal
 _BACKLOG = 2048
+_REFRESH_TICKS = 36_000  # of uvicorn's 0.1 s: certificate files are looked at every hour
 
 
 def serve(app: FastAPI, settings: Settings) -> int:
-    """Serve until a signal comes and return the exit code."""
+    """Serve until a signal comes and return the exit code. Raises ConfigError for a certificate that cannot be used."""
+    files = tls_files(settings.server)
     try:
         listener = _listen(settings.server.host, settings.server.port)
     except OSError as error:
@@ -47,7 +50,7 @@ def serve(app: FastAPI, settings: Settings) -> int:
         log.error("cannot_listen", address=where, error=str(error), hint="another program may use the port; try --port")
         return EXIT_NOT_STARTED
     gc.freeze()  # what start-up made stays; walking it in each full collection stopped the loop for over 50 ms
-    server = GatewayServer(_config(app), app)
+    server = GatewayServer(_config(app, files), app, files)
     try:
         server.run([listener])
     except SystemExit as error:
@@ -61,8 +64,11 @@ class GatewayServer(uvicorn.Server):
     """uvicorn's server with a drain before its shutdown. cut: requests or jobs were ended before their answer was
     complete."""
 
-    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+    def __init__(self, config: uvicorn.Config, app: FastAPI, files: TlsFiles | None = None) -> None:
         super().__init__(config)
+        self._files = files
+        self._files_changed = files.changed_at() if files is not None else (0, 0)
+        self._refreshing: asyncio.Task[None] | None = None
         self.cut = False
         self._app = app
         self._gateway: Gateway = app.state.gateway
@@ -94,6 +100,8 @@ class GatewayServer(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         if self._asked and self._draining is None:
             self._draining = asyncio.create_task(self._drain())
+        if self._files is not None and counter % _REFRESH_TICKS == _REFRESH_TICKS - 1:
+            self._refreshing = asyncio.create_task(self._refresh_certificate(self._files))
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -104,6 +112,18 @@ class GatewayServer(uvicorn.Server):
         if self.force_exit:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._gateway.pool.drain(0), _LAST_SECONDS)
+
+    async def _refresh_certificate(self, files: TlsFiles) -> None:
+        """Serve new connections with files that were renewed or changed. What fails is tried again at the next look."""
+        try:
+            await asyncio.to_thread(files.renewed)
+            changed = files.changed_at()
+            if changed != self._files_changed and self.config.ssl is not None:
+                self.config.ssl.load_cert_chain(files.certificate, files.key)
+                self._files_changed = changed
+                log.info("certificate_read_again", file=str(files.certificate))
+        except (OSError, ValueError) as error:
+            log.error("certificate_not_read", file=str(files.certificate), error=str(error))
 
     async def _drain(self) -> None:
         seconds = self._gateway.settings.server.drain_seconds
@@ -117,7 +137,7 @@ class GatewayServer(uvicorn.Server):
         log.info("drained", cut=self.cut)
 
 
-def _config(app: FastAPI) -> uvicorn.Config:
+def _config(app: FastAPI, files: TlsFiles | None = None) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=GatewayProtocol,
@@ -130,6 +150,8 @@ def _config(app: FastAPI) -> uvicorn.Config:
         backlog=_BACKLOG,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_LAST_SECONDS,
+        ssl_certfile=files.certificate if files is not None else None,
+        ssl_keyfile=files.key if files is not None else None,
     )
 
 

@@ -18,12 +18,36 @@ from backends.interface import ModelUnavailable
 # Sounds of Japanese, Chinese and other languages as the nearest ones of English, longer entries first. A voice that
 # learned English only has letters for the others, but has never said them.
 ENGLISH_SOUNDS: Mapping[str, str] = {
-    "ts.": "ts", "tɕ": "tʃ", "dʑ": "dʒ", "ts\u02b0": "ts", "ɯː": "uː", "ɯ": "uː", "ɨ": "ɪ", "ʨ": "tʃ", "ʥ": "dʒ",
+    "ts.": "ts",
+    "tɕ": "tʃ",
+    "dʑ": "dʒ",
+    "ts\u02b0": "ts",
+    "ɯː": "uː",
+    "ɯ": "uː",
+    "ɨ": "ɪ",
+    "ʨ": "tʃ",
+    "ʥ": "dʒ",
     "ʣ": "z",
-    "ʦ": "ts", "ɕ": "ʃ", "ʑ": "ʒ", "ʂ": "ʃ", "ʐ": "ɹ", "ɸ": "f", "β": "w", "ᵝ": "w", "ç": "h", "x": "h", "χ": "h",
-    "ɲ": "nj", "ɴ": "n",
-    "ʲ": "j", "y": "iː", "ɤ": "ʌ", "ɑ": "ɑː", "r": "ɹ", "ʔ": "",
-}  # fmt: skip
+    "ʦ": "ts",
+    "ɕ": "ʃ",
+    "ʑ": "ʒ",
+    "ʂ": "ʃ",
+    "ʐ": "ɹ",
+    "ɸ": "f",
+    "β": "w",
+    "ᵝ": "w",
+    "ç": "h",
+    "x": "h",
+    "χ": "h",
+    "ɲ": "nj",
+    "ɴ": "n",
+    "ʲ": "j",
+    "y": "iː",
+    "ɤ": "ʌ",
+    "ɑ": "ɑː",
+    "r": "ɹ",
+    "ʔ": "",
+}
 _TONE = re.compile(r"[0-9˥˦˧˨˩]")
 _MARKS = ",.;:!?…、。，！？；："
 _CHINESE = frozenset({"CJK", "BOPOMOFO"})
@@ -34,8 +58,7 @@ _OWN = frozenset(
 
 
 def readable_scripts(japanese: bool) -> frozenset[str]:
-    """First words of the Unicode names of the letters that are read here beside Latin. japanese: its readings are
-    here."""
+    """First words of the Unicode names of the letters that are read beside Latin. japanese: its readings are here."""
     scripts = {*SCRIPT_LANGUAGE, "IDEOGRAPHIC"} - _OWN
     return frozenset(scripts if japanese else scripts - _JAPANESE)
 
@@ -87,8 +110,8 @@ class MixedFrontEnd:
 
 
 def _runs(text: str) -> Iterator[tuple[str, str]]:
-    """Stretches of one script with the signs behind them: ("LATIN", "Hello "), ("CJK", "世界!"). Kana make kanji
-    Japanese."""
+    """Pieces of one script with the signs behind them: ("LATIN", "Hello "), ("CJK", "世界!")."""
+    # Kana make the kanji beside them Japanese.
     current, run = "LATIN", ""
     for char in text:
         script = _script(char) or current

@@ -152,8 +152,7 @@ class Reader:
         return plain(request.text)
 
     def _language(self, request: SpeechRequest) -> str:
-        """The primary code of the language that the text is read in: as asked for, by its kana, the voice's,
-        English."""
+        """The primary code of the language to read in: as asked for, by the text's kana, the voice's, English."""
         asked = request.options.get("language", "")
         if not asked or not isinstance(asked, str):
             asked = "ja" if _has_kana(request.text) else self._languages.get(request.voice, request.voice)

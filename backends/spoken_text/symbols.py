@@ -97,26 +97,51 @@ _MONTHS = [
     "December",
 ]
 _UNITS: Mapping[str, tuple[str, str]] = {
-    "km/h": ("kilometer per hour", "kilometers per hour"), "m/s": ("meter per second", "meters per second"),
-    "mph": ("mile per hour", "miles per hour"), "km": ("kilometer", "kilometers"), "cm": ("centimeter", "centimeters"),
-    "mm": ("millimeter", "millimeters"), "m": ("meter", "meters"), "mi": ("mile", "miles"), "ft": ("foot", "feet"),
-    "kg": ("kilogram", "kilograms"), "mg": ("milligram", "milligrams"), "g": ("gram", "grams"),
+    "km/h": ("kilometer per hour", "kilometers per hour"),
+    "m/s": ("meter per second", "meters per second"),
+    "mph": ("mile per hour", "miles per hour"),
+    "km": ("kilometer", "kilometers"),
+    "cm": ("centimeter", "centimeters"),
+    "mm": ("millimeter", "millimeters"),
+    "m": ("meter", "meters"),
+    "mi": ("mile", "miles"),
+    "ft": ("foot", "feet"),
+    "kg": ("kilogram", "kilograms"),
+    "mg": ("milligram", "milligrams"),
+    "g": ("gram", "grams"),
     "lb": ("pound", "pounds"),
-    "lbs": ("pound", "pounds"), "oz": ("ounce", "ounces"), "ml": ("milliliter", "milliliters"),
+    "lbs": ("pound", "pounds"),
+    "oz": ("ounce", "ounces"),
+    "ml": ("milliliter", "milliliters"),
     "mL": ("milliliter", "milliliters"),
-    "L": ("liter", "liters"), "l": ("liter", "liters"), "ms": ("millisecond", "milliseconds"),
+    "L": ("liter", "liters"),
+    "l": ("liter", "liters"),
+    "ms": ("millisecond", "milliseconds"),
     "s": ("second", "seconds"),
-    "min": ("minute", "minutes"), "h": ("hour", "hours"), "hrs": ("hour", "hours"), "KB": ("kilobyte", "kilobytes"),
-    "MB": ("megabyte", "megabytes"), "GB": ("gigabyte", "gigabytes"), "TB": ("terabyte", "terabytes"),
-    "Hz": ("hertz", "hertz"), "kHz": ("kilohertz", "kilohertz"), "MHz": ("megahertz", "megahertz"),
+    "min": ("minute", "minutes"),
+    "h": ("hour", "hours"),
+    "hrs": ("hour", "hours"),
+    "KB": ("kilobyte", "kilobytes"),
+    "MB": ("megabyte", "megabytes"),
+    "GB": ("gigabyte", "gigabytes"),
+    "TB": ("terabyte", "terabytes"),
+    "Hz": ("hertz", "hertz"),
+    "kHz": ("kilohertz", "kilohertz"),
+    "MHz": ("megahertz", "megahertz"),
     "GHz": ("gigahertz", "gigahertz"),
-    "kWh": ("kilowatt hour", "kilowatt hours"), "kW": ("kilowatt", "kilowatts"), "W": ("watt", "watts"),
+    "kWh": ("kilowatt hour", "kilowatt hours"),
+    "kW": ("kilowatt", "kilowatts"),
+    "W": ("watt", "watts"),
     "V": ("volt", "volts"),
-    "°C": ("degree Celsius", "degrees Celsius"), "℃": ("degree Celsius", "degrees Celsius"),
-    "°F": ("degree Fahrenheit", "degrees Fahrenheit"), "°": ("degree", "degrees"), "%": ("percent", "percent"),
-    "m²": ("square meter", "square meters"), "km²": ("square kilometer", "square kilometers"),
+    "°C": ("degree Celsius", "degrees Celsius"),
+    "℃": ("degree Celsius", "degrees Celsius"),
+    "°F": ("degree Fahrenheit", "degrees Fahrenheit"),
+    "°": ("degree", "degrees"),
+    "%": ("percent", "percent"),
+    "m²": ("square meter", "square meters"),
+    "km²": ("square kilometer", "square kilometers"),
     "dB": ("decibel", "decibels"),
-}  # fmt: skip
+}
 _MONEY: Mapping[str, tuple[str, str, str, str]] = {
     "$": ("dollar", "dollars", "cent", "cents"),
     "€": ("euro", "euros", "cent", "cents"),
@@ -126,11 +151,20 @@ _MONEY: Mapping[str, tuple[str, str, str, str]] = {
 _SCALES = {"k": "thousand", "m": "million", "mn": "million", "bn": "billion", "b": "billion"}
 _NUMBER = r"\d[\d,]*(?:\.\d+)?"
 _EN_SIGNS = {
-    "½": " one half", "¼": " one quarter", "¾": " three quarters", "→": " to ", "⇒": " to ", "≈": " about ",
+    "½": " one half",
+    "¼": " one quarter",
+    "¾": " three quarters",
+    "→": " to ",
+    "⇒": " to ",
+    "≈": " about ",
     "≥": " at least ",
-    "≤": " at most ", "≠": " is not equal to ", "±": " plus or minus ", "×": " times ", "÷": " divided by ",
+    "≤": " at most ",
+    "≠": " is not equal to ",
+    "±": " plus or minus ",
+    "×": " times ",
+    "÷": " divided by ",
     "&": " and ",
-}  # fmt: skip
+}
 _EN_WORDS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\be\.\s?g\.,?", re.IGNORECASE), "for example"),
     (re.compile(r"\bi\.\s?e\.,?", re.IGNORECASE), "that is"),
@@ -234,8 +268,7 @@ _INVISIBLE = frozenset("\u00ad\u200b\u2060\ufeff\u200e\u200f\ufe0e\ufe0f\u20e3")
 
 
 def without_pictures(text: str, language: str) -> tuple[str, int]:
-    """`text` without emoji and other pictures, and how many there were; invisible characters go without being
-    counted."""
+    """`text` without emoji and other pictures, and how many there were; invisible characters go uncounted."""
     kept: list[str] = []
     count, behind = 0, ""  # behind: the last character of the picture that is being read
     for char in text:

@@ -19,6 +19,7 @@ import uvicorn
 from app.config.deployments import Deployments
 from app.config.settings import Settings
 from app.http.server import _config
+from app.http.tls import tls_files
 from app.main import create_app
 from app.routes.context import Gateway
 from backends import children
@@ -49,7 +50,7 @@ class Running:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{self.gateway.settings.server.scheme}://127.0.0.1:{self.port}"
 
     @property
     def pool(self) -> FakePool:
@@ -77,11 +78,11 @@ class Running:
 
 @contextmanager
 def running(settings: Settings | None = None, pool: FakePool | None = None, *, real: bool = False) -> Iterator[Running]:
-    """Serve until the block ends. real: with worker processes instead of a fake pool."""
+    """Serve until the block ends, with TLS if the settings say so. real: with worker processes instead of a fake pool."""
     settings = settings or fake_settings()
     app = create_app(settings, pool=None if real else pool or FakePool(Deployments.from_settings(settings)))
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(_config(app))
+    server = uvicorn.Server(_config(app, tls_files(settings.server)))
     loops: list[asyncio.AbstractEventLoop] = []
 
     async def serve() -> None:

@@ -121,11 +121,7 @@ def test_the_backend_gets_the_text_as_it_is_read() -> None:
 
 @pytest.mark.parametrize(
     ("default", "asked", "text"),
-    [
-        (False, {}, "**Hi**"),
-        (True, {"normalize_text": False}, "**Hi**"),
-        (False, {"normalize_text": True}, "Hi"),
-    ],
+    [(False, {}, "**Hi**"), (True, {"normalize_text": False}, "**Hi**"), (False, {"normalize_text": True}, "Hi")],
 )
 def test_reading_can_be_turned_off_and_on(default: bool, asked: dict[str, bool], text: str) -> None:
     reader, speaker = loaded(normalize_text=default)
@@ -155,7 +151,7 @@ def test_the_switch_is_no_backends_option() -> None:
         ("alloy", {}, "a dot de"),
         ("anna", {"language": "es"}, "a punto de"),
     ],
-)  # fmt: skip
+)
 def test_the_language_is_the_requests_or_the_voices(voice: str, options: dict[str, str], text: str) -> None:
     reader, speaker = loaded()
     run(reader, SpeechRequest("https://a.de", voice, options=options))

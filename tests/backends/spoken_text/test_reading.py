@@ -65,19 +65,15 @@ def test_addresses_are_spoken(text: str, language: str, spoken: str) -> None:
     ("text", "spoken"),
     [
         ("It costs $5.50, €3 million or $1.", "It costs 5 dollars 50 cents, 3 million euros or 1 dollar."),
-        (
-            "5 km, 1 kg, 25°C, 3.5GB, 80 km/h, 50%",
-            "5 kilometers, 1 kilogram, 25 degrees Celsius, 3.5 gigabytes, 80 kilometers per hour, 50 percent",
-        ),
+        ("5 km, 1 kg, 25°C", "5 kilometers, 1 kilogram, 25 degrees Celsius"),
+        ("3.5GB, 80 km/h, 50%", "3.5 gigabytes, 80 kilometers per hour, 50 percent"),
         ("on 2026-11-25 at 10:30", "on November 25th, 2026 at 10 30"),
         ("at 9:05 pm, 10:00 or 0:15", "at 9 oh 5 p.m., 10 o'clock or 0 15"),
-        (
-            "Item #1, e.g. this & that, pages 10–20, ~5",
-            "Item number 1, for example this and that, pages 10 to 20, about 5",
-        ),
+        ("Item #1, e.g. this & that", "Item number 1, for example this and that"),
+        ("pages 10–20, ~5", "pages 10 to 20, about 5"),
         ("I'm 5'3 in a 4x4 with 1,234 items", "I'm 5'3 in a 4x4 with 1,234 items"),
     ],
-)  # fmt: skip
+)
 def test_english_signs_and_units_are_words(text: str, spoken: str) -> None:
     assert said(text) == spoken
 
