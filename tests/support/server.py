@@ -78,7 +78,7 @@ class Running:
 
 @contextmanager
 def running(settings: Settings | None = None, pool: FakePool | None = None, *, real: bool = False) -> Iterator[Running]:
-    """Serve until the block ends, with TLS if the settings say so. real: with worker processes instead of a fake pool."""
+    """Serve until the block ends, with TLS if so set. real: with worker processes instead of a fake pool."""
     settings = settings or fake_settings()
     app = create_app(settings, pool=None if real else pool or FakePool(Deployments.from_settings(settings)))
     listener = socket.create_server(("127.0.0.1", 0))
