@@ -244,12 +244,14 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """word: without surrounding space; start, end: seconds from the beginning of the audio."""
+    """word: without surrounding space; start, end: seconds from the beginning of the audio; speaker: who says it, None
+    where that was not asked."""
 
     word: str
     start: float
     end: float
     probability: float = 1.0
+    speaker: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,9 +136,10 @@ class RequestContext:
         """The body as a JSON object. Raises BrokenBody or TooLarge."""
         return decode_object(self.body)
 
-    def choose(self, model: object, task: Task) -> Deployment:
+    def choose(self, model: object, *tasks: Task) -> Deployment:
         """The deployment for this request: the path's where it names one, else `model` of the body.
 
+        tasks: it does one of them.
         Raises MissingParameter, DeploymentNotFound or ModelNotFound, OperationNotSupported.
         """
         name = self.target.name if self.target is not None else model
@@ -153,7 +154,7 @@ class RequestContext:
                 code="string_above_max_length",
             )
         deployment = self.target.deployment if self.target is not None else self.find(name)
-        if task not in deployment.tasks:
+        if not set(tasks) & set(deployment.tasks):
             raise OperationNotSupported(
                 f"The {self.operation.path} operation does not work with the deployment {name!r}, "
                 f"which does {' and '.join(deployment.tasks)}.",

@@ -11,20 +11,24 @@ from collections.abc import Iterable, Iterator
 from backends.interface import Segment
 
 _ARROW = re.compile("-{2,}>")  # with all its dashes: less one, a longer arrow would still hold the short one
+_TAG_SIGNS = str.maketrans("", "", "<>&")
 _MS_PER_HOUR, _MS_PER_MINUTE, _MS_PER_SECOND = 3_600_000, 60_000, 1000
 
 
 def srt(segments: Iterable[Segment]) -> str:
     """Numbered cues; an empty transcript is an empty file."""
     return "".join(
-        f"{number}\n{timestamp(start, ',')} --> {timestamp(end, ',')}\n{text}\n\n"
-        for number, (start, end, text) in enumerate(_cues(segments), 1)
+        f"{number}\n{timestamp(start, ',')} --> {timestamp(end, ',')}\n{_prefixed(speaker, '{}: ')}{text}\n\n"
+        for number, (start, end, text, speaker) in enumerate(_cues(segments), 1)
     )
 
 
 def vtt(segments: Iterable[Segment]) -> str:
     """The header and unnumbered cues."""
-    cues = (f"{timestamp(start, '.')} --> {timestamp(end, '.')}\n{text}\n\n" for start, end, text in _cues(segments))
+    cues = (
+        f"{timestamp(start, '.')} --> {timestamp(end, '.')}\n{_prefixed(speaker, '<v {}>')}{text}\n\n"
+        for start, end, text, speaker in _cues(segments)
+    )
     return "WEBVTT\n\n" + "".join(cues)
 
 
@@ -37,9 +41,14 @@ def timestamp(seconds: float, mark: str) -> str:
     return f"{hours:02d}:{minutes:02d}:{whole:02d}{mark}{milliseconds:03d}"
 
 
-def _cues(segments: Iterable[Segment]) -> Iterator[tuple[float, float, str]]:
-    """(start, end, text) of what has text. A blank line would end a cue early and an arrow would begin one."""
+def _prefixed(speaker: str | None, shape: str) -> str:
+    """What stands before a cue's text; signs that would end a tag or a cue are left out of the name."""
+    return "" if speaker is None else shape.format(speaker.translate(_TAG_SIGNS))
+
+
+def _cues(segments: Iterable[Segment]) -> Iterator[tuple[float, float, str, str | None]]:
+    """(start, end, text, speaker) of what has text. A blank line would end a cue early and an arrow would begin one."""
     for segment in segments:
         lines = (line.strip() for line in _ARROW.sub("->", segment.text).splitlines())
         if text := "\n".join(line for line in lines if line):
-            yield segment.start, max(segment.start, segment.end), text
+            yield segment.start, max(segment.start, segment.end), text, segment.speaker

@@ -7,7 +7,7 @@ no HTTP; subtitles are next door.
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -16,8 +16,8 @@ from app.writers.subtitles import srt, vtt
 from backends.interface import Done, Event, Segment, TextDelta, TokenLogprob, Usage, Word
 from backends.languages import language_name
 
-Format = Literal["json", "text", "srt", "vtt", "verbose_json", "diarized_json"]
-FORMATS: tuple[Format, ...] = ("json", "text", "srt", "vtt", "verbose_json", "diarized_json")
+Format = Literal["json", "text", "srt", "vtt", "verbose_json", "diarized_json", "rttm"]
+FORMATS: tuple[Format, ...] = ("json", "text", "srt", "vtt", "verbose_json", "diarized_json", "rttm")
 STREAMED_FORMATS: tuple[Format, ...] = ("json", "text", "diarized_json")  # text in the same events as json
 TEXT_TYPE = "text/plain; charset=utf-8"  # what the real service sends for text, srt and vtt alike
 _FIRST_SPEAKER = "A"
@@ -139,18 +139,28 @@ def render(
     return document
 
 
+Speakers = Callable[[list[Segment]], Awaitable[list[Segment]]]
+"""Names the speakers of a whole transcript's segments, once they are known."""
+
+
 async def stream(
-    events: AsyncIterable[Event], collector: Collector, kind: Format, logprobs: bool
+    events: AsyncIterable[Event], collector: Collector, kind: Format, logprobs: bool, speakers: Speakers | None = None
 ) -> AsyncIterator[bytes]:
-    """The API's event stream: deltas as they come, finished segments if diarised, the whole text, [DONE]."""
+    """The API's event stream: deltas as they come, finished segments if diarised, the whole text, [DONE].
+
+    speakers: given where another model tells them, for which the segments wait; None where the segments have them.
+    """
     async for one in events:
         delta = collector.take(one)
         if delta:
             said = {"logprobs": _logprobs(one.logprobs)} if logprobs and isinstance(one, TextDelta | Segment) else {}
             yield event({"type": "transcript.text.delta", "delta": delta, **said})
-        if kind == "diarized_json" and isinstance(one, Segment):
+        if kind == "diarized_json" and speakers is None and isinstance(one, Segment):
             number = len(collector.transcript.segments) - 1
             yield event(_diarized_segment(number, collector.transcript.segments[-1]))
+    if speakers is not None:
+        for number, segment in enumerate(await speakers(collector.transcript.segments)):
+            yield event(_diarized_segment(number, segment))
     yield event(_done_event(collector.transcript, logprobs))
     yield DONE
 
@@ -191,11 +201,17 @@ def _verbose(transcript: Transcript, words: bool, segments: bool) -> dict[str, A
         document["segments"] = [_verbose_segment(number, segment) for number, segment in enumerate(transcript.segments)]
     if words:
         heard = (word for segment in transcript.segments for word in segment.words)
-        document["words"] = [{"word": word.word, "start": word.start, "end": word.end} for word in heard]
+        document["words"] = [_timed_word(word) for word in heard]
     return document | {"usage": duration_usage(transcript)}
 
 
+def _timed_word(word: Word) -> dict[str, Any]:
+    speaker = {} if word.speaker is None else {"speaker": word.speaker}
+    return {"word": word.word, "start": word.start, "end": word.end, **speaker}
+
+
 def _verbose_segment(number: int, segment: Segment) -> dict[str, Any]:
+    speaker = {} if segment.speaker is None else {"speaker": segment.speaker}
     return {
         "id": number,
         "seek": segment.seek,
@@ -207,6 +223,7 @@ def _verbose_segment(number: int, segment: Segment) -> dict[str, Any]:
         "avg_logprob": segment.avg_logprob,
         "compression_ratio": segment.compression_ratio,
         "no_speech_prob": segment.no_speech_prob,
+        **speaker,
     }
 
 

@@ -275,17 +275,6 @@ def test_languages_as_clients_write_them(server: Running, wav: bytes, given: str
     assert server.pool.requests[-1].language == told
 
 
-def test_what_a_deployment_cannot_do_is_refused(server: Running, wav: bytes) -> None:
-    with _azure(server) as client:
-        for fields, param in [
-            ({"response_format": "diarized_json"}, "response_format"),
-            ({"known_speaker_names": ["a"], "known_speaker_references": ["data:x"]}, "known_speaker_names"),
-        ]:
-            with pytest.raises(openai.BadRequestError) as told:
-                client.audio.transcriptions.create(model="embedded-asr", file=wav, **fields)  # type: ignore[call-overload]
-            assert told.value.param == param
-
-
 def test_keywords_and_language_hints(server: Running, wav: bytes) -> None:
     with _azure(server) as client:
 

@@ -12,26 +12,29 @@ from app.config.deployments import Deployment
 from app.errors import InvalidRequest, OperationNotSupported, UnsupportedParameter, UnsupportedValue
 from app.routes.fields import as_mapping, checked_number
 from app.routes.multipart import Form, UploadedFile
+from app.routes.transcriptions.speakers import Deployed, SpeakerFields, read_speakers
 from app.writers.transcripts import FORMATS, STREAMED_FORMATS, Format
 from backends.interface import Capabilities, Chunking, Samples, TranscriptionRequest
 from backends.languages import language_code, wants_detection
 
 TranscriptionTask = Literal["transcribe", "translate"]
-_TRANSLATION_FORMATS = tuple(name for name in FORMATS if name != "diarized_json")
+_SPEAKER_FORMATS = ("diarized_json", "rttm")
+_TRANSLATION_FORMATS = tuple(name for name in FORMATS if name not in _SPEAKER_FORMATS)
+# What a deployment that tells speakers apart answers by the contract; diarize = true asks for more.
+_DIARIZED_FORMATS = ("json", "text", "diarized_json", "rttm")
 _TRANSLATION_FIELDS = frozenset({"file", "filename", "model", "prompt", "response_format", "temperature"})
 _FIELDS = _TRANSLATION_FIELDS | {
     "language", "languages", "keywords", "timestamp_granularities", "include", "stream", "chunking_strategy",
-    "known_speaker_names", "known_speaker_references",
+    "known_speaker_names", "known_speaker_references", "num_speakers", "min_speakers", "max_speakers", "diarize",
 }  # fmt: skip
 _GRANULARITIES = ("word", "segment")
-_MOST_SPEAKERS = 4
 _LONGEST_MS = 60_000  # of padding or silence in a chunking strategy
 
 
 @dataclass(frozen=True, slots=True)
 class TranscriptionForm:
-    """One request. granularities: () unless the client named some; notes: remarks for the client; ignored: unused
-    fields."""
+    """One request. granularities: () unless the client named some; diarize: speakers are wanted in a format that has
+    none of its own; speakers: what is known of them; notes: remarks for the client; ignored: unused fields."""
 
     file: UploadedFile
     task: TranscriptionTask
@@ -43,7 +46,8 @@ class TranscriptionForm:
     granularities: tuple[str, ...] = ()
     logprobs: bool = False
     chunking: Chunking | None = None
-    speakers: bool = False
+    diarize: bool = False
+    speakers: SpeakerFields = field(default_factory=SpeakerFields)
     notes: tuple[str, ...] = field(default=())
     ignored: tuple[str, ...] = ()
 
@@ -58,19 +62,24 @@ class TranscriptionForm:
 
     @property
     def diarized(self) -> bool:
-        return self.format == "diarized_json"
+        """Whether the answer names speakers."""
+        return self.format in _SPEAKER_FORMATS or (self.diarize and self.format in ("verbose_json", "srt", "vtt"))
 
-    def request(self, samples: Samples) -> TranscriptionRequest:
-        """The backend's request; samples: float32 [time] at 16 kHz."""
+    def request(self, samples: Samples, *, own_speakers: bool, words: bool) -> TranscriptionRequest:
+        """The backend's request.
+
+        samples: float32 [time] at 16 kHz; own_speakers: it tells speakers apart itself; words: their times are needed
+        even if they are not shown.
+        """
         return TranscriptionRequest(
             samples=samples,
             language=self.language,
             task=self.task,
             prompt=self.prompt,
             temperature=self.temperature,
-            words=self.words,
+            words=self.words or words,
             logprobs=self.logprobs,
-            diarize=self.diarized,
+            diarize=own_speakers,
             chunking=self.chunking,
         )
 
@@ -101,17 +110,23 @@ def read_form(fields: Form, task: TranscriptionTask) -> TranscriptionForm:
         granularities=granularities,
         logprobs=_logprobs(fields, kind),
         chunking=_chunking(fields),
-        speakers=_speakers(fields),
+        diarize=fields.flag("diarize"),
+        speakers=read_speakers(fields),
         notes=notes,
         ignored=(*_unused(fields, _FIELDS), *ignored),
     )
 
 
-def check_capabilities(form: TranscriptionForm, deployment: Deployment, loaded: Capabilities | None = None) -> None:
+def check_capabilities(
+    form: TranscriptionForm,
+    deployment: Deployment,
+    loaded: Capabilities | None = None,
+    diarizer: Deployment | None = None,
+) -> None:
     """Raises UnsupportedValue, UnsupportedParameter or OperationNotSupported for what the deployment cannot do.
 
     loaded: what its model said when it was loaded, which may be less than its backend can: an English-only Whisper
-    does not translate. None before the first load.
+    does not translate. None before the first load. diarizer: tells its speakers apart if it cannot.
     """
     name = deployment.name
 
@@ -120,17 +135,42 @@ def check_capabilities(form: TranscriptionForm, deployment: Deployment, loaded: 
 
     if form.task == "translate" and not can("translation"):
         raise OperationNotSupported(f"The audio/translations operation does not work with the deployment {name!r}.")
-    if form.diarized and not can("diarization"):
+    speakers = diarizer is not None or (form.format != "rttm" and can("diarization"))
+    if form.diarized and not speakers:
         raise UnsupportedValue(
-            f"response_format diarized_json is not supported by {name!r}; it offers {', '.join(_TRANSLATION_FORMATS)}.",
+            f"response_format {form.format} with speakers is not supported by {name!r}; it offers "
+            f"{', '.join(_TRANSLATION_FORMATS)}.",
             param="response_format",
         )
     if form.words and not can("words"):
         raise UnsupportedValue(f"{name!r} does not give word times.", param="timestamp_granularities")
     if form.logprobs and not can("logprobs"):
         raise UnsupportedValue(f"{name!r} does not give log probabilities.", param="include")
-    if form.speakers and not can("diarization"):
+    if form.speakers.names and not speakers:
         raise UnsupportedParameter(f"{name!r} does not tell speakers apart.", param="known_speaker_names")
+
+
+def check_contract(form: TranscriptionForm, chosen: Deployed) -> None:
+    """What a deployment that tells speakers apart refuses when it is asked by its name, as the real service does.
+
+    With diarize = true more than the contract is meant. Raises UnsupportedValue and UnsupportedParameter.
+    """
+    if chosen.diarizer is None or not chosen.named or form.diarize:
+        return
+    name = chosen.diarizer.name
+    if form.format not in _DIARIZED_FORMATS:
+        raise UnsupportedValue(
+            f"response_format {form.format!r} is not compatible with model {name!r}; use "
+            f"{', '.join(_DIARIZED_FORMATS)}, or send diarize=true.",
+            param="response_format",
+        )
+    for given, param in (
+        (form.prompt, "prompt"),
+        (form.logprobs, "include"),
+        (form.granularities, "timestamp_granularities"),
+    ):
+        if given:
+            raise UnsupportedParameter(f"{param} is not supported by the model {name!r}.", param=param)
 
 
 def _unused(fields: Form, known: frozenset[str]) -> tuple[str, ...]:
@@ -216,12 +256,3 @@ def _server_vad(given: dict[str, Any]) -> Chunking:
         milliseconds("prefix_padding_ms", usual.prefix_padding_ms),
         milliseconds("silence_duration_ms", usual.silence_duration_ms),
     )
-
-
-def _speakers(fields: Form) -> bool:
-    names, references = fields.texts_of("known_speaker_names"), fields.texts_of("known_speaker_references")
-    if len(names) > _MOST_SPEAKERS:
-        raise InvalidRequest(f"At most {_MOST_SPEAKERS} speakers can be known.", param="known_speaker_names")
-    if len(names) != len(references):
-        raise InvalidRequest("Every known speaker needs a name and a reference.", param="known_speaker_references")
-    return bool(names)

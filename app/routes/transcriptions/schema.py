@@ -33,13 +33,21 @@ _FIELDS: dict[str, Schema] = {
     "chunking_strategy": text('"auto", or a JSON object {"type": "server_vad", ...}.'),
     "known_speaker_names[]": schema_with(array(text("")), maxItems=4),
     "known_speaker_references[]": schema_with(array(text("data: URL of a clip of 2 to 10 s.")), maxItems=4),
+    "num_speakers": integer("How many speakers there are, where that is known."),
+    "min_speakers": integer("At least so many speakers."),
+    "max_speakers": integer("At most so many speakers."),
+    "diarize": {
+        "type": "boolean",
+        "default": False,
+        "description": "Speakers in verbose_json, srt and vtt too.",
+    },
 }
 _TRANSLATION_FIELDS = {
     "file": _FILE,
     "model": _MODEL,
     "prompt": text("English text that might have come before."),
     "response_format": schema_with(
-        text(""), enum=[name for name in FORMATS if name != "diarized_json"], default="json"
+        text(""), enum=[name for name in FORMATS if name not in ("diarized_json", "rttm")], default="json"
     ),
     "temperature": _TEMPERATURE,
 }
@@ -58,7 +66,10 @@ _SEGMENT_FIELDS = {
     "compression_ratio": number(""),
     "no_speech_prob": number(""),
 }
-_WORD = obj({"word": text(""), "start": number("Seconds."), "end": number("Seconds.")}, ("word", "start", "end"))
+_SPEAKER = {"speaker": text("With diarize = true.")}
+_WORD = obj(
+    {"word": text(""), "start": number("Seconds."), "end": number("Seconds."), **_SPEAKER}, ("word", "start", "end")
+)
 _SPOKEN = obj(
     {
         "type": schema_with(text(""), enum=["transcript.text.segment"]),
@@ -78,7 +89,7 @@ SCHEMAS: dict[str, Schema] = {
             "language": text("Lower-case English name."),
             "duration": number("Seconds."),
             "text": text(""),
-            "segments": array(obj(_SEGMENT_FIELDS, tuple(_SEGMENT_FIELDS))),
+            "segments": array(obj({**_SEGMENT_FIELDS, **_SPEAKER}, tuple(_SEGMENT_FIELDS))),
             "words": array(_WORD),
             "usage": _USAGE,
         },
@@ -101,7 +112,7 @@ def _answers(names: tuple[str, ...], streamed: bool) -> dict[str, Any]:
     shapes = {"anyOf": [{"$ref": f"#/components/schemas/{name}"} for name in names]}
     content: dict[str, Any] = {
         "application/json": {"schema": shapes},
-        "text/plain": {"schema": text("response_format text, srt or vtt.")},
+        "text/plain": {"schema": text("response_format text, srt, vtt or rttm.")},
     }
     if streamed:
         events = "transcript.text.delta, transcript.text.segment and transcript.text.done events, then [DONE]."
