@@ -160,6 +160,12 @@ class MethodNotAllowed(ApiError):
     status, code, type = 405, "405", INVALID_REQUEST
 
 
+class UpgradeRequired(ApiError):
+    """The operation is a WebSocket (426)."""
+
+    status, code, type = 426, "upgrade_required", INVALID_REQUEST
+
+
 class RequestTimeout(ApiError):
     """The upload took too long (408)."""
 

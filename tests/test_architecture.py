@@ -26,6 +26,7 @@ OPEN_TO_APP = (
     "model_files",
     "languages",
     "frames",
+    "audio.sentences",
     "audio.tempo",
 )
 HEAVY = ("torch", "transformers", "onnxruntime", "soundfile", "av", "soxr", "librosa", "moshi")

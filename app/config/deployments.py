@@ -54,6 +54,8 @@ BUILTIN_ALIASES: Mapping[str, str] = {
     "gpt-4o-mini-transcribe": "whisper-1",
     "gpt-transcribe": "whisper-1",
     "gpt-4o-transcribe-diarize": "diarize",
+    "gpt-realtime-whisper": "whisper-1",
+    "gpt-live-transcribe": "whisper-1",
     "tts-1": "csm-1b",
     "tts-1-hd": "csm-1b",
     "gpt-4o-mini-tts": "llasa-1b",

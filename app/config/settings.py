@@ -204,6 +204,45 @@ class LimitSettings(_Table):
         return self
 
 
+class RealtimeSettings(_Table):
+    """Live transcription and spoken conversation over WebSocket."""
+
+    transcription: str = Field(
+        default="whisper-1", description="Deployment that writes down what is said, where the client names none."
+    )
+    chat: str = Field(
+        default="diffa", description="Chat deployment that answers in conversations, unless chat_url is set."
+    )
+    chat_url: str = Field(
+        default="",
+        description="Base address of an OpenAI-compatible chat endpoint that answers, such as http://127.0.0.1:11434/v1.",
+    )
+    chat_model: str = Field(default="", description="Model to name to chat_url.")
+    chat_key: SecretStr | None = Field(default=None, description="Key to send to chat_url.")
+    speech: str = Field(default="embedded-tts", description="Speech deployment that speaks in conversations.")
+    voice: str = Field(default="alloy", description="Voice of conversations whose client names none.")
+    sessions: int = Field(default=64, ge=0, description="Most realtime sessions at the same time (429).")
+    sessions_per_key: int = Field(
+        default=0, ge=0, description="Most realtime sessions of one key at the same time (429); 0 = any number."
+    )
+    session_seconds: float = Field(default=3600.0, gt=0, description="Longest time that a session stays open, seconds.")
+    idle_seconds: float = Field(
+        default=900.0, gt=0, description="Seconds after which a session is closed whose client sends nothing."
+    )
+    turn_seconds: float = Field(default=300.0, gt=0, description="Longest turn, seconds; a longer one is committed.")
+    buffer_bytes: int = Field(
+        default=16_777_216,
+        ge=65_536,
+        description="Most audio of one session that is held for its model and for the conversation, bytes each.",
+    )
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The limits, as /health shows them."""
+        names = ("sessions", "sessions_per_key", "session_seconds", "idle_seconds", "turn_seconds", "buffer_bytes")
+        return {name: getattr(self, name) for name in names}
+
+
 class DeviceSettings(_Table):
     memory_budget: Literal["auto"] | dict[str, str | int] = Field(
         default="auto",
@@ -292,6 +331,7 @@ class Settings(BaseSettings):
     limits: LimitSettings = Field(default_factory=LimitSettings)
     devices: DeviceSettings = Field(default_factory=DeviceSettings)
     log: LogSettings = Field(default_factory=LogSettings)
+    realtime: RealtimeSettings = Field(default_factory=RealtimeSettings)
     deployments: dict[str, DeploymentSettings] = Field(default_factory=dict[str, DeploymentSettings])
     aliases: dict[str, str] = Field(default_factory=dict[str, str])
     models_dir: Path = Field(default=Path("models"), description="Folder that holds weights and voices.")

@@ -33,10 +33,10 @@ class Keyring:
         self._digests += [(bytes.fromhex(key.sha256), name) for name, key in server.keys.items()]
         self._admin = _digest(server.admin_key.get_secret_value().encode()) if server.admin_key else None
 
-    def owner(self, headers: Headers, query: QueryParams, scheme: Scheme) -> str:
-        """Name of the first valid key of the request. Raises Unauthorized."""
+    def owner(self, headers: Headers, query: QueryParams, scheme: Scheme, further: tuple[bytes, ...] = ()) -> str:
+        """Name of the first valid key of the request. further: keys in other places. Raises Unauthorized."""
         given = False
-        for key in _keys(headers, query):
+        for key in (*request_keys(headers, query), *further):
             given = True
             if name := self._name(key):
                 return name
@@ -55,7 +55,7 @@ class Keyring:
                 raise Forbidden("Control routes answer through a proxy only when server.admin_key is set.")
             if not _is_local(client):
                 raise Forbidden("Control routes answer other machines only when server.admin_key is set.")
-        elif not any(hmac.compare_digest(_digest(key), self._admin) for key in _keys(headers, query)):
+        elif not any(hmac.compare_digest(_digest(key), self._admin) for key in request_keys(headers, query)):
             raise Forbidden("This operation needs the admin key.")
 
     def _name(self, key: bytes) -> str | None:
@@ -69,7 +69,7 @@ class Keyring:
         return found
 
 
-def _keys(headers: Headers, query: QueryParams) -> Iterator[bytes]:
+def request_keys(headers: Headers, query: QueryParams) -> Iterator[bytes]:
     """All keys the request carries, `api-key` first, as the bytes that were sent."""
     for name in _KEY_HEADERS:
         if key := headers.get(name, "").strip():

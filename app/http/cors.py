@@ -81,7 +81,11 @@ class OriginGuard:
         origin = headers.get("origin")
         if origin is None:
             self._check_site(scope, headers)
-        if origin is None or scope["type"] == "websocket":
+        if origin is None:
+            await self.app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            if not self._origin_allowed(origin, host):  # CORS does not keep a browser from opening one
+                raise _foreign(origin)
             await self.app(scope, receive, send)
         else:
             await self._from_page(origin, host, headers, scope, receive, send)

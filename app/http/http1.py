@@ -3,8 +3,8 @@ lacks.
 
 Owns how many bytes and seconds a request line and its headers may take, how long an answer may lie unread, how a
 connection ends whose request was answered before all of it came, the answer to what is not HTTP, how an answer of
-unknown length ends for a client of HTTP/1.0, and that HTTP/2 is not spoken. Bodies are the matter of
-`app/http/request_body.py`.
+unknown length ends for a client of HTTP/1.0, that HTTP/2 is not spoken, and that a WebSocket is. Bodies are the matter
+of `app/http/request_body.py`, open sockets of `app/http/websockets.py`.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ STALLED_SECONDS = (
 # After an answer that came before the whole request, the rest of it is read and dropped for so long, and while some
 # comes at least so often (nginx: lingering_time, lingering_timeout; twice its time, as speech comes in large files).
 LINGER_SECONDS, LINGER_IDLE_SECONDS = 60.0, 5.0
-_UPGRADE = re.compile(rb"\nupgrade(?=[ \t]*:)", re.IGNORECASE)
-_UPGRADE_BEGUN = re.compile(rb"\n(u(?:p(?:g(?:r(?:a(?:d(?:e[ \t]*)?)?)?)?)?)?)\Z", re.IGNORECASE)
+_UPGRADE = re.compile(rb"\nupgrade(?=[ \t]*:)(?![ \t]*:[ \t]*websocket[ \t]*\r)", re.IGNORECASE)
+# With its value, as far as one may still be "websocket".
+_UPGRADE_BEGUN = re.compile(rb"\n(u(?:p(?:g(?:r(?:a(?:d(?:e[ \t]*(?::[^\r\n]{0,32})?)?)?)?)?)?)?)\Z", re.IGNORECASE)
 
 
 class GatewayProtocol(HttpToolsProtocol):
@@ -89,8 +90,9 @@ class GatewayProtocol(HttpToolsProtocol):
                 self.send_400_response("The head of the request is too long.")
 
     def _without_offer(self, data: bytes) -> bytes:
-        """A piece of a head without the offer to change the protocol: none is taken up, and the parser drops the body
-        of one. The beginning of such a line at the end of the piece waits for the next."""
+        """A piece of a head without the offer to change the protocol, unless it is to WebSocket: no other is taken up,
+        and the parser drops the body of one. The beginning of such a line at the end of the piece waits for the
+        next."""
         before = b"\n" if self._at_line_start else b""
         data, self._held = before + self._held + data, b""
         end = data.find(b"\r\n\r\n")
@@ -107,9 +109,22 @@ class GatewayProtocol(HttpToolsProtocol):
         self._stop_clock()
         self._expects_head = False
         super().on_headers_complete()
+        if self.parser.should_upgrade() and self._should_upgrade():
+            return
         self.cycle.transport = _AnswerTransport(self)  # type: ignore[assignment]
         if self.scope["http_version"] == "1.0":
             _end_with_connection(self.cycle)
+
+    def _should_upgrade(self) -> bool:
+        """Only a GET opens a WebSocket, RFC 6455 4.1."""
+        return bool(self.parser.get_method() == b"GET") and super()._should_upgrade()
+
+    def handle_websocket_upgrade(self) -> None:
+        """Hand the connection over; one whose earlier answer is still being sent is refused."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.send_400_response("The connection still carries the answer to an earlier request.")
+        else:
+            super().handle_websocket_upgrade()
 
     def on_message_complete(self) -> None:
         self._expects_head = True

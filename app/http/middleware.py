@@ -33,6 +33,7 @@ from app.errors import (
 from app.http.auth import Keyring
 from app.http.key_limits import KeyUsage
 from app.http.request_body import BodyReservation, ClientGone, RequestBody, capped, never
+from app.http.socket_guard import SocketGuard
 from app.http.versions import check_api_version
 from app.media.fair import current_owner
 from app.routes.context import Gateway, RequestContext, Target, find_deployment, header_text
@@ -42,6 +43,8 @@ from app.serving.shares import FairShares
 log = structlog.get_logger("gateway")
 
 CLIENT_GONE = 499  # the status logs and metrics use for a client that left
+_UPGRADED = 101
+_STARTS = ("http.response.start", "websocket.http.response.start", "websocket.accept")
 _CONSTANT_HEADERS = [(b"x-ms-region", b"local"), (b"x-content-type-options", b"nosniff")]
 
 
@@ -68,7 +71,7 @@ class Observe:
         self.app, self.gateway = app, gateway
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
         record = scope["gateway.record"] = AccessRecord()
@@ -96,8 +99,8 @@ class Observe:
 
     def _with_headers(self, scope: Scope, send: Send, record: AccessRecord) -> Send:
         async def with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                record.status = message["status"]
+            if message["type"] in _STARTS:
+                record.status = message.get("status", _UPGRADED)
                 message = {**message, "headers": [*message.get("headers", ()), *self._headers(scope, record)]}
             await send(message)
 
@@ -111,7 +114,7 @@ class Observe:
         yield b"openai-processing-ms", b"%d" % round(record.milliseconds)
         yield from _CONSTANT_HEADERS
         yield from scope.get("gateway.cors", ())
-        if self.gateway.draining:
+        if self.gateway.draining and scope["type"] == "http":
             yield b"connection", b"close"
 
     def _record(self, scope: Scope, record: AccessRecord) -> None:
@@ -119,7 +122,7 @@ class Observe:
         (log.debug if record.quiet else log.info)(
             "request",
             request_id=record.request_id,
-            method=scope["method"],
+            method=scope.get("method", "GET"),
             route=record.route,
             status=record.status,
             ms=round(record.milliseconds, 1),
@@ -144,18 +147,20 @@ class Guard:
         self._told_by_address = (
             server.several_owners and not server.needs_key
         )  # any key is accepted: they tell nobody apart
+        self._socket_guard = SocketGuard(
+            gateway, table, self._keyring, self._within_limits, told_by_address=self._told_by_address
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await self._socket_guard(scope, receive, send)
         elif page := self._page(scope["path"]):
-            if scope["type"] == "http":
-                scope["gateway.record"].route, scope["gateway.record"].quiet = "page", True
+            scope["gateway.record"].route, scope["gateway.record"].quiet = "page", True
             await page(scope, capped(receive, self.gateway.settings.limits.body_bytes), send)
-        elif scope["type"] == "http":
-            await self._operation(scope, receive, send)
         else:
-            await send({"type": "websocket.close", "code": 1008, "reason": "nothing is served here"})
+            await self._operation(scope, receive, send)
 
     def _page(self, path: str) -> ASGIApp | None:
         return next((page for at, page in self.pages.items() if path == at or path.startswith(f"{at}/")), None)

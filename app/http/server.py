@@ -21,6 +21,7 @@ from app.banner import banner
 from app.console_events import shutdown_on_close
 from app.http.http1 import GatewayProtocol
 from app.http.tls import TlsFiles, tls_files
+from app.http.websockets import MOST_FRAME_BYTES, PONG_SECONDS, GatewaySocket
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -141,7 +142,10 @@ def _config(app: FastAPI, files: TlsFiles | None = None) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=GatewayProtocol,
-        ws="none",
+        ws=GatewaySocket,
+        ws_max_size=MOST_FRAME_BYTES,
+        ws_ping_timeout=PONG_SECONDS,
+        ws_per_message_deflate=False,  # audio in base64 gains little, and inflating costs the loop its time
         loop="asyncio",
         lifespan="on",
         log_config=None,

@@ -24,6 +24,7 @@ from app.config.deployments import Deployment, Deployments
 from app.config.settings import Settings
 from app.errors import DeploymentNotFound, InvalidRequest, MissingParameter, ModelNotFound, OperationNotSupported
 from app.metrics import Metrics
+from app.realtime.hub import RealtimeHub
 from app.routes.chat.history import SpokenHistory
 from app.routes.json_text import NAME_CHARACTERS, decode_object, named
 from app.routes.operations import JSON, Operation, Scheme
@@ -51,6 +52,7 @@ class Gateway:
     metrics: Metrics
     operations: tuple[Operation, ...] = ()
     canaries: Canaries = field(init=False)
+    realtime: RealtimeHub = field(init=False)
     spoken: SpokenHistory = field(default_factory=SpokenHistory)
     started: float = field(default_factory=time.monotonic)
     in_flight: int = 0
@@ -60,6 +62,7 @@ class Gateway:
     def __post_init__(self) -> None:
         self.idle.set()
         self.canaries = Canaries(self.pool)
+        self.realtime = RealtimeHub(self.settings.realtime)
 
     @contextmanager
     def request(self) -> Iterator[None]:
@@ -76,6 +79,7 @@ class Gateway:
         Returns True if nothing was cut.
         """
         self.draining = True
+        self.realtime.drain()
         return await self.pool.drain(self.settings.server.drain_seconds)
 
     def _count(self, step: int) -> None:

@@ -35,6 +35,7 @@ _HEALTH = obj(
         "devices": array(obj({"id": text(""), "kind": text(""), "name": text("")})),
         "deployments": {"type": "object", "additionalProperties": obj({"state": text(""), "backend": text("")})},
         "in_flight": integer(""),
+        "realtime": obj({"sessions": integer(""), "limits": obj({})}, ("sessions", "limits")),
     },
     ("status", "version", "uptime_seconds", "devices", "deployments", "in_flight"),
 )
@@ -56,6 +57,7 @@ async def health(context: RequestContext) -> ASGIApp:
         "devices": [msgspec.to_builtins(device) for device in gateway.pool.devices()],
         "deployments": deployments,
         "in_flight": gateway.in_flight,
+        "realtime": gateway.realtime.status(),
     }
     return Response(msgspec.json.encode(document), media_type=JSON)
 

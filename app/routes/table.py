@@ -6,6 +6,7 @@ from app.routes import docs, health, models, voices, watermark
 from app.routes.chat import questions as chat_questions
 from app.routes.chat import route as chat
 from app.routes.operations import Operation, Table
+from app.routes.realtime import route as realtime
 from app.routes.speech import route as speech
 from app.routes.transcriptions import route as transcriptions
 
@@ -16,6 +17,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *watermark.OPERATIONS,
     *chat.OPERATIONS,
     *chat_questions.OPERATIONS,
+    *realtime.OPERATIONS,
     *models.OPERATIONS,
     *health.OPERATIONS,
     *docs.OPERATIONS,

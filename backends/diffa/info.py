@@ -69,5 +69,6 @@ INFO = BackendInfo(
     extra_models={"whisper_model": "openai/whisper-small", "adapter_model": "zhoujiaming777/DIFFA"},
     bytes_hint=17_300_000_000,
     input_rate=16_000,
+    chat_audio=True,
     licence="LLaDA-8B-Instruct: MIT; whisper-small: Apache-2.0; DIFFA adapters: none stated",
 )

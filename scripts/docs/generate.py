@@ -147,6 +147,7 @@ _DIGEST = hashlib.sha256(b"change-me-as-well").hexdigest()
 EXAMPLES: Mapping[tuple[str, str], str] = {
     ("server", "api_keys"): '[{ name = "laptop", key = "change-me" }]',
     ("server", "admin_key"): '"change-me-too"',
+    ("realtime", "chat_key"): '"change-me-three"',
     ("server", "keys"): f'{{ phone = {{ sha256 = "{_DIGEST}", concurrent = 2 }} }}',
 }
 _FULL_TABLE = "whisper-1"  # the deployment whose table shows the keys that all have

@@ -18,6 +18,7 @@ from app.config.settings import (
     DeviceSettings,
     LimitSettings,
     LogSettings,
+    RealtimeSettings,
     ServerSettings,
     Settings,
 )
@@ -25,7 +26,13 @@ from backends.registry import backend_info, backend_names
 from scripts.docs.generate import EXAMPLES, option_keys
 
 FILE = Path(__file__).resolve().parents[2] / "gateway.example.toml"
-TABLES = {"server": ServerSettings, "limits": LimitSettings, "devices": DeviceSettings, "log": LogSettings}
+TABLES = {
+    "server": ServerSettings,
+    "limits": LimitSettings,
+    "devices": DeviceSettings,
+    "log": LogSettings,
+    "realtime": RealtimeSettings,
+}
 REFRESH = "run: python scripts/docs/generate.py"
 
 
