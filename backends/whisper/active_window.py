@@ -47,10 +47,12 @@ class Recording(Protocol):
 @dataclass(slots=True)
 class ActiveWindow:
     """A window of some recording with what its job wishes. encoder_output: the encoded audio; prompt_left_out: it was
-    decoded without the prompt, which hid what was said."""
+    decoded without the prompt, which hid what was said; frames: encoded of it, 0: as many as the model was trained on,
+    whatever there is to hear."""
 
     recording: Recording
     window: Window
     decoding_options: DecodingOptions
     encoder_output: EncoderOutput | None = field(default=None)
     prompt_left_out: bool = False
+    frames: int = 0

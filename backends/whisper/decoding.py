@@ -5,7 +5,7 @@ Owns the loop and the bookkeeping of probabilities. Knows no audio, no text, no 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,7 +22,8 @@ _LOOK_FOR_LOOPS_EVERY = 16  # tokens
 @dataclass(frozen=True, slots=True)
 class WindowTask:
     """One window to decode. prompt: all tokens before the answer, the start token at `start_index`; forced: how many at
-    its end are the beginning of the answer, known already; timestamps: the answer has times; seed: of the choice."""
+    its end are the beginning of the answer, known already; timestamps: the answer has times; frames: of a
+    window shorter than the model's own; seed: of the choice."""
 
     encoder_output: EncoderOutput
     prompt: tuple[int, ...]
@@ -32,6 +33,7 @@ class WindowTask:
     seed: int = 0
     forced: int = 0
     timestamps: bool = True
+    frames: int = 0
 
 
 @dataclass(slots=True)
@@ -51,6 +53,24 @@ class WindowResult:
     @property
     def avg_logprob(self) -> float:
         return (sum(self.logprobs) + self.end_logprob) / (len(self.tokens) + 1)
+
+
+def decode_tasks(
+    network: Network,
+    special: SpecialTokens,
+    rules: Callable[[bool], Sequence[LogitFilter]],
+    tasks: Sequence[WindowTask],
+) -> list[WindowResult]:
+    """Results in the order of the tasks; those that follow the same rules, on windows of one length, are decoded
+    together. rules: by whether the answer has times."""
+    results: dict[int, WindowResult] = {}
+    for timestamps, frames in dict.fromkeys((task.timestamps, task.frames) for task in tasks):
+        rows = [row for row, task in enumerate(tasks) if task.timestamps == timestamps and task.frames == frames]
+        for first in range(0, len(rows), network.max_batch):
+            part = rows[first : first + network.max_batch]
+            decoded = decode_windows(network, special, rules(timestamps), [tasks[row] for row in part])
+            results.update(zip(part, decoded, strict=True))
+    return [results[row] for row in range(len(tasks))]
 
 
 def decode_windows(

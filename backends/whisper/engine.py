@@ -22,7 +22,7 @@ from backends.whisper.active_window import ActiveWindow, DecodingOptions
 from backends.whisper.audio import HOP, SAMPLE_RATE, checked_samples, log_mel
 from backends.whisper.checkpoint import Checkpoint, check
 from backends.whisper.config import GenerationConfig, ModelDimensions, read_dims, read_generation_config
-from backends.whisper.decoding import WindowResult, WindowTask, decode_windows, log_softmax
+from backends.whisper.decoding import WindowResult, WindowTask, decode_tasks, log_softmax
 from backends.whisper.fallback import Thresholds, decode_with_fallback
 from backends.whisper.logit_filters import LogitFilter, Suppress, SuppressFirst, Timestamps
 from backends.whisper.network import EncoderOutput, Floats, Network
@@ -152,10 +152,16 @@ class Whisper:
 
     # --- Steps -----------------------------------------------------------------------------------------------------
 
-    def encode(self, pieces: Sequence[NDArray[np.float32]], network: Network | None = None) -> list[EncoderOutput]:
-        """Each piece is one window's audio. network: one of the lanes."""
+    def encode(
+        self, pieces: Sequence[NDArray[np.float32]], network: Network | None = None, frames: Sequence[int] = ()
+    ) -> list[EncoderOutput]:
+        """Each piece is one window's audio. network: one of the lanes; frames: of each window, 0 = the model's own."""
         dims = self.dims
-        mels = [log_mel(checked_samples(piece), dims.mels, dims.mel_frames) for piece in pieces]
+        lengths = frames or [0] * len(pieces)
+        mels = [
+            log_mel(checked_samples(piece), dims.mels, length or dims.mel_frames)
+            for piece, length in zip(pieces, lengths, strict=True)
+        ]
         return (network or self.network).encode(mels)
 
     def recording(
@@ -216,7 +222,8 @@ class Whisper:
     def _results(self, network: Network, windows: Sequence[ActiveWindow]) -> list[WindowResult]:
         """From audio to tokens, in one lane."""
         pieces = [item.recording.audio(item.window) for item in windows]
-        for item, encoder_output in zip(windows, self.encode(pieces, network), strict=True):
+        frames = [item.frames for item in windows]
+        for item, encoder_output in zip(windows, self.encode(pieces, network, frames), strict=True):
             item.encoder_output = encoder_output
             if item.decoding_options.language is None:
                 item.decoding_options = replace(
@@ -271,6 +278,7 @@ class Whisper:
             seed=item.window.start,
             forced=len(options.forced),
             timestamps=timestamps,
+            frames=item.frames,
         )
 
     def _context(self, item: ActiveWindow) -> list[int]:
@@ -300,16 +308,7 @@ class Whisper:
         return rules
 
     def _decode_batch(self, network: Network, tasks: Sequence[WindowTask]) -> list[WindowResult]:
-        """Results in the order of the tasks; those with times and those without follow different rules."""
-        results: dict[int, WindowResult] = {}
-        for timestamps in (True, False):
-            rows = [row for row, task in enumerate(tasks) if task.timestamps == timestamps]
-            rules = self.logit_filters(timestamps=timestamps)
-            for first in range(0, len(rows), network.max_batch):
-                part = rows[first : first + network.max_batch]
-                decoded = decode_windows(network, self.special, rules, [tasks[row] for row in part])
-                results.update(zip(part, decoded, strict=True))
-        return [results[row] for row in range(len(tasks))]
+        return decode_tasks(network, self.special, lambda times: self.logit_filters(timestamps=times), tasks)
 
     def _text(self, tokens: Sequence[int]) -> str:
         return self.tokenizer.decode(token for token in tokens if token < self.special.first_timestamp)

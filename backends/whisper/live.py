@@ -36,8 +36,8 @@ from backends.whisper.live_turn import OpenTurn
 
 _MOST_TURNS = 8  # complete ones that wait; beyond that no more audio is taken
 # Seconds of new speech between two decodes of an open turn: as often as costs this share of a step's time at most.
-_SHORTEST_CHUNK, _LONGEST_CHUNK = 0.5, 5.0
-_FIRST_CHUNK = 1.0
+_SHORTEST_CHUNK, _LONGEST_CHUNK = 0.6, 5.0
+_WHOLE_WINDOW_CHUNK = 1.0  # the first, where a decode costs a whole window however little there is to hear
 _SHARE = 0.4
 
 
@@ -78,7 +78,7 @@ class LiveWhisperJob:
         self._final: WhisperJob | None = None
         self._segments: list[Segment] = []
         self._told: dict[int, str] = {}  # of complete turns
-        self.chunk = _FIRST_CHUNK
+        self.chunk = _SHORTEST_CHUNK if recognizer.whisper.network.short_windows else _WHOLE_WINDOW_CHUNK
 
     @property
     def _request(self) -> LiveRequest:

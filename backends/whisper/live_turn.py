@@ -7,6 +7,7 @@ words are certain is up to the policy; the turn's final text is up to an ordinar
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +15,11 @@ from numpy.typing import NDArray
 from backends.audio.turns import Turn
 from backends.interface import TokenLogprob
 from backends.whisper.active_window import ActiveWindow, DecodingOptions
-from backends.whisper.audio import SAMPLE_RATE
+from backends.whisper.audio import FRAMES_PER_SECOND, SAMPLE_RATE
 from backends.whisper.decoding import WindowResult
 from backends.whisper.engine import Whisper
 from backends.whisper.live_policy import Policy
+from backends.whisper.repetition import looping_tail
 from backends.whisper.timing import split_words, token_starts
 from backends.whisper.transcription import Window, WordTimes, loose_window
 
@@ -25,7 +27,9 @@ _LEAD = int(0.3 * SAMPLE_RATE)  # samples decoded before the first speech
 _LEAST_SPEECH = 8  # frames, 256 ms; less is no word that two decodes could agree on
 _TRIM_SECONDS = 12.0  # of audio in the window; beyond that what is confirmed leaves it
 _KEPT_SECONDS = 4.0  # of confirmed audio that stays, for the sake of what follows
-_TOKENS_PER_SECOND = 10  # of fast speech; a decode that gives more goes in circles
+_TOKENS_PER_SECOND = 8  # of fast speech; a decode that gives more goes in circles
+_SILENCE_SECONDS = 4.0  # encoded behind the audio of a short window; with less the model goes in circles
+_GRID_SECONDS = 2.0  # windows are of few lengths, so that those of several sessions are one batch
 _CONTEXT_TOKENS = 100  # of confirmed text before the window that the model is reminded of
 
 
@@ -76,7 +80,15 @@ class OpenTurn:
             timestamps=False,
             forced=forced,
         )
-        return ActiveWindow(self, loose_window(length, before), options)
+        return ActiveWindow(self, loose_window(length, before), options, frames=self._frames(length))
+
+    def _frames(self, length: int) -> int:
+        """How much is encoded of a window that holds so many samples: a short one costs less, and hears as well."""
+        if not self.whisper.network.short_windows:
+            return 0
+        seconds = _GRID_SECONDS * ceil((length / SAMPLE_RATE + _SILENCE_SECONDS) / _GRID_SECONDS)
+        frames = round(seconds * FRAMES_PER_SECOND)
+        return frames if frames < self.whisper.dims.mel_frames else 0
 
     def audio(self, window: Window) -> NDArray[np.float32]:
         return self.turn.audio.read(self.begin, self.begin + window.length)
@@ -88,9 +100,7 @@ class OpenTurn:
 
     def accept(self, window: Window, result: WindowResult, words: WordTimes = ()) -> None:
         """Confirm what is certain. A decode that the final one would not believe confirms nothing."""
-        thresholds = self.whisper.thresholds
-        text = self.whisper.tokenizer.decode(result.tokens)
-        if thresholds.failed(result, text):
+        if result.avg_logprob < self.whisper.thresholds.logprob or looping_tail(result.tokens):
             return
         count = self.policy.take(result.tokens, self.language)
         tokens = result.tokens[:count]

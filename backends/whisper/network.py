@@ -32,13 +32,18 @@ class Decoding(Protocol):
 
 
 class Network(Protocol):
-    """A loaded model on one device. max_batch: rows that one Decoding may hold."""
+    """A loaded model on one device.
+
+    max_batch: rows that one Decoding may hold; short_windows: `encode` takes windows of fewer frames than the model's
+    own, an even number of them, and one Decoding those of one length.
+    """
 
     dims: ModelDimensions
     engine: str
     device: str
     dtype: str
     max_batch: int
+    short_windows: bool
 
     def replicas(self, windows: int) -> Sequence[Network]:
         """Networks of the same weights to decode so many windows with, each in a thread of its own; all take this one's

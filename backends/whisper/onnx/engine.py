@@ -70,6 +70,7 @@ class OnnxNetwork:
         use_static = self._target.encoder_output == "dml" if static is None else static
         self._form = _form(dims, dtype, use_static)
         self.max_batch = self._form.batch if use_static else max_batch
+        self.short_windows = not use_static
         self._threads = threads
         self.checkpoint = Checkpoint(folder)
         self._graphs = built_graphs(self.checkpoint, dims, self._form, cache_folder)

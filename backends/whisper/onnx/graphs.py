@@ -1,7 +1,8 @@
 """Whisper's two graphs for ONNX Runtime, written straight from the published weights.
 
 encoder: mel [1, mels, frames] -> cross keys and values of every decoder layer, so that they are made once per
-window; on DirectML in several graphs where it is large (`encoder_parts`).
+window; on DirectML in several graphs where it is large (`encoder_parts`). In the dynamic form a window may be shorter
+than the model's own, by an even number of frames.
 decoder: the next tokens' embeddings -> logits and grown caches. Embeddings are looked up outside, masks come in from
 outside, so the graph holds no index and no comparison. Two forms of the decoder: dynamic (CPU), and static (DirectML:
 one token a call, a cache of fixed length that is written through a mask; only plain operators).
@@ -33,9 +34,9 @@ def _write_part(
 ) -> None:
     graph = GraphWriter(folder, part.name, form.element)
     layers = Layers(graph, checkpoint, dims, form, wide=True)
-    shape = [1, dims.source_positions, dims.width]
+    shape: Shape = [1, dims.source_positions if form.static else "positions", dims.width]
     if part.is_first:
-        hidden = _convolutions(layers, graph.input("mel", [1, dims.mels, dims.mel_frames]))
+        hidden = _convolutions(layers, graph.input("mel", [1, dims.mels, dims.mel_frames if form.static else "frames"]))
     else:
         hidden = graph.input("hidden", shape)
     for layer in part.layers:
@@ -59,18 +60,19 @@ def _cross_projections(layers: Layers, encoder_output: str, layer: int) -> None:
         layers.linear(encoder_output, f"{prefix}.k_proj", scale=scale), dims.decoder_heads, across=True
     )
     value = layers.split_heads(layers.linear(encoder_output, f"{prefix}.v_proj"), dims.decoder_heads)
-    shapes = cross_shapes(dims, 1)
+    shapes = cross_shapes(dims, layers.form, 1)
     graph.output(key, f"cross_key.{layer}", shapes[0])
     graph.output(value, f"cross_value.{layer}", shapes[1])
 
 
-def cross_shapes(dims: ModelDimensions, batch: int | str) -> tuple[list[int | str], list[int | str]]:
+def cross_shapes(dims: ModelDimensions, form: GraphConfig, batch: int | str) -> tuple[Shape, Shape]:
     """Shapes of a layer's cross keys (transposed and scaled) and values.
 
     So both products of a single token are those of a row vector and a matrix that is read once, from front to back.
     """
-    value: list[int | str] = [batch, dims.decoder_heads, dims.source_positions, dims.head_width]
-    key: list[int | str] = [batch, dims.decoder_heads, dims.head_width, dims.source_positions]
+    positions: int | str = dims.source_positions if form.static else "positions"
+    value: Shape = [batch, dims.decoder_heads, positions, dims.head_width]
+    key: Shape = [batch, dims.decoder_heads, dims.head_width, positions]
     return key, value
 
 
@@ -81,7 +83,12 @@ def _convolutions(layers: Layers, mel: str) -> str:
         hidden = graph.op("Conv", hidden, *weights, kernel_shape=[3], pads=[1, 1], strides=[stride])
         hidden = graph.op("Gelu", hidden, domain="ms")  # whatever activation the config chooses for the layers
     hidden = graph.op("Transpose", hidden, perm=[0, 2, 1])
-    return graph.op("Add", hidden, graph.constant(encoder_positions(layers.checkpoint, layers.dims)))
+    positions = graph.constant(encoder_positions(layers.checkpoint, layers.dims))
+    if not layers.form.static:
+        length = graph.op("Shape", hidden, start=1, end=2)
+        first, axis = (graph.constant(np.array([0], np.int64)) for _ in range(2))
+        positions = graph.op("Slice", positions, first, length, axis)
+    return graph.op("Add", hidden, positions)
 
 
 def _encoder_attention(layers: Layers, hidden: str, prefix: str) -> str:
@@ -214,7 +221,7 @@ def _cross_attention(layers: Layers, hidden: str, layer: int, batch: int | str, 
     prefix = f"decoder.layers.{layer}.encoder_attn"
     query = layers.linear(layers.norm(hidden, f"{prefix}_layer_norm"), f"{prefix}.q_proj")
     graph.output(query, f"cross_query.{layer}", [batch, new, dims.width])
-    shapes = cross_shapes(dims, batch)
+    shapes = cross_shapes(dims, layers.form, batch)
     key = graph.input(f"cross_key.{layer}", shapes[0])
     value = graph.input(f"cross_value.{layer}", shapes[1])
     mixed = layers.join_heads(_attend(layers, layers.split_heads(query, dims.decoder_heads), key, value))

@@ -74,6 +74,7 @@ class TorchNetwork:
     """Implements Network."""
 
     engine = "torch"
+    short_windows = False
 
     def __init__(
         self,

@@ -54,6 +54,7 @@ class ScriptedNetwork:
     """Says what the loudest sample of a window stands for: text number n lasts n seconds. Counts its work."""
 
     engine, device, dtype, max_batch = "scripted", "cpu", "float32", 4
+    short_windows = False
 
     def __init__(self, reference: Reference) -> None:
         self.dims = read_dims(reference.folder)

@@ -266,3 +266,23 @@ def test_a_session_takes_no_more_than_it_can_hold(backend: WhisperBackend) -> No
     assert backend.has_work(job)
     backend.close(job)
     assert not backend.is_full(job)
+
+
+def test_live_windows_are_as_short_as_what_is_said_and_final_ones_are_whole(
+    backend: WhisperBackend, spoken: Recording, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, frames = backend._whisper.work, []
+    monkeypatch.setattr(
+        backend._whisper, "work", lambda items: (frames.append([item.frames for item in items]), work(items))
+    )
+    job = job_of(backend, MANUAL)
+    backend.feed(job, LiveAudio(spoken.samples[: 3 * RATE]))
+    list(backend.step([job]))
+    backend.feed(job, LiveCommit())
+    list(backend.step([job]))
+    assert frames == [[800], [0]]
+    monkeypatch.setattr(backend._whisper.network, "short_windows", False)
+    whole = job_of(backend, MANUAL)
+    backend.feed(whole, LiveAudio(spoken.samples[: 3 * RATE]))
+    list(backend.step([whole]))
+    assert frames[2:] == [[0]]
