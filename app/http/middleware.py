@@ -32,7 +32,7 @@ from app.errors import (
 )
 from app.http.auth import Keyring
 from app.http.key_limits import KeyUsage
-from app.http.request_body import BodyReservation, ClientGone, RequestBody, capped, never
+from app.http.request_body import ClientGone, RequestBody, capped, never
 from app.http.socket_guard import SocketGuard
 from app.http.versions import check_api_version
 from app.media.fair import current_owner
@@ -178,9 +178,9 @@ class Guard:
                 context = self._call(scope, headers, match, operation, stack)
                 record.owner, record.deployment = context.owner, context.target.name if context.target else ""
                 current_owner.set(context.client)
-                reservation = BodyReservation(self._body_budget, context.client)
-                context.body, context.body_dropped = await self._read(request_body, reservation), reservation.give_back
-                stack.callback(reservation.give_back)
+                stack.callback(request_body.give_back)
+                context.body = await self._read(request_body, context.client)
+                context.body_dropped = request_body.give_back
             except ApiError as error:
                 if isinstance(error, RequestTimeout) or not await request_body.drain():
                     error.headers["connection"] = "close"
@@ -260,10 +260,10 @@ class Guard:
             raise Draining("The server is shutting down and takes no new work.")
         return owner
 
-    async def _read(self, request_body: RequestBody, reservation: BodyReservation) -> bytes:
+    async def _read(self, request_body: RequestBody, owner: str) -> bytes:
         limits = self.gateway.settings.limits
         try:
-            return await request_body.read(limits.body_bytes, limits.upload_seconds, reservation)
+            return await request_body.read(limits.body_bytes, limits.upload_seconds, self._body_budget, owner)
         except Overloaded:
             self.gateway.metrics.refused_total.labels("body_memory").inc()
             raise

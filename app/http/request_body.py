@@ -25,33 +25,10 @@ class ClientGone(Exception):
     """The client closed its connection before the answer was complete."""
 
 
-class BodyReservation:
-    """Bytes that the body of one request holds of the memory for all bodies."""
-
-    __slots__ = ("_body_budget", "_owner", "held")
-
-    def __init__(self, body_budget: FairShares, owner: str = "") -> None:
-        self._body_budget, self._owner, self.held = body_budget, owner, 0
-
-    def take(self, size: int) -> None:
-        """Raises Overloaded where the bodies of all requests, or of this owner's, would hold too much."""
-        if not self._body_budget.has_room(self._owner, size):
-            raise Overloaded(
-                f"The uploads in progress fill the {self._body_budget.cap} bytes that they may. Please retry later."
-            )
-        self.held += size
-        self._body_budget.take(self._owner, size)
-
-    def give_back(self) -> None:
-        if self.held:
-            self._body_budget.give_back(self._owner, self.held)
-        self.held = 0
-
-
 class RequestBody:
-    """The body of one request."""
+    """The body of one request. held: bytes of it that count in the memory for all bodies."""
 
-    __slots__ = ("_announced", "_receive", "complete", "gone", "received", "waits")
+    __slots__ = ("_announced", "_budget", "_owner", "_receive", "complete", "gone", "held", "received", "waits")
 
     def __init__(self, receive: Receive, content_length: str | None, expect: str | None) -> None:
         """expect: the Expect header; a client that waits for "100 Continue" has sent nothing yet."""
@@ -59,30 +36,33 @@ class RequestBody:
         self._announced = int(content_length) if content_length and content_length.isdigit() else 0
         self.waits = (expect or "").lower() == "100-continue"
         self.complete = self.gone = False
-        self.received = 0
+        self.received = self.held = 0
+        self._budget: FairShares | None = None
+        self._owner = ""
 
-    async def read(self, cap: int, seconds: float, reservation: BodyReservation) -> bytes:
-        """The whole body, counted in `reservation` as it comes.
+    async def read(self, cap: int, seconds: float, budget: FairShares, owner: str = "") -> bytes:
+        """The whole body, counted in `budget`, the memory for all bodies, until `give_back`.
 
-        Raises TooLarge above `cap` bytes, Overloaded, RequestTimeout after `seconds` or below the least rate,
-        ClientGone.
+        Raises TooLarge above `cap` bytes, Overloaded where all bodies or the owner's would hold too much,
+        RequestTimeout after `seconds` or below the least rate, ClientGone.
         """
+        self._budget, self._owner = budget, owner
         if self._announced > cap:
             raise _too_large(cap, self._announced)
         try:
             async with asyncio.timeout(seconds):
-                chunks = await self._chunks(cap, reservation)
+                chunks = await self._chunks(cap, budget)
         except TimeoutError:
-            reservation.give_back()
+            self.give_back()
             raise RequestTimeout(
                 f"The upload took longer than {seconds:g} seconds, or came at less than {LEAST_RATE} bytes per second."
             ) from None
         except BaseException:
-            reservation.give_back()
+            self.give_back()
             raise
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    async def _chunks(self, cap: int, reservation: BodyReservation) -> list[bytes]:
+    async def _chunks(self, cap: int, budget: FairShares) -> list[bytes]:
         chunks: list[bytes] = []
         begun = asyncio.get_running_loop().time()
         while not self.complete:
@@ -90,9 +70,21 @@ class RequestBody:
                 chunk = await self._next()
             if self.received > cap:
                 raise _too_large(cap, self.received)
-            reservation.take(len(chunk))
+            self._hold(len(chunk), budget)
             chunks.append(chunk)
         return chunks
+
+    def _hold(self, size: int, budget: FairShares) -> None:
+        if not budget.has_room(self._owner, size):
+            raise Overloaded(f"The uploads in progress fill the {budget.cap} bytes that they may. Please retry later.")
+        budget.take(self._owner, size)
+        self.held += size
+
+    def give_back(self) -> None:
+        """The body is kept no longer."""
+        if self._budget is not None and self.held:
+            self._budget.give_back(self._owner, self.held)
+        self.held = 0
 
     async def drain(self) -> bool:
         """Throw away what is still coming, within bounds. False: not all of it came; the connection must be closed

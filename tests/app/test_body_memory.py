@@ -9,12 +9,13 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.types import Message
 
 from app.config.loading import load_settings
 from app.config.settings import ConfigError
 from app.errors import Overloaded
 from app.http.middleware import Guard
-from app.http.request_body import BodyReservation
+from app.http.request_body import RequestBody
 from app.serving.shares import FairShares
 from backends.interface import Event, Request
 from tests.support.server import Running, fake_settings, running
@@ -97,16 +98,23 @@ def test_a_request_whose_audio_was_decoded_holds_no_share_while_it_waits(wav: by
         assert held == [0]
 
 
-def test_shares_add_up_and_are_given_back_once() -> None:
+async def test_shares_add_up_and_are_given_back_once() -> None:
     bodies = FairShares(100)
-    one, two = BodyReservation(bodies), BodyReservation(bodies)
-    one.take(60)
+    one, two, three = (_arriving(size) for size in (60, 41, 40))
+    await one.read(100, LIMIT, bodies)
     with pytest.raises(Overloaded):
-        two.take(41)
-    two.take(40)
+        await two.read(100, LIMIT, bodies)
+    await three.read(100, LIMIT, bodies)
     one.give_back()
     one.give_back()
-    assert (bodies.held, one.held, two.held) == (40, 0, 40)
+    assert (bodies.held, one.held, two.held, three.held) == (40, 0, 0, 40)
+
+
+def _arriving(size: int) -> RequestBody:
+    async def receive() -> Message:
+        return {"type": "http.request", "body": bytes(size)}
+
+    return RequestBody(receive, None, None)
 
 
 def test_the_total_has_a_default_and_must_hold_one_body() -> None:
