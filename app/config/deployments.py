@@ -5,6 +5,7 @@ Owns the built-in deployments, the merge with the user's, and lookup by name. Kn
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -66,6 +67,9 @@ BUILTIN_ALIASES: Mapping[str, str] = {
 }
 
 
+_SNAPSHOT = re.compile(r"-\d{4}-\d{2}-\d{2}\Z")
+
+
 class Deployments(Mapping[str, Deployment]):
     """All deployments by name; aliases resolve to them but are not listed as keys."""
 
@@ -83,8 +87,12 @@ class Deployments(Mapping[str, Deployment]):
         return len(self._by_name)
 
     def resolve(self, name: str) -> Deployment | None:
-        """The deployment behind a name or an alias; None if there is none."""
-        return self._by_name.get(self.aliases.get(name, name))
+        """The deployment behind a name or an alias, of a model's dated snapshot too (gpt-4o-mini-tts-2025-12-15); None
+        if there is none."""
+        found = self._by_name.get(self.aliases.get(name, name))
+        if found is None and (dated := _SNAPSHOT.search(name)):
+            return self.resolve(name[: dated.start()])
+        return found
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Deployments:

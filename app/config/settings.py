@@ -122,7 +122,8 @@ class ServerSettings(_Table):
     )
     certificate_key: str = Field(default="", description="Its private key in PEM, without a password.")
     open_listings: bool = Field(
-        default=False, description="Answer /audio/models and /audio/voices without a key, as Open WebUI asks for them."
+        default=False,
+        description="List models and voices without a key, as Open WebUI and wyoming-openai ask for them.",
     )
 
     @property

@@ -10,13 +10,17 @@ import ipaddress
 import socket
 from urllib.parse import urlsplit
 
+import structlog
 from starlette.datastructures import Headers, QueryParams
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.config.settings import ServerSettings, is_loopback
 from app.errors import Forbidden
+from app.routes.context import header_text
 from app.routes.operations import WORK_QUERY
+
+log = structlog.get_logger("gateway")
 
 # Names that no public DNS server can point here, or that only the vendor can.
 _SAFE_SUFFIXES = (
@@ -52,6 +56,7 @@ _EXPOSED = ", ".join(
 )
 # The second is for browsers that do not know the first.
 _FRAME_HEADERS = [(b"content-security-policy", b"frame-ancestors 'self'"), (b"x-frame-options", b"SAMEORIGIN")]
+_MOST_TOLD, _LONGEST_ORIGIN = 100, 200  # refused origins that are logged, and characters of each
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _STREAMS = "/gradio_api/queue/"
 
@@ -64,6 +69,7 @@ class OriginGuard:
         self._check_host = is_loopback(server.host) or not server.needs_key  # a key is what a rebinding page lacks
         self._hosts = {host.lower() for host in server.allowed_hosts} | {socket.gethostname().lower()}
         self._origins = {origin.rstrip("/").lower() for origin in server.cors_origins}
+        self._told: set[str] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -95,10 +101,10 @@ class OriginGuard:
     ) -> None:
         allowed = self._origin_allowed(origin, host)
         if not allowed and _does_work(scope):
-            raise _foreign(origin)
+            raise self._refused(origin)
         if scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
             if not allowed:
-                raise _foreign(origin)
+                raise self._refused(origin)
             scope["gateway.cors"] = _cors_headers(origin)
             await _preflight(headers)(scope, receive, send)
             return
@@ -108,6 +114,14 @@ class OriginGuard:
             )  # added by whoever writes the answer's headers, errors included
         await self.app(scope, receive, send)
 
+    def _refused(self, origin: str) -> Forbidden:
+        """The refusal, logged once for each origin: a browser hides a refused preflight's body from page and person."""
+        shown = header_text(origin)[:_LONGEST_ORIGIN]
+        if shown not in self._told and len(self._told) < _MOST_TOLD:
+            self._told.add(shown)
+            log.warning("origin_refused", origin=shown, hint=f"to allow its pages: server.cors_origins = [{shown!r}]")
+        return _foreign(origin)
+
     def _check_site(self, scope: Scope, headers: Headers) -> None:
         """A foreign page's request without an Origin: an image, a script, fetch in the mode no-cors. Raises Forbidden.
 
@@ -116,7 +130,7 @@ class OriginGuard:
         if headers.get("sec-fetch-site") != "cross-site" or "*" in self._origins:
             return
         if headers.get("sec-fetch-mode") != "navigate" or _does_work(scope):
-            raise _foreign("other sites")
+            raise self._refused("other sites")
 
     def _host_allowed(self, host: str) -> bool:
         """IP addresses, single-label names and the safe suffixes: a rebinding page has none of them."""
@@ -128,7 +142,8 @@ class OriginGuard:
         if "*" in self._origins or origin.lower() in self._origins:
             return True
         own = parts.netloc.lower() == host.lower() and parts.scheme in ("http", "https")
-        return own or is_loopback(parts.hostname or "")
+        name = parts.hostname or ""
+        return own or is_loopback(name) or name.endswith(".localhost")  # http://tauri.localhost: Tauri on Windows
 
 
 def _unframed(send: Send) -> Send:

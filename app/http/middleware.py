@@ -189,9 +189,11 @@ class Guard:
             record.deployment = context.deployment.name if context.deployment else record.deployment
 
     def _route(self, scope: Scope) -> tuple[Match, Operation]:
-        match = self.table.match((scope.get("raw_path") or scope["path"].encode()).decode("latin-1"))
+        path = (scope.get("raw_path") or scope["path"].encode()).decode("latin-1")
+        match = self.table.match(path)
         if match is None:
-            raise NotFound("Resource not found.")
+            near = self.table.nearest(path)
+            raise NotFound(f"Resource not found; did you mean {near}?" if near else "Resource not found.")
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         operation = match.operations.get(method)
         if operation is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import socket
 import sys
@@ -45,7 +46,7 @@ def serve(app: FastAPI, settings: Settings) -> int:
     """Serve until a signal comes and return the exit code. Raises ConfigError for a certificate that cannot be used."""
     files = tls_files(settings.server)
     try:
-        listener = _listen(settings.server.host, settings.server.port)
+        listeners = _listen(settings.server.host, settings.server.port)
     except OSError as error:
         where = f"{settings.server.host}:{settings.server.port}"
         log.error("cannot_listen", address=where, error=str(error), hint="another program may use the port; try --port")
@@ -53,7 +54,7 @@ def serve(app: FastAPI, settings: Settings) -> int:
     gc.freeze()  # what start-up made stays; walking it in each full collection stopped the loop for over 50 ms
     server = GatewayServer(_config(app, files), app, files)
     try:
-        server.run([listener])
+        server.run(listeners)
     except SystemExit as error:
         return EXIT_CLEAN if error.code == 0 else EXIT_NOT_STARTED
     if not server.started:
@@ -159,9 +160,26 @@ def _config(app: FastAPI, files: TlsFiles | None = None) -> uvicorn.Config:
     )
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
+def _listen(host: str, port: int) -> list[socket.socket]:
+    """A socket for every address of the host: clients take localhost for 127.0.0.1 or for ::1. Raises OSError.
+
+    port 0: the first one's is that of all. An address that a machine names but lacks, as ::1 often is, is left out.
+    """
+    sockets: list[socket.socket] = []
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    for family, address in dict.fromkeys((family, str(address[0])) for family, _, _, _, address in found):
+        at = sockets[0].getsockname()[1] if sockets else port
+        try:
+            sockets.append(socket.create_server((address, at), family=family, backlog=_BACKLOG))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE or len(found) == 1:
+                for opened in sockets:
+                    opened.close()
+                raise
+            log.info("address_left_out", address=address, error=str(error))
+    if not sockets:
+        raise OSError(f"no address of {host} can be listened on")
+    return sockets
 
 
 def _say(text: str) -> None:

@@ -1,7 +1,9 @@
-"""Which api-version values are served. Every operation is served under every accepted version."""
+"""Which api-version values are served: those that were published, and every other date of their form, because no client
+is helped by a refusal of its newest one. Every operation is served under every accepted version."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from app.errors import NotFound
@@ -14,6 +16,8 @@ _PREVIEW = (
     *("2024-10-01", "2024-12-01", "2025-01-01", "2025-02-01", "2025-03-01", "2025-04-01"),
 )
 DATED = frozenset(_STABLE) | {f"{date}-preview" for date in _PREVIEW}
+_DATE = re.compile(r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])(-preview)?")
+_FIRST = "2022-03-01"
 V1 = frozenset({"v1", "preview", "latest"})
 
 
@@ -22,10 +26,14 @@ def check_api_version(scheme: Scheme, given: str | None, further: Sequence[str])
     if scheme.dated:
         if not given:
             raise NotFound("Resource not found: the api-version query parameter is missing.")
-        known = given in DATED or given in further
+        known = _is_dated(given) or given in further
     elif scheme is Scheme.AZURE_V1:  # the Azure client appends its dated version to whatever base URL it was given
-        known = not given or given in V1 or given in DATED or given in further
+        known = not given or given in V1 or _is_dated(given) or given in further
     else:
         known = True
     if not known:
         raise NotFound(f"Resource not found: the api-version {given!r} is not supported.")
+
+
+def _is_dated(given: str) -> bool:
+    return _DATE.fullmatch(given) is not None and given[: len(_FIRST)] >= _FIRST

@@ -26,7 +26,7 @@ from app.errors import DeploymentNotFound, InvalidRequest, MissingParameter, Mod
 from app.metrics import Metrics
 from app.realtime.hub import RealtimeHub
 from app.routes.chat.history import SpokenHistory
-from app.routes.json_text import NAME_CHARACTERS, decode_object, named
+from app.routes.json_text import NAME_CHARACTERS, charset_of, decode_object, named
 from app.routes.operations import JSON, Operation, Scheme
 from app.serving.canaries import Canaries
 from app.serving.interfaces import Pool, Reservation
@@ -138,7 +138,7 @@ class RequestContext:
 
     def json_body(self) -> dict[str, Any]:
         """The body as a JSON object. Raises BrokenBody or TooLarge."""
-        return decode_object(self.body)
+        return decode_object(self.body, charset_of(self.content_type))
 
     def choose(self, model: object, *tasks: Task) -> Deployment:
         """The deployment for this request: the path's where it names one, else `model` of the body.

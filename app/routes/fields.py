@@ -1,6 +1,6 @@
 """Readers of single fields, shared by all routes: each checks one value of a JSON body or a form.
 
-Owns their rules and messages. Every reader raises InvalidRequest or MissingParameter with the field as `param`. Knows
+Owns their rules and messages. Every reader raises InvalidRequest with the field as `param`. Knows
 no operation.
 """
 
@@ -10,9 +10,10 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
-from app.errors import InvalidRequest, MissingParameter
+from app.errors import InvalidRequest
 from app.routes.json_text import NAME_CHARACTERS
 
+DEFAULT_VOICE = "default"  # the name that stands for the first voice, unless a deployment has one of that name
 _SEED_BITS = (1 << 63) - 1
 
 
@@ -22,11 +23,11 @@ def clean(text: str) -> str:
 
 
 def voice_name(voice: object, param: str) -> str:
-    """A name, or the id of {"id": ...}. Raises MissingParameter or InvalidRequest."""
+    """A name, or the id of {"id": ...}; the default voice where none is given. Raises InvalidRequest."""
     if isinstance(voice, dict):
         voice = voice.get("id")
     if voice is None or voice == "":
-        raise MissingParameter("You must provide a voice.", param=param)
+        return DEFAULT_VOICE
     if not isinstance(voice, str):
         raise InvalidRequest('The voice must be a name or an object {"id": NAME}.', param=param)
     if len(voice) > NAME_CHARACTERS:

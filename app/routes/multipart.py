@@ -30,6 +30,7 @@ _AUDIO_FIELDS = ("reference_audio", "known_speaker_references", "context")
 _BOUNDARY = re.compile(r'boundary=(?:"([^"]+)"|([^;,\s]+))', re.IGNORECASE)
 _PARAMETER = re.compile(r';\s*([a-z]+\*?)\s*=\s*(?:"((?:\\.|[^"\\])*)"|([^;\s]*))', re.IGNORECASE)
 _INDEXED = re.compile(r"^(.+)\[(\d*)\]$")
+_SOUND = (b"audio/", b"video/")  # types of parts that hold a file
 _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 
 logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a broken body is described to its client, not logged
@@ -171,6 +172,7 @@ class _FormReader:
     def _begin(self) -> None:
         self._header = b""
         self._disposition: bytes | None = None
+        self._content_type = b""
         self._data = self._body[:0]
 
     def _count(self) -> None:
@@ -185,6 +187,8 @@ class _FormReader:
     def _header_value(self, data: bytes, start: int, end: int) -> None:
         if self._header == b"content-disposition":
             self._disposition = data[start:end]
+        elif self._header == b"content-type":
+            self._content_type = data[start:end]
 
     def _part_data(self, _data: bytes, start: int, end: int) -> None:
         self._data = self._body[start:end]
@@ -200,6 +204,8 @@ class _FormReader:
             raise InvalidRequest(
                 f"The name of a form field has {len(name)} characters; at most {NAME_CHARACTERS} are allowed."
             )
+        if filename is None and self._is_sound(name):
+            filename = ""
         if filename is not None:
             self.form.files[name] = UploadedFile(filename, self._data)
             return
@@ -208,6 +214,18 @@ class _FormReader:
             self.form.texts.append((name, str(self._data, "utf-8")))
         except UnicodeDecodeError:
             raise InvalidRequest(f"{name} is not valid UTF-8 text.", param=name) from None
+
+    def _is_sound(self, name: str) -> bool:
+        """A file's name is optional (RFC 7578, 4.2). What has none is a file by its type, or if it is no text."""
+        if self._content_type.strip().lower().startswith(_SOUND):
+            return True
+        if name != "file":
+            return False
+        try:
+            str(self._data, "utf-8")
+        except UnicodeDecodeError:
+            return True
+        return False
 
 
 def _names(disposition: bytes | None) -> tuple[str, str | None]:

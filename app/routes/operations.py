@@ -111,8 +111,8 @@ class Table:
                 wanted.setdefault((scheme, key), {})[operation.method] = operation
 
     def match(self, raw_path: str) -> Match | None:
-        """None: nothing is served there. Leading and trailing slashes do not count."""
-        parts = tuple(raw_path.strip("/").split("/"))
+        """None: nothing is served there. Empty segments do not count: base URLs end in a slash, or begin with two."""
+        parts = _segments(raw_path)
         for scheme in _SEARCHED:
             prefix = tuple(scheme.prefix.split("/")[1:-1])
             if parts[: len(prefix)] == prefix:
@@ -121,6 +121,15 @@ class Table:
                     self._find(scheme, rest) or self._find_in_deployment(scheme, rest) or self._find_open(scheme, rest)
                 )
         return None
+
+    def nearest(self, raw_path: str) -> str:
+        """The path that was likely meant by one that does not exist: that of the operation it ends in, "" if none."""
+        parts = _segments(raw_path)
+        for cut in range(len(parts)):
+            schemes = {scheme for scheme, path in self._fixed if path == "/".join(parts[cut:])}
+            if schemes:
+                return _address(parts[:cut], schemes) + "/".join(parts[cut:])
+        return ""
 
     def _find(self, scheme: Scheme, rest: tuple[str, ...]) -> Match | None:
         path = "/".join(rest)
@@ -147,3 +156,16 @@ class Table:
             if operations:
                 return Match("/".join(rest[cut:]), inner, operations, unquote("/".join(rest[1:cut])))
         return None
+
+
+def _segments(raw_path: str) -> tuple[str, ...]:
+    return tuple(part for part in raw_path.split("/") if part)
+
+
+def _address(before: tuple[str, ...], schemes: set[Scheme]) -> str:
+    """The prefix that was likely meant by the segments before an operation that has these schemes."""
+    if Scheme.AZURE in schemes and "deployments" in before[:-1]:
+        return Scheme.AZURE.prefix.format(deployment=before[before.index("deployments") + 1])
+    if Scheme.AZURE_V1 in schemes and before[:1] == ("openai",):
+        return Scheme.AZURE_V1.prefix
+    return next(scheme.prefix for scheme in (Scheme.OPENAI, Scheme.LOCAL, Scheme.RESOURCE) if scheme in schemes)

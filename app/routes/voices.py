@@ -12,6 +12,7 @@ from starlette.types import ASGIApp
 
 from app.config.deployments import Deployment
 from app.routes.context import Gateway, RequestContext
+from app.routes.fields import DEFAULT_VOICE
 from app.routes.openapi_schema import answers, array, obj, text
 from app.routes.operations import LISTING_SCHEMES, MODEL_SCHEMES, Operation
 from backends.interface import Voice
@@ -30,9 +31,11 @@ async def backend_voice(gateway: Gateway, deployment: Deployment, name: str) -> 
     """
     if name in deployment.voices:
         return deployment.voices[name]
-    if name.lower() not in OPENAI_VOICES:
+    if name.lower() not in (*OPENAI_VOICES, DEFAULT_VOICE):
         return name
     own = await _own_voices(gateway, deployment)
+    if name.lower() == DEFAULT_VOICE and DEFAULT_VOICE not in own:
+        name = OPENAI_VOICES[0]
     if not own or name.lower() in own:
         return name.lower()
     return own[OPENAI_VOICES.index(name.lower()) % len(own)]
@@ -93,7 +96,7 @@ def _asked(context: RequestContext) -> list[Deployment]:
     known = context.gateway.deployments
     if context.target is not None:
         return [context.target.deployment]
-    if name := context.query.get("model"):
+    if name := context.query.get("model") or context.query.get("model_id"):
         return [context.find(name)]
     return [deployment for deployment in known.values() if _speaks(deployment)]
 
@@ -121,6 +124,14 @@ OPERATIONS = (
         access="listing",
         schemes=LISTING_SCHEMES | MODEL_SCHEMES,
         doc=_doc("Voices, as Open WebUI asks for them", "voices", ("id", "name"), _OF_OWN_VOICES),
+    ),
+    Operation(
+        "audio/speech/voices",
+        "GET",
+        list_voices,
+        access="listing",
+        schemes=MODEL_SCHEMES,
+        doc=_doc("Voices, as clients of Speaches ask for them", "voices", ("id", "name"), _OF_OWN_VOICES),
     ),
     Operation(
         "audio/models",

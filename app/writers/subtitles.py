@@ -5,6 +5,7 @@ Both formats end lines with LF. WebVTT times always have hours, as the real serv
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Iterable, Iterator
 
@@ -24,9 +25,10 @@ def srt(segments: Iterable[Segment]) -> str:
 
 
 def vtt(segments: Iterable[Segment]) -> str:
-    """The header and unnumbered cues."""
+    """The header and unnumbered cues, whose text has no tags: & and < begin markup there."""
     cues = (
-        f"{timestamp(start, '.')} --> {timestamp(end, '.')}\n{_prefixed(speaker, '<v {}>')}{text}\n\n"
+        f"{timestamp(start, '.')} --> {timestamp(end, '.')}\n"
+        f"{_prefixed(speaker, '<v {}>')}{html.escape(text, quote=False)}\n\n"
         for start, end, text, speaker in _cues(segments)
     )
     return "WEBVTT\n\n" + "".join(cues)

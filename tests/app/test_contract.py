@@ -52,7 +52,10 @@ def test_open_webui_may_be_let_in_without_a_key() -> None:
     with running(fake_settings(server={"open_listings": True})) as server:
         assert httpx.get(f"{server.url}/v1/audio/voices").status_code == 200
         assert httpx.get(f"{server.url}/v1/audio/models").status_code == 200
-        assert httpx.get(f"{server.url}/v1/models").status_code == 401
+        assert httpx.get(f"{server.url}/v1/audio/speech/voices?model_id=fake-tts").status_code == 200
+        assert httpx.get(f"{server.url}/v1/models").status_code == 200
+        assert httpx.get(f"{server.url}/v1/models/fake-asr").status_code == 200
+        assert httpx.get(f"{server.url}/openai/deployments?api-version=2024-10-21").status_code == 401
 
 
 @pytest.mark.parametrize(
@@ -121,6 +124,10 @@ def test_control_routes_need_the_admin_key() -> None:
         ("?api-version=v1", 404),
         ("?api-version=2025-04-01-preview", 200),
         ("?api-version=2022-12-01", 200),
+        ("?api-version=2025-08-28", 200),
+        ("?api-version=2031-12-31-preview", 200),
+        ("?api-version=2025-13-28", 404),
+        ("?api-version=2025-08-28-beta", 404),
     ],
 )
 def test_dated_schemes_need_a_known_version(server: Running, wav: bytes, query: str, status: int) -> None:
@@ -147,8 +154,37 @@ def test_the_v1_scheme_takes_none_or_a_known_one(server: Running, query: str, st
 
 
 def test_further_versions_can_be_configured() -> None:
-    with running(fake_settings(server={"api_versions": ["2031-01-01"]})) as server:
-        assert httpx.get(f"{server.url}/openai/models?api-version=2031-01-01", headers=KEY).status_code == 200
+    with running(fake_settings(server={"api_versions": ["next"]})) as server:
+        assert httpx.get(f"{server.url}/openai/models?api-version=next", headers=KEY).status_code == 200
+
+
+def test_a_near_miss_is_named(server: Running) -> None:
+    answer = httpx.post(f"{server.url}/v1/v1/audio/transcriptions", headers=KEY)
+    assert answer.status_code == 404
+    assert error_document(answer)["message"].endswith("did you mean /v1/audio/transcriptions?")
+
+
+@pytest.mark.parametrize(
+    ("charset", "encoding", "status"),
+    [
+        ("; charset=iso-8859-1", "latin-1", 200),
+        ("; charset=UTF-16", "utf-16", 200),
+        ('; charset="utf-8"', "utf-8", 200),
+        ("", "utf-8", 200),
+        ("", "latin-1", 400),
+        ("; charset=utf-8", "latin-1", 400),
+        ("; charset=klingon", "utf-8", 400),
+    ],
+)
+def test_a_declared_charset_is_honoured(server: Running, charset: str, encoding: str, status: int) -> None:
+    body = '{"model": "fake-tts", "voice": "alloy", "input": "Sch\u00f6ne Gr\u00fc\u00dfe"}'.encode(encoding)
+    headers = KEY | {"content-type": f"application/json{charset}"}
+    answer = httpx.post(f"{server.url}/v1/audio/speech", headers=headers, content=body)
+    assert answer.status_code == status, answer.text[:300]
+    if status == 200:
+        assert server.pool.requests[-1].text == "Sch\u00f6ne Gr\u00fc\u00dfe"
+    else:
+        assert "UTF-8" in error_document(answer)["message"]
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,8 @@ def read_messages(value: object, spoken: Callable[[str], str | None]) -> tuple[S
         raise InvalidRequest("messages must be a list with at least one message.", param=PARAM)
     if len(value) > MOST_MESSAGES:
         raise InvalidRequest(f"There are {len(value)} messages; at most {MOST_MESSAGES} are allowed.", param=PARAM)
-    messages = tuple(_message(message, f"messages[{number}]", spoken) for number, message in enumerate(value))
+    read = (_message(message, f"messages[{number}]", spoken) for number, message in enumerate(value))
+    messages = tuple(message for message in read if message.parts or message.role != "system")
     characters = sum(len(part) for message in messages for part in message.parts if isinstance(part, str))
     if characters > MOST_CHARACTERS:
         raise InvalidRequest(
@@ -67,7 +68,7 @@ def _message(message: object, where: str, spoken: Callable[[str], str | None]) -
     parts = _content(message.get("content"), f"{where}.content", role)
     if role == "assistant" and message.get("audio") is not None:
         parts = (*parts, _earlier_answer(message["audio"], f"{where}.audio", spoken))
-    elif not parts and role != "assistant":
+    elif not parts and role == "user":  # an agent without instructions sends an empty system message
         raise InvalidRequest(f"{where} has no content.", param=PARAM)
     return SentMessage(_ROLES[role], parts)
 
@@ -92,10 +93,12 @@ def _part(part: object, where: str, role: str) -> str | SentAudio:
         if not isinstance(text, str):
             raise InvalidRequest(f"{where}.{kind} must be a string.", param=PARAM)
         return text
-    if kind != "input_audio":
+    if kind not in ("input_audio", "audio_url"):
         raise InvalidRequest(f"{where}.type must be text or input_audio, not {str(kind)[:40]!r}.", param=PARAM)
     if role != "user":
         raise InvalidRequest(f"{where}: audio is allowed in user messages only.", param=PARAM)
+    if kind == "audio_url":
+        return _audio_url(part.get("audio_url"), f"{where}.audio_url")
     return _audio(part.get("input_audio"), f"{where}.input_audio")
 
 
@@ -108,6 +111,14 @@ def _audio(value: object, where: str) -> SentAudio:
             f"{where}.format must be one of {', '.join(INPUT_FORMATS)}, not {str(value['format'])[:40]!r}.", param=PARAM
         )
     return SentAudio(audio_bytes(value.get("data"), f"{where}.data", PARAM))
+
+
+def _audio_url(value: object, where: str) -> SentAudio:
+    """Audio as vLLM's clients ("url") and Semantic Kernel ("uri") send it, if it is inside the message."""
+    url = value.get("url", value.get("uri")) if isinstance(value, Mapping) else value
+    if not isinstance(url, str) or not url.startswith("data:"):
+        raise InvalidRequest(f"{where} must be a data: URL; nothing is fetched from other places.", param=PARAM)
+    return SentAudio(audio_bytes(url, where, PARAM))
 
 
 def _earlier_answer(value: object, where: str, spoken: Callable[[str], str | None]) -> str:

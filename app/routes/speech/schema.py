@@ -21,7 +21,7 @@ _FIELDS: dict[str, Schema] = {
     "input": schema_with(text("The text to speak."), minLength=1, maxLength=4096),
     "voice": {
         "oneOf": [
-            text("One of OpenAI's names, a configured name, or a voice of the backend."),
+            text("One of OpenAI's names, a configured name, or a voice of the backend; unset or default: the first."),
             obj({"id": text("")}, ("id",)),
         ]
     },
@@ -45,7 +45,7 @@ SPEAK: dict[str, Any] = {
     "description": "Audio is sent as it is made. Events: speech.audio.delta (audio: base64), then speech.audio.done "
     "(usage).",
     "tags": ["speech"],
-    "requestBody": json_body(obj(_FIELDS, ("input", "voice"))),
+    "requestBody": json_body(obj(_FIELDS, ("input",))),
     "responses": {
         "200": {
             "description": "The audio.",

@@ -30,6 +30,13 @@ def test_the_built_in_ones_are_there_with_their_aliases() -> None:
         assert known.resolve(alias) is known[name]
 
 
+def test_a_models_dated_snapshot_is_the_model() -> None:
+    known = _deployments()
+    assert known.resolve("gpt-4o-mini-transcribe-2025-12-15") is known["whisper-1"]
+    assert known.resolve("whisper-1-2025-12-15-2025-12-16") is known["whisper-1"]
+    assert known.resolve("gpt-4o-mini-transcribe-2025") is known.resolve("-2025-12-15") is None
+
+
 def test_multi_gigabyte_models_are_fetched_only_when_asked_for() -> None:
     known = _deployments()
     assert {name for name in known if known[name].auto_pull} == {"embedded-tts", "embedded-asr", "whisper-1"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import httpx
 import pytest
+import structlog
 
 from tests.support.server import Running, fake_settings, running
 
@@ -49,6 +50,10 @@ def test_further_hosts_can_be_allowed() -> None:
         ("https://evil.example", False),
         ("null", False),
         ("http://localhost.evil.example", False),
+        ("http://evillocalhost", False),
+        ("tauri://localhost", True),
+        ("http://tauri.localhost", True),
+        ("https://tauri.localhost", True),
     ],
 )
 def test_pages(origin: str, allowed: bool) -> None:
@@ -74,6 +79,16 @@ def test_pages(origin: str, allowed: bool) -> None:
         else:
             assert "access-control-allow-origin" not in listing.headers
             assert (work.status_code, work.json()["error"]["code"]) == (403, "origin_not_allowed")
+
+
+def test_a_refused_origin_is_logged_once_with_what_would_admit_it() -> None:
+    with running(fake_settings()) as server, structlog.testing.capture_logs() as logs:
+        for origin in ("app://obsidian.md", "app://obsidian.md", "https://evil.example"):
+            headers = {"origin": origin, "access-control-request-method": "POST"}
+            assert httpx.options(f"{server.url}/v1/audio/speech", headers=headers).status_code == 403
+    told = [entry for entry in logs if entry["event"] == "origin_refused"]
+    assert [entry["origin"] for entry in told] == ["app://obsidian.md", "https://evil.example"]
+    assert "server.cors_origins = ['app://obsidian.md']" in told[0]["hint"]
 
 
 def test_pages_may_read_every_header_of_ours(server: Running, wav: bytes) -> None:

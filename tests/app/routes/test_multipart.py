@@ -160,3 +160,28 @@ def test_a_file_sent_as_text_is_explained() -> None:
         _form(("file", "./a.wav")).file("file")
     with pytest.raises(MissingParameter):
         _form().file("file")
+
+
+def _part(head: bytes, data: bytes) -> Form:
+    body = b"--b\r\nContent-Disposition: form-data; " + head + b"\r\n\r\n" + data + b"\r\n--b--\r\n"
+    return parse_form("multipart/form-data; boundary=b", body, 10)
+
+
+@pytest.mark.parametrize(
+    ("head", "data"),
+    [
+        (b'name="file"\r\nContent-Type: audio/wav', b"plain"),
+        (b'name="clip"\r\nContent-Type: video/mp4', b"plain"),
+        (b'name="file"', b"\xff\xfb" * 50_000),
+        (b'name="file"; filename=""', b"plain"),
+    ],
+)
+def test_a_file_needs_no_name(head: bytes, data: bytes) -> None:
+    form = _part(head, data)
+    assert [bytes(file.data) for file in form.files.values()] == [data]
+    assert not form.texts
+
+
+@pytest.mark.parametrize("head", [b'name="file"', b'name="prompt"\r\nContent-Type: application/octet-stream'])
+def test_a_text_stays_one(head: bytes) -> None:
+    assert [text for _, text in _part(head, b"clip.wav").texts] == ["clip.wav"]

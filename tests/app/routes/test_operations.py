@@ -29,6 +29,8 @@ ASR = "audio/transcriptions"
         (f"/openai/v1/deployments/m/{ASR}", Scheme.AZURE_V1, ASR, "m"),
         (f"/v1/{ASR}", Scheme.OPENAI, ASR, None),
         (f"/v1/{ASR}/", Scheme.OPENAI, ASR, None),
+        ("/v1//audio///transcriptions", Scheme.OPENAI, ASR, None),
+        (f"/openai/deployments/whisper-1//{ASR}", Scheme.AZURE, ASR, "whisper-1"),
         ("/openai/models", Scheme.RESOURCE, "models", None),
         ("/openai/deployments", Scheme.RESOURCE, "deployments", None),
         ("/health/live", Scheme.LOCAL, "health/live", None),
@@ -65,7 +67,7 @@ def test_paths_that_end_in_a_name(path: str, operation: str, parameter: str) -> 
         "/openai",
         "/openai/audio/transcriptions",
         "/v1/deployments/x/audio/transcriptions",
-        "/openai/deployments//audio",
+        "/openai/deployments//audio/transcriptions",
         "/openai/deployments/d/embeddings",
         "/openai/deployments/d/images/generations",
         "/v1/models%2Fx",
@@ -88,3 +90,23 @@ def test_any_name_survives_percent_encoding(name: str) -> None:
 @given(st.text())
 def test_no_path_makes_it_fail(path: str) -> None:
     TABLE.match(path)
+
+
+@pytest.mark.parametrize(
+    ("path", "near"),
+    [
+        (f"/{ASR}", f"/v1/{ASR}"),
+        (f"/v1/v1/{ASR}", f"/v1/{ASR}"),
+        (f"/v1/{ASR}/{ASR}", f"/v1/{ASR}"),
+        (f"/api/v1/{ASR}/", f"/v1/{ASR}"),
+        (f"/openai/openai/deployments/whisper-1/{ASR}", f"/openai/deployments/whisper-1/{ASR}"),
+        (f"/openai/{ASR}", f"/openai/v1/{ASR}"),
+        ("/chat/completions", "/v1/chat/completions"),
+        ("/v1/health", "/health"),
+        ("/v1/responses", ""),
+        ("/", ""),
+    ],
+)
+def test_a_near_miss_is_known(path: str, near: str) -> None:
+    assert TABLE.nearest(path) == near
+    assert not near or TABLE.match(near) is not None

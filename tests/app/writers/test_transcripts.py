@@ -63,6 +63,12 @@ def test_no_text_holds_a_cues_arrow(text: str) -> None:
     assert srt(segments).count("-->") == vtt(segments).count("-->") == 1
 
 
+def test_vtt_escapes_what_would_be_markup_there() -> None:
+    segments = [Segment(0, 0.0, 1.0, 'I <3 "R&B" -> <i>')]
+    assert vtt(segments).endswith('\nI &lt;3 "R&amp;B" -&gt; &lt;i&gt;\n\n')
+    assert srt(segments).endswith('\nI <3 "R&B" -> <i>\n\n')
+
+
 def test_empty_transcripts() -> None:
     assert (srt([]), vtt([])) == ("", "WEBVTT\n\n")
     assert srt([Segment(0, 0, 1, " \n ")]) == ""

@@ -141,6 +141,24 @@ def test_turns_and_roles(server: Running) -> None:
     assert [part.text for part in request_part[2].parts] == ["A tone.", "No."]
 
 
+def test_an_agent_without_instructions_may_say_so(server: Running) -> None:
+    for content in ("", None, [], " "):
+        messages = [{"role": "system", "content": content}, {"role": "user", "content": "Hi."}]
+        assert post(server, URL, {"model": "fake-chat", "messages": messages}).status_code == 200
+        assert [message.role for message in server.pool.requests[-1].messages] == ["user"]
+
+
+@pytest.mark.parametrize("key", ["url", "uri"])
+def test_audio_may_come_as_a_data_url_and_is_fetched_from_nowhere(server: Running, key: str) -> None:
+    def ask(url: str) -> httpx.Response:
+        part = {"type": "audio_url", "audio_url": {key: url}}
+        return post(server, URL, question(part))
+
+    assert ask(f"data:audio/x-wav;base64,{CLIP}").status_code == 200
+    assert len(server.pool.requests[-1].messages[0].parts[0].samples) == 24_000
+    assert error_of(ask("https://example.com/a.wav")) == ("messages", "invalid_value")
+
+
 def test_parameters_reach_the_backend(server: Running) -> None:
     wanted = {
         "temperature": 0.5,
@@ -396,7 +414,7 @@ BAD = [
     ({"modalities": ["audio"], "audio": "wav"}, "audio", "invalid_value"),
     ({"modalities": ["audio"], "audio": {"voice": "alloy"}}, "audio.format", "missing_required_parameter"),
     ({"modalities": ["audio"], "audio": {"voice": "alloy", "format": "ogg"}}, "audio.format", "invalid_value"),
-    ({"modalities": ["audio"], "audio": {"format": "wav"}}, "audio.voice", "missing_required_parameter"),
+    ({"modalities": ["audio"], "audio": {"voice": 7, "format": "wav"}}, "audio.voice", "invalid_value"),
     ({**SPOKEN, "stream": True}, "audio.format", "unsupported_value"),
     ({"modalities": ["audio"], "audio": PCM16, "model": "mute-chat"}, "modalities", "unsupported_value"),
     ({"model": "embedded-tts"}, "model", "OperationNotSupported"),

@@ -286,8 +286,6 @@ BAD = [
     ({"input": " \x00\n"}, "input", "invalid_value"),
     ({"input": "x" * 4097}, "input", "string_above_max_length"),
     ({"input": ["x"]}, "input", "invalid_value"),
-    ({"voice": None}, "voice", "missing_required_parameter"),
-    ({"voice": {}}, "voice", "missing_required_parameter"),
     ({"voice": 3}, "voice", "invalid_value"),
     ({"response_format": "ogg"}, "response_format", "invalid_value"),
     ({"response_format": 1}, "response_format", "invalid_value"),
@@ -368,3 +366,13 @@ def test_usage_of_a_whole_answer_is_not_needed(server: Running) -> None:
         [AudioChunk(np.zeros(2400, np.float32), 24_000), Done(usage=Usage(), seed=3)]
     )
     assert post(server, URL, {**BODY, "stream": False}).headers["x-gateway-seed"] == "3"
+
+
+@pytest.mark.parametrize(
+    "voice", [{}, {"voice": ""}, {"voice": None}, {"voice": "default"}, {"voice": {"id": "Default"}}]
+)
+def test_no_voice_is_the_first_one(server: Running, voice: dict[str, Any]) -> None:
+    body = {name: value for name, value in BODY.items() if name != "voice"}
+    assert post(server, URL, {**body, **voice}).status_code == 200
+    assert post(server, URL, {**body, "voice": "alloy"}).status_code == 200
+    assert server.pool.requests[-2].voice == server.pool.requests[-1].voice
