@@ -31,6 +31,7 @@ class Metrics:
             "gateway_worker_restarts_total", "Workers replaced after a crash", "deployment"
         )
         self.real_time_factor = gauge("gateway_real_time_factor", "Seconds of work per second of audio", "deployment")
+        self.realtime_sessions = gauge("gateway_realtime_sessions", "Realtime sessions that are open or being opened")
         self.first_audio_seconds = histogram("gateway_first_audio_seconds", "Request to first audio byte")
         self.stage_seconds = histogram("gateway_stage_seconds", "Time by stage", "stage")
 

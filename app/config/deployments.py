@@ -117,7 +117,20 @@ class Deployments(Mapping[str, Deployment]):
         linked = {name: _link(deployment, by_name, aliases) for name, deployment in by_name.items()}
         for deployment in linked.values():
             _check_fallbacks(deployment, linked)
-        return cls(linked, aliases)
+        deployments = cls(linked, aliases)
+        _check_realtime(deployments, settings)
+        return deployments
+
+
+def _check_realtime(deployments: Deployments, settings: Settings) -> None:
+    """Refuse names that the user set and that mean nothing; of the defaults one may be missing."""
+    tasks: Mapping[str, Task] = {"transcription": "transcription", "chat": "chat", "speech": "speech"}
+    for key in tasks.keys() & settings.realtime.model_fields_set:
+        name = getattr(settings.realtime, key)
+        found = deployments.resolve(name)
+        if found is None or tasks[key] not in found.tasks:
+            problem = "there is no deployment" if found is None else f"no {tasks[key]} is done by"
+            raise ConfigError(f"[realtime] {key}: {problem} {name!r}", ("realtime", key))
 
 
 # Unicode's control characters, lone surrogates, separators of lines and of paragraphs.

@@ -14,6 +14,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 MOST_FRAME_BYTES = 21 * 1024 * 1024
 # Longer than reading may pause because a model is still being loaded; the client's answer waits behind its audio.
 PONG_SECONDS = 300.0
+LINGER_SECONDS = 2.0  # after a message that broke the protocol, or was too long
 UNREAD_SECONDS = 30.0  # that a full buffer of messages may wait for room: speech later than that is of no use
 
 
@@ -30,6 +31,18 @@ class GatewaySocket(WebSocketsSansIOProtocol):
     def resume_writing(self) -> None:
         self._stop_clock()
         super().resume_writing()
+
+    def handle_parser_exception(self) -> None:
+        """Say why and read on for a moment what is still coming: closed with bytes unread, the system would reset the
+        connection, and that overtakes the close code."""
+        if self.close_sent:
+            return
+        close = self.conn.close_sent
+        code, reason = (close.code, close.reason) if close is not None else (1002, "")
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        self.close_timer = self.loop.call_later(LINGER_SECONDS, self.transport.close)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_clock()

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+import structlog
 
-from app.errors import ApiError
+from app.errors import ApiError, internal_error
 from app.realtime.chat import Call, Chat
 from app.realtime.core import Core, Opening
 from app.realtime.outputs import Audio, Configure, Feed, IdleTimer, Output, Plan, Respond, Send, Stop
@@ -27,6 +28,8 @@ from app.realtime.voice import Voice
 from app.serving.interfaces import Pool
 from backends.interface import Usage
 from backends.live import LiveEvent
+
+_log = structlog.get_logger("gateway")
 
 MOST_UNSENT_BYTES = 16 * 1024 * 1024  # of events that a client has not read; it is cut off beyond
 ENOUGH_UNSENT_BYTES = 1024 * 1024  # from which on no more speech is made until some was read
@@ -60,7 +63,7 @@ class Driver:
     ) -> None:
         """Raises ApiError where the session's defaults are wrong."""
         self.core = Core(opening, surroundings, new_id)
-        self._dialect = dialect
+        self._dialect, self._request_id = dialect, request_id
         self._recognizer = Recognizer(
             pool,
             owner=owner,
@@ -91,8 +94,12 @@ class Driver:
         self._act()
 
     def receive(self, event: Any) -> None:
-        """One event of the client's."""
-        self.core.receive(self._dialect.incoming(event))
+        """One event of the client's. A defect of ours fails this event alone."""
+        try:
+            self.core.receive(self._dialect.incoming(event))
+        except Exception as error:
+            _log.error("internal_error", request_id=self._request_id, exc_info=error)
+            self.send_error(internal_error())
         self._act()
 
     def refuse(self, message: str) -> None:

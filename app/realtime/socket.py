@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import structlog
 from starlette.types import Message, Receive, Scope, Send
 
-from app.errors import ApiError, InvalidRequest
+from app.errors import ApiError, InvalidRequest, Overloaded
 from app.realtime.core import Opening
 from app.realtime.driver import MOST_UNSENT_BYTES, Driver
 from app.realtime.handshake import Handshake, chosen_subprotocol
@@ -87,7 +87,10 @@ class SessionSocket:
             stack.push_async_callback(self.driver.close)
             if self._handshake.kind == "transcription":
                 await self.driver.prepare(_LOADING_SECONDS)
-            await send({"type": "websocket.accept", "subprotocol": chosen_subprotocol(subprotocols)})
+            try:
+                await send({"type": "websocket.accept", "subprotocol": chosen_subprotocol(subprotocols)})
+            except OSError:  # the client has gone
+                return
             stack.enter_context(self._gateway.realtime.opened(self))
             self.driver.open()
             self._start_clocks(stack)
@@ -199,12 +202,24 @@ class SessionSocket:
         self._idle = asyncio.get_running_loop().call_later(seconds, partial(self._finish, idle))
 
 
+@contextlib.contextmanager
+def _place(gateway: Gateway, client: str) -> Iterator[None]:
+    """One of the sessions that there may be. Raises Overloaded."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(gateway.realtime.place(client))
+        except Overloaded:
+            gateway.metrics.refused_total.labels("realtime_sessions").inc()
+            raise
+        yield
+
+
 async def serve_socket(
     gateway: Gateway, handshake: Handshake, caller: Caller, scope: Scope, receive: Receive, send: Send
 ) -> Closing:
     """A session from the handshake to its end. Raises ApiError where it does not begin."""
     await receive()  # websocket.connect, which tells nothing
-    with gateway.realtime.place(caller.client), gateway.request():
+    with _place(gateway, caller.client), gateway.request(), gateway.metrics.realtime_sessions.track_inprogress():
         session = SessionSocket(gateway, handshake, caller)
         try:
             await session.serve(receive, send, scope.get("subprotocols") or ())

@@ -7,6 +7,7 @@ from app.routes.chat import questions as chat_questions
 from app.routes.chat import route as chat
 from app.routes.operations import Operation, Table
 from app.routes.realtime import route as realtime
+from app.routes.realtime import secrets as realtime_secrets
 from app.routes.speech import route as speech
 from app.routes.transcriptions import route as transcriptions
 
@@ -18,6 +19,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *chat.OPERATIONS,
     *chat_questions.OPERATIONS,
     *realtime.OPERATIONS,
+    *realtime_secrets.OPERATIONS,
     *models.OPERATIONS,
     *health.OPERATIONS,
     *docs.OPERATIONS,

@@ -25,6 +25,7 @@ from tests.support.server import Running, fake_settings, running
 from tests.support.waiting import LIMIT
 
 RATE = 24_000
+CONTENT = [{"type": "input_text", "text": "Hello."}]
 NAMES = {"transcription": "fake-asr", "speech": "fake-tts", "chat": "fake-chat"}
 
 
@@ -148,7 +149,13 @@ class Socket:
 def connected(server: Running, target: str = "/v1/realtime?intent=transcription", **options: Any) -> Iterator[Socket]:
     """A client of `target`, its first event read. options: of websockets' connect, and `key` for another key."""
     headers = options.pop("additional_headers", {"authorization": f"Bearer {options.pop('key', 'k')}"})
-    options = {"open_timeout": LIMIT, "close_timeout": LIMIT, "max_size": None, "proxy": None} | options
+    options = {
+        "open_timeout": LIMIT,
+        "close_timeout": LIMIT,
+        "max_size": None,
+        "max_queue": None,
+        "proxy": None,
+    } | options
     url = f"ws://127.0.0.1:{server.port}{target}"
     with websockets.sync.client.connect(url, additional_headers=headers, **options) as connection:
         socket = Socket(connection)

@@ -120,6 +120,8 @@ def test_aliases_of_aliases_and_links_through_aliases_are_followed() -> None:
         ),
         ({"deployments": {"x": FAKE | {"audio_deployment": "embedded-asr"}}}, ["audio_deployment", "does not speak"]),
         ({"aliases": {"a": "ghost"}}, ['[aliases] "a"', "ghost"]),
+        ({"realtime": {"chat": "ghost"}}, ["[realtime] chat", "ghost"]),
+        ({"realtime": {"speech": "whisper-1"}}, ["[realtime] speech", "no speech is done by 'whisper-1'"]),
         ({"aliases": {"a": "b", "b": "a"}}, ["[aliases]", "circle"]),
         ({"aliases": {"embedded-tts": "whisper-1"}}, ['[aliases] "embedded-tts"', "is the name of a deployment"]),
     ],
