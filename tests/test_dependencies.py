@@ -28,6 +28,7 @@ ALL = ("", *PYPROJECT["project"]["optional-dependencies"], *PYPROJECT["dependenc
 # The most specific prefix counts.
 AREAS = {
     "app": ("",),
+    "app/cluster": ("", "cluster"),
     "app/ui": ("", "ui"),
     "backends": ("",),
     "backends/csm": ("", "torch"),

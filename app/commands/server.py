@@ -11,6 +11,7 @@ from app.commands.console import WRONG_USE, fail
 
 if TYPE_CHECKING:
     from app.config.settings import Settings
+    from app.main import MakePool
 
 
 def serve(
@@ -24,6 +25,10 @@ def serve(
         bool, typer.Option("--compile", help="torch.compile for the deployments that offer it.")
     ] = False,
     bf16: Annotated[bool, typer.Option("--bf16", help="bfloat16 for the deployments that need torch.")] = False,
+    cluster: Annotated[
+        str | None,
+        typer.Option(help="Run the models on the Ray cluster at this address; auto: the one of this machine."),
+    ] = None,
 ) -> None:
     """Start the server. An option beats the environment (SPEECH_GATEWAY_*), which beats the configuration file."""
     from app.config.loading import load_settings
@@ -35,10 +40,21 @@ def serve(
         settings = load_settings(config, **overrides)
         if compiled or bf16:
             settings = load_settings(config, **overrides, deployments=_faster(settings, compiled, bf16))
-        status = run_server(settings)
+        status = run_server(settings, _cluster_pool(settings, cluster) if cluster else None)
     except ConfigError as error:
         fail(str(error), WRONG_USE)
     raise typer.Exit(status or 0)
+
+
+def _cluster_pool(settings: Settings, address: str) -> MakePool:
+    """Join the cluster. Raises ConfigError, also where Ray is not installed."""
+    from app.config.settings import ConfigError
+
+    try:
+        from app.cluster.driver import connect
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"--cluster needs Ray ({error}); install it with: make serve EXTRAS=cluster") from error
+    return connect(settings, address)
 
 
 def _faster(settings: Settings, compiled: bool, bf16: bool) -> dict[str, dict[str, object]]:

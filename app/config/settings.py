@@ -18,6 +18,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from app.config.cluster import ClusterSettings, ReplicaSettings
 from backends.devices import parse_bytes
 
 _DEVICE = re.compile(r"cpu|mps|(cuda|directml|xpu)(:\d+)?")
@@ -307,6 +308,9 @@ class DeploymentSettings(BaseModel):
         "A request may say otherwise: options.normalize_text.",
     )
     revision: str = Field(default="", description="Hub revision (commit or tag) of the weights; empty: the newest.")
+    cluster: ReplicaSettings = Field(
+        default_factory=ReplicaSettings, description="Its replicas over a cluster; the keys are listed below."
+    )
 
     @field_validator("device")
     @classmethod
@@ -333,6 +337,7 @@ class Settings(BaseSettings):
     devices: DeviceSettings = Field(default_factory=DeviceSettings)
     log: LogSettings = Field(default_factory=LogSettings)
     realtime: RealtimeSettings = Field(default_factory=RealtimeSettings)
+    cluster: ClusterSettings = Field(default_factory=ClusterSettings)
     deployments: dict[str, DeploymentSettings] = Field(default_factory=dict[str, DeploymentSettings])
     aliases: dict[str, str] = Field(default_factory=dict[str, str])
     models_dir: Path = Field(default=Path("models"), description="Folder that holds weights and voices.")

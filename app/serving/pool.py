@@ -319,6 +319,10 @@ class WorkerPool:
         """Capabilities reported at the last load, also if the model is unloaded now; None before its first load."""
         return self._dispatchers[deployment.name].supervisor.capabilities
 
+    def slots(self, name: str) -> int:
+        """Jobs of the deployment `name` that may run at once. Raises KeyError."""
+        return self._dispatchers[name].slots
+
     def snapshot(self) -> dict[str, Any]:
         """What the pool holds now, as JSON can hold it: for tests, and for scripts that look for leaks.
 

@@ -23,6 +23,7 @@ from msgspec import Meta  # noqa: E402
 from pydantic import BaseModel  # noqa: E402
 from pydantic_core import PydanticUndefined  # noqa: E402
 
+from app.config.cluster import ReplicaSettings  # noqa: E402
 from app.config.deployments import BUILTIN, BUILTIN_ALIASES  # noqa: E402
 from app.config.settings import DeploymentSettings, Settings  # noqa: E402
 from backends.registry import BackendInfo, backend_info, backend_names  # noqa: E402
@@ -46,6 +47,7 @@ def settings_keys(model: type[BaseModel]) -> list[Key]:
     keys = []
     for name, field in model.model_fields.items():
         default = field.get_default(call_default_factory=True)
+        default = {} if isinstance(default, BaseModel) else default  # its keys stand in a table of their own
         keys.append(Key(name, _REQUIRED if default is PydanticUndefined else default, field.description or ""))
     return keys
 
@@ -108,6 +110,7 @@ def configuration_page() -> str:
     for name, keys in tables().items():
         parts += [f"## `[{name}]`\n", _markdown(keys)]
     parts += ['## `[deployments."NAME"]`\n', _markdown(settings_keys(DeploymentSettings))]
+    parts += ['## `[deployments."NAME".cluster]`\n', _markdown(settings_keys(ReplicaSettings))]
     parts += [_PAGE_ALIASES, _PAGE_BACKENDS]
     for name in backend_names():
         parts += _backend_section(backend_info(name))

@@ -17,7 +17,7 @@ from app.config.settings import Settings
 def started(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
     """The settings that a server would have been started with."""
     seen: list[Settings] = []
-    monkeypatch.setattr(app.main, "run_server", lambda settings: seen.append(settings) or 0)
+    monkeypatch.setattr(app.main, "run_server", lambda settings, make_pool: seen.append(settings) or 0)
     return seen
 
 

@@ -1,0 +1,38 @@
+"""Which replica gets a job: one with a free slot, and the fastest of those, as Ray Serve's request router.
+
+Serve pickles this module by value: what routers share lies in `app.cluster.board`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray.serve.request_router import RequestRouter
+
+from app.cluster import board
+
+
+class PredictedWait(RequestRouter):  # type: ignore[misc]  # Ray is not typed for us
+    """Ranks replicas by what they report, and by what this process has sent them since."""
+
+    async def choose_replicas(self, candidate_replicas: list[Any], pending_request: Any = None) -> list[list[Any]]:
+        ranked = sorted(candidate_replicas, key=self._rank)
+        if ranked and pending_request is not None:
+            board.BOARD.choose(pending_request.metadata.internal_request_id, _name(ranked[0].replica_id))
+        return [[replica] for replica in ranked]
+
+    @staticmethod
+    def _rank(replica: Any) -> tuple[bool, float]:
+        told = replica.routing_stats or {}
+        running = max(board.BOARD.under_way(_name(replica.replica_id)), int(told.get("running", 0)))
+        return board.rank(running, int(told.get("slots", 1)), told.get("factor"))
+
+    def on_request_routed(self, pending_request: Any, replica_id: Any, result: Any) -> None:
+        board.BOARD.send(pending_request.metadata.internal_request_id, _name(replica_id))
+
+    def on_request_completed(self, replica_id: Any, internal_request_id: str) -> None:
+        board.BOARD.end(internal_request_id)
+
+
+def _name(replica_id: Any) -> str:
+    return str(replica_id.unique_id)
