@@ -165,7 +165,7 @@ class Cluster:
         self.above = self.below = -1.0  # since when more, or fewer, replicas are wanted
         self.numbers = iter(range(1 << 62))
 
-    # --- The machines -------------------------------------------------------------------------------------------------
+    # --- The machines ------------------------------------------------------------------------------------------------
 
     def add(self, cold: float) -> None:
         """Start the next machine."""
@@ -207,7 +207,7 @@ class Cluster:
             self.replicas.remove(replica)
             self.spare.append(self.node_of.pop(replica))
 
-    # --- Jobs ---------------------------------------------------------------------------------------------------------
+    # --- Jobs --------------------------------------------------------------------------------------------------------
 
     def predicted_wait(self, job: Job) -> float:
         """As `Dispatcher.predicted_wait`: running work, and what goes before, over all slots."""
@@ -295,7 +295,7 @@ class Cluster:
             self.serve()
         self.close_if_done(replica)
 
-    # --- The processes ------------------------------------------------------------------------------------------------
+    # --- The processes -----------------------------------------------------------------------------------------------
 
     def arrivals(self) -> Iterator[Any]:
         """Poisson, under a wave of two hours and a rush at the head of each hour."""
@@ -353,7 +353,7 @@ class Cluster:
         return self.tally
 
 
-# --- The tables -------------------------------------------------------------------------------------------------------
+# --- The tables -----------------------------------------------------------------------------------------------------
 
 SCALING = tuple(
     Policy(name, ongoing=ongoing, utilisation=utilisation, wait_seconds=wait, up_delay=delay)

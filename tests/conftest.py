@@ -31,6 +31,12 @@ for _name in ("get", "post", "put", "delete", "request", "stream"):
     setattr(httpx, _name, functools.partial(getattr(httpx, _name), timeout=LIMIT))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--server", choices=["", "uvicorn", "cluster"], default="", help="of tests/app/cluster: one server"
+    )
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     slow_files_first(items)
 

@@ -25,8 +25,8 @@ class Report:
 
     replica: its name; node: of its machine; pid: of its process; slots: jobs that may run at once; running: jobs by the
     gateway that sent them; loaded: the frame of its model's capabilities; state: of its worker; memory_bytes: held by
-    it; factor: seconds of work per second of audio, None: not known yet; version: of its settings and code; devices: rows of
-    /health.
+    it; factor: seconds of work per second of audio, None: not known yet; version: of its settings and code;
+    devices: rows of /health.
     """
 
     replica: str

@@ -1,7 +1,7 @@
 """The calls to replicas over Ray Serve's deployment handles; the one place where Ray's errors are translated.
 
-Jobs go over gRPC, which takes 4 MiB at most; more than a megabyte of samples goes through Ray's object store, in which a
-replica on the same machine reads it without a copy.
+Jobs go over gRPC, which takes 4 MiB at most; more than a megabyte of samples goes through Ray's object store, in which
+a replica on the same machine reads it without a copy.
 """
 
 from __future__ import annotations

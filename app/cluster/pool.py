@@ -78,7 +78,7 @@ class ClusterPool(WorkerPool):
     def _supervisor(self, dispatcher: Dispatcher) -> ReplicaSupervisor:
         return cast(ReplicaSupervisor, dispatcher.supervisor)
 
-    # --- Joining -------------------------------------------------------------------------------------------------------
+    # --- Joining -----------------------------------------------------------------------------------------------------
 
     def _prepare_models(self) -> None:
         self._background(self._join_cluster(), "joining the cluster")
@@ -115,7 +115,7 @@ class ClusterPool(WorkerPool):
             self._supervisor(dispatcher).update(reports)
             dispatcher.slots_changed()
 
-    # --- State ---------------------------------------------------------------------------------------------------------
+    # --- State -------------------------------------------------------------------------------------------------------
 
     async def unload(self, name: str) -> bool:
         """Refused: how many replicas run is up to Serve. Raises UnsupportedValue, KeyError."""

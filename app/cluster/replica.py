@@ -95,7 +95,7 @@ class ModelReplica:
             else:
                 return
 
-    # --- Jobs ----------------------------------------------------------------------------------------------------------
+    # --- Jobs --------------------------------------------------------------------------------------------------------
 
     async def run(self, gateway: str, request_id: str, frame: bytes, *arrays: NDArray[Any]) -> AsyncIterator[bytes]:
         """Run one job. Yields frames of its reports as they come, several in one message where they come quickly, and
@@ -165,7 +165,7 @@ class ModelReplica:
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("replica.load_failed", deployment=self._name, error=str(error))
 
-    # --- What it tells -------------------------------------------------------------------------------------------------
+    # --- What it tells -----------------------------------------------------------------------------------------------
 
     async def exchange(self, gateway: str, queued_seconds: float) -> Report:
         """Hear how much work waits at a gateway, and tell how it is here."""
@@ -213,7 +213,7 @@ class ModelReplica:
         if self._sick >= _SICK_CHECKS:
             raise RuntimeError(f"{self._name} does not load: {status.error}")
 
-    # --- The end -------------------------------------------------------------------------------------------------------
+    # --- The end -----------------------------------------------------------------------------------------------------
 
     async def close(self) -> None:
         """End the worker. Serve has waited for the jobs before."""

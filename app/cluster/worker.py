@@ -11,7 +11,7 @@ import contextlib
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import structlog
 
@@ -19,8 +19,8 @@ from app.cluster.calls import SILENCE, CallFailed, Calls, Report
 from app.cluster.wire import messages, pack
 from app.serving.worker import WorkerJob
 from backends import frames
-from backends.interface import Capabilities, Done, Event, Failed, Request
-from backends.live import LiveRequest
+from backends.interface import Capabilities, Done, Failed, Request
+from backends.live import Feed, LiveRequest
 
 _log = structlog.get_logger("cluster")
 
@@ -42,7 +42,7 @@ class ReplicasWorker:
         self.reports: list[Report] = []
         self.update([first])
 
-    # --- State ---------------------------------------------------------------------------------------------------------
+    # --- State -------------------------------------------------------------------------------------------------------
 
     def update(self, reports: Sequence[Report]) -> None:
         """Take the newest report of every replica: slots are what they have together, less what other gateways use."""
@@ -53,7 +53,7 @@ class ReplicasWorker:
             count for report in reports for gateway, count in report.running.items() if gateway != self._gateway
         )
         slots = max(1, sum(report.slots for report in reports) - others)
-        self.capabilities = replace(known, max_batch=slots)
+        self.capabilities = replace(known, max_batch=slots, max_live=0)
 
     @property
     def pid(self) -> int:
@@ -72,11 +72,11 @@ class ReplicasWorker:
     def job_count(self) -> int:
         return len(self._jobs)
 
-    # --- Jobs ----------------------------------------------------------------------------------------------------------
+    # --- Jobs --------------------------------------------------------------------------------------------------------
 
-    def submit(self, request: Request | None, request_id: str = "") -> WorkerJob:
+    def submit(self, request: Request | LiveRequest | None, request_id: str = "") -> WorkerJob:
         job = WorkerJob(next(self._numbers), self._clock())
-        if isinstance(cast(object, request), LiveRequest):
+        if isinstance(request, LiveRequest):
             job.end(_NO_LIVE)
             return job
         frame, arrays = pack(request)
@@ -109,6 +109,9 @@ class ReplicasWorker:
         if (task := self._jobs.get(job)) is not None:
             task.cancel()
 
+    def feed(self, job: WorkerJob, feed: Feed) -> None:
+        """No live job runs over a cluster, so there is none to feed."""
+
     def limit_batch(self, jobs: int) -> None:
         """Replicas limit their own batches."""
 
@@ -129,7 +132,7 @@ def _take(job: WorkerJob, message: frames.Message) -> None:
         job.taken_up = True
         job.started.set()
     elif isinstance(message, frames.JobEvent):
-        event: Event = message.event
+        event = message.event
         job.take(event)
         if isinstance(event, Done | Failed):
             job.started.set()

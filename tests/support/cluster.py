@@ -1,4 +1,4 @@
-"""Replicas in the test's own process, behind the calls that a gateway makes: a cluster without Ray and without waits."""
+"""Replicas in the test's own process, behind the calls that a gateway makes: a cluster without Ray."""
 
 from __future__ import annotations
 

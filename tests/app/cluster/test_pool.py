@@ -1,4 +1,4 @@
-"""The pool over replicas, without Ray: the same promises as with a worker of this machine, and what losing one means."""
+"""The pool over replicas, without Ray: the promises of one machine, and what losing a replica means."""
 
 from __future__ import annotations
 
@@ -164,8 +164,11 @@ async def test_what_the_user_did_not_configure_is_absent() -> None:
 async def test_live_jobs_and_unloading_are_refused() -> None:
     async with cluster_of({"asr": ASR}) as (pool, _):
         worker = await pool._dispatchers["asr"].supervisor.ensure()
-        job = worker.submit(LiveRequest())  # type: ignore[arg-type]
+        job = worker.submit(LiveRequest())
         assert "not served over a cluster" in job.last.message  # type: ignore[union-attr]
+        with pytest.raises(InvalidRequest, match="live audio"):
+            async with pool.admit(_deployment(pool), owner="me", request_id="r", live=True):
+                pass
         with pytest.raises(UnsupportedValue):
             await pool.unload("asr")
 
