@@ -38,13 +38,13 @@ class Board:
         return chosen + sum(one == replica for one in self._sent.values())
 
 
-def rank(running: int, slots: int, factor: float | None) -> tuple[bool, float]:
+def rank(running: int, slots: int, factor: float) -> tuple[bool, float]:
     """Sort key of a replica for one more job: those with a free slot first, then by the time that it would take.
 
-    factor: seconds of work per second of audio, None: not known yet. Jobs of one batch slow each other down, so of two
+    factor: seconds of work per second of audio. Jobs of one batch slow each other down, so of two
     equal machines the emptier one is the faster.
     """
-    return running >= slots, (1.0 if factor is None else max(factor, 1e-6)) * (1 + running / max(1, slots))
+    return running >= slots, max(factor, 1e-6) * (1 + running / max(1, slots))
 
 
 BOARD = Board()

@@ -16,16 +16,18 @@ class PredictedWait(RequestRouter):  # type: ignore[misc]  # Ray is not typed fo
     """Ranks replicas by what they report, and by what this process has sent them since."""
 
     async def choose_replicas(self, candidate_replicas: list[Any], pending_request: Any = None) -> list[list[Any]]:
-        ranked = sorted(candidate_replicas, key=self._rank)
+        known = [factor for one in candidate_replicas if (factor := (one.routing_stats or {}).get("factor"))]
+        best = min(known, default=1.0)  # one that has not worked yet is taken for as fast as the fastest
+        ranked = sorted(candidate_replicas, key=lambda one: self._rank(one, best))
         if ranked and pending_request is not None:
             board.BOARD.choose(pending_request.metadata.internal_request_id, _name(ranked[0].replica_id))
         return [[replica] for replica in ranked]
 
     @staticmethod
-    def _rank(replica: Any) -> tuple[bool, float]:
+    def _rank(replica: Any, unknown: float) -> tuple[bool, float]:
         told = replica.routing_stats or {}
         running = max(board.BOARD.under_way(_name(replica.replica_id)), int(told.get("running", 0)))
-        return board.rank(running, int(told.get("slots", 1)), told.get("factor"))
+        return board.rank(running, int(told.get("slots", 1)), told.get("factor") or unknown)
 
     def on_request_routed(self, pending_request: Any, replica_id: Any, result: Any) -> None:
         board.BOARD.send(pending_request.metadata.internal_request_id, _name(replica_id))
