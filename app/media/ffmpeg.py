@@ -251,7 +251,10 @@ def _values(frame: av.AudioFrame) -> NDArray[Any]:
     name, channels = frame.format.name, frame.layout.nb_channels
     planes, count = (channels, frame.samples) if name.endswith("p") else (1, frame.samples * channels)
     dtype = _FORMATS[name.removesuffix("p")][0]
-    return np.stack([np.frombuffer(plane, dtype, count) for plane in frame.planes[:planes]])
+    values = [np.frombuffer(plane, dtype, count) for plane in frame.planes[:planes]]
+    if planes == 1:
+        return values[0][None]  # not a copy, which _samples makes: np.stack takes a sixth of the time of a mono MP3
+    return np.stack(values)
 
 
 def _samples(pieces: list[NDArray[Any]], kind: str, channels: int) -> Samples:
