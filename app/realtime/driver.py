@@ -76,7 +76,7 @@ class Driver:
         self.unsent = 0
         self.changed = asyncio.Event()  # something waits to be sent, or an answer ended
         self._timer: asyncio.TimerHandle | None = None
-        self._is_acting = False
+        self._is_acting = self._is_open = False
         self._read = asyncio.Event()  # the client has read some of what waited
         self._responder = Responder(self, makers.chat, makers.voice)
         self.audio_seconds = 0.0
@@ -90,6 +90,7 @@ class Driver:
 
     def open(self) -> None:
         """The session's first event."""
+        self._is_open = True
         self.core.open()
         self._act()
 
@@ -205,6 +206,8 @@ class Driver:
         self._act()
 
     def _lost(self, error: ApiError) -> None:
+        if not self._is_open:
+            return  # whoever prepares the session is told
         self.core.recognizer_lost(error)
         self._act()
 

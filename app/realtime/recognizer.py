@@ -67,17 +67,19 @@ class Recognizer:
         self._turns = itertools.count()
         self.seconds = 0.0  # of audio that was given to all jobs so far
         self._last_error: ApiError | None = None
-        self._retry_at = 0.0  # on the loop's clock
+        self._failed = ""  # name of the deployment that gave it
+        self._retry_at = 0.0  # when that one may be tried again, on the loop's clock
 
     def feed(
         self, deployment: Callable[[], Deployment], request: LiveRequest, feed: Audio | LiveCommit | LiveClear
     ) -> None:
         """Give what comes next, in order. The first begins a job. Raises ApiError where the deployment is not there."""
         job = self._jobs[-1] if self._jobs and self._jobs[-1].takes else None
-        if job is None and asyncio.get_running_loop().time() < self._retry_at:
+        wanted = deployment() if job is None else job.deployment
+        if job is None and wanted.name == self._failed and asyncio.get_running_loop().time() < self._retry_at:
             self._refuse(feed)
         else:
-            (job or self._begin(deployment(), request)).put(feed)
+            (job or self._begin(wanted, request)).put(feed)
         if isinstance(feed, Audio):
             self.seconds += feed.format.seconds(len(feed.data))
 
@@ -146,7 +148,7 @@ class Recognizer:
             if job in self._jobs:
                 self._jobs.remove(job)
         if job.error is not None:
-            self._failed(job.error)
+            self._report(job, job.error)
 
     async def _serve(self, job: _LiveJob, admitted: AbstractAsyncContextManager[Reservation]) -> None:
         async with AsyncExitStack() as stack:
@@ -160,8 +162,9 @@ class Recognizer:
         if not job.ends:
             raise WorkerLost("The recognizer has ended in the middle of the session.")
 
-    def _failed(self, error: ApiError) -> None:
-        self._last_error, self._retry_at = error, asyncio.get_running_loop().time() + _RETRY_SECONDS
+    def _report(self, job: _LiveJob, error: ApiError) -> None:
+        self._last_error, self._failed = error, job.deployment.name
+        self._retry_at = asyncio.get_running_loop().time() + _RETRY_SECONDS
         self._on_lost(error)
 
 

@@ -16,7 +16,7 @@ from functools import partial
 import structlog
 from starlette.types import Message, Receive, Scope, Send
 
-from app.errors import ApiError, InvalidRequest, Overloaded
+from app.errors import ApiError, InvalidRequest, ModelUnavailable, Overloaded
 from app.realtime.core import Opening
 from app.realtime.driver import MOST_UNSENT_BYTES, Driver
 from app.realtime.handshake import Handshake, chosen_subprotocol
@@ -86,7 +86,7 @@ class SessionSocket:
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self.driver.close)
             if self._handshake.kind == "transcription":
-                await self.driver.prepare(_LOADING_SECONDS)
+                await self._prepare()
             try:
                 await send({"type": "websocket.accept", "subprotocol": chosen_subprotocol(subprotocols)})
             except OSError:  # the client has gone
@@ -95,6 +95,14 @@ class SessionSocket:
             self.driver.open()
             self._start_clocks(stack)
             self.closing = await self._until_closed(receive, send)
+
+    async def _prepare(self) -> None:
+        """Raises ApiError. Where the URL names no model, the first update may name one that is there."""
+        try:
+            await self.driver.prepare(_LOADING_SECONDS)
+        except ModelUnavailable:
+            if self._handshake.model:
+                raise
 
     def leave(self) -> None:
         """Take nothing more, finish what was begun, and close with 1001."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.errors import Overloaded
+from app.errors import ModelUnavailable, Overloaded
 from backends.interface import Failed
 from tests.support.live_pool import Socket, connected, realtime_server, silence, tone
 from tests.support.server import Running
@@ -175,6 +175,26 @@ def test_a_session_that_could_not_be_served_is_refused_before_the_upgrade(server
     assert answer.status_code == 429
     assert b"at its limit" in answer.body
     assert answer.headers["retry-after"] == "10"
+
+
+def test_a_default_that_is_not_there_keeps_nobody_from_naming_another() -> None:
+    with realtime_server() as server:
+        server.pool.refuse_live = ModelUnavailable("fake-asr is not there.")
+        with connected(server) as socket:
+            assert socket.kinds() == ["session.created"]
+            server.pool.refuse_live = None
+            socket.update(audio={"input": {"transcription": {"model": "team/asr model"}}})
+            socket.append(SPEECH)
+            socket.until(f"{T}.completed")
+            assert server.pool.owners
+        server.pool.refuse_live = ModelUnavailable("fake-asr is not there.")
+        with connected(server, "/v1/realtime") as socket:
+            socket.update("transcription", audio={"input": {"turn_detection": None}})
+            socket.append(tone(0.5))
+            assert socket.until("error")["error"]["code"] == "ModelUnavailable"
+            socket.append(tone(0.5))
+            socket.send("input_audio_buffer.commit", event_id="c")
+            assert socket.until("error")["error"]["event_id"] == "c"
 
 
 def test_nothing_is_left_behind(server: Running) -> None:
