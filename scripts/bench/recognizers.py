@@ -39,9 +39,8 @@ def _ours(weights: Path, dtype: str) -> Recognize:
     return lambda samples, language: model.transcribe(samples, language=language, temperature=temperatures).text
 
 
-def _faster_whisper(weights: Path, folder: Path) -> Recognize:
-    """It wants the container in one piece, and the vocabulary as a file."""
-    from faster_whisper import WhisperModel
+def peer_folder(weights: Path, folder: Path) -> Path:
+    """The weights as faster-whisper wants them: the container in one piece, and the vocabulary as a file."""
     from tokenizers import Tokenizer
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -54,7 +53,13 @@ def _faster_whisper(weights: Path, folder: Path) -> Recognize:
     known |= {f"<|{index * 0.02:.2f}|>": len(known) + index for index in range(1501)}
     text = "\n".join(sorted(known, key=lambda token: known[token])) + "\n"
     (folder / "vocabulary.txt").write_text(text, encoding="utf-8", newline="\n")
-    model = WhisperModel(str(folder), device="cpu", compute_type="int8", cpu_threads=1)
+    return folder
+
+
+def _faster_whisper(weights: Path, folder: Path) -> Recognize:
+    from faster_whisper import WhisperModel
+
+    model = WhisperModel(str(peer_folder(weights, folder)), device="cpu", compute_type="int8", cpu_threads=1)
 
     def recognize(samples: np.ndarray, language: str) -> str:
         segments, _ = model.transcribe(samples, language=language, beam_size=1)
