@@ -24,7 +24,7 @@ class ClusterSettings(_Table):
         default=600.0, ge=0, description="Seconds that the requests of a replica get which is replaced or given up."
     )
     gateways: int = Field(
-        default=1, ge=1, description="Gateways before the replicas where Serve runs them (`cluster-yaml`)."
+        default=1, ge=1, description="Gateways before the replicas where Serve runs them, too (`serve run`)."
     )
 
 
