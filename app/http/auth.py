@@ -40,13 +40,14 @@ class Keyring:
             given = True
             if name := self._name(key):
                 return name
+        hint = _HINT if self._digests else f"{_HINT} This server has no list of keys: any text will do."
         if scheme is Scheme.OPENAI:
             raise (
                 _unauthorized(f"Incorrect API key provided. {_HINT}", "invalid_api_key")
                 if given
-                else MissingKey(f"You did not provide an API key. {_HINT}", headers=_CHALLENGE)
+                else MissingKey(f"You did not provide an API key. {hint}", headers=_CHALLENGE)
             )
-        raise _unauthorized(f"Access denied: the key is missing or not valid for this server. {_HINT}", "401")
+        raise _unauthorized(f"Access denied: the key is missing or not valid for this server. {hint}", "401")
 
     def admit_admin(self, headers: Headers, query: QueryParams, client: str) -> None:
         """Control routes: the admin key, or without one configured any client on this machine. Raises Forbidden."""

@@ -82,6 +82,7 @@ def test_no_key_in_disguise(server: Running, headers: dict[str, str]) -> None:
     azure = httpx.get(f"{server.url}/openai/models?api-version=2024-10-21", headers=headers)
     plain = httpx.get(f"{server.url}/v1/models", headers=headers)
     assert (azure.status_code, error_document(azure)["code"]) == (401, "401")
+    assert all(error_document(one)["message"].endswith("any text will do.") for one in (azure, plain))
     assert (plain.status_code, error_document(plain)["code"], error_document(plain)["type"]) == (
         401,
         None,
