@@ -59,6 +59,8 @@ def test_an_update_is_a_deep_merge() -> None:
     one.update(given(transcription={"language": "en"}))
     assert one.turns is not None
     assert (one.turns["threshold"], one.turns["silence_duration_ms"]) == (0.7, 500)
+    one.update(given(turn_detection={"type": "server_vad", "silence_duration_ms": 300}))
+    assert (one.turns["threshold"], one.turns["silence_duration_ms"]) == (0.7, 300)
     assert one.input["transcription"] == {"model": "fake-asr", "language": "en"}
     one.update(given(turn_detection=None))
     one.update(given(transcription={"language": None, "prompt": "", "keywords": []}))
