@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import json
 import locale
 import sys
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,11 +39,15 @@ def transcribe(
     model: Model = "whisper-1",
     language: Annotated[str, typer.Option(help="ISO 639-1 code; empty: detect.", show_default=False)] = "",
     format: Annotated[  # noqa: A002
-        str, typer.Option(help="text, json, verbose_json, srt, vtt or diarized_json.")
+        str, typer.Option(help="text, json, verbose_json, srt, vtt, diarized_json or rttm.")
     ] = "text",
     prompt: Annotated[str, typer.Option(help="Text that leads the model: names, spellings.", show_default=False)] = "",
     translate: Annotated[bool, typer.Option("--translate", help="Into English.")] = False,
     words: Annotated[bool, typer.Option("--words", help="Word times (verbose_json).")] = False,
+    speakers: Annotated[bool, typer.Option("--speakers", help="Say who speaks: one line per turn, or as --format.")] = (
+        False
+    ),
+    num_speakers: Annotated[int, typer.Option(min=0, help="How many speak; 0: not known.")] = 0,
     out: Output = None,
     server: Server = "",
     key: Key = "",
@@ -51,7 +57,10 @@ def transcribe(
     check_result(out)
     if words and translate:
         fail("a translation has no word times; leave out --words or --translate", WRONG_USE)
+    if speakers and translate:
+        fail("a translation has no speakers; leave out --speakers or --translate", WRONG_USE)
     fields = {"response_format": "verbose_json" if words else format, "language": language, "prompt": prompt}
+    fields |= _speaker_fields(fields["response_format"], num_speakers) if speakers else {}
     if words:
         fields["timestamp_granularities[]"] = "word"
     operation = "audio/translations" if translate else "audio/transcriptions"
@@ -59,7 +68,22 @@ def transcribe(
     with session(server, key, config) as client:
         answer = client.post_file(deployment_path(model, operation), file, form)
     _tell(answer)
-    write_result(answer.body.decode("utf-8"), out)
+    said = answer.body.decode("utf-8")
+    write_result(_by_turns(said) if speakers and format == "text" and not words else said, out)
+
+
+def _speaker_fields(kind: str, count: int) -> dict[str, str]:
+    """What asks for speakers; plain text is made here of the segments."""
+    wanted = "diarized_json" if kind in ("text", "json") else kind
+    fields = {"response_format": wanted, "diarize": "true", "chunking_strategy": "auto"}
+    return fields | ({"num_speakers": str(count)} if count else {})
+
+
+def _by_turns(document: str) -> str:
+    """diarized_json as text: a line for each turn."""
+    segments = json.loads(document)["segments"]
+    turns = [(name, [one["text"] for one in group]) for name, group in groupby(segments, lambda one: one["speaker"])]
+    return "".join(f"{name}: {' '.join(texts)}\n" for name, texts in turns)
 
 
 def speak(

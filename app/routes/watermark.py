@@ -1,5 +1,7 @@
 """POST audio/watermark/detect: whether speech carries the mark of this installation. For the administrator.
 
+POST content_provenance_checks is the same in the shape of OpenAI's API, whose only name for a watermark is SynthID.
+
 Owns the way of an upload to the detector, which is a short-lived process of the CSM backend: it needs torch and the
 mark's networks, and neither a loaded model nor a worker.
 """
@@ -7,6 +9,8 @@ mark's networks, and neither a loaded model nor a worker.
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +39,32 @@ from backends.interface import Failed, Samples
 RATE = 44_100  # Hz, what the mark's networks hear
 LONGEST_SECONDS = 600.0  # of an upload
 _PATIENCE_SECONDS = 300.0
+_MARK = "silentcipher"
+_NOTE = "the watermark looked for is this installation's SilentCipher; synthid is the contract's word for a watermark"
 
 
 async def detect(context: RequestContext) -> ASGIApp:
     """The whole way of one upload. "too short" is an answer, and another one than "not found"."""
+    return context.json(await _looked_for(context))
+
+
+async def check_provenance(context: RequestContext) -> ASGIApp:
+    """The same upload; what is too short to be judged is not detected, and a note says so."""
+    found = await _looked_for(context)
+    context.notes.append(_NOTE)
+    if found["status"] == "too short":
+        context.notes.append("the audio is too short to look for a watermark in it")
+    return context.json(provenance(found, int(time.time())))
+
+
+def provenance(found: Mapping[str, Any], created_at: int) -> dict[str, Any]:
+    """The detector's document as a content provenance check; created_at: Unix time."""
+    detected = found["status"] == "found" and bool(found.get("ours"))
+    result = {"type": "synthid", "watermark": _MARK, "outcome": "detected" if detected else "not_detected"}
+    return {"object": "content_provenance_check", "created_at": created_at, "results": [result]}
+
+
+async def _looked_for(context: RequestContext) -> dict[str, Any]:
     fields = parse_form(context.content_type, context.body, context.gateway.settings.limits.form_fields)
     deployment = _marking(context, fields.text("model"))
     upload = bytes(fields.file("file").data)
@@ -50,7 +76,7 @@ async def detect(context: RequestContext) -> ASGIApp:
     await asyncio.to_thread(_save, samples, decoded.samples)
     with context.stage("model"):
         found = await _run(detector_child(deployment, context.gateway.settings.models_dir, samples, rate=RATE))
-    return context.json({**found, "duration": round(decoded.duration, 3)})
+    return {**found, "duration": round(decoded.duration, 3)}
 
 
 def _save(path: Path, samples: Samples) -> None:
@@ -119,4 +145,37 @@ _DOC: dict[str, Any] = {
     "responses": answers(_FOUND),
 }
 
-OPERATIONS = (Operation("audio/watermark/detect", "POST", detect, access="admin", consumes=(FORM,), doc=_DOC),)
+_CHECKED = obj(
+    {
+        "object": schema_with(text(""), enum=["content_provenance_check"]),
+        "created_at": integer("Unix time."),
+        "results": array(
+            obj(
+                {
+                    "type": schema_with(text("The contract's word for a watermark."), enum=["synthid"]),
+                    "watermark": schema_with(text("What it really is."), enum=[_MARK]),
+                    "outcome": schema_with(text("Of this installation's mark."), enum=["detected", "not_detected"]),
+                },
+                ("type", "watermark", "outcome"),
+            )
+        ),
+    },
+    ("object", "created_at", "results"),
+)
+
+OPERATIONS = (
+    Operation("audio/watermark/detect", "POST", detect, access="admin", consumes=(FORM,), doc=_DOC),
+    Operation(
+        "content_provenance_checks",
+        "POST",
+        check_provenance,
+        access="admin",
+        consumes=(FORM,),
+        doc={
+            "summary": "Look for this installation's watermark in audio (admin key)",
+            "tags": ["speech"],
+            "requestBody": _DOC["requestBody"],
+            "responses": answers(_CHECKED),
+        },
+    ),
+)

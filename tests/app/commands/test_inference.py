@@ -17,6 +17,7 @@ from app.errors import Overloaded
 from backends.interface import (
     AudioChunk,
     ChatRequest,
+    DiarizationRequest,
     Done,
     Failed,
     Progress,
@@ -46,6 +47,18 @@ def test_transcribe_passes_its_options_on(run: Run, recording: str, served: Runn
 def test_transcribe_with_word_times(run: Run, recording: str) -> None:
     document = json.loads(run("transcribe", recording, "-m", "fake-asr", "--words").stdout)
     assert [word["word"] for word in document["words"]] == ["good", "morning", "to", "you"]
+
+
+def test_transcribe_with_speakers(run: Run, recording: str, served: Running) -> None:
+    told = run("transcribe", recording, "-m", "embedded-asr", "--speakers", "--num-speakers", "2")
+    assert told.exit_code == 0, told.stderr
+    assert told.stdout == "A: Good morning\nB: to you.\n"
+    (asked,) = (one for one in served.pool.requests if isinstance(one, DiarizationRequest))
+    assert asked.max_speakers == 2
+    assert (
+        "A: Good morning" in run("transcribe", recording, "-m", "embedded-asr", "--speakers", "--format", "srt").stdout
+    )
+    assert run("transcribe", recording, "--speakers", "--translate").exit_code == 2
 
 
 def test_translate(run: Run, recording: str, served: Running) -> None:

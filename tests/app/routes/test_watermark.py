@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from openai import OpenAI
 
 from backends import children
 from backends.csm.watermark import load_watermark
@@ -54,6 +55,22 @@ def test_without_a_name_the_one_that_marks_is_asked(server: Running) -> None:
     answer = post(server, by_soundfile(marked[:, None], 44_100, "WAV", "FLOAT"))
     assert answer.status_code == 200, answer.text
     assert (answer.json()["message"], answer.json()["ours"]) == (list(KEY), True)
+
+
+def test_a_provenance_check_says_the_same_to_the_sdk(server: Running) -> None:
+    speech = 0.2 * np.random.default_rng(0).standard_normal(44_100).astype(np.float32)
+    marked = load_watermark(NETS).encode(speech, 44_100, KEY, 12.0)
+    sounds = {"detected": marked, "not_detected": speech}
+    with OpenAI(base_url=f"{server.url}/v1", api_key="boss", max_retries=0, _strict_response_validation=True) as client:
+        for outcome, samples in sounds.items():
+            file = by_soundfile(samples[:, None], 44_100, "WAV", "FLOAT")
+            answer = client.content_provenance_checks.with_raw_response.create(
+                file=("a.wav", file), extra_body={"model": "marking"}
+            )
+            (found,) = answer.parse().results
+            assert (found.type, found.outcome) == ("synthid", outcome)
+            assert "SilentCipher" in answer.headers["x-gateway-note"]
+    assert post(server, b"x", key="somebody", url="/v1/content_provenance_checks").status_code == 403
 
 
 @pytest.mark.parametrize(("key", "status"), [("", 401), ("somebody", 403)])
