@@ -57,8 +57,12 @@ def cache_folder(environ: Mapping[str, str]) -> Path:
 class WindowsRoot:
     """One prepared Windows. root: the Debian 13 that holds it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, onnxruntime: str = "") -> None:
+        """onnxruntime: a requirement that takes the place of onnxruntime-directml."""
         self.folder, self.root = folder, folder / SUITE
+        self._requirements = [
+            onnxruntime if onnxruntime and line.startswith("onnxruntime-directml") else line for line in _lists()
+        ]
         self.home = self.root / "lane"
         self.site = self.home / "python" / "Lib" / "site-packages"
 
@@ -101,13 +105,13 @@ class WindowsRoot:
         (self.home / "python" / "python311._pth").unlink(missing_ok=True)  # it would shut out site-packages
 
     def _packages_mark(self) -> str:
-        return "\n".join(_lists()) + "\n" + " ".join(TEST_PACKAGES)
+        return "\n".join(self._requirements) + "\n" + " ".join(TEST_PACKAGES)
 
     def _packages(self) -> None:
         print("--- the packages that Windows gets", flush=True)
         shutil.rmtree(self.site, ignore_errors=True)
         listed = self.folder / "requirements.txt"
-        listed.write_text("\n".join(_lists()), encoding="utf-8")
+        listed.write_text("\n".join(self._requirements), encoding="utf-8")
         platform = ["--python-platform", "x86_64-pc-windows-msvc", "--python-version", "3.11"]
         install = [
             find_uv(),
@@ -212,11 +216,16 @@ def _complex_function(name: str, base: str, *, single: bool) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prepare-only", action="store_true", help="set Windows up and run nothing")
+    parser.add_argument(
+        "--onnxruntime",
+        default="",
+        help="instead of onnxruntime-directml, such as onnxruntime-windowsml==1.30.0.*",
+    )
     arguments, options = parser.parse_known_args()
     if sys.platform != "linux" or os.geteuid() != 0:
         print("windows-lane: needs Linux and root (chroot, mounts)", file=sys.stderr)
         return 2
-    windows = WindowsRoot(cache_folder(os.environ))
+    windows = WindowsRoot(cache_folder(os.environ), arguments.onnxruntime)
     try:
         windows.prepare()
         if not arguments.prepare_only:
