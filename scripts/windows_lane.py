@@ -118,6 +118,7 @@ class WindowsRoot:
             "pip",
             "install",
             "--quiet",
+            "--link-mode=copy",  # the files are changed below, and uv's cache would be with them
             "--only-binary",
             ":all:",
             "--target",
