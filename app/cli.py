@@ -15,7 +15,9 @@ from app.commands.console import FAILED, forget_output, messages, output, use_ut
 from app.commands.doctor import doctor
 from app.commands.inference import ask, speak, transcribe
 from app.commands.keys import keys
+from app.commands.listen import listen
 from app.commands.server import serve
+from app.commands.talk import talk
 from app.commands.training import PASS_ON, dataset, finetune, watermark
 from app.commands.weights import models, pull
 
@@ -44,7 +46,7 @@ def options(
     """Global options."""
 
 
-for command in (serve, pull, models, doctor, transcribe, speak, ask, bench, certificate):
+for command in (serve, pull, models, doctor, transcribe, speak, ask, listen, talk, bench, certificate):
     cli.command()(command)
 cli.command(context_settings=PASS_ON)(finetune)
 cli.add_typer(dataset, name="dataset")

@@ -32,6 +32,7 @@ FILES: dict[str, tuple[str, ...]] = {
     "core": (),
     "embedded": ("--extra", "embedded"),
     "cluster": ("--extra", "cluster"),
+    "microphone": ("--extra", "microphone"),
     "ui": ("--extra", "ui"),
     "torch": ("--extra", "torch"),
     "dev": ("--extra", "torch", "--group", "dev", "--group", "oracle"),

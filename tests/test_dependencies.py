@@ -29,6 +29,7 @@ ALL = ("", *PYPROJECT["project"]["optional-dependencies"], *PYPROJECT["dependenc
 AREAS = {
     "app": ("",),
     "app/cluster": ("", "cluster"),
+    "app/commands/sound_devices.py": ("", "microphone"),
     "app/ui": ("", "ui"),
     "backends": ("",),
     "backends/csm": ("", "torch"),

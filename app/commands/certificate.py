@@ -20,7 +20,10 @@ def certificate(
     path_only: Annotated[bool, typer.Option("--path", help="Print the file to trust, and nothing else.")] = False,
     config: Config = None,
 ) -> None:
-    """Make this machine's own certificate if there is none, and tell how to trust it ([server] tls = "auto")."""
+    """Make this machine's own certificate and tell how to trust it.
+
+    The server uses it with tls = "auto" under [server]. One that is there stays.
+    """
     from app.http.certificates import certificate_files, ensure_certificate, fingerprint, own_names
 
     server = _server(config)

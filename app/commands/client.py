@@ -28,6 +28,7 @@ _NONE: Mapping[str, str] = MappingProxyType({})
 _HINTS: Mapping[str, str] = MappingProxyType(
     {
         "DeploymentNotFound": "Names that this server knows: speech-gateway models",
+        "model_not_found": "Names that this server knows: speech-gateway models",
         "401": "Give the server's key with --key, or in the variable SPEECH_GATEWAY_KEY.",
     }
 )
@@ -64,7 +65,7 @@ class Client:
             raise CallFailed("the key holds a line break or another character that no header can carry")
         self.url = f"{parts.scheme}://{parts.netloc}"
         self._secure, self._host, self._port = parts.scheme == "https", host, port
-        self._prefix, self._key = parts.path.rstrip("/"), key.encode("utf-8")  # as curl sends it
+        self._prefix, self.key = parts.path.rstrip("/"), key
 
     def get(self, path: str) -> Answer:
         with self._exchange("GET", path) as answer:
@@ -106,13 +107,32 @@ class Client:
                     raise CallFailed(str(event["error"].get("message", event["error"])))
                 yield event
 
-    def _connection(self) -> http.client.HTTPConnection:
-        """Not yet connected. Under TLS this machine's own certificate is trusted beside the system's."""
+    def socket_url(self, path: str) -> str:
+        """The address of a WebSocket of this server."""
+        return f"ws{self.url.removeprefix('http')}{self._prefix}{path}"
+
+    def trust(self) -> ssl.SSLContext | None:
+        """Whom to believe under TLS: this machine's own certificate beside the system's. None without TLS."""
         if not self._secure:
-            return http.client.HTTPConnection(self._host, self._port, timeout=_CONNECT_SECONDS)
+            return None
         trust = ssl.create_default_context()
         if (authority := certificate_files().authority).is_file():
             trust.load_verify_locations(authority)
+        return trust
+
+    def unreachable(self, error: Exception) -> CallFailed:
+        """What a failed connection is for the user."""
+        hint = ""
+        if isinstance(error, ConnectionRefusedError):
+            hint = " Is it running? Start it with: speech-gateway serve"
+        elif isinstance(error, ssl.SSLCertVerificationError):
+            hint = " On the server's machine, speech-gateway certificate tells how to trust it."
+        return CallFailed(f"no answer from {self.url}: {error or type(error).__name__}.{hint}")
+
+    def _connection(self) -> http.client.HTTPConnection:
+        """Not yet connected."""
+        if (trust := self.trust()) is None:
+            return http.client.HTTPConnection(self._host, self._port, timeout=_CONNECT_SECONDS)
         return http.client.HTTPSConnection(self._host, self._port, timeout=_CONNECT_SECONDS, context=trust)
 
     @contextmanager
@@ -120,7 +140,7 @@ class Client:
         self, method: str, path: str, body: bytes | None = None, content_type: str = "", more: Mapping[str, str] = _NONE
     ) -> Iterator[http.client.HTTPResponse]:
         connection = self._connection()
-        headers: dict[str, str | bytes] = {"api-key": self._key, "accept": "*/*"}
+        headers: dict[str, str | bytes] = {"api-key": self.key.encode("utf-8"), "accept": "*/*"}  # as curl sends it
         headers |= ({"content-type": content_type} if content_type else {}) | dict(more)
         try:
             connection.connect()
@@ -128,15 +148,10 @@ class Client:
             connection.request(method, self._prefix + path, body, headers)
             answer = connection.getresponse()
             if answer.status >= 400:
-                raise CallFailed(_error_text(answer.status, answer.read()))
+                raise CallFailed(error_text(answer.status, answer.read()))
             yield answer
         except (OSError, http.client.HTTPException) as error:
-            hint = ""
-            if isinstance(error, ConnectionRefusedError):
-                hint = " Is it running? Start it with: speech-gateway serve"
-            elif isinstance(error, ssl.SSLCertVerificationError):
-                hint = " On the server's machine, speech-gateway certificate tells how to trust it."
-            raise CallFailed(f"no answer from {self.url}: {error or type(error).__name__}.{hint}") from error
+            raise self.unreachable(error) from error
         finally:
             connection.close()
 
@@ -162,7 +177,8 @@ def _headers(answer: http.client.HTTPResponse) -> dict[str, str]:
     return {name.lower(): value for name, value in answer.getheaders()}
 
 
-def _error_text(status: int, body: bytes) -> str:
+def error_text(status: int, body: bytes) -> str:
+    """What an error answer says, and what to do about it."""
     try:
         error = json.loads(body)["error"]
         code, message = error.get("code"), error.get("message")
