@@ -12,16 +12,17 @@
 #   make test-security          only the tests of what nobody may do (part of make test, too)
 #   make test-cluster           the tests over Ray, which it installs
 #   make test-clients           real client programs, each installed in an environment of its own (10 minutes at first)
+#   make test-realtime-clients  the same for clients of realtime sessions (a minute or two)
 #   make bench                  the benchmarks of the embedded engines
 #   make lock                   write requirements/ after a change of pyproject.toml; ARGS=--upgrade for new releases
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3 || command -v python)
 BOOTSTRAP = $(PYTHON) scripts/bootstrap.py
 
-.PHONY: help serve setup test test-coverage test-windows-runtime test-windows test-cpu check fix docs bench clean lock test-busy test-security test-cluster test-clients
+.PHONY: help serve setup test test-coverage test-windows-runtime test-windows test-cpu check fix docs bench clean lock test-busy test-security test-cluster test-clients test-realtime-clients
 
 help:
-	@sed -n '2,16s/^# \{0,1\}//p' Makefile
+	@sed -n '2,17s/^# \{0,1\}//p' Makefile
 
 serve:
 	@$(BOOTSTRAP) serve --extras "$(EXTRAS)" $(if $(HOST),--host "$(HOST)") $(if $(PORT),--port "$(PORT)") $(if $(CONFIG),--config "$(CONFIG)") -- $(ARGS)
@@ -56,6 +57,9 @@ test-security: check-environment
 
 test-clients: check-environment
 	@.venv/bin/python -P -m pytest -n0 -p no:cov -m clients tests/clients $(ARGS)
+
+test-realtime-clients: check-environment
+	@.venv/bin/python -P -m pytest -n0 -p no:cov -m realtime_clients tests/clients $(ARGS)
 
 check:
 	@$(BOOTSTRAP) test --checks-only

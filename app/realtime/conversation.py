@@ -62,8 +62,9 @@ class Item:
         part: dict[str, Any] = {"type": self.content}
         if not self.is_spoken:
             part["text"] = self.text
-        elif self.content == "output_audio" or (self.shown and self.settled):
-            part["transcript"] = self.text
+        else:  # null and not left out: the JavaScript agents SDK ends the program of a part without a transcript
+            known = self.content == "output_audio" or (self.shown and self.settled)
+            part["transcript"] = self.text if known else None
         if with_audio and self.audio:
             part["audio"] = base64_text(self.audio)
         return [part]

@@ -8,5 +8,5 @@ import pytest
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Nothing of this folder without `-m clients`."""
+    """Nothing of this folder without `-m clients` or `-m realtime_clients`."""
     return None if "clients" in (config.getoption("markexpr") or "") else True

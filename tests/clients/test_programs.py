@@ -1,17 +1,10 @@
 """Client programs that people use, unchanged, each installed in an environment of its own, against a running server.
 
-The environments lie in a cache folder (SPEECH_GATEWAY_CLIENTS, else in the folder for temporary files), so that a
-second run is quick. `make test-clients` runs these; make test does not.
+`make test-clients` runs these; make test does not.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
-import shutil
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,14 +15,12 @@ import soundfile
 
 from app.http import certificates
 from app.http.certificates import certificate_files
-from scripts.provision import environment_python, find_uv
+from tests.support.environments import Environment, check, command
 from tests.support.server import Running, fake_settings, running
 
 pytestmark = [pytest.mark.clients, pytest.mark.slow]
 
 PROGRAMS = Path(__file__).parent / "programs"
-CACHE = Path(os.environ.get("SPEECH_GATEWAY_CLIENTS", Path(tempfile.gettempdir()) / "speech-gateway-clients"))
-LONGEST = 540  # seconds of an installation or a program; ends a hang
 NAMES = {
     "whisper-1": {"backend": "fake", "task": "transcription"},
     "gpt-4o-transcribe": {"backend": "fake", "task": "transcription"},
@@ -47,6 +38,10 @@ class Client:
     packages: tuple[str, ...]
     python: tuple[int, int] = (3, 11)
     tls: bool = False
+
+    @property
+    def environment(self) -> Environment:
+        return Environment(self.name, self.packages, None if self.program.endswith(".mjs") else self.python)
 
 
 CLIENTS = [
@@ -93,55 +88,6 @@ def wav(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.name)
 def test_the_program_works(client: Client, plain: Running, secure: Running, authority: Path, wav: Path) -> None:
-    command = _installed(client)
     url = secure.url if client.tls else plain.url
     trust = {"SSL_CERT_FILE": str(authority), "NODE_EXTRA_CA_CERTS": str(authority)} if client.tls else {}
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "OPENAI_", "AZURE_"))}
-    done = subprocess.run([*command, url, str(wav)], capture_output=True, text=True, timeout=LONGEST, env=clean | trust)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    assert done.stdout.strip().endswith("OK")
-
-
-def _installed(client: Client) -> list[str]:
-    """The command that runs the client's program, its packages installed if they were not."""
-    digest = hashlib.sha256(repr((client.packages, sys.version_info[:2])).encode()).hexdigest()[:12]
-    folder = CACHE / f"{client.name}-{digest}"
-    if client.program.endswith(".mjs"):
-        return _node(client, folder)
-    python = environment_python(folder)
-    if not (folder / "complete").is_file():
-        shutil.rmtree(folder, ignore_errors=True)
-        _run([find_uv(), "venv", "--quiet", "--python", _interpreter(client), str(folder)])
-        _run([find_uv(), "pip", "install", "--quiet", "--python", str(python), *client.packages])
-        (folder / "complete").touch()
-    return [str(python), str(PROGRAMS / client.program)]
-
-
-def _node(client: Client, folder: Path) -> list[str]:
-    npm, node = shutil.which("npm"), shutil.which("node")
-    if npm is None or node is None:
-        pytest.skip("node and npm are not installed")
-    if not (folder / "complete").is_file():
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        _run([npm, "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(folder), *client.packages])
-        (folder / "complete").touch()
-    program = folder / client.program  # node looks for packages beside the program
-    shutil.copyfile(PROGRAMS / client.program, program)
-    return [node, str(program)]
-
-
-def _interpreter(client: Client) -> str:
-    if sys.version_info[:2] >= client.python:
-        return sys.executable
-    wanted = ".".join(map(str, client.python))
-    search = [find_uv(), "python", "find", "--no-python-downloads", wanted]
-    found = subprocess.run(search, capture_output=True, text=True, timeout=LONGEST)
-    if found.returncode != 0:
-        pytest.skip(f"{client.name} needs Python {wanted}")
-    return found.stdout.strip()
-
-
-def _run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST)
-    assert done.returncode == 0, done.stderr[-3000:]
+    check([*command(client.environment, PROGRAMS / client.program), url, str(wav)], trust)

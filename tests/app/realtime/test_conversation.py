@@ -83,6 +83,20 @@ def test_the_transcript_stays_untold_where_transcription_is_off(server: Running)
         assert _chat_request(server).messages[-1].parts[0].text.startswith("one two")  # type: ignore[union-attr]
 
 
+def test_a_transcript_that_is_not_known_is_null(server: Running) -> None:
+    """The JavaScript agents SDK ends the program of an audio part without one."""
+    with connected(server, CONVERSATION) as socket:
+        socket.update("realtime", audio={"input": {"transcription": {"model": "fake-asr"}}})
+        socket.append(SPEECH)
+        spoken = socket.until("conversation.item.added")["item"]
+        assert spoken["content"] == [{"type": "input_audio", "transcript": None}]
+        done = socket.until("conversation.item.input_audio_transcription.completed")
+        socket.until("response.done")
+        socket.send("conversation.item.retrieve", item_id=spoken["id"])
+        told = socket.until("conversation.item.retrieved")["item"]["content"][0]
+        assert told["transcript"] == done["transcript"]
+
+
 def test_metadata_and_overrides(server: Running) -> None:
     with connected(server, CONVERSATION) as socket:
         _say(socket, "Hello.")
