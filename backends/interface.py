@@ -124,13 +124,17 @@ class TranscriptionRequest:
     """Speech to text.
 
     samples: float32 [time] at 16 kHz, possibly a read-only memory map; language: ISO 639-1 or None (detect);
-    temperature: 0 lets the backend climb its fallback ladder, above 0 is used as it is; words: word times are wanted.
+    languages: ISO 639-1 codes that alone are considered where the language is detected, () = all; keywords: words to
+    expect; temperature: 0 lets the backend climb its fallback ladder, above 0 is used as it is; words: word times are
+    wanted.
     """
 
     samples: Samples
     language: str | None = None
+    languages: tuple[str, ...] = ()
     task: Literal["transcribe", "translate"] = "transcribe"
     prompt: str = ""
+    keywords: tuple[str, ...] = ()
     temperature: float = 0.0
     words: bool = False
     logprobs: bool = False

@@ -29,12 +29,14 @@ class TurnDetection:
 class LiveRequest:
     """Live speech to text: a job whose audio is fed to it while it runs, turn after turn, until a LiveEnd.
 
-    language, prompt, logprobs: as in TranscriptionRequest; turn_detection: None = the client ends each turn with a
-    LiveCommit; max_turn_seconds: a longer turn is committed without being asked.
+    language, languages, prompt, keywords, logprobs: as in TranscriptionRequest; turn_detection: None = the client ends
+    each turn with a LiveCommit; max_turn_seconds: a longer turn is committed without being asked.
     """
 
     language: str | None = None
+    languages: tuple[str, ...] = ()
     prompt: str = ""
+    keywords: tuple[str, ...] = ()
     logprobs: bool = False
     turn_detection: TurnDetection | None = field(default_factory=TurnDetection)
     max_turn_seconds: float = 300.0

@@ -11,7 +11,7 @@ from typing import Any
 
 from app.errors import InvalidRequest
 from app.realtime.formats import read_format
-from app.routes.fields import checked_number
+from app.routes.fields import checked_keywords, checked_number
 from backends.languages import language_code, wants_detection
 
 Reader = Callable[[Any, Any, str], Any]
@@ -196,6 +196,11 @@ def _read_names(current: Any, given: Any, param: str) -> list[str] | None:
     return given
 
 
+def _read_keywords(current: Any, given: Any, param: str) -> list[str] | None:
+    names = _read_names(current, given, param)
+    return None if names is None else list(checked_keywords(names, param))
+
+
 def _read_language(current: Any, given: Any, param: str) -> str | None:
     if given is None or given == "":
         return None
@@ -220,7 +225,7 @@ _TRANSCRIPTION: Fields = {
     "language": _read_language,
     "languages": _read_languages,
     "prompt": _read_name,
-    "keywords": _read_names,
+    "keywords": _read_keywords,
     "delay": one_of("minimal", "low", "medium", "high", "xhigh", default=None),
 }
 

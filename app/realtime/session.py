@@ -15,7 +15,7 @@ from app.config.deployments import Deployment
 from app.errors import ApiError, InvalidRequest
 from app.realtime.fields import DEFAULT_TURNS, INPUT_FIELDS, OUTPUT_FIELDS, SHARED_FIELDS, SPEECH_FIELDS, merged
 from app.realtime.formats import AudioFormat, read_format
-from backends.languages import language_code, wants_detection
+from backends.languages import language_code
 from backends.live import LiveRequest, TurnDetection
 
 Kind = Literal["realtime", "transcription"]
@@ -117,10 +117,12 @@ class Session:
         detection = turns and TurnDetection(
             turns["threshold"], turns["prefix_padding_ms"], turns["silence_duration_ms"]
         )
-        glossary = ", ".join(wanted.get("keywords") or ())
+        language, languages = _languages(wanted)
         return LiveRequest(
-            language=_language(wanted),
-            prompt=" ".join(part for part in (wanted.get("prompt") or "", glossary) if part),
+            language=language,
+            languages=languages,
+            prompt=wanted.get("prompt") or "",
+            keywords=tuple(wanted.get("keywords") or ()),
             logprobs=self.logprobs,
             turn_detection=detection or None,
             max_turn_seconds=self._surroundings.turn_seconds,
@@ -196,8 +198,9 @@ def _gives_turns(given: Mapping[str, Any]) -> bool:
     return isinstance(inputs, Mapping) and "turn_detection" in inputs
 
 
-def _language(wanted: Mapping[str, Any]) -> str | None:
-    """One named language; several are detected among all."""
+def _languages(wanted: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...]]:
+    """The language, None to detect it, and those among which it is detected. One that is named counts alone: an update
+    sets it beside languages of an earlier one."""
     named = [wanted["language"]] if wanted.get("language") else wanted.get("languages") or []
-    codes = [language_code(text) for text in named if not wants_detection(text)]
-    return codes[0] if len(codes) == 1 else None
+    codes = tuple(dict.fromkeys(code for text in named if (code := language_code(text)) is not None))
+    return (codes[0], ()) if len(codes) == 1 else (None, codes)

@@ -7,13 +7,15 @@ no operation.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from app.errors import InvalidRequest
 from app.routes.json_text import NAME_CHARACTERS
 
 DEFAULT_VOICE = "default"  # the name that stands for the first voice, unless a deployment has one of that name
+MOST_KEYWORDS = 1000
+KEYWORD_CHARACTERS = 200  # of one; a keyword is a name or a term, not a sentence
 _SEED_BITS = (1 << 63) - 1
 
 
@@ -73,6 +75,25 @@ def text_field(body: Mapping[str, Any], name: str, longest: int) -> str:
             code="string_above_max_length",
         )
     return value
+
+
+def checked_keywords(given: Sequence[str], name: str) -> tuple[str, ...]:
+    """Words to expect, each in one line; empty ones are left out. Raises InvalidRequest."""
+    keywords = tuple(text for one in given if (text := " ".join(clean(one).split())))
+    if len(keywords) > MOST_KEYWORDS:
+        raise InvalidRequest(
+            f"{name} has {len(keywords)} entries; at most {MOST_KEYWORDS} are allowed.",
+            param=name,
+            code="array_above_max_length",
+        )
+    for keyword in keywords:
+        if len(keyword) > KEYWORD_CHARACTERS:
+            raise InvalidRequest(
+                f"{name} has an entry of {len(keyword)} characters; at most {KEYWORD_CHARACTERS} are allowed.",
+                param=name,
+                code="string_above_max_length",
+            )
+    return keywords
 
 
 def choice(body: Mapping[str, Any], name: str, choices: tuple[str, ...], default: str) -> str:

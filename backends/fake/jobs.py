@@ -122,7 +122,7 @@ def _transcript(request: TranscriptionRequest, options: FakeOptions) -> tuple[li
         input_audio_tokens=int(seconds * TOKENS_PER_SECOND),
         audio_seconds=seconds,
     )
-    language = "en" if request.task == "translate" else request.language or "en"
+    language = "en" if request.task == "translate" else request.language or "".join(request.languages[:1]) or "en"
     return pieces, Done(" ".join(words), language, usage=usage)
 
 

@@ -87,7 +87,7 @@ class FakeLiveJob:
             turn.number,
             text,
             turn.seconds,
-            self.cutter.request.language or "en",
+            self.cutter.request.language or "".join(self.cutter.request.languages[:1]) or "en",
             segments,
             tuple(one for word in text.split() for one in self._logprobs(word)),
         )

@@ -20,13 +20,16 @@ from backends.whisper.transcription import Window, WordTimes
 class DecodingOptions:
     """What one transcription asks for.
 
-    language: Whisper's code or None (detect); temperatures: the ladder, one rung = no ladder; max_tokens: of one
-    window; timestamps: the model tells times; forced: tokens that the window's answer begins with.
+    language: Whisper's code or None (detect); languages: among which it is detected, () = all; keywords: words to
+    expect; temperatures: the ladder, one rung = no ladder; max_tokens: of one window; timestamps: the model tells
+    times; forced: tokens that the window's answer begins with.
     """
 
     language: str | None = None
+    languages: tuple[str, ...] = ()
     task: str = "transcribe"
     prompt: str = ""
+    keywords: tuple[str, ...] = ()
     temperatures: tuple[float, ...] = (0.0,)
     words: bool = False
     max_tokens: int = 448

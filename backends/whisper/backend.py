@@ -49,6 +49,7 @@ _LEAST_SECONDS = 0.02  # that a segment counts for
 _DOUBTFUL_ENGLISH = -0.7
 _REPEATS = "the prompt repeats itself: what comes several times in a row was used once"
 _HIDES = "with the prompt nothing but its own words was heard: parts of the audio were heard without it"
+_NO_ROOM = "{} of the keywords were not used: the model has no room for so many"
 _MOST_LIVE = 256  # what a machine can do is known by measurement; this bounds memory only
 _POSITIONS_PER_SECOND = 50  # encoder positions, counted as audio tokens
 
@@ -117,7 +118,7 @@ class WhisperBackend:
         """Check the request; nothing is decoded yet. Raises InvalidInput, and ModelUnavailable for live audio without
         the speech detector."""
         if isinstance(request, LiveRequest):
-            self.language(request.language)
+            self.language(request.language, self.among(request.languages))
             return LiveWhisperJob(request, self)
         return self.recording(request)
 
@@ -142,19 +143,33 @@ class WhisperBackend:
         return WhisperJob(recording, self._decoding_options(request), len(request.samples) / ASR_SAMPLE_RATE)
 
     def _decoding_options(self, request: TranscriptionRequest) -> DecodingOptions:
+        languages = self.among(request.languages)
         temperatures = self._options.temperatures if request.temperature == 0 else (request.temperature,)
         return DecodingOptions(
-            language=self.language(request.language),
+            language=self.language(request.language, languages),
+            languages=languages,
             task=request.task,
             prompt=request.prompt,
+            keywords=request.keywords,
             temperatures=temperatures,
             words=request.words,
             max_tokens=int(request.options.get("max_tokens", DecodingOptions().max_tokens)),
         )
 
-    def language(self, given: str | None) -> str | None:
-        """The language to decode in, None to detect it. Raises InvalidInput for one that the model does not know."""
+    def language(self, given: str | None, among: Sequence[str] = ()) -> str | None:
+        """The language to decode in, None to detect it. Raises InvalidInput for one that the model does not know.
+
+        among: the only ones that a request allows; what it says counts more than the configured language.
+        """
+        if given is None and among:
+            return among[0] if len(among) == 1 else None
         return checked_language(self._whisper.special, given or self._options.language)
+
+    def among(self, given: Sequence[str]) -> tuple[str, ...]:
+        """The languages that alone are considered, () = all. Raises InvalidInput for one that the model does not
+        know."""
+        codes = [checked_language(self._whisper.special, one, "languages") for one in given]
+        return tuple(dict.fromkeys(code for code in codes if code is not None))
 
     # --- Live audio ------------------------------------------------------------------------------------------------
 
@@ -260,16 +275,21 @@ class WhisperBackend:
 
     def _done(self, job: WhisperJob) -> Done:
         audio = round(job.seconds * _POSITIONS_PER_SECOND)
-        prompt, cut = self._whisper.prompt_tokens(job.decoding_options.prompt)
+        given = self._whisper.prompts.given(job.decoding_options)
         usage = Usage(
-            input_tokens=audio + len(prompt),
+            input_tokens=audio + len(given.prompt) + len(given.glossary),
             output_tokens=job.tokens,
             input_audio_tokens=audio,
             audio_seconds=job.seconds,
         )
         text, language = "".join(job.texts), job.decoding_options.language
-        notes = (*([_REPEATS] if cut else []), *([_HIDES] if job.without_prompt else []), *self._doubts(job))
-        return Done(text, language, usage=usage, timings=dict(job.timings), notes=notes)
+        notes = [
+            *([_REPEATS] if given.repeats else []),
+            *([_NO_ROOM.format(given.left_out)] if given.left_out else []),
+            *([_HIDES] if job.without_prompt else []),
+            *self._doubts(job),
+        ]
+        return Done(text, language, usage=usage, timings=dict(job.timings), notes=tuple(notes))
 
     def _doubts(self, job: WhisperJob) -> tuple[str, ...]:
         """A note where the whole text is likely to be wrong. An English-only model makes English of every language."""

@@ -22,12 +22,12 @@ from backends.whisper.active_window import ActiveWindow, DecodingOptions
 from backends.whisper.audio import HOP, SAMPLE_RATE, checked_samples, log_mel
 from backends.whisper.checkpoint import Checkpoint, check
 from backends.whisper.config import GenerationConfig, ModelDimensions, read_dims, read_generation_config
+from backends.whisper.context import PromptWriter
 from backends.whisper.decoding import WindowResult, WindowTask, decode_tasks, log_softmax
 from backends.whisper.fallback import Thresholds, decode_with_fallback
 from backends.whisper.logit_filters import LogitFilter, Suppress, SuppressFirst, Timestamps
 from backends.whisper.network import EncoderOutput, Floats, Network
-from backends.whisper.prompts import is_echo, is_fuller
-from backends.whisper.repetition import without_repeats
+from backends.whisper.prompts import is_echo, is_fuller, is_made_up
 from backends.whisper.segments import Chunk
 from backends.whisper.speech_segments import SpeechSegment, VadOptions, find_speech, whole
 from backends.whisper.timing import (
@@ -63,6 +63,7 @@ class Whisper:
         self.tokenizer = WhisperTokenizer(folder)
         self.rules: GenerationConfig = read_generation_config(folder)
         self.special: SpecialTokens = special_tokens(self.rules, self.tokenizer, self.dims)
+        self.prompts = PromptWriter(self.tokenizer, self.special, self.dims.target_positions)
         self.thresholds = thresholds or Thresholds()
         self._heads = alignment_heads(self.rules, self.dims)
         self._detector: SpeechDetector | None = None
@@ -131,8 +132,9 @@ class Whisper:
             raise InvalidInput(
                 f"temperature {temperature!r} is not a number from 0 on, or a ladder of them", param="temperature"
             )
+        known = checked_language(self.special, language)
         decoding_options = DecodingOptions(
-            checked_language(self.special, language), task, prompt, temperatures, word_timestamps
+            known, task=task, prompt=prompt, temperatures=temperatures, words=word_timestamps
         )
         self.special.prompt(
             decoding_options.language, task, timestamps=True
@@ -193,14 +195,19 @@ class Whisper:
             self._detector = SpeechDetector()
         return self._detector
 
-    def detect_language(self, encoder_output: EncoderOutput, network: Network | None = None) -> tuple[str, float]:
-        """The likeliest language of a window and its probability among the languages; English-only models know one."""
+    def detect_language(
+        self, encoder_output: EncoderOutput, network: Network | None = None, among: Sequence[str] = ()
+    ) -> tuple[str, float]:
+        """The likeliest language of a window and its probability among the languages; English-only models know one.
+
+        among: codes of the model's that alone come into question, () = all.
+        """
         if not self.special.multilingual:
             return "en", 1.0
         logits = (
             (network or self.network).decode([encoder_output]).feed(np.array([[self.special.start]], np.int64))[0, -1]
         )
-        codes = list(self.special.languages)
+        codes = list(among or self.special.languages)
         logprobs = log_softmax(logits[[self.special.languages[code] for code in codes]])
         best = int(logprobs.argmax())
         return codes[best], float(np.exp(logprobs[best]))
@@ -225,17 +232,17 @@ class Whisper:
         frames = [item.frames for item in windows]
         for item, encoder_output in zip(windows, self.encode(pieces, network, frames), strict=True):
             item.encoder_output = encoder_output
-            if item.decoding_options.language is None:
-                item.decoding_options = replace(
-                    item.decoding_options, language=self.detect_language(encoder_output, network)[0]
-                )
+            options = item.decoding_options
+            if options.language is None:
+                language, _ = self.detect_language(encoder_output, network, options.languages)
+                item.decoding_options = replace(options, language=language)
         results = self._decoded(network, windows)
         hidden = [index for index, result in enumerate(results) if self._is_echo(windows[index], result)]
         for index in hidden:
             windows[index].prompt_left_out = True
         again = self._decoded(network, [windows[index] for index in hidden]) if hidden else []
         for index, result in zip(hidden, again, strict=True):
-            if not self.thresholds.is_silence(result) and self._is_fuller(result, results[index]):
+            if self._is_better(windows[index], result, results[index]):
                 results[index] = result
             else:
                 windows[index].prompt_left_out = False
@@ -251,22 +258,30 @@ class Whisper:
         )
 
     def _is_echo(self, item: ActiveWindow, result: WindowResult) -> bool:
-        """The answer is nothing, or nothing but the client's prompt."""
-        prompt = item.decoding_options.prompt.strip()
-        if not prompt or item.decoding_options.forced:  # what is forced was said already
+        """The answer is nothing, or nothing but the client's prompt and keywords."""
+        options = item.decoding_options
+        given = " ".join([options.prompt, *options.keywords]).strip()
+        if not given or options.forced:  # what is forced was said already
             return False
-        return self.thresholds.is_silence(result) or is_echo(self._text(result.tokens), prompt)
+        return is_echo(self._heard(result), given)
 
-    def _is_fuller(self, result: WindowResult, first: WindowResult) -> bool:
-        text = "" if self.thresholds.is_silence(first) else self._text(first.tokens)
-        return is_fuller(self._text(result.tokens), text)
+    def _is_better(self, item: ActiveWindow, again: WindowResult, first: WindowResult) -> bool:
+        """Whether the answer without prompt and keywords is to be believed: it has more, or nothing at all where the
+        keywords made up the first."""
+        heard, before = self._heard(again), self._heard(first)
+        return is_fuller(heard, before) or (
+            bool(before) and is_made_up(before, heard, " ".join(item.decoding_options.keywords))
+        )
+
+    def _heard(self, result: WindowResult) -> str:
+        return "" if self.thresholds.is_silence(result) else self._text(result.tokens)
 
     def _task(self, item: ActiveWindow) -> WindowTask:
         options = item.decoding_options
         timestamps = options.timestamps and self._timed
         prompt = self.special.prompt(options.language, options.task, timestamps=timestamps)
         prompt += options.forced
-        context = self._context(item)
+        context = self.prompts.before(item)
         if item.encoder_output is None:
             raise ValueError("a window is encoded before it is decoded")
         room = self.dims.target_positions - len(context) - len(prompt)
@@ -280,21 +295,6 @@ class Whisper:
             timestamps=timestamps,
             frames=item.frames,
         )
-
-    def _context(self, item: ActiveWindow) -> list[int]:
-        """<|startofprev|> and the end of what the user or the window before said; at most half the positions."""
-        if self.special.previous is None:
-            return []
-        given = [] if item.prompt_left_out else self.prompt_tokens(item.decoding_options.prompt)[0]
-        before = [*given, *item.window.context]
-        room = self.dims.target_positions // 2 - 1
-        return [self.special.previous, *before[-room:]] if before and room > 0 else []
-
-    def prompt_tokens(self, prompt: str) -> tuple[list[int], bool]:
-        """A prompt as the decoder is given it, and whether repetitions were cut out of it."""
-        tokens = self.tokenizer.encode(f" {prompt.strip()}") if prompt.strip() else []
-        kept = without_repeats(tokens)
-        return kept, len(kept) < len(tokens)
 
     @property
     def _timed(self) -> bool:

@@ -8,7 +8,7 @@ its audio; `live_turn` decodes what is open; the backend runs both in its steps.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 from backends.audio.turns import Turn, TurnCutter
@@ -50,7 +50,10 @@ class Recognizer(Protocol):
     def recording(self, request: Request) -> WhisperJob:
         """Raises InvalidInput."""
 
-    def language(self, given: str | None) -> str | None:
+    def language(self, given: str | None, among: Sequence[str] = ()) -> str | None:
+        """Raises InvalidInput."""
+
+    def among(self, given: Sequence[str]) -> tuple[str, ...]:
         """Raises InvalidInput."""
 
 
@@ -130,10 +133,11 @@ class LiveWhisperJob:
         """None where the turn cannot be decoded as it is asked for, which its final text will tell."""
         whisper = self._recognizer.whisper
         try:
-            language = self._recognizer.language(self._request.language)
+            languages = self._recognizer.among(self._request.languages)
+            language = self._recognizer.language(self._request.language, languages)
         except InvalidInput:
             return None
-        return OpenTurn(turn, LocalAgreement(whisper.tokenizer), whisper, language, self._request.logprobs)
+        return OpenTurn(turn, LocalAgreement(whisper.tokenizer), whisper, language, languages, self._request.logprobs)
 
     def is_due(self) -> bool:
         """Whether the open turn is to be decoded. It is not while a complete one waits."""
@@ -144,14 +148,20 @@ class LiveWhisperJob:
         """The decode that is due."""
         if self._open is None:
             raise ValueError("no turn is open")
-        return self._open.item(self._request.prompt)
+        return self._open.item(self._request.prompt, self._request.keywords)
 
     def final(self) -> WhisperJob | None:
         """The transcription of the oldest complete turn; None if there is none, or it cannot be begun."""
         if self._final is None and self._cutter.committed:
             turn, asked = self._cutter.committed[0], self._request
             request = TranscriptionRequest(
-                turn.samples(), asked.language, prompt=asked.prompt, logprobs=asked.logprobs, options=asked.options
+                turn.samples(),
+                asked.language,
+                asked.languages,
+                prompt=asked.prompt,
+                keywords=asked.keywords,
+                logprobs=asked.logprobs,
+                options=asked.options,
             )
             try:
                 self._final = self._recognizer.recording(request)

@@ -45,6 +45,7 @@ class OpenTurn:
     policy: Policy
     whisper: Whisper
     language: str | None
+    languages: tuple[str, ...] = ()
     logprobs: bool = False
     begin: int = -1
     first: int = 0
@@ -62,7 +63,7 @@ class OpenTurn:
         since = max(self.decoded, turn.speech_start)
         return turn.audio.end - since >= chunk_seconds * SAMPLE_RATE
 
-    def item(self, prompt: str) -> ActiveWindow:
+    def item(self, prompt: str, keywords: tuple[str, ...] = ()) -> ActiveWindow:
         """The next decode: all audio of the window, with the words that are certain as the beginning of the answer."""
         turn = self.turn
         if self.begin < 0:
@@ -75,7 +76,9 @@ class OpenTurn:
         forced = tuple(self.policy.confirmed[self.first :])
         options = DecodingOptions(
             language=self.language,
+            languages=self.languages,
             prompt=prompt,
+            keywords=keywords,
             max_tokens=8 + int(_TOKENS_PER_SECOND * length / SAMPLE_RATE),
             timestamps=False,
             forced=forced,

@@ -17,6 +17,11 @@ def is_echo(text: str, prompt: str) -> bool:
     return set(_words(text)) <= set(_words(prompt))
 
 
+def is_made_up(text: str, again: str, keywords: str) -> bool:
+    """Whether an answer of keywords alone was put there by them: without them nothing was heard."""
+    return bool(_words(keywords)) and is_echo(text, keywords) and not _words(again)
+
+
 def is_fuller(text: str, than: str) -> bool:
     """Whether so much more was heard that the prompt must have hidden it."""
     return len(_words(text)) > _FULLER * len(_words(than))

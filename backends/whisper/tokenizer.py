@@ -210,7 +210,7 @@ def _language_tokens(tokenizer: WhisperTokenizer, dims: ModelDimensions) -> dict
     return {code: number for code, number in found.items() if number is not None and number < dims.vocabulary}
 
 
-def checked_language(special: SpecialTokens, given: str | None) -> str | None:
+def checked_language(special: SpecialTokens, given: str | None, param: str = "language") -> str | None:
     """Whisper's code for a requested language; None = detect. Raises InvalidInput for one the model does not know."""
     if given is None or wants_detection(given):
         return None
@@ -219,6 +219,6 @@ def checked_language(special: SpecialTokens, given: str | None) -> str | None:
     if code is None or code not in known:
         shown = ", ".join(sorted(known)) if len(known) <= 12 else f"{len(known)} languages, ISO 639-1 codes"
         raise InvalidInput(
-            f"language {given!r} is not one of this model's ({shown})", param="language", code="invalid_language"
+            f"language {given!r} is not one of this model's ({shown})", param=param, code="invalid_language"
         )
     return code

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from typing import Any
 
 import openai
@@ -283,10 +284,31 @@ def test_keywords_and_language_hints(server: Running, wav: bytes) -> None:
 
         ask(keywords=["Ada", "Grace"], languages=["de"])
         request = server.pool.requests[-1]
-        assert (request.prompt, request.language) == ("Ada, Grace", "de")
-        answer = ask(languages=["de", "fr"])
-        assert server.pool.requests[-1].language is None
-        assert "several languages" in answer.headers["x-gateway-note"]
+        assert (request.prompt, request.keywords, request.language) == ("", ("Ada", "Grace"), "de")
+        answer = ask(languages=["de", "French", "fr"])
+        request = server.pool.requests[-1]
+        assert (request.language, request.languages) == (None, ("de", "fr"))
+        assert "x-gateway-note" not in answer.headers
+        ask(language="fr", languages=["de", "fr"], keywords=["  Ada \n Lovelace ", " "])
+        request = server.pool.requests[-1]
+        assert (request.language, request.languages, request.keywords) == ("fr", (), ("Ada Lovelace",))
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"languages": ["de", "klingon"]}, "languages"),
+        ({"language": "en", "languages": ["de", "fr"]}, "languages"),
+        ({"keywords": ["x" * 201]}, "keywords"),
+        ({"keywords": json.dumps(["x"] * 1001)}, "keywords"),
+    ],
+)
+def test_keywords_and_languages_that_cannot_be_meant(
+    server: Running, wav: bytes, fields: dict[str, Any], param: str
+) -> None:
+    with _azure(server) as client, pytest.raises(openai.BadRequestError) as told:
+        client.audio.transcriptions.create(model="fake-asr", file=wav, extra_body=fields)
+    assert told.value.param == param
 
 
 @pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning")

@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 
 from app.config.deployments import Deployment
 from app.errors import InvalidRequest, OperationNotSupported, UnsupportedParameter, UnsupportedValue
-from app.routes.fields import as_mapping, checked_number
+from app.routes.fields import as_mapping, checked_keywords, checked_number
 from app.routes.multipart import Form, UploadedFile
 from app.routes.transcriptions.speakers import Deployed, SpeakerFields, read_speakers
 from app.writers.transcripts import FORMATS, STREAMED_FORMATS, Format
@@ -34,21 +34,23 @@ _LONGEST_MS = 60_000  # of padding or silence in a chunking strategy
 @dataclass(frozen=True, slots=True)
 class TranscriptionForm:
     """One request. granularities: () unless the client named some; diarize: speakers are wanted in a format that has
-    none of its own; speakers: what is known of them; notes: remarks for the client; ignored: unused fields."""
+    none of its own; speakers: what is known of them; languages: the only ones to detect; keywords: words to expect;
+    ignored: unused fields."""
 
     file: UploadedFile
     task: TranscriptionTask
     format: Format
     stream: bool = False
     language: str | None = None
+    languages: tuple[str, ...] = ()
     prompt: str = ""
+    keywords: tuple[str, ...] = ()
     temperature: float = 0.0
     granularities: tuple[str, ...] = ()
     logprobs: bool = False
     chunking: Chunking | None = None
     diarize: bool = False
     speakers: SpeakerFields = field(default_factory=SpeakerFields)
-    notes: tuple[str, ...] = field(default=())
     ignored: tuple[str, ...] = ()
 
     @property
@@ -74,8 +76,10 @@ class TranscriptionForm:
         return TranscriptionRequest(
             samples=samples,
             language=self.language,
+            languages=self.languages,
             task=self.task,
             prompt=self.prompt,
+            keywords=self.keywords,
             temperature=self.temperature,
             words=self.words or words,
             logprobs=self.logprobs,
@@ -94,7 +98,7 @@ def read_form(fields: Form, task: TranscriptionTask) -> TranscriptionForm:
         unused = _unused(fields, _TRANSLATION_FIELDS)
         return TranscriptionForm(file, task, cast(Format, kind), prompt=prompt, temperature=temperature, ignored=unused)
     kind = fields.choice("response_format", FORMATS, "json")
-    language, notes = _language(fields)
+    language, languages = _languages(fields)
     granularities, ignored = _granularities(fields, kind)
     stream = fields.flag("stream")
     if stream and kind not in STREAMED_FORMATS:
@@ -105,14 +109,15 @@ def read_form(fields: Form, task: TranscriptionTask) -> TranscriptionForm:
         cast(Format, kind),
         stream=stream,
         language=language,
-        prompt=_with_keywords(prompt, fields.texts_of("keywords")),
+        languages=languages,
+        prompt=prompt,
+        keywords=checked_keywords(fields.texts_of("keywords"), "keywords"),
         temperature=temperature,
         granularities=granularities,
         logprobs=_logprobs(fields, kind),
         chunking=_chunking(fields),
         diarize=fields.flag("diarize"),
         speakers=read_speakers(fields),
-        notes=notes,
         ignored=(*_unused(fields, _FIELDS), *ignored),
     )
 
@@ -166,6 +171,7 @@ def check_contract(form: TranscriptionForm, chosen: Deployed) -> None:
         )
     for given, param in (
         (form.prompt, "prompt"),
+        (form.keywords, "keywords"),
         (form.logprobs, "include"),
         (form.granularities, "timestamp_granularities"),
     ):
@@ -177,14 +183,19 @@ def _unused(fields: Form, known: frozenset[str]) -> tuple[str, ...]:
     return tuple(name for name in fields.names() if name not in known)
 
 
-def _language(fields: Form) -> tuple[str | None, tuple[str, ...]]:
+def _languages(fields: Form) -> tuple[str | None, tuple[str, ...]]:
+    """The language, None to detect it, and those among which it is detected, () = all."""
     named = fields.text("language")
-    hints = fields.texts_of("languages")
-    given = [text for text in ([named] if named else hints) if not wants_detection(text)]
-    codes = [_code(text, "language" if named else "languages") for text in given]
-    if len(codes) > 1:
-        return None, ("the language is detected among all; several languages are not used as a restriction",)
-    return (codes[0] if codes else None), ()
+    code = None if named is None or wants_detection(named) else _code(named, "language")
+    hints = [text for text in fields.texts_of("languages") if not wants_detection(text)]
+    codes = tuple(dict.fromkeys(_code(text, "languages") for text in hints))
+    if code is not None and codes and code not in codes:
+        raise InvalidRequest(
+            f"language is {named!r}, which is not among the languages {', '.join(codes)}.", param="languages"
+        )
+    if code is None and len(codes) == 1:
+        code = codes[0]
+    return code, (() if code is not None else codes)
 
 
 def _code(text: str, param: str) -> str:
@@ -195,11 +206,6 @@ def _code(text: str, param: str) -> str:
             param=param,
         )
     return code
-
-
-def _with_keywords(prompt: str, keywords: list[str]) -> str:
-    """Words to expect work as a glossary in the prompt, which is how recognisers take them."""
-    return " ".join(part for part in (prompt, ", ".join(keywords)) if part)
 
 
 def _granularities(fields: Form, kind: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -56,7 +56,6 @@ async def _transcribed(context: RequestContext, form: TranscriptionForm, chosen:
     answering, pool = reservation.deployment, context.gateway.pool
     check_capabilities(form, answering, pool.capabilities(answering), chosen.diarizer)
     own = form.diarized and answering.info.diarization
-    context.notes += form.notes
     decoded = await _decoded(context, form, named=chosen.named)
     speakers: Speakers | None = None
     if form.diarized and not own and chosen.diarizer is not None:

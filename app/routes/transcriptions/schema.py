@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from app.routes.fields import KEYWORD_CHARACTERS, MOST_KEYWORDS
 from app.routes.openapi_schema import Schema, array, form, integer, json_body, number, obj, schema_with, text
 from app.writers.transcripts import FORMATS
 
@@ -22,8 +23,10 @@ _FIELDS: dict[str, Schema] = {
     "file": _FILE,
     "model": _MODEL,
     "language": _LANGUAGE,
-    "languages[]": array(_LANGUAGE),
-    "keywords[]": array(text("A word to expect.")),
+    "languages[]": array(text("A language that may be spoken; no other is detected. One alone is the language.")),
+    "keywords[]": schema_with(
+        array(schema_with(text("A name or term to expect."), maxLength=KEYWORD_CHARACTERS)), maxItems=MOST_KEYWORDS
+    ),
     "prompt": text("Text that might have come before; steers spelling."),
     "response_format": schema_with(text(""), enum=list(FORMATS), default="json"),
     "temperature": _TEMPERATURE,

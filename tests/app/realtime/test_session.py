@@ -81,10 +81,20 @@ def test_what_the_recognizer_is_told() -> None:
     wanted = {"language": "english", "prompt": "A play.", "keywords": ["Beckett", "Godot"]}
     one.update({**given(transcription=wanted), "include": [LOGPROBS]})
     request = one.live_request()
-    assert (request.language, request.prompt) == ("en", "A play. Beckett, Godot")
+    assert (request.language, request.prompt, request.keywords) == ("en", "A play.", ("Beckett", "Godot"))
     assert request.turn_detection == TurnDetection(0.5, 300, 500)
     one.update(given(transcription={"language": None, "languages": ["en", "de"]}, turn_detection=None))
-    assert (one.live_request().language, one.live_request().turn_detection) == (None, None)
+    request = one.live_request()
+    assert (request.language, request.languages, request.turn_detection) == (None, ("en", "de"), None)
+    one.update(given(transcription={"languages": ["German"]}))
+    assert (one.live_request().language, one.live_request().languages) == ("de", ())
+
+
+@pytest.mark.parametrize("keywords", [["x" * 201], ["x"] * 1001])
+def test_keywords_have_bounds(keywords: list[str]) -> None:
+    with pytest.raises(ApiError) as told:
+        session().update(given(transcription={"keywords": keywords}))
+    assert told.value.param == "session.audio.input.transcription.keywords"
 
 
 def test_streaming_models_have_no_turn_detection_unless_it_is_asked_for() -> None:

@@ -13,7 +13,7 @@ from backends.whisper.backend import WhisperBackend
 from backends.whisper.decoding import WindowResult, WindowTask
 from backends.whisper.info import INFO
 from backends.whisper.network import Network
-from backends.whisper.prompts import is_echo, is_fuller
+from backends.whisper.prompts import is_echo, is_fuller, is_made_up
 from backends.whisper.repetition import without_repeats
 from tests.backends.whisper.checkpoints import Reference
 from tests.support.drive import finish
@@ -49,6 +49,13 @@ def test_much_more_text_counts_only_where_the_prompt_hid_it() -> None:
     assert is_fuller("we", "")
     assert not is_fuller("cooper netties", "Kubernetes")
     assert not is_fuller("", "")
+
+
+def test_keywords_alone_are_no_answer_where_nothing_else_is_recognised() -> None:
+    assert is_made_up("Kubernetes, Istio.", "", "Istio Kubernetes")
+    assert not is_made_up("Kubernetes", "cooper netties", "Kubernetes")
+    assert not is_made_up("Kubernetes fails", "", "Kubernetes")
+    assert not is_made_up("Okay", "", "")
 
 
 @pytest.fixture
@@ -91,3 +98,32 @@ def test_an_answer_of_the_prompts_words_is_decoded_again_without_it(
     assert done.text == text
     assert len(done.notes) == len(notes)
     assert all(note.startswith(begun) for note, begun in zip(done.notes, notes, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("keywords", "without", "text", "hidden"),
+    [
+        (("fox",), " the fox jumps", " the fox jumps", True),
+        (("fox",), "", "", True),
+        (("fox",), " fog", " fox", False),
+        (("dog",), " the fox jumps", " fox", False),
+    ],
+)
+def test_keywords_hide_nothing_and_make_no_text_of_silence(
+    backend: WhisperBackend, keywords: tuple[str, ...], without: str, text: str, hidden: bool
+) -> None:
+    """Hears "fox" with the keywords."""
+    model = backend._whisper
+
+    def decode(network: Network, tasks: Sequence[WindowTask]) -> list[WindowResult]:
+        texts = [" fox" if model.special.previous in task.prompt else without for task in tasks]
+        tokens = [model.tokenizer.encode(text) for text in texts]
+        return [WindowResult(one, [-0.1] * len(one)) for one in tokens]
+
+    model._decode_batch = decode  # type: ignore[method-assign]
+    samples = np.random.default_rng(0).standard_normal(48_000).astype(np.float32) * np.float32(0.1)
+    events = finish(backend, [backend.start(TranscriptionRequest(samples, language="en", keywords=keywords))])[0]
+    done = events[-1]
+    assert isinstance(done, Done)
+    assert done.text == text
+    assert any(note.startswith("with the prompt") for note in done.notes) is hidden
