@@ -29,8 +29,9 @@ class TurnDetection:
 class LiveRequest:
     """Live speech to text: a job whose audio is fed to it while it runs, turn after turn, until a LiveEnd.
 
-    language, languages, prompt, keywords, logprobs: as in TranscriptionRequest; turn_detection: None = the client ends
-    each turn with a LiveCommit; max_turn_seconds: a longer turn is committed without being asked.
+    language, languages, prompt, keywords, logprobs: as in TranscriptionRequest; words: the segments of each whole turn
+    need the times of their words; turn_detection: None = the client ends each turn with a LiveCommit;
+    max_turn_seconds: a longer turn is committed without being asked.
     """
 
     language: str | None = None
@@ -38,6 +39,7 @@ class LiveRequest:
     prompt: str = ""
     keywords: tuple[str, ...] = ()
     logprobs: bool = False
+    words: bool = False
     turn_detection: TurnDetection | None = field(default_factory=TurnDetection)
     max_turn_seconds: float = 300.0
     options: Mapping[str, Any] = field(default_factory=dict)

@@ -19,7 +19,7 @@ from app.realtime.responses import Responses
 from app.realtime.session import Kind, Session, Surroundings
 from app.realtime.tape import Tape
 from app.realtime.turns import Turns
-from backends.interface import Usage
+from backends.interface import SpeakerTurns, Usage
 from backends.live import LiveEvent
 
 Event = Mapping[str, Any]
@@ -57,7 +57,7 @@ class Core:
         if opening.defaults is not None:
             self.session.update(opening.defaults)
         self.conversation = Conversation(opening.audio_bytes)
-        tape = Tape(keeps=opening.kind != "transcription", most_bytes=opening.audio_bytes)
+        self._tape = Tape(keeps=self._keeps_audio(), most_bytes=opening.audio_bytes)
         self.responses = Responses(
             lambda: self.session,
             self.conversation,
@@ -66,7 +66,7 @@ class Core:
             takes_audio=opening.takes_audio,
             has_tools=surroundings.tools,
         )
-        self.turns = Turns(lambda: self.session, self.conversation, self._outbox, tape, self)
+        self.turns = Turns(lambda: self.session, self.conversation, self._outbox, self._tape, self)
         self._handlers: dict[str, Callable[[Event], None]] = {
             "session.update": self._update,
             "input_audio_buffer.append": self.turns.append,
@@ -132,10 +132,15 @@ class Core:
         before = session.input["turn_detection"]
         session.update(given, spoken=self.responses.has_spoken)
         self.session, self._kind_is_open = session, False
+        self._tape.keeps = self._keeps_audio()
         if before is not None and session.input["turn_detection"] is None:
             self._outbox.put(IdleTimer(None))
         self._outbox.put(Configure())
         self._outbox.send("session.updated", session=session.document())
+
+    def _keeps_audio(self) -> bool:
+        """Whether anybody may ask for the audio of a turn again."""
+        return self._opening.kind != "transcription" or self.session.diarizer is not None
 
     def _new_session(self, kind: Kind) -> Session:
         opening = self._opening
@@ -178,6 +183,10 @@ class Core:
     def recognizer_lost(self, error: ApiError) -> None:
         """The live job ended, or could not begin. The next audio begins another."""
         self.turns.lost(error)
+
+    def diarized(self, turn: int, found: SpeakerTurns | ApiError) -> None:
+        """The answer to a Diarize. found: with the speakers' numbers in the session, or why there is nothing."""
+        self.turns.diarized(turn, found)
 
     def silence(self) -> None:
         """The time of the last IdleTimer is over."""

@@ -19,14 +19,15 @@ import structlog
 from app.errors import ApiError, internal_error
 from app.realtime.chat import Call, Chat
 from app.realtime.core import Core, Opening
-from app.realtime.outputs import Audio, Configure, Feed, IdleTimer, Output, Plan, Respond, Send, Stop
+from app.realtime.diarizer import Diarizer
+from app.realtime.outputs import Audio, Configure, Diarize, Feed, IdleTimer, Output, Plan, Respond, Send, Stop
 from app.realtime.preview import Dialect
 from app.realtime.recognizer import Recognizer
 from app.realtime.responder import Responder
 from app.realtime.session import Surroundings
 from app.realtime.voice import Voice
 from app.serving.interfaces import Pool
-from backends.interface import Usage
+from backends.interface import SpeakerTurns, Usage
 from backends.live import LiveEvent
 
 _log = structlog.get_logger("gateway")
@@ -72,6 +73,9 @@ class Driver:
             on_event=self._recognized,
             on_lost=self._lost,
         )
+        self._diarizer = Diarizer(
+            pool, owner=owner, request_id=request_id, most_bytes=opening.audio_bytes, on_turns=self._diarized
+        )
         self._ready: deque[bytes] = deque()
         self.unsent = 0
         self.changed = asyncio.Event()  # something waits to be sent, or an answer ended
@@ -115,6 +119,7 @@ class Driver:
     async def room(self) -> None:
         """Return once more audio of the client's can be taken."""
         await self._recognizer.room()
+        await self._diarizer.room()
 
     def next_message(self) -> bytes | None:
         """What is to be sent next, JSON; None: nothing."""
@@ -131,6 +136,7 @@ class Driver:
             self._timer.cancel()
         await self._responder.close()
         await self._recognizer.close()
+        await self._diarizer.close()
 
     # --- Outputs of the core ------------------------------------------------------------------------------------------
 
@@ -159,6 +165,8 @@ class Driver:
                 self._feed(output)
             case Configure():
                 self._configure()
+            case Diarize():
+                self._diarizer.put(output)
             case IdleTimer(seconds):
                 self._set_timer(seconds)
             case Respond(plan):
@@ -203,6 +211,10 @@ class Driver:
 
     def _recognized(self, event: LiveEvent) -> None:
         self.core.recognized(event)
+        self._act()
+
+    def _diarized(self, turn: int, found: SpeakerTurns | ApiError) -> None:
+        self.core.diarized(turn, found)
         self._act()
 
     def _lost(self, error: ApiError) -> None:

@@ -92,7 +92,7 @@ def _transcription_model(name: str, deployments: Deployments, scheme: Scheme) ->
         return ""
     if found is None:
         find_deployment(deployments, name, scheme)
-    elif "transcription" not in found.tasks:
+    elif not {"transcription", "diarization"} & set(found.tasks):
         if "chat" in found.tasks:
             return ""
         raise _no_realtime_model(name)

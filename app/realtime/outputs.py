@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from app.config.deployments import Deployment
 from app.errors import ApiError
 from app.realtime.formats import AudioFormat
 from backends.live import LiveClear, LiveCommit
@@ -41,6 +42,18 @@ class Feed:
 @dataclass(frozen=True, slots=True)
 class Configure:
     """The session's settings for the recognizer have changed; the session has them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Diarize:
+    """Tell the speakers of a committed turn apart. deployment: that does it; audio: as it came, its end if not all of
+    it is kept; seconds: of the turn."""
+
+    turn: int
+    deployment: Deployment
+    audio: bytes
+    format: AudioFormat
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +113,7 @@ class IdleTimer:
     seconds: float | None
 
 
-Output = Send | Audio | Feed | Configure | Respond | Stop | IdleTimer
+Output = Send | Audio | Feed | Configure | Diarize | Respond | Stop | IdleTimer
 
 
 class Outbox:

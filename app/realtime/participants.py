@@ -13,6 +13,7 @@ from app.realtime.outputs import Plan
 from app.realtime.session import Surroundings
 from app.realtime.voice import SpokenAnswers, Voice
 from app.routes.context import Gateway
+from app.routes.transcriptions.speakers import transcriber_of
 from backends.interface import Task
 
 
@@ -28,6 +29,7 @@ class Participants:
         """What the session's core must know."""
         return Surroundings(
             recognizer=self.recognizer,
+            diarizer=self.diarizer,
             transcription=self._settings.transcription,
             voice=self._settings.voice,
             tools=self._asks_endpoint,
@@ -46,8 +48,17 @@ class Participants:
         return found is not None and found.info.chat_audio
 
     def recognizer(self, name: str) -> Deployment:
-        """The deployment that transcribes under this name or alias. Raises InvalidRequest."""
+        """The deployment that transcribes under this name or alias. Raises InvalidRequest, and ModelUnavailable where a
+        diarizer has no transcriber."""
+        diarizer = self.diarizer(name)
+        if diarizer is not None:
+            return transcriber_of(diarizer, self._gateway.deployments)
         return self._find(name, "transcription")
+
+    def diarizer(self, name: str) -> Deployment | None:
+        """The deployment of this name that tells speakers apart; None where the name means no such one."""
+        found = self._gateway.deployments.resolve(name)
+        return found if found is not None and "diarization" in found.tasks else None
 
     @property
     def _asks_endpoint(self) -> bool:
@@ -58,7 +69,7 @@ class Participants:
 
     def _configured(self, key: str, name: str, task: Task) -> Deployment:
         try:
-            return self._find(name, task)
+            return self.recognizer(name) if task == "transcription" else self._find(name, task)
         except ApiError as error:
             raise ModelUnavailable(f"{error.message} Set realtime.{key} to a deployment that does {task}.") from error
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from app.config.deployments import Deployment
-from app.errors import ApiError, InvalidRequest
+from app.errors import ApiError, InvalidRequest, UnsupportedParameter
 from app.realtime.fields import DEFAULT_TURNS, INPUT_FIELDS, OUTPUT_FIELDS, SHARED_FIELDS, SPEECH_FIELDS, merged
 from app.realtime.formats import AudioFormat, read_format
 from backends.languages import language_code
@@ -28,11 +28,13 @@ STREAMING_MODELS = ("gpt-realtime-whisper", "gpt-live-transcribe")
 class Surroundings:
     """What a session must know of the server.
 
-    recognizer: the deployment of a transcription model's name, raising ApiError; transcription, voice: names where the
-    client gives none; tools: whether the chat side can call functions; turn_seconds: longest turn.
+    recognizer: the deployment of a transcription model's name, raising ApiError; diarizer: the one of that name that
+    tells speakers apart, None for other names; transcription, voice: names where the client gives none; tools: whether
+    the chat side can call functions; turn_seconds: longest turn.
     """
 
     recognizer: Callable[[str], Deployment]
+    diarizer: Callable[[str], Deployment | None] = lambda name: None
     transcription: str = "whisper-1"
     voice: str = "alloy"
     tools: bool = False
@@ -110,6 +112,12 @@ class Session:
         chosen = (self.input["transcription"] or {}).get("model")
         return self._surroundings.recognizer(chosen or self._surroundings.transcription)
 
+    @property
+    def diarizer(self) -> Deployment | None:
+        """The deployment that tells speakers apart, if that is asked for."""
+        chosen = (self.input["transcription"] or {}).get("model")
+        return self._surroundings.diarizer(chosen) if chosen else None
+
     def live_request(self) -> LiveRequest:
         """What the recognizer is told."""
         wanted = self.input["transcription"] or {}
@@ -124,6 +132,7 @@ class Session:
             prompt=wanted.get("prompt") or "",
             keywords=tuple(wanted.get("keywords") or ()),
             logprobs=self.logprobs,
+            words=self.diarizer is not None and self.recognizer.info.words,
             turn_detection=detection or None,
             max_turn_seconds=self._surroundings.turn_seconds,
         )
@@ -139,7 +148,13 @@ class Session:
             except ApiError as error:
                 error.param = "session.audio.input.transcription.model"
                 raise
-            if not deployment.info.logprobs:
+            diarizer = self._surroundings.diarizer(wanted["model"])
+            if diarizer is not None and (wanted.get("prompt") or wanted.get("keywords")):
+                raise UnsupportedParameter(
+                    f"prompt and keywords are not supported by the model {diarizer.name!r}.",
+                    param="session.audio.input.transcription.prompt",
+                )
+            if diarizer is not None or not deployment.info.logprobs:
                 fields["include"] = None  # reported truly: there will be none
         if self.kind != "realtime":
             return

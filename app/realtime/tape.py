@@ -30,7 +30,7 @@ class Tape:
 
     def __init__(self, *, keeps: bool, most_bytes: int) -> None:
         self.seconds = 0.0
-        self._keeps, self._most_bytes, self._held = keeps, most_bytes, 0
+        self.keeps, self._most_bytes, self._held = keeps, most_bytes, 0
         self._pieces: deque[_Piece] = deque()
         self._odd = b""  # the beginning of a sample whose rest comes with the next piece
         self._format = AudioFormat()
@@ -42,7 +42,7 @@ class Tape:
         data = self._odd + data
         cut = len(data) - len(data) % form.width
         data, self._odd = data[:cut], data[cut:]
-        if data and self._keeps:
+        if data and self.keeps:
             self._keep(data, form)
         self.seconds += form.seconds(len(data))
         return data

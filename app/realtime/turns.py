@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import binascii
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from app.errors import ApiError, InvalidRequest, from_failure
 from app.realtime.conversation import Conversation, Item
-from app.realtime.outputs import Audio, Feed, Outbox, failure_document
+from app.realtime.outputs import Audio, Diarize, Feed, Outbox, failure_document
 from app.realtime.session import Session
+from app.realtime.speakers import Speakers
 from app.realtime.tape import Tape
-from backends.interface import TokenLogprob
+from backends.interface import Segment, SpeakerTurns, TokenLogprob
 from backends.live import (
     CommitRefused,
     LiveClear,
@@ -57,6 +58,9 @@ class _Turn:
     sent: str = ""  # of its text, in deltas
     detected: bool = False
     item: Item | None = None  # once committed
+    done: TurnDone | None = None  # once its words are known
+    awaits_speakers: bool = False
+    speakers: SpeakerTurns | None = None  # once they are told apart, where that was asked for
 
 
 @dataclass(slots=True)
@@ -75,6 +79,7 @@ class Turns:
     _open: int | None = None  # the turn in which somebody speaks
     _is_fed: bool = False
     _last_end: float = 0.0  # of the last turn
+    _speakers: Speakers = field(default_factory=Speakers)
 
     # --- From the client ----------------------------------------------------------------------------------------------
 
@@ -142,15 +147,28 @@ class Turns:
 
     def lost(self, error: ApiError) -> None:
         """The recognizer has ended; what it had not finished fails. The next audio begins a new one."""
-        for number in [number for number, turn in self._turns.items() if turn.item is not None]:
+        for number in [number for number, turn in self._turns.items() if turn.item is not None and turn.done is None]:
             self._failed(number, error)
-        self._turns.clear()
+        self._turns = {number: turn for number, turn in self._turns.items() if turn.done is not None}
         self._open, self._is_fed = None, False
         event_id = self._commits[0] if self._commits else None
         self._commits.clear()
         self.outbox.error(error, event_id)
         while self._clears:
             self._cleared()
+
+    def diarized(self, number: int, found: SpeakerTurns | ApiError) -> None:
+        """Who speaks in a turn. The words of one whose speakers cannot be told apart are sent without them."""
+        turn = self._turns.get(number)
+        if turn is None:
+            return
+        turn.awaits_speakers = False
+        if isinstance(found, ApiError):
+            self.outbox.error(found)
+        else:
+            turn.speakers = found
+        if turn.done is not None:
+            self._complete(number, turn, turn.done)
 
     @property
     def pending(self) -> bool:
@@ -182,7 +200,15 @@ class Turns:
         document = turn.item.document()
         self.outbox.send("conversation.item.added", item=document, previous_item_id=before)
         self.outbox.send("conversation.item.done", item=document, previous_item_id=before)
+        self._diarize(event, turn, turn.item)
         self.hooks.turn_committed(turn.item, detected=turn.detected)
+
+    def _diarize(self, event: TurnCommitted, turn: _Turn, item: Item) -> None:
+        """Have the speakers told apart while the words are being written, if that is asked for."""
+        diarizer = self.session().diarizer
+        if diarizer is not None and item.audio and event.turn != _SILENCE:
+            turn.awaits_speakers = True
+            self.outbox.put(Diarize(event.turn, diarizer, item.audio, item.format, event.end - event.start))
 
     def _delta(self, turn: _Turn, text: str, logprobs: tuple[TokenLogprob, ...] = ()) -> None:
         """Deltas joined are the beginning of the transcript, which starts without a space."""
@@ -195,25 +221,48 @@ class Turns:
             self.outbox.send(f"{_TRANSCRIPTION}.delta", **fields)
 
     def _done(self, event: TurnDone) -> None:
-        turn = self._turns.pop(event.turn, None)
+        turn = self._turns.get(event.turn)
         if turn is None or turn.item is None:
+            self._turns.pop(event.turn, None)
             return
         text = event.text.strip()
         if text.startswith(turn.sent):
             self._delta(turn, text[len(turn.sent) :])
-        turn.item.text = text
+        turn.item.text, turn.done = text, event
+        if not (text and turn.awaits_speakers):
+            self._complete(event.turn, turn, event)
+        self._settle(turn.item)
+
+    def _complete(self, number: int, turn: _Turn, event: TurnDone) -> None:
+        """Tell the client what was said, and by whom if that is known."""
+        del self._turns[number]
+        if turn.speakers is not None:
+            self._segments(turn.item_id, self._speakers.segments(event.segments, turn.speakers))
         if self.session().transcribes:
             languages = {"languages": [{"code": event.language}]} if event.language else {}
             self.outbox.send(
                 f"{_TRANSCRIPTION}.completed",
                 item_id=turn.item_id,
                 content_index=0,
-                transcript=text,
+                transcript=event.text.strip(),
                 usage={"type": "duration", "seconds": round(event.seconds, 3)},
                 **languages,
                 **self._logprobs(event.logprobs),
             )
-        self._settle(turn.item)
+
+    def _segments(self, item_id: str, segments: Sequence[Segment]) -> None:
+        """Times are seconds of the turn."""
+        for segment in segments:
+            self.outbox.send(
+                f"{_TRANSCRIPTION}.segment",
+                id=f"seg_{segment.id:03d}",
+                item_id=item_id,
+                content_index=0,
+                start=round(segment.start, 3),
+                end=round(segment.end, 3),
+                text=segment.text.strip(),
+                speaker=segment.speaker,
+            )
 
     def _failed(self, number: int, error: ApiError) -> None:
         turn = self._turns.pop(number, None)

@@ -50,11 +50,11 @@ def speaker_labels(heard: Iterable[int], turns: SpeakerTurns, names: Sequence[st
         speaker: names[number] for number, speaker in enumerate(turns.known) if speaker >= 0 and number < len(names)
     }
     order = dict.fromkeys([*heard, *(turn.speaker for turn in (*turns.turns, *turns.exclusive))])
-    letters = _letters(frozenset(names))
-    return {speaker: known[speaker] if speaker in known else next(letters) for speaker in order}
+    free = letters(frozenset(names))
+    return {speaker: known[speaker] if speaker in known else next(free) for speaker in order}
 
 
-def _letters(taken: frozenset[str]) -> Iterator[str]:
+def letters(taken: frozenset[str] = frozenset()) -> Iterator[str]:
     """A to Z, then A2 to Z2 and so on, without those that are somebody's name already."""
     number = 0
     while True:

@@ -7,7 +7,7 @@ nothing of faults.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from math import ceil
@@ -126,20 +126,20 @@ def _transcript(request: TranscriptionRequest, options: FakeOptions) -> tuple[li
     return pieces, Done(" ".join(words), language, usage=usage)
 
 
+def timed_words(words: Sequence[str], start: float = 0.0) -> tuple[Word, ...]:
+    """The words one after the other from `start` on, seconds."""
+    return tuple(Word(word, start + i * WORD_SECONDS, start + (i + 1) * WORD_SECONDS) for i, word in enumerate(words))
+
+
 def _segment(number: int, first: int, words: tuple[str, ...], request: TranscriptionRequest) -> Segment:
     start = first * WORD_SECONDS
-    timed = tuple(
-        Word(word, start + i * WORD_SECONDS, start + (i + 1) * WORD_SECONDS)
-        for i, word in enumerate(words)
-        if request.words
-    )
     return Segment(
         id=number,
         start=start,
         end=start + len(words) * WORD_SECONDS,
         text=" " + " ".join(words),
         seek=int(start * 100),
-        words=timed,
+        words=timed_words(words, start) if request.words else (),
         temperature=request.temperature,
         speaker="AB"[number % 2] if request.diarize else None,
     )

@@ -14,7 +14,7 @@ import numpy as np
 from backends.audio.turns import Turn, TurnCutter
 from backends.audio.vad import FRAME
 from backends.fake.info import FakeOptions
-from backends.fake.jobs import WORD_SECONDS, transcript_words
+from backends.fake.jobs import WORD_SECONDS, timed_words, transcript_words
 from backends.interface import ASR_SAMPLE_RATE, Done, Event, Failed, Samples, Segment, TokenLogprob, Usage
 from backends.live import LiveEvent, LiveRequest, TurnDelta, TurnDone, TurnFailed
 
@@ -82,7 +82,8 @@ class FakeLiveJob:
             return
         yield from self._deltas(turn)
         text = " ".join(transcript_words(turn.seconds))
-        segments = (Segment(0, 0.0, turn.seconds, " " + text),) if text else ()
+        words = timed_words(text.split()) if self.cutter.request.words else ()
+        segments = (Segment(0, 0.0, turn.seconds, " " + text, words=words),) if text else ()
         yield TurnDone(
             turn.number,
             text,

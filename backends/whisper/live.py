@@ -160,6 +160,7 @@ class LiveWhisperJob:
                 asked.languages,
                 prompt=asked.prompt,
                 keywords=asked.keywords,
+                words=asked.words,
                 logprobs=asked.logprobs,
                 options=asked.options,
             )

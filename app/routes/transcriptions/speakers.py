@@ -18,6 +18,7 @@ from app.routes.context import RequestContext
 from app.routes.fields import checked_number, clean
 from app.routes.inline_audio import audio_bytes
 from app.routes.multipart import Form
+from app.serving.interfaces import Pool
 from backends.interface import ASR_SAMPLE_RATE, DiarizationRequest, Samples, SpeakerTurns
 
 _MOST_KNOWN = 4
@@ -117,10 +118,11 @@ def deployed(context: RequestContext, model: object, *, translate: bool) -> Depl
     chosen = context.choose(model, *tasks)
     if "diarization" not in chosen.tasks:
         return Deployed(chosen, next((one for one in known.values() if "diarization" in one.tasks), None), False)
-    return Deployed(_transcriber_of(chosen, known), chosen, True)
+    return Deployed(transcriber_of(chosen, known), chosen, True)
 
 
-def _transcriber_of(diarizer: Deployment, known: Deployments) -> Deployment:
+def transcriber_of(diarizer: Deployment, known: Deployments) -> Deployment:
+    """Who hears the words for a deployment that tells speakers apart. Raises ModelUnavailable."""
     wanted = str(diarizer.options.get("transcription_deployment", ""))
     usual = known.resolve(wanted or _USUAL)
     if usual is not None and "transcription" in usual.tasks:
@@ -161,12 +163,20 @@ async def speaker_turns(
 ) -> SpeakerTurns:
     """Run the job to its end. Raises ApiError."""
     request = DiarizationRequest(samples, wanted.fewest, wanted.most, clips)
-    admitted = context.gateway.pool.admit(diarizer, owner=context.client, request_id=context.request_id)
-    async with admitted as reservation:
-        with context.stage("diarization"):
-            async for event in await reservation.run(request):
-                if isinstance(event, SpeakerTurns):
-                    return event
+    with context.stage("diarization"):
+        return await run_diarization(
+            context.gateway.pool, diarizer, request, owner=context.client, request_id=context.request_id
+        )
+
+
+async def run_diarization(
+    pool: Pool, diarizer: Deployment, request: DiarizationRequest, *, owner: str, request_id: str
+) -> SpeakerTurns:
+    """One job from its place in the queue to its end. Raises ApiError."""
+    async with pool.admit(diarizer, owner=owner, request_id=request_id) as reservation:
+        async for event in await reservation.run(request):
+            if isinstance(event, SpeakerTurns):
+                return event
     raise ApiError("Telling the speakers apart ended without a result.")
 
 
