@@ -52,7 +52,7 @@ def list_keys(config: Config = None) -> None:
     known = _configured(_server(config))
     rows = [(name, kind, _limit(most.requests_per_minute), _limit(most.concurrent)) for name, (kind, most) in known]
     if not rows:
-        messages().print("No keys are configured: any non-empty key is accepted.")
+        messages().print("No keys are configured: any key is accepted, and on loopback none is needed.")
         return
     print_table(("name", "kept as", "requests per minute", "at the same time"), rows)
 

@@ -1,7 +1,8 @@
 """Who is asking: the keys a request may carry, in every form the clients use, and which of them are valid.
 
 Owns the comparison and the two shapes of a 401. Knows no route. Without configured keys any non-empty key is valid,
-because the SDKs refuse to start without one; a request with none is refused even then.
+because the SDKs refuse to start without one, and on loopback a request may have none: programs like curl send none,
+and pages of other sites are kept out by their Origin.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 
 from starlette.datastructures import Headers, QueryParams
 
-from app.config.settings import ServerSettings
+from app.config.settings import ServerSettings, is_loopback
 from app.errors import Forbidden, MissingKey, Unauthorized
 from app.routes.operations import Scheme
 
@@ -21,6 +22,7 @@ _KEY_HEADERS = ("api-key", "ocp-apim-subscription-key")
 # Any of them shows that the connection's other end is not who asks. A proxy that sends none cannot be told from a
 # client.
 _PROXY_HEADERS = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
+LOCAL = "local"  # owner of what comes without a key
 _CHALLENGE = {"www-authenticate": 'Bearer realm="speech-gateway"'}
 _HINT = "Send one in the api-key header or as Authorization: Bearer KEY."
 
@@ -31,6 +33,7 @@ class Keyring:
     def __init__(self, server: ServerSettings) -> None:
         self._digests = [(_digest(key.key.get_secret_value().encode()), key.name) for key in server.api_keys]
         self._digests += [(bytes.fromhex(key.sha256), name) for name, key in server.keys.items()]
+        self._takes_none = not self._digests and is_loopback(server.host)
         self._admin = _digest(server.admin_key.get_secret_value().encode()) if server.admin_key else None
 
     def owner(self, headers: Headers, query: QueryParams, scheme: Scheme, further: tuple[bytes, ...] = ()) -> str:
@@ -40,6 +43,8 @@ class Keyring:
             given = True
             if name := self._name(key):
                 return name
+        if self._takes_none and not given:
+            return LOCAL
         hint = _HINT if self._digests else f"{_HINT} This server has no list of keys: any text will do."
         if scheme is Scheme.OPENAI:
             raise (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
@@ -27,6 +28,13 @@ PREFIX = {
 PUBLIC = {"health", "health/live", "health/ready", "metrics", "openapi.json", "docs", ""}
 
 
+@pytest.fixture(scope="module")
+def keyed() -> Iterator[Running]:
+    """A server with a list of keys."""
+    with running(fake_settings(server={"api_keys": [{"name": "anna", "key": "secret"}]})) as one:
+        yield one
+
+
 def _every_path() -> list[tuple[Operation, str]]:
     return [
         (operation, PREFIX[scheme] + operation.path.replace("{model}", "fake-asr").replace("{deployment}", "fake-asr"))
@@ -37,9 +45,9 @@ def _every_path() -> list[tuple[Operation, str]]:
 
 @pytest.mark.parametrize(("operation", "path"), _every_path(), ids=[f"{o.method} {p}" for o, p in _every_path()])
 def test_nothing_but_the_short_public_list_answers_without_a_key(
-    server: Running, operation: Operation, path: str
+    keyed: Running, operation: Operation, path: str
 ) -> None:
-    answer = httpx.request(operation.method, server.url + path)
+    answer = httpx.request(operation.method, keyed.url + path)
     if operation.path in PUBLIC:
         assert answer.status_code == 200
     else:
@@ -49,7 +57,8 @@ def test_nothing_but_the_short_public_list_answers_without_a_key(
 
 
 def test_open_webui_may_be_let_in_without_a_key() -> None:
-    with running(fake_settings(server={"open_listings": True})) as server:
+    keys = [{"name": "anna", "key": "secret"}]
+    with running(fake_settings(server={"open_listings": True, "api_keys": keys})) as server:
         assert httpx.get(f"{server.url}/v1/audio/voices").status_code == 200
         assert httpx.get(f"{server.url}/v1/audio/models").status_code == 200
         assert httpx.get(f"{server.url}/v1/audio/speech/voices?model_id=fake-tts").status_code == 200
@@ -77,17 +86,40 @@ def test_a_key_in_the_query_is_accepted(server: Running) -> None:
     assert httpx.get(f"{server.url}/v1/models?subscription-key=k").status_code == 200
 
 
-@pytest.mark.parametrize("headers", [{"authorization": "Basic k"}, {"authorization": "Bearer"}, {"api-key": ""}, {}])
-def test_no_key_in_disguise(server: Running, headers: dict[str, str]) -> None:
-    azure = httpx.get(f"{server.url}/openai/models?api-version=2024-10-21", headers=headers)
-    plain = httpx.get(f"{server.url}/v1/models", headers=headers)
+NO_KEYS = [{"authorization": "Basic k"}, {"authorization": "Bearer"}, {"api-key": ""}, {}]
+
+
+@pytest.mark.parametrize("headers", NO_KEYS)
+def test_no_key_in_disguise(keyed: Running, headers: dict[str, str]) -> None:
+    azure = httpx.get(f"{keyed.url}/openai/models?api-version=2024-10-21", headers=headers)
+    plain = httpx.get(f"{keyed.url}/v1/models", headers=headers)
     assert (azure.status_code, error_document(azure)["code"]) == (401, "401")
-    assert all(error_document(one)["message"].endswith("any text will do.") for one in (azure, plain))
     assert (plain.status_code, error_document(plain)["code"], error_document(plain)["type"]) == (
         401,
         None,
         "invalid_request_error",
     )
+
+
+@pytest.mark.parametrize("headers", NO_KEYS)
+def test_on_loopback_without_a_list_of_keys_none_is_needed(
+    server: Running, wav: bytes, headers: dict[str, str]
+) -> None:
+    """curl and programs whose key is optional send none."""
+    with server.fresh_pool() as pool:
+        for path in (A, "/v1/audio/transcriptions"):
+            answer = httpx.post(server.url + path, headers=headers, files={"file": wav}, data={"model": "fake-asr"})
+            assert answer.status_code == 200, answer.text
+        assert pool.owners[-2:] == ["local", "local"]
+
+
+def test_a_server_that_is_open_to_the_network_asks_for_some_key() -> None:
+    """Pages that a visitor opens there cannot be told by their address alone."""
+    tables = {"host": "0.0.0.0", "open_to_network": True}  # noqa: S104 # nothing listens there
+    with running(fake_settings(server=tables)) as server:
+        answers = [httpx.get(f"{server.url}{path}") for path in ("/openai/models?api-version=2024-10-21", "/v1/models")]
+    assert [answer.status_code for answer in answers] == [401, 401]
+    assert all(error_document(answer)["message"].endswith("any text will do.") for answer in answers)
 
 
 def test_a_list_of_keys_admits_only_those_and_names_their_owners(wav: bytes) -> None:

@@ -73,7 +73,7 @@ def test_a_provenance_check_says_the_same_to_the_sdk(server: Running) -> None:
     assert post(server, b"x", key="somebody", url="/v1/content_provenance_checks").status_code == 403
 
 
-@pytest.mark.parametrize(("key", "status"), [("", 401), ("somebody", 403)])
+@pytest.mark.parametrize(("key", "status"), [("", 403), ("somebody", 403)])
 def test_only_the_administrator_may_ask(server: Running, key: str, status: int) -> None:
     assert post(server, b"x", key=key).status_code == status
 
