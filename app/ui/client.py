@@ -15,6 +15,7 @@ from urllib.parse import quote
 import httpx
 from starlette.types import ASGIApp
 
+SECRET_SECONDS = 120  # until the session has begun: who is asked for the microphone may think about it
 API_VERSION = "2024-10-21"
 logging.getLogger("httpx").setLevel(logging.WARNING)  # the server logs these requests itself
 _NO_LIMIT = httpx.Timeout(None)  # a long recording may take long; the server's own limits apply
@@ -66,6 +67,12 @@ class Api:
         """List the voice names of a deployment."""
         answer = await self._call("GET", key, f"/openai/v1/audio/voices?model={quote(deployment, safe='')}")
         return [voice["id"] for voice in httpx.Response(200, content=answer.body).json()["voices"]]
+
+    async def live_secret(self, key: str, session: Mapping[str, Any]) -> str:
+        """A key for one live session, which a browser may know: it ends soon, and stands for nothing else."""
+        wanted = {"expires_after": {"anchor": "created_at", "seconds": SECRET_SECONDS}, "session": dict(session)}
+        answer = await self._call("POST", key, "/v1/realtime/client_secrets", json=wanted)
+        return str(httpx.Response(200, content=answer.body).json()["value"])
 
     async def health(self) -> dict[str, Any]:
         answer = await self._call("GET", "", "/health")

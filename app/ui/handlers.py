@@ -29,6 +29,7 @@ TRANSCRIPT_FORMATS = ("text", "json", "verbose_json", "srt", "vtt")
 WITH_WORDS = ("text", "verbose_json")  # formats that can be shown together with the times of words
 SPEECH_FORMATS = ("wav", "mp3", "opus", "aac", "flac", "pcm")
 TRANSCRIBE, TRANSLATE = "As spoken", "Into English"
+WRITE_DOWN, CONVERSE = "Write down", "Converse"
 _SUFFIX: Mapping[str, str] = {"text": "txt", "verbose_json": "json"}
 _log = structlog.get_logger("page")
 _PCM_RATE, _PCM_BYTES = 24_000, 2  # of the API's pcm answers, which say neither
@@ -114,6 +115,18 @@ class Handlers:
         except CallFailed as error:
             return None, html.problem(str(error)), None, _nothing_to_save()
         return played, html.note(answer.headers), await self._picture(playable), _to_save(saved)
+
+    async def live(self, key: str, mode: str, deployment: str, language: str) -> tuple[dict[str, Any], str]:
+        """Prepare a live session. -> what the browser's part needs, problem."""
+        wanted = {"model": deployment, "language": language}
+        transcription = {name: value for name, value in wanted.items() if value}
+        kind = "realtime" if mode == CONVERSE else "transcription"
+        session = {"type": kind, "audio": {"input": {"transcription": transcription}}}
+        try:
+            secret = await self._api.live_secret(key, session)
+        except CallFailed as error:
+            return {"secret": ""}, html.problem(str(error))
+        return {"secret": secret, "converses": mode == CONVERSE}, ""
 
     async def voices(self, key: str, deployment: str, chosen: str | None = None) -> tuple[Any, Any]:
         """List voices. -> the voice drop-down of a deployment, and whether cloning is offered."""

@@ -1,4 +1,4 @@
-"""What the web page shows: transcribe, ask, speak, and the state of the server.
+"""What the web page shows: transcribe, ask, speak, live speech, and the state of the server.
 
 Owns layout and what is wired to what. The work behind the buttons is in handlers.py, the words of its fragments in
 fragments.py.
@@ -15,6 +15,7 @@ from app.config.deployments import Deployment
 from app.media.pool import MediaPool
 from app.ui.client import Api
 from app.ui.handlers import SPEECH_FORMATS, TASKS, TRANSCRIBE, TRANSCRIPT_FORMATS, TRANSLATE, WITH_WORDS, Handlers
+from app.ui.live import live_script, live_tab
 from app.ui.mount import PATH
 from app.ui.temp_files import TempFiles
 from app.ui.uploads import UploadRoom, keep_to_own_files
@@ -57,7 +58,7 @@ def build_page(
     look = {
         "theme": gr.themes.Default(primary_hue="blue", font=_SYSTEM_FONTS, font_mono=_MONO_FONTS),
         "css_paths": [Path(__file__).with_name("page.css")],
-        "head": _HEAD,
+        "head": _HEAD + live_script(),
         "footer_links": [],
     }
     temp_files = TempFiles(upload_bytes=body_bytes)
@@ -76,7 +77,9 @@ def _layout(handlers: Handlers, needs_key: bool) -> Any:
         gr.Markdown(_TITLE, elem_id="title")
         strip = gr.HTML()
         key = gr.Textbox("" if needs_key else "local", label="API key", visible=False)  # "": that of the login
-        tabs = (_transcribe_tab(handlers, key), _ask_tab(handlers, key), _speak_tab(handlers, key))
+        tabs = [_transcribe_tab(handlers, key)]
+        live_tab(handlers, key, with_key, languages())
+        tabs += [_ask_tab(handlers, key), _speak_tab(handlers, key)]
         health = _health_tab(handlers, strip)
         quiet = {"show_progress": "hidden"}
         boxes = [tab.deployment for tab in tabs]
@@ -96,7 +99,7 @@ def _transcribe_tab(handlers: Handlers, key: Any) -> _Tab:
             audio = _recording("Recording")
             deployment = _deployments(handlers, "transcription")
             task = gr.Radio([TRANSCRIBE, TRANSLATE], value=TRANSCRIBE, label="Write it down")
-            language = gr.Dropdown(_languages(), value="", label="Spoken language")
+            language = gr.Dropdown(languages(), value="", label="Spoken language")
             form = gr.Dropdown(list(TRANSCRIPT_FORMATS), value="text", label="Format")
             words = gr.Checkbox(label="Show when each word is said")
             with gr.Accordion("Names and spellings", open=False):
@@ -112,7 +115,7 @@ def _transcribe_tab(handlers: Handlers, key: Any) -> _Tab:
             picture = _picture()
     inputs = [key, deployment, audio, task, language, prompt, form, words]
     ran = button.click(
-        _with_key(handlers.transcribe), inputs, [text, note, times, picture, save], show_progress_on=[text]
+        with_key(handlers.transcribe), inputs, [text, note, times, picture, save], show_progress_on=[text]
     )
     form.change(lambda form: gr.Checkbox(interactive=form in WITH_WORDS), form, words, show_progress="hidden")
     return _Tab(deployment, ran.then)
@@ -133,7 +136,7 @@ def _ask_tab(handlers: Handlers, key: Any) -> _Tab:
             note = gr.HTML()
             picture = _picture()
     inputs = [key, deployment, audio, question, length]
-    ran = button.click(_with_key(handlers.ask), inputs, [text, note, picture], show_progress_on=[text])
+    ran = button.click(with_key(handlers.ask), inputs, [text, note, picture], show_progress_on=[text])
     return _Tab(deployment, ran.then)
 
 
@@ -161,13 +164,13 @@ def _speak_tab(handlers: Handlers, key: Any) -> _Tab:
             save = gr.DownloadButton("Save", visible=False, size="sm")
             picture = _picture()
     inputs = [key, deployment, voice, text, instructions, speed, form, clip, clip_text]
-    ran = button.click(_with_key(handlers.speak), inputs, [spoken, note, picture, save], show_progress_on=[spoken])
+    ran = button.click(with_key(handlers.speak), inputs, [spoken, note, picture, save], show_progress_on=[spoken])
     for happening in (deployment.change, ran.then):
-        happening(_with_key(handlers.voices), [key, deployment, voice], [voice, cloning], show_progress="hidden")
+        happening(with_key(handlers.voices), [key, deployment, voice], [voice, cloning], show_progress="hidden")
     return _Tab(deployment, ran.then)
 
 
-def _with_key(handler: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+def with_key(handler: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
     """Wrap a handler with the key that the visitor logged in with, unless the request names another one."""
     import gradio as gr
 
@@ -212,5 +215,5 @@ def _deployments(handlers: Handlers, task: str) -> Any:
     )
 
 
-def _languages() -> list[tuple[str, str]]:
+def languages() -> list[tuple[str, str]]:
     return [("Detect", ""), *sorted((name.title(), code) for code, name in LANGUAGES.items())]
