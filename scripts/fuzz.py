@@ -5,11 +5,11 @@
     python scripts/fuzz.py --groups containers forms --keep FOLDER
 
 A gateway process of its own with real worker processes; groups: described (schemathesis over the OpenAPI document),
-forms (multipart), containers (damaged audio files), json, base64, versions, names, heads, page (the web page, only
-where named). After every hundred requests an ordinary one must be answered. At last two keys ask at once, and one of
-them takes all it can get:
-every request of the other must be answered. In the end the gateway must hold what it held before. Prints a table and a
-line of JSON; the exit status is 1 if a promise was broken. --keep writes each request that broke one to a file.
+forms (multipart), containers (damaged audio files), json, base64, versions, names, heads, sessions (realtime), page
+(the web page, only where named). After every hundred requests an ordinary one must be answered. At last two keys ask at
+once, and one of them takes all it can get: every request of the other must be answered. In the end the gateway must
+hold what it held before. Prints a table and a line of JSON; the exit status is 1 if a promise was broken. --keep writes
+each request that broke one to a file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -38,6 +38,7 @@ from scripts.stress.fuzzing import (  # noqa: E402
     forms,
     greedy,
     page,
+    sessions,
 )
 from scripts.stress.fuzzing.exchange import KEY, Case, Outcome, ask  # noqa: E402
 from scripts.stress.fuzzing.ordinary import LOAD_SECONDS, ordinary, tiny_models  # noqa: E402
@@ -77,8 +78,13 @@ task = "speech"
 delay = 0.02
 steps = 5
 max_batch = 3
+[realtime]
+transcription = "hear"
+chat = "ask"
+speech = "speak"
 """
 Source = Callable[[Random], Iterator[Case]]
+Kind = TypeVar("Kind", Case, sessions.Session)
 
 
 @dataclass
@@ -119,11 +125,19 @@ def sources(*, tiny: bool) -> dict[str, Source]:
     }
 
 
-def send(port: int, cases: Iterator[Case], ends: float, most: int, tally: Tally, keep: Path | None = None) -> None:
+def send(
+    port: int,
+    cases: Iterator[Kind],
+    ask: Callable[[int, Kind], Outcome],
+    ends: float,
+    most: int,
+    tally: Tally,
+    keep: Path | None = None,
+) -> None:
     """Send cases until the clock says `ends` or `most` were sent; several clients, an ordinary request now and then."""
     lock, left = threading.Lock(), [most]
 
-    def take() -> tuple[Case, int] | None:
+    def take() -> tuple[Kind, int] | None:
         with lock:
             if time.monotonic() >= ends or left[0] <= 0:
                 return None
@@ -135,7 +149,7 @@ def send(port: int, cases: Iterator[Case], ends: float, most: int, tally: Tally,
             case, number = taken
             outcome = ask(port, case)
             tally.tell(case.note, outcome)
-            if outcome.finding and keep is not None:
+            if outcome.finding and keep is not None and isinstance(case, Case):
                 (keep / f"{number}.request").write_bytes(case.raw)
             if number % CHECK_EVERY == 0:
                 check_service(port, tally)
@@ -157,7 +171,7 @@ def fuzz(gateway: WatchedGateway, options: argparse.Namespace) -> dict[str, Any]
     names = ["hear", "speak", "ask", *(["whisper", "csm", "llasa", "diffa", SPEAKER] if options.tiny else [])]
     answers = {name: ordinary(gateway.port, name, LOAD_SECONDS)[0] for name in names}
     made = sources(tiny=options.tiny)
-    groups = options.groups or ["described", *(group for group in made if group != "page")]
+    groups = options.groups or ["described", "sessions", *(group for group in made if group != "page")]
     if "page" in groups:
         page.open_it(gateway.port)
     before = gateway.settled()
@@ -169,8 +183,12 @@ def fuzz(gateway: WatchedGateway, options: argparse.Namespace) -> dict[str, Any]
         ends = began + 60 * options.minutes * shares[group] / sum(shares.values())
         if group == "described":
             described.run(gateway.port, options.seed, ends, names, tally.tell)
+        elif group == "sessions":
+            made_sessions = sessions.cases(Random(f"{group} {options.seed}"))
+            send(gateway.port, made_sessions, sessions.hold, ends, options.most, tally)
         else:
-            send(gateway.port, made[group](Random(f"{group} {options.seed}")), ends, options.most, tally, options.keep)
+            chance = Random(f"{group} {options.seed}")
+            send(gateway.port, made[group](chance), ask, ends, options.most, tally, options.keep)
         check_service(gateway.port, tally)
         tally.seconds = time.monotonic() - began
     if not options.groups:
@@ -245,7 +263,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=3.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--most", type=int, default=1_000_000, help="requests of a group")
-    parser.add_argument("--groups", nargs="*", default=[], choices=["described", *sources(tiny=False)])
+    parser.add_argument("--groups", nargs="*", default=[], choices=["described", "sessions", *sources(tiny=False)])
     parser.add_argument("--tiny", action="store_true", help="ask the four tiny models as well")
     parser.add_argument("--keep", type=Path, help="folder for requests that broke a promise")
     parser.add_argument("--output", type=Path, help="file for the JSON")

@@ -80,6 +80,7 @@ class Turns:
     _is_fed: bool = False
     _last_end: float = 0.0  # of the last turn
     _speakers: Speakers = field(default_factory=Speakers)
+    _newest: int = -1  # largest number of a turn so far
 
     # --- From the client ----------------------------------------------------------------------------------------------
 
@@ -133,7 +134,8 @@ class Turns:
                 turn.detected = True
                 self.outbox.send("input_audio_buffer.speech_stopped", item_id=turn.item_id, audio_end_ms=_ms(event.end))
             case TurnDelta():
-                self._delta(self._turn(event.turn), event.text, event.logprobs)
+                if event.turn in self._turns or event.turn > self._newest:  # else late words of a turn that is over
+                    self._delta(self._turn(event.turn), event.text, event.logprobs)
             case TurnCommitted():
                 self._committed(event)
             case TurnDone():
@@ -288,6 +290,7 @@ class Turns:
         """Its item's id is fixed from its first event on."""
         if number not in self._turns:
             self._turns[number] = _Turn(self.outbox.new_id("item_"))
+            self._newest = max(self._newest, number)
         return self._turns[number]
 
     def _answered_commit(self) -> str | None:

@@ -6,8 +6,8 @@ import pytest
 
 from app.errors import ModelUnavailable, Overloaded
 from backends.interface import Failed
-from tests.support.live_pool import Socket, connected, realtime_server, silence, tone
-from tests.support.server import Running
+from tests.support.live_pool import NAMES, Socket, connected, realtime_server, silence, tone
+from tests.support.server import Running, fake_settings, running
 from tests.support.waiting import wait_until
 
 SPEECH = silence(0.5) + tone(2.0) + silence(1.0)
@@ -195,6 +195,14 @@ def test_a_default_that_is_not_there_keeps_nobody_from_naming_another() -> None:
             socket.append(tone(0.5))
             socket.send("input_audio_buffer.commit", event_id="c")
             assert socket.until("error")["error"]["event_id"] == "c"
+
+
+def test_through_the_process_of_a_model() -> None:
+    settings = fake_settings(realtime=NAMES)
+    with running(settings, real=True) as server, connected(server) as socket:
+        socket.append(SPEECH)
+        assert socket.until(f"{T}.completed")["transcript"]
+        _no_errors(socket)
 
 
 def test_nothing_is_left_behind(server: Running) -> None:
