@@ -11,6 +11,7 @@ import dataclasses
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from backends.interface import (
     SpeechRequest,
     Usage,
 )
+from backends.live import Feed, LiveBackend
 from backends.spoken_text.option import wants_reading, without_reading_option
 from backends.spoken_text.reading import Piece, Reading, plain, read
 
@@ -61,6 +63,10 @@ class _SpokenJob:
 
 
 _Job = _PassedJob | _SpokenJob
+
+
+def _inner(job: Job) -> Job:
+    return job.inner if isinstance(job, _PassedJob) else job
 
 
 class Reader:
@@ -114,6 +120,20 @@ class Reader:
 
     def footprint(self) -> int:
         return self._backend.footprint()
+
+    # --- live jobs, of a backend that has them besides speaking -------------------------------------------------------
+
+    def feed(self, job: Job, feed: Feed) -> None:
+        self._live().feed(_inner(job), feed)
+
+    def has_work(self, job: Job) -> bool:
+        return self._live().has_work(_inner(job))
+
+    def is_full(self, job: Job) -> bool:
+        return self._live().is_full(_inner(job))
+
+    def _live(self) -> LiveBackend:
+        return cast("LiveBackend", self._backend)  # only a backend that has live jobs is asked for one
 
     # --- pieces -------------------------------------------------------------------------------------------------------
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
+from backends.fake.backend import FakeBackend
 from backends.interface import (
     AudioChunk,
     Capabilities,
@@ -26,7 +27,8 @@ from backends.interface import (
     Usage,
     Voice,
 )
-from backends.registry import backend_info, check_request
+from backends.live import LiveAudio, LiveBackend, LiveCommit, LiveRequest, TurnDone
+from backends.registry import backend_info, check_options, check_request
 from backends.spoken_text.reader import NOTHING_SECONDS, Reader
 
 RATE = 1000
@@ -195,3 +197,21 @@ def test_other_tasks_pass_through() -> None:
     assert speaker.open == 0
     assert reader.footprint() == 5
     assert run(reader, reader.canary())
+
+
+def test_live_jobs_of_a_backend_that_speaks_too_go_through() -> None:
+    reader = Reader(FakeBackend())
+    reader.load(
+        ModelFiles("fake", "", None, Path(), Path(), check_options(backend_info("fake"), {"task": "transcription"})),
+        Placement(),
+    )
+    live = cast(LiveBackend, reader)
+    job = live.start(LiveRequest(turn_detection=None))
+    assert not live.has_work(job)
+    assert not live.is_full(job)
+    live.feed(job, LiveAudio(np.full(2 * 16_000, 0.1, np.float32)))
+    live.feed(job, LiveCommit())
+    told: list[Any] = []
+    while live.has_work(job):
+        told += [event for owner, event in live.step([job]) if owner is job]
+    assert [event.text for event in told if isinstance(event, TurnDone)] == ["one two three four"]
