@@ -40,10 +40,11 @@ class BackendInfo:
     default_model: hub id; required_files and pull_patterns: glob patterns inside the model folder;
     extra_models: option name -> further hub id it needs; bytes_hint: rough download size, for messages;
     input_rate: Hz of audio in its requests; chat_audio: its chat takes the audio of a conversation itself;
-    speech_context: its speech takes earlier turns of a conversation; words ... diarization: as in Capabilities; live:
-    has live jobs, see `backends.live`; single_threaded: computes with one thread only, whatever it is given; detector:
-    module that looks for the watermark in its speech, started as a program; request_fields: what a chat request may
-    set at its top level besides the names of the options;
+    speech_context: its speech takes earlier turns of a conversation; clones: it speaks with the voice of a clip, a
+    request's or one in a folder of voices; words ... diarization: as in Capabilities; live: has live jobs, see
+    `backends.live`; single_threaded: computes with one thread only, whatever it is given; detector: module that looks
+    for the watermark in its speech, started as a program; request_fields: what a chat request may set at its top level
+    besides the names of the options;
     licence: of the default weights.
     """
 
@@ -65,6 +66,7 @@ class BackendInfo:
     input_rate: int = 16_000
     chat_audio: bool = False
     speech_context: bool = False
+    clones: bool = False
     words: bool = False
     logprobs: bool = False
     translation: bool = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.routes import docs, health, models, voices, watermark
+from app.routes import custom_voices, docs, health, models, voices, watermark
 from app.routes.chat import questions as chat_questions
 from app.routes.chat import route as chat
 from app.routes.operations import Operation, Table
@@ -15,6 +15,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *transcriptions.OPERATIONS,
     *speech.OPERATIONS,
     *voices.OPERATIONS,
+    *custom_voices.OPERATIONS,
     *watermark.OPERATIONS,
     *chat.OPERATIONS,
     *chat_questions.OPERATIONS,

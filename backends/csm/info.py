@@ -68,6 +68,7 @@ INFO = BackendInfo(
     extra_models={"watermark_model": "sony/silentcipher"},
     bytes_hint=7_150_000_000,
     input_rate=24_000,
+    clones=True,
     speech_context=True,
     detector="backends.csm.watermark_model.detect",
     licence="Apache-2.0 (weights after accepting the model's terms); watermark MIT",

@@ -103,5 +103,6 @@ INFO = BackendInfo(
     extra_models={"codec_model": "HKUSTAudio/xcodec2"},
     bytes_hint=6_100_000_000,
     input_rate=16_000,
+    clones=True,
     licence="CC BY-NC 4.0 (no commercial use)",
 )

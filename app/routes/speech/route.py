@@ -149,11 +149,12 @@ async def _reference(context: RequestContext, body: SpeechBody, deployment: Depl
     if not transcript and recognizer:
         same = rate == ASR_SAMPLE_RATE
         speech = samples if same else await _samples(context, clip, ASR_SAMPLE_RATE, "reference_audio")
-        transcript = await _transcript(context, context.find(recognizer), speech)
+        transcript = await clip_transcript(context, context.find(recognizer), speech)
     return VoiceSample(samples, transcript)
 
 
-async def _transcript(context: RequestContext, recognizer: Deployment, samples: Samples) -> str:
+async def clip_transcript(context: RequestContext, recognizer: Deployment, samples: Samples) -> str:
+    """What a clip says, by another deployment. samples: float32 [time] at 16 kHz."""
     pool = context.gateway.pool
     async with pool.admit(recognizer, owner=context.client, request_id=context.request_id) as reservation:
         async for event in await reservation.run(TranscriptionRequest(samples)):
