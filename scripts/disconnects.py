@@ -5,10 +5,10 @@
     python scripts/disconnects.py --seed 2 --output FILE
 
 Raw sockets against a real gateway process with real worker processes. A client leaves in the middle of its head or
-body, while it is queued, while its audio is decoded, while the model loads or works, between events, or in the middle
-of its audio; it closes in order (FIN) or at once (RST). Afterwards the gateway must hold what it held before: no task,
-open file, slot, place, temporary file or process more. Prints a table and a line of JSON; the exit status is 1 if
-anything was left.
+body, while it is queued, while its audio is decoded, while the model loads or works, between events, in the middle of
+its audio or of a realtime session; it closes in order (FIN) or at once (RST). Afterwards the gateway must hold what it
+held before: no task, open file, slot, place, session, temporary file or process more. Prints a table and a line of
+JSON; the exit status is 1 if anything was left.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from scripts.stress.fuzzing import sessions  # noqa: E402
 from scripts.stress.fuzzing.ordinary import LOAD_SECONDS, chat, ordinary, speech, tiny_models, upload, whole  # noqa: E402
 from scripts.stress.gateway_process import Holdings, WatchedGateway, watched_gateway  # noqa: E402
 from scripts.stress.result import finish  # noqa: E402
@@ -77,6 +78,10 @@ audio_deployment = "speak"
 backend = "fake"
 task = "chat"
 delay = %s
+[realtime]
+transcription = "hear"
+chat = "ask"
+speech = "speak"
 """
 
 
@@ -123,7 +128,20 @@ def _any_request(chance: random.Random) -> bytes:
     return whole(request, chunked=chance.random() < 0.4)
 
 
+def _session(target: str, *messages: str) -> Callable[[random.Random], bytes]:
+    return lambda _: sessions.opening(target, *messages)
+
+
+def _dictation(chance: random.Random) -> bytes:
+    sound = [sessions.append(chance.randbytes(4800)) for _ in range(20)] + [sessions.append(bytes(4800))] * 15
+    commit = sessions.event("input_audio_buffer.commit")
+    return sessions.opening("/v1/realtime?intent=transcription", *sound, commit, *sound)
+
+
 LONG_TEXT = "Every good boy deserves fudge, and all cows eat grass. " * 30
+CONVERSATION = "/v1/realtime?model=ask"
+_SAID = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": LONG_TEXT}]}
+ANSWER = (sessions.event("conversation.item.create", item=_SAID), sessions.event("response.create"))
 POINTS = (
     Point("connected", lambda _: b""),
     Point("head", _cut(_any_request, lambda _: 1, lambda m: _head_end(m) - 1)),
@@ -154,6 +172,12 @@ POINTS = (
     Point("unread audio", lambda _: whole(speech("speak", LONG_TEXT, response_format="pcm")), moment=1.0),
     Point("answered", lambda _: whole(upload("hear", 1)), _bytes(1, 400)),
     Point("two at once", lambda c: _any_request(c) + _any_request(c), moment=0.1),
+    Point("session head", _cut(_session(CONVERSATION), lambda _: 1, lambda m: len(m) - 1)),
+    Point("session", _session(CONVERSATION), _bytes(1, 600)),
+    Point("session frame", _cut(_dictation, _head_end, lambda m: len(m) - 1), moment=0.2),
+    Point("session words", _dictation, _bytes(1, 3000)),
+    Point("session answer", _session(CONVERSATION, *ANSWER), _bytes(1, 90_000)),
+    Point("session unread", _session(CONVERSATION, *ANSWER), moment=0.5),
     Point("whisper", lambda c: whole(upload("whisper", c.choice((2, 40)), stream="true")), moment=0.3, tiny=True),
     Point("diffa", lambda _: whole(chat("diffa", "What is said?", 2, stream=True)), moment=0.3, tiny=True),
     Point(

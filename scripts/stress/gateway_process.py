@@ -32,7 +32,10 @@ from backends import children  # noqa: E402
 
 MARK = "@holdings "  # before each answer: other lines on stdout are for people
 SETTLE_SECONDS = 30.0  # for cancelled work to end and replaced processes to come
-COUNTED = ("in_flight", "reserved_slots", "queued", "active", "jobs", "body_bytes", "decodes_waiting", "connections")
+COUNTED = (
+    *("in_flight", "sessions", "reserved_slots", "queued", "active", "jobs", "body_bytes"),
+    *("decodes_waiting", "connections"),
+)
 UNEXPECTED = re.compile(
     "internal_error|dispatch_failed|submit_failed|Traceback|was never retrieved|was never awaited|Task was destroyed"
 )
@@ -84,6 +87,7 @@ async def _holdings(server: Any, app: Any) -> Holdings:
     return {
         "tasks": dict(Counter(getattr(task.get_coro(), "__qualname__", "?") for task in others)),
         "in_flight": gateway.in_flight,
+        "sessions": gateway.realtime.count,
         "reserved_slots": sum(one["reserved_slots"] for one in deployments.values()),
         "queued": sum(one["queued"] for one in deployments.values()),
         "active": sum(one["active"] for one in deployments.values()),

@@ -16,6 +16,7 @@ from typing import Any
 
 import websockets.sync.client
 from websockets.exceptions import ConnectionClosed, WebSocketException
+from websockets.frames import Frame, Opcode
 from websockets.sync.connection import Connection
 
 from scripts.stress.fuzzing.exchange import KEY, PATIENCE_SECONDS, Outcome
@@ -103,6 +104,20 @@ def event(kind: str, **fields: Any) -> str:
 
 def append(data: bytes) -> str:
     return event("input_audio_buffer.append", audio=base64.b64encode(data).decode())
+
+
+def opening(target: str, *messages: str) -> bytes:
+    """What a client sends that opens a session and then says these, as it travels."""
+    lines = (
+        f"GET {target} HTTP/1.1",
+        "Host: localhost",
+        "Connection: Upgrade",
+        "Upgrade: websocket",
+        "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+    )
+    head = "\r\n".join((*lines, "", "")).encode()
+    return head + b"".join(Frame(Opcode.TEXT, message.encode()).serialize(mask=True) for message in messages)
 
 
 def _last_words(connection: Connection, *, slow: bool) -> str:
