@@ -39,7 +39,8 @@ class WindowTask:
 @dataclass(slots=True)
 class WindowResult:
     """tokens: the answer without the end token; logprobs: natural, one per token; ended: the end token came;
-    doubtful: no temperature gave a good answer, and this is the best of them."""
+    doubtful: no temperature gave a good answer, and this is the best of them; rest: seconds at which the next window
+    would begin, had the answer not left out speech before that (see `left_out`); 0 where it left out none."""
 
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
@@ -49,6 +50,7 @@ class WindowResult:
     ended: bool = False
     looped: bool = False
     doubtful: bool = False
+    rest: float = 0.0
 
     @property
     def avg_logprob(self) -> float:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,7 +29,7 @@ from backends.whisper.logit_filters import LogitFilter, Suppress, SuppressFirst,
 from backends.whisper.network import EncoderOutput, Floats, Network
 from backends.whisper.prompts import is_echo, is_fuller, is_made_up
 from backends.whisper.segments import Chunk
-from backends.whisper.speech_segments import SpeechSegment, VadOptions, find_speech, whole
+from backends.whisper.speech_segments import VadOptions, find_speech, whole
 from backends.whisper.timing import (
     alignment,
     alignment_heads,
@@ -175,7 +175,10 @@ class Whisper:
         logprobs: bool = False,
     ) -> Transcription:
         """A transcription in its first state; gate None: everything is decoded."""
-        speech_segments = whole(samples) if vad_options is None else self._gated(samples, vad_options)
+        if vad_options is None:
+            speech_segments = whole(samples)
+        else:
+            speech_segments = find_speech(samples, self.detector(), vad_options, self.dims.window_seconds)
         return Transcription(
             samples,
             speech_segments,
@@ -185,9 +188,6 @@ class Whisper:
             carry_prompt=carry_prompt,
             logprobs=logprobs,
         )
-
-    def _gated(self, samples: NDArray[np.float32], vad_options: VadOptions) -> Iterator[SpeechSegment]:
-        return find_speech(samples, self.detector(), vad_options, self.dims.window_seconds)
 
     def detector(self) -> SpeechDetector:
         """The speech detector, loaded once. Raises ModelUnavailable where it is missing."""
@@ -317,8 +317,11 @@ class Whisper:
         if not result.tokens or self.thresholds.is_silence(result):
             item.recording.skip(item.window)
             return
+        recording = item.recording
+        if isinstance(recording, Transcription) and (rest := recording.left_out(item.window, result)):
+            result = rest.cut(self.alignment(item, rest.text))
         words = self._words(item, result) if item.decoding_options.words else []
-        item.recording.accept(item.window, result, words)
+        recording.accept(item.window, result, words)
 
     # --- Word times ------------------------------------------------------------------------------------------------
 

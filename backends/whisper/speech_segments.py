@@ -29,12 +29,14 @@ _MORE = 2.0  # times the gain of the first hearing that the second must raise a 
 @dataclass(frozen=True, slots=True)
 class SpeechSegment:
     """Samples `start` to `end` (exclusive) of the recording. level: see `loudness`; raised: (start, end, gain) of quiet
-    passages, which the recogniser is to hear so much louder."""
+    passages, which the recogniser is to hear so much louder; speech: (start, end) of where somebody speaks, with
+    padding, or nothing where nobody listened for speech."""
 
     start: int
     end: int
     level: float = 0.0
     raised: tuple[tuple[int, int, float], ...] = ()
+    speech: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,8 @@ def _joined(regions: Sequence[SpeechSegment]) -> SpeechSegment:
     loudest = max(region.level for region in regions)
     gains = ((region, gain_beside(region.level, loudest)) for region in regions)
     raised = tuple((region.start, region.end, gain) for region, gain in gains if gain > 1.0)
-    return SpeechSegment(regions[0].start, regions[-1].end, loudest, raised)
+    speech = tuple((region.start, region.end) for region in regions)
+    return SpeechSegment(regions[0].start, regions[-1].end, loudest, raised, speech)
 
 
 def _regions(

@@ -32,6 +32,7 @@ _MOST_WORDS, _PAUSE_WORDS = 2, 4  # medians
 _SENTENCE_ENDS = frozenset(".。!！?？")
 _LEADING = "\"'“¿([{-‘«"
 _TRAILING = "\"'.。,，!！?？:：”)]}、’»;…"
+PUNCTUATION = _LEADING + _TRAILING
 
 
 def alignment_heads(rules: GenerationConfig, dims: ModelDimensions) -> tuple[tuple[int, int], ...]:

@@ -15,6 +15,7 @@ from backends.audio.mapped import read_samples
 from backends.interface import Segment, TokenLogprob, Word
 from backends.whisper.audio import FRAMES_PER_SECOND, SAMPLE_RATE
 from backends.whisper.decoding import WindowResult
+from backends.whisper.left_out import LeftOut
 from backends.whisper.repetition import compression_ratio
 from backends.whisper.segments import Chunk, read_window
 from backends.whisper.speech_segments import SpeechSegment
@@ -26,13 +27,15 @@ _SHORTEST_WINDOW = int(0.02 * SAMPLE_RATE)  # samples; what is left of a stretch
 
 @dataclass(slots=True)
 class _Progress:
-    """A stretch in work. seek: sample of its next window; context: tokens said so far, empty where unsafe."""
+    """A stretch in work. seek: sample of its next window; context: tokens said so far, empty where unsafe; rest: sample
+    to go on from where the next window, which hears again what the one before left out, gives no good answer."""
 
     speech_segment: SpeechSegment
     seek: int
     context: list[int] = field(default_factory=list)
     ready: list[Segment] = field(default_factory=list)
     waiting: bool = False
+    rest: int = 0
 
     @property
     def over(self) -> bool:
@@ -123,23 +126,38 @@ class Transcription:
 
     def skip(self, window: Window) -> None:
         """Nothing was said in this window."""
-        window.progress.seek = window.start + window.length
-        window.progress.context = []
-        window.progress.waiting = False
+        progress = window.progress
+        progress.seek = progress.rest or window.start + window.length
+        progress.context = []
+        progress.rest = 0
+        progress.waiting = False
 
     def accept(self, window: Window, result: WindowResult, words: WordTimes = ()) -> None:
         """Take a decoded window. words: one list per piece, times in the recording, or nothing."""
-        reading = read_window(result, self._special.first_timestamp, window.seconds)
         progress = window.progress
+        if progress.rest and result.doubtful:
+            self.skip(window)
+            return
+        reading = read_window(result, self._special.first_timestamp, window.seconds)
         for index, piece in enumerate(reading.pieces):
             segment = self._segment(window, result, piece, tuple(words[index]) if words else ())
             if segment.text.strip():
                 progress.ready.append(segment)
-        safe = self._carry_prompt and result.temperature < _SAFE_TEMPERATURE and not (result.looped or result.doubtful)
+        unsafe = result.looped or result.doubtful or result.rest > 0
+        safe = self._carry_prompt and result.temperature < _SAFE_TEMPERATURE and not unsafe
         said = [token for piece in reading.pieces for token in piece.tokens]
         progress.context = [*progress.context, *said] if safe else []
         progress.seek = window.start + max(_SHORTEST_WINDOW, min(window.length, round(reading.advance * SAMPLE_RATE)))
+        progress.rest = window.start + round(result.rest * SAMPLE_RATE) if result.rest else 0
         progress.waiting = False
+
+    def left_out(self, window: Window, result: WindowResult) -> LeftOut | None:
+        """The speech at the window's end that its answer seems to leave out, if any."""
+        end = window.start + window.length
+        parts = [(max(a, window.start), min(b, end)) for a, b in window.progress.speech_segment.speech]
+        speech = [((a - window.start) / SAMPLE_RATE, (b - window.start) / SAMPLE_RATE) for a, b in parts if a < b]
+        rest = LeftOut(result, speech, self._special.first_timestamp, window.seconds, self._tokenizer.decode)
+        return rest if rest.suspected else None
 
     def _segment(self, window: Window, result: WindowResult, piece: Chunk, words: tuple[Word, ...]) -> Segment:
         text = self._tokenizer.decode(self.text_tokens(piece))
