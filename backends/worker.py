@@ -285,11 +285,10 @@ def load(command: frames.LoadModel, progress: WorkerProgress) -> tuple[Backend, 
     """Build the backend, load its weights, warm it up. Returns also the seconds that loading and warming took."""
     began = time.perf_counter()
     with progress.work():
-        bare = make_backend(command.backend)
-        backend = Reader(bare) if "speech" in backend_info(command.backend).tasks else bare
+        backend = make_backend(command.backend)
+        if "speech" in backend_info(command.backend).tasks:
+            backend = Reader(backend)
         capabilities = backend.load(command.model, command.placement)
-        if capabilities.max_live:  # a backend of several tasks, here one that hears: the reader has no live jobs
-            backend = bare
     loaded = time.perf_counter()
     warm_up(backend, progress)
     return backend, capabilities, loaded - began, time.perf_counter() - loaded
