@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.config.deployments import Deployment
 from app.media.pool import MediaPool
+from app.ui.calls import refuse_unknown
 from app.ui.client import Api
 from app.ui.handlers import SPEECH_FORMATS, TASKS, TRANSCRIBE, TRANSCRIPT_FORMATS, TRANSLATE, WITH_WORDS, Handlers
 from app.ui.live import live_script, live_tab
@@ -66,6 +67,7 @@ def build_page(
     host = Host(openapi_url=None, docs_url=None, redoc_url=None, lifespan=lambda _: temp_files.tended())
     gr.mount_gradio_app(host, blocks, path=PATH, run_history=False, ssr_mode=False, max_file_size=body_bytes, **look)
     keep_to_own_files(blocks, temp_files)
+    refuse_unknown(host, PATH)
     host.add_middleware(UploadRoom, path=PATH, temp_files=temp_files, body_bytes=body_bytes)
     return host
 
@@ -88,7 +90,9 @@ def _layout(handlers: Handlers, needs_key: bool) -> Any:
         loaded.then(None, [better, *boxes], boxes, js=_UNLESS_CHOSEN)
         for happening in (blocks.load, gr.Timer(_LOOK_SECONDS).tick, *(tab.finished for tab in tabs)):
             happening(handlers.state, [], [strip, health], **quiet)
-    return blocks.queue(default_concurrency_limit=None)  # the server itself decides how much runs at once
+    # The server itself decides how much runs at once. Gradio's way around the queue would call a request without values
+    # an internal error.
+    return blocks.queue(default_concurrency_limit=None, api_open=False)
 
 
 def _transcribe_tab(handlers: Handlers, key: Any) -> _Tab:

@@ -100,6 +100,12 @@ def _in_flight(server: Process) -> int:
     return int(httpx.get(f"{server.url}/health").json()["in_flight"])
 
 
+def _at_work(server: Process) -> int:
+    """Jobs that models have begun, whose audio is decoded."""
+    deployments = httpx.get(f"{server.url}/health").json()["deployments"]
+    return sum(int(row["jobs_active"]) for row in deployments.values())
+
+
 @pytest.mark.slow
 def test_a_signal_drains_while_health_still_answers(tmp_path: Path, wav: bytes) -> None:
     with started(tmp_path) as server, ThreadPoolExecutor() as threads:
@@ -142,9 +148,7 @@ def test_what_a_killed_server_left_goes_when_the_next_one_starts(tmp_path: Path,
     temp = tmp_path / "temp"
     with started(tmp_path, before=before) as server, ThreadPoolExecutor() as threads:
         lost = threads.submit(server.transcribe, wav_of(60))
-        wait_until(lambda: _in_flight(server) == 1)
-        if before:
-            wait_until(lambda: list(temp.rglob("*.f32")))
+        wait_until((lambda: list(temp.rglob("*.f32"))) if before else (lambda: _at_work(server) == 1))
         server.popen.kill()
         server.popen.wait(LIMIT)
         with pytest.raises(httpx.HTTPError):
