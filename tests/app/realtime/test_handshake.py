@@ -11,6 +11,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.support.live_pool import connected, realtime_server
 from tests.support.server import Running
+from tests.support.waiting import wait_until
 
 KEYED = {"server": {"api_keys": [{"name": "one", "key": "secret"}]}}
 
@@ -126,6 +127,7 @@ def test_limits_of_sessions() -> None:
                 assert _refusal(server, "/v1/realtime", key="c")[0] == 429
             shown = httpx.get(f"{server.url}/health").json()["realtime"]
             assert shown["limits"]["sessions"] == 2
+        wait_until(lambda: httpx.get(f"{server.url}/health").json()["realtime"]["sessions"] == 0)
         assert _kind(server, "/v1/realtime", key="a")
 
 
