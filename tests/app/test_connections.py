@@ -16,11 +16,14 @@ import pytest
 from app.errors import TooLarge
 from app.http.http1 import GatewayProtocol
 from app.http.request_body import capped
-from tests.support.server import Running, fake_settings, running
+from tests.support.server import Running, fake_settings, running, server_fixture
 from tests.support.waiting import wait_until
 
 PATH = "/v1/audio/transcriptions"
+KEYS = {"api_keys": [{"name": "one", "key": "k"}]}
 SPEECH = {"model": "fake-tts", "input": "Good morning.", "voice": "alloy", "response_format": "pcm"}
+
+server = server_fixture(server=KEYS)
 
 
 def _form(wav: bytes, model: str = "fake-asr", **fields: str) -> bytes:
@@ -185,7 +188,7 @@ def test_who_sends_all_before_reading_is_told_too(monkeypatch: pytest.MonkeyPatc
     body = b"x" * 30_000_000
     if b"chunked" in head:
         body = b"%x\r\n" % len(body) + body + b"\r\n0\r\n\r\n"
-    with running(fake_settings(limits={"body_bytes": 100_000})) as server, server.connect() as connection:
+    with running(fake_settings(limits={"body_bytes": 100_000}, server=KEYS)) as server, server.connect() as connection:
         connection.sendall(head + body)
         answered, headers, content = _answer(connection)
         assert (answered, headers["connection"]) == (status, "close")
