@@ -100,7 +100,7 @@ def test_windows_runtime(arguments: argparse.Namespace) -> int:
 def test_cluster(arguments: argparse.Namespace) -> int:
     """The tests over Ray, which is installed for them; one after the other, as each cluster takes the whole machine."""
     install(Plan((*TEST_EXTRAS, "cluster"), TEST_GROUPS))
-    _checked(("pytest", "-n", "0", "-m", "cluster", *arguments.options))
+    _checked(("pytest", "-n", "0", "-mcluster", *arguments.options))
     return 0
 
 

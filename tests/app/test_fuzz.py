@@ -36,7 +36,7 @@ def fuzzed() -> Iterator[Running]:
 def test_hostile_requests_get_proper_answers(fuzzed: Running, group: str) -> None:
     tally = Tally()
     cases = sources(tiny=False)[group](Random(f"suite {group}"))
-    send(fuzzed.port, cases, float("inf"), REQUESTS[group], tally)
+    send(fuzzed.port, cases, ask, float("inf"), REQUESTS[group], tally)
     assert tally.findings == []
     assert tally.count == REQUESTS[group]
     assert any(400 <= status < 500 for status in tally.statuses)

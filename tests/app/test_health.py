@@ -10,7 +10,7 @@ from app.serving import canaries
 from tests.support.server import FAKES, Running, fake_settings, running
 
 KEY = {"api-key": "any"}
-TOP = {"status", "version", "uptime_seconds", "devices", "deployments", "in_flight"}
+TOP = {"status", "version", "uptime_seconds", "devices", "deployments", "in_flight", "realtime"}
 ROW = {
     "backend",
     "model",
@@ -84,7 +84,7 @@ def test_deep_health_runs_canaries(server: Running, monkeypatch: pytest.MonkeyPa
 
 
 def test_metrics_count_requests_refusals_and_stages(wav: bytes) -> None:
-    with running() as server:
+    with running(fake_settings(server={"api_keys": [{"name": "one", "key": KEY["api-key"]}]})) as server:
         path = f"{server.url}/v1/audio/transcriptions"
         httpx.post(path, headers=KEY, data={"model": "fake-asr"}, files={"file": wav})
         httpx.post(path, files={"file": wav})
