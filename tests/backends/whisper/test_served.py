@@ -205,7 +205,7 @@ def test_the_azure_client_gets_the_same(url: str, file: Path, clip: Recording) -
 def test_health_tells_engine_device_and_nodes(url: str, file: Path) -> None:
     curl(url, file)
     status = httpx.get(f"{url}/health").json()["deployments"]["whisper-1"]
-    assert (status["state"], status["engine"], status["device"], status["dtype"]) == ("ready", "onnx", "cpu", "int8")
+    assert (status["state"], status["engine"], status["device"], status["dtype"]) == ("ready", "onnx", "cpu", "float32")
     assert status["detail"]["nodes"]["decoder"]["CPUExecutionProvider"] > 10
 
 
