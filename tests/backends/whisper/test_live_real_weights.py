@@ -9,6 +9,7 @@ from backends.interface import Done, ModelFiles, Placement, TranscriptionRequest
 from backends.live import LiveAudio, LiveCommit, LiveEnd, LiveRequest, TurnCommitted, TurnDelta, TurnDone
 from backends.model_sets import MODEL_SETS
 from backends.registry import check_options
+from backends.whisper import live
 from backends.whisper.backend import WhisperBackend
 from backends.whisper.info import INFO
 from tests.backends.whisper.spoken import error_rate
@@ -33,7 +34,9 @@ def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def test_words_come_while_they_are_said_and_the_whole_is_the_ordinary_text(
     backend: WhisperBackend,
     english: np.ndarray,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(live, "_LONGEST_CHUNK", live._SHORTEST_CHUNK)  # a busy machine would decode less often
     job = job_of(backend, LiveRequest(language="en", turn_detection=None))
     told = drive(backend, job, pieces(english))
     early = "".join(event.text for event in of(told, TurnDelta))
@@ -43,7 +46,7 @@ def test_words_come_while_they_are_said_and_the_whole_is_the_ordinary_text(
     assert isinstance(done, Done)
     assert text == done.text.strip()
     said = words(text).split()
-    assert early.split()  # how many come early is up to the machine
+    assert len(early.split()) >= len(said) // 2
     # What is early is a guess at speech under a film's noises: most of it is what the whole text says.
     assert error_rate(" ".join(said[: len(early.split())]), words(early)) <= 0.5
 
