@@ -11,7 +11,7 @@ from typing import Any
 
 from app.errors import InvalidRequest
 from app.realtime.formats import read_format
-from app.routes.fields import checked_keywords, checked_number
+from app.routes.fields import checked_keywords, checked_number, checked_text
 from backends.languages import language_code, wants_detection
 
 Reader = Callable[[Any, Any, str], Any]
@@ -61,17 +61,7 @@ def _kept(current: Any, given: Any, param: str) -> Any:
 
 def read_text(current: Any, given: Any, param: str) -> str:
     """A string; null clears it."""
-    if given is None:
-        return ""
-    if not isinstance(given, str):
-        raise InvalidRequest(f"{param} must be a string.", param=param)
-    if len(given) > MOST_CHARACTERS:
-        raise InvalidRequest(
-            f"{param} has {len(given)} characters; at most {MOST_CHARACTERS} are allowed.",
-            param=param,
-            code="string_above_max_length",
-        )
-    return given
+    return checked_text(given, param, MOST_CHARACTERS)
 
 
 def one_of(*choices: str, default: str | None) -> Reader:

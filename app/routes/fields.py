@@ -63,7 +63,11 @@ def read_options(body: Mapping[str, Any]) -> dict[str, Any]:
 
 def text_field(body: Mapping[str, Any], name: str, longest: int) -> str:
     """An optional string. Raises InvalidRequest."""
-    value = body.get(name)
+    return checked_text(body.get(name), name, longest)
+
+
+def checked_text(value: Any, name: str, longest: int) -> str:
+    """A string, "" for none. Raises InvalidRequest."""
     if value is None:
         return ""
     if not isinstance(value, str):
