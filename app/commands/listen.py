@@ -6,14 +6,13 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from app.commands.captions import Captions, print_event
 from app.commands.connection import Config, Key, Server, session
 from app.commands.console import FAILED, WRONG_USE, fail, messages
-from app.commands.live import LiveSession, live_session
 from app.commands.sources import (
     MICROPHONE,
     RATE,
@@ -26,6 +25,9 @@ from app.commands.sources import (
     standard_input,
 )
 from app.realtime.formats import PCM_RATES
+
+if TYPE_CHECKING:
+    from app.commands.live import LiveSession
 
 SourceName = Annotated[
     str,
@@ -61,6 +63,8 @@ def listen(
 
     Ctrl+C ends it, once the last words are written.
     """
+    from app.commands.live import live_session  # imports websockets, which no other command needs
+
     opened = chosen_source(source, rate, device)
     wanted = {"model": model, "language": language, "prompt": prompt}
     query = {"intent": "transcription"} | ({"model": model} if model else {})

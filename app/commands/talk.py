@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,9 +15,11 @@ from app.commands.captions import Captions, print_event
 from app.commands.connection import Config, Key, Server, session
 from app.commands.console import FAILED, check_result, messages
 from app.commands.listen import AsJson, Device, Language, Rate, SourceName, chosen_source, say_that_it_listens, told
-from app.commands.live import LiveSession, live_session
 from app.commands.playback import FileSpeaker, Playlist, Speaker
 from app.commands.sources import MICROPHONE, RATE, Source
+
+if TYPE_CHECKING:
+    from app.commands.live import LiveSession
 
 YOU, ANSWER = "you: ", "answer: "
 _LOOK_SECONDS = 0.2
@@ -50,6 +52,8 @@ def talk(
 
     The answer stops when you speak. Use headphones, or it hears itself. Ctrl+C ends it.
     """
+    from app.commands.live import live_session  # imports websockets, which no other command needs
+
     check_result(out)
     opened = chosen_source(source, rate, device)
     settings: dict[str, Any] = {"type": "realtime", "output_modalities": ["text" if text_only else "audio"]}
