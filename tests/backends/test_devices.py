@@ -397,7 +397,7 @@ def test_torch_directml_that_cannot_load_its_library_is_no_crash(
 
 def test_the_probe_process_answers_in_one_line() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "backends.devices", "--json"], capture_output=True, check=True, timeout=LIMIT
+        [sys.executable, "-P", "-m", "backends.devices", "--json"], capture_output=True, check=True, timeout=LIMIT
     )
     found = devices.parse_inventory(b"a library prints this first\n" + done.stdout)
     assert found.devices[-1].id == "cpu"

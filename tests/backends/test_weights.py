@@ -192,7 +192,7 @@ def test_an_interrupted_pull_never_looks_complete_and_goes_on_where_it_stopped(h
     hub.break_after = 700_000
     order = {"model": MODEL, "required": WANTED.required, "patterns": WANTED.patterns, "models_dir": str(tmp_path)}
     environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "backends.weights", json.dumps(order)]
+    command = [sys.executable, "-P", "-m", "backends.weights", json.dumps(order)]
     child = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     with child:
         folder = model_folder(tmp_path, MODEL)
