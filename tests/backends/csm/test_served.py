@@ -119,6 +119,13 @@ def test_wrong_requests_name_their_field(server: Running) -> None:
     assert speak(server, input="x" * 4097).status_code == 400
 
 
+@pytest.mark.parametrize("text", ["!!!", "\U0001f642"])
+def test_marks_alone_are_a_short_silence_with_a_note(server: Running, text: str) -> None:
+    answer = speak(server, input=text)
+    assert answer.status_code == 200
+    assert "only marks" in answer.headers["x-gateway-note"]
+
+
 @pytest.mark.slow
 def test_the_mark_is_found_on_what_was_spoken(server: Running) -> None:
     for stream in (True, False):

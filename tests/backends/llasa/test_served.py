@@ -134,6 +134,13 @@ def test_a_stream_comes_in_pieces_and_the_whole_is_whole(server: Running) -> Non
     assert whole.headers["x-gateway-seed"] == "4"
 
 
+@pytest.mark.parametrize("text", ["!!!", "\U0001f642"])
+def test_marks_alone_are_a_short_silence_with_a_note(server: Running, text: str) -> None:
+    answer = speak(server, input=text)
+    assert answer.status_code == 200
+    assert "only marks" in answer.headers["x-gateway-note"]
+
+
 def test_eight_clients_at_once(server: Running) -> None:
     texts = [f"Client number {number} speaks." for number in range(8)]
     alone = [samples(speak(server, input=text, stream=False)) for text in texts[:2]]
