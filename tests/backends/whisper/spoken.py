@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scripts.fixtures.tiny_speech import VOICES, comfort_noise, draw_sentence, speaker
+from scripts.fixtures.tiny_speech import VOICES, comfort_noise, draw_sentence, say_alone
 
 RATE = 16_000
 
@@ -35,25 +35,27 @@ def record(
     noise: decibels of comfort noise below the speech, None for digital silence.
     """
     source = random.Random(seed)
-    parts: list[np.ndarray] = []
-    sentences, translations, times, words = [], [], [], []
-    at = 0
+    pauses, drawn, lines = [], [], []
     for _ in range(count):
-        pause = np.zeros(int(RATE * source.uniform(*gap)), np.float32)
-        sentence = draw_sentence(source, unseen=True)
+        pauses.append(np.zeros(int(RATE * source.uniform(*gap)), np.float32))
+        drawn.append(draw_sentence(source, unseen=True))
         voice = source.choice(VOICES[language])
-        spoken = speaker().say(sentence.text(language), voice, source.randint(140, 190))
+        lines.append((drawn[-1].text(language), voice, source.randint(140, 190)))
+    parts: list[np.ndarray] = []
+    times, words = [], []
+    at = 0
+    for pause, spoken in zip(pauses, say_alone(lines), strict=True):
         parts += [pause, spoken.samples]
         at += len(pause)
         words += [at / RATE + start for start in spoken.word_starts]
         times.append((at / RATE, (at + len(spoken.samples)) / RATE))
         at += len(spoken.samples)
-        sentences.append(sentence.text(language))
-        translations.append(sentence.text("en"))
     samples = np.concatenate([*parts, np.zeros(int(RATE * 0.4), np.float32)])
     if noise is not None:
         samples = comfort_noise(samples, noise, seed)
-    return Recording(samples, tuple(sentences), tuple(translations), tuple(times), tuple(words))
+    sentences = tuple(text for text, _, _ in lines)
+    translations = tuple(sentence.text("en") for sentence in drawn)
+    return Recording(samples, sentences, translations, tuple(times), tuple(words))
 
 
 def word_errors(said: str, recognized: str) -> int:
