@@ -6,15 +6,21 @@ Owns the session options and that onnxruntime reports nothing to anybody. Knows 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from backends.interface import ModelUnavailable
 
 
-def open_session(model: bytes, threads: int, name: str = "the voice") -> Any:
+def open_session(
+    model: bytes, threads: int, name: str = "the voice", weights: Mapping[str, NDArray[np.generic]] | None = None
+) -> Any:
     """A session of `model` (a serialised ONNX graph, or ORT's own format) on `threads` CPU threads.
 
-    name: of it, for people. Raises ModelUnavailable.
+    name: of it, for people; weights: by name, those that the graph leaves outside. Raises ModelUnavailable.
     """
     onnxruntime = load_onnxruntime()
     options = onnxruntime.SessionOptions()
@@ -22,6 +28,9 @@ def open_session(model: bytes, threads: int, name: str = "the voice") -> Any:
     options.log_severity_level = 3
     # Threads that wait for work in a loop take the processor from the other workers of this machine.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if weights:
+        values = [onnxruntime.OrtValue.ortvalue_from_numpy(weight) for weight in weights.values()]
+        options.add_external_initializers(list(weights), values)
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions have no common base of their own

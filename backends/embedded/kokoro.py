@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from backends.embedded.kokoro_graph import quicker
 from backends.interface import ModelUnavailable, Samples
 from backends.onnx_session import open_session
 
@@ -56,7 +57,8 @@ class KokoroModel:
 
     def __init__(self, model: bytes, vocabulary: Mapping[str, int], threads: int) -> None:
         self._vocabulary = vocabulary
-        self._session: Any = open_session(model, threads)
+        graph = quicker(model)
+        self._session: Any = open_session(graph.model, threads, "Kokoro", graph.weights)
         self.bytes = len(model)
 
     def ids(self, phonemes: str) -> list[int]:
