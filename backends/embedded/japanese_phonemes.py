@@ -1,6 +1,6 @@
 """Japanese text to the phonemes that Kokoro was trained on.
 
-The readings (kanji, numbers, dates, counters, English words) come from pyopenjtalk-plus; the table from kana to
+The readings (kanji, numbers, dates, counters, usual English words) come from pyopenjtalk-plus; the table from kana to
 phonemes is that of misaki 0.7.4 (Apache-2.0). Pitch accent is not written in this alphabet. Knows no model.
 """
 
@@ -10,6 +10,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache, partial
 from typing import Any
 
 from backends.data_packages import INSTALL
@@ -43,19 +44,33 @@ _NOT_SPOKEN = {ord(mark): None for mark in "’'"}  # behind a vowel that is whi
 _NO_WORD: Mapping[str, Any] = {"pron": "", "pos": "", "pos_group1": "", "chain_flag": 0}
 _ELLIPSIS = re.compile(r"\.{2,}|・{2,}")
 _RANGE = "〜～"
+_LATIN = re.compile(r"[A-Za-z]+(?:['-][A-Za-z]+)*")
+_PARTS = re.compile(r"[A-Z]+(?![a-z'])|[A-Z]?[a-z']+")  # of a word like JavaScript or OpenAI
+_SPOKEN_VOWEL = re.compile("[aeiouy]", re.IGNORECASE)
+_LONGEST_ACRONYM = 4  # letters; more in capitals are a word
+# Letters as the dictionary reads a word that it does not have.
+_LETTER_NAMES: Mapping[str, str] = {
+    "A": "エ[イー]", "B": "ビー", "C": "シー", "D": "ディー", "E": "イー", "F": "エフ", "G": "ジー", "H": "エイチ",
+    "I": "アイ", "J": "ジェ[イー]", "K": "ケ[イー]", "L": "エル", "M": "エム", "N": "エヌ", "O": "オー", "P": "ピー",
+    "Q": "キュー", "R": "アール", "S": "エス", "T": "ティー", "U": "ユー", "V": "ブイ", "W": "ダブリュー",
+    "X": "エックス", "Y": "ワイ", "Z": "ゼット",
+}  # fmt: skip
 _KATAKANA_TO_HIRAGANA = {code: code - 0x60 for code in range(ord("ァ"), ord("ヶ") + 1)}
 
 
 class JapaneseFrontEnd:
     """Japanese, or Japanese with English words in it, to Kokoro's phonemes."""
 
-    def __init__(self) -> None:
-        self._readings = _reading_engine()
+    def __init__(self, english: Callable[[str], str]) -> None:
+        """english: an English word in katakana, "" if it has no sound."""
+        self._readings = partial(_reading_engine(), use_sudachi_kanji_yomi=False)
+        self._english = english
+        self._has = lru_cache(4096)(self._look_up)
 
     def phonemes(self, text: str) -> str:
         """Words separated by spaces, marks behind their word. "" if there is nothing to say."""
         spoken = ""
-        for sound in _sounds(self._readings(_normalized(text), use_sudachi_kanji_yomi=False)):
+        for sound in _sounds(self._readings(self.with_known_words(_normalized(text)))):
             if sound[0] in _CLOSING:
                 spoken = f"{spoken.rstrip()}{sound} "
             elif sound[0] in _OPENING:
@@ -63,6 +78,35 @@ class JapaneseFrontEnd:
             else:
                 spoken += f"{sound} "
         return spoken.strip()
+
+    def with_known_words(self, text: str) -> str:
+        """`text` with the English words that the dictionary would spell letter by letter in katakana."""
+        return _LATIN.sub(self._word, text)
+
+    def _word(self, found: re.Match[str]) -> str:
+        word = found.group()
+        behind_digit = found.string[: found.start()][-1:].isdigit()
+        if self._is_left(word) or (behind_digit and len(word) <= 2):  # 5km
+            return word
+        return self._known(word) or " ".join(self._part(part) for part in _PARTS.findall(word))
+
+    def _part(self, part: str) -> str:
+        return part if self._is_left(part) else self._known(part) or self._english(part) or part
+
+    def _known(self, word: str) -> str:
+        """The word as the dictionary has it, which may know Hello but not hello; "" if it has not."""
+        return next(filter(self._has, (word, word.capitalize(), word.lower())), "")
+
+    def _is_left(self, word: str) -> bool:
+        """Whether a word that the dictionary does not have is spelled by people, too."""
+        is_acronym = word.isupper() and len(word) <= _LONGEST_ACRONYM
+        return len(word) == 1 or is_acronym or not _SPOKEN_VOWEL.search(word)
+
+    def _look_up(self, word: str) -> bool:
+        """Whether the dictionary has a word: as one, not letter by letter."""
+        found = self._readings(word)
+        letters = "".join(_LETTER_NAMES.get(char, "") for char in word.upper())
+        return len(found) == 1 and not re.fullmatch(letters, str(found[0]["pron"]).translate(_NOT_SPOKEN))
 
 
 def _sounds(words: Iterable[Mapping[str, Any]]) -> Iterator[str]:

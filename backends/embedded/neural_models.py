@@ -16,6 +16,7 @@ import numpy as np
 from backends.audio.tempo import change_tempo
 from backends.data_packages import read_checked
 from backends.embedded import voice_files
+from backends.embedded.english_kana import EnglishKana
 from backends.embedded.espeak_phonemes import EspeakPhonemizer
 from backends.embedded.foreign_words import ENGLISH_SOUNDS, MixedFrontEnd
 from backends.embedded.japanese_phonemes import JapaneseFrontEnd
@@ -70,7 +71,7 @@ class VoiceModels:
         """Begin to load the readings, which takes seconds, beside everything else."""
         if self._japanese is None:
             loader = ThreadPoolExecutor(1, thread_name_prefix="readings")
-            self._japanese = loader.submit(JapaneseFrontEnd)
+            self._japanese = loader.submit(JapaneseFrontEnd, EnglishKana(self._phonemizer.ipa).of)
             loader.shutdown(wait=False)
 
     def synthesizer(self, voice: NeuralVoice) -> Synthesizer:

@@ -11,6 +11,9 @@ import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from backends.spoken_text.japanese import japanese
+from backends.spoken_text.patterns import ISO_DATE, NUMBER, TIME
+
 
 @dataclass(frozen=True, slots=True)
 class AddressWords:
@@ -149,7 +152,6 @@ _MONEY: Mapping[str, tuple[str, str, str, str]] = {
     "¥": ("yen", "yen", "", ""),
 }
 _SCALES = {"k": "thousand", "m": "million", "mn": "million", "bn": "billion", "b": "billion"}
-_NUMBER = r"\d[\d,]*(?:\.\d+)?"
 _EN_SIGNS = {
     "½": " one half",
     "¼": " one quarter",
@@ -176,21 +178,17 @@ _EN_WORDS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\bw/(?=\s)"), "with"),
     (re.compile(r"(?<=\d)\s?–\s?(?=\d)"), " to "),
 )
-_EN_MONEY = re.compile(rf"([$€£¥])\s?({_NUMBER})(?:\s?(k|mn?|bn?|thousand|million|billion|trillion)\b)?", re.IGNORECASE)
+_EN_MONEY = re.compile(rf"([$€£¥])\s?({NUMBER})(?:\s?(k|mn?|bn?|thousand|million|billion|trillion)\b)?", re.IGNORECASE)
 _EN_UNIT = re.compile(
-    rf"(?<![\w.])({_NUMBER})[ \u00a0]?({'|'.join(map(re.escape, sorted(_UNITS, key=len, reverse=True)))})(?![\w/²³'’])"
-)
-_ISO_DATE = re.compile(r"(?<![\w-])(\d{4})-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])(?:T(?=\d)|(?![\w-]))", re.ASCII)
-_TIME = re.compile(
-    r"(?<![\d:.])([01]?\d|2[0-3]):([0-5]\d)(?::([0-5]\d))?(?![\d:])(?:\s?([ap])\.?m\b\.?)?", re.IGNORECASE
+    rf"(?<![\w.])({NUMBER})[ \u00a0]?({'|'.join(map(re.escape, sorted(_UNITS, key=len, reverse=True)))})(?![\w/²³'’])"
 )
 
 
 def _english(text: str) -> str:
     for pattern, word in _EN_WORDS:
         text = pattern.sub(word, text)
-    text = _ISO_DATE.sub(lambda found: f"{_MONTHS[int(found[2]) - 1]} {_ordinal(int(found[3]))}, {found[1]} ", text)
-    text = _EN_MONEY.sub(_english_money, _TIME.sub(_english_time, text))
+    text = ISO_DATE.sub(lambda found: f"{_MONTHS[int(found[2]) - 1]} {_ordinal(int(found[3]))}, {found[1]} ", text)
+    text = _EN_MONEY.sub(_english_money, TIME.sub(_english_time, text))
     text = _EN_UNIT.sub(lambda found: f"{found[1]} {_UNITS[found[2]][found[1] != '1']}", text)
     return "".join(_EN_SIGNS.get(char, char) for char in text)
 
@@ -226,30 +224,7 @@ def _english_money(found: re.Match[str]) -> str:
     return f"{number.rstrip(',')} {one if number == '1' else many}{rest}"
 
 
-# --- Japanese ---------------------------------------------------------------------------------------------------------
-
-_JA_MONEY = re.compile(rf"([$€£¥￥])\s?({_NUMBER})")
-_JA_CURRENCIES = {"$": "ドル", "€": "ユーロ", "£": "ポンド", "¥": "円", "￥": "円"}
-_JA_DATE = re.compile(r"(?<![\w/])(\d{4})/(\d{1,2})/(\d{1,2})(?![\w/])", re.ASCII)
-_JA_SIGNS = {"→": "、", "⇒": "、", "&": "アンド", "＆": "アンド", "≒": "約", "≈": "約"}
-
-
-def _japanese(text: str) -> str:
-    for pattern in (_ISO_DATE, _JA_DATE):
-        text = pattern.sub(lambda found: f"{found[1]}年{int(found[2])}月{int(found[3])}日", text)
-    text = _TIME.sub(_japanese_time, text)
-    text = _JA_MONEY.sub(lambda found: f"{found[2]}{_JA_CURRENCIES[found[1]]}", text)
-    text = re.sub(r"(?<=\d),(?=\d{3})", "", text)
-    return "".join(_JA_SIGNS.get(char, char) for char in text)
-
-
-def _japanese_time(found: re.Match[str]) -> str:
-    hour, minute, second, half = found.groups()
-    spoken = f"{int(hour)}時" + (f"{int(minute)}分" if int(minute) else "") + (f"{int(second)}秒" if second else "")
-    return {"a": "午前", "p": "午後"}.get((half or "").lower(), "") + spoken
-
-
-_RULES: Mapping[str, Callable[[str], str]] = {"en": _english, "ja": _japanese}
+_RULES: Mapping[str, Callable[[str], str]] = {"en": _english, "ja": japanese}
 
 
 def with_spoken_symbols(text: str, language: str) -> str:

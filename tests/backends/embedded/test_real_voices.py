@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from backends.data_packages import is_installed
+from backends.embedded.english_kana import EnglishKana
+from backends.embedded.espeak_phonemes import EspeakPhonemizer
 from backends.embedded.japanese_phonemes import JapaneseFrontEnd
 from backends.embedded.voice_files import JOE_FILES, KOKORO_FILES
 from backends.embedded.voices import VoicesBackend
@@ -38,7 +40,7 @@ def voices() -> VoicesBackend:
 
 @pytest.fixture(scope="module")
 def japanese() -> JapaneseFrontEnd:
-    return JapaneseFrontEnd()
+    return JapaneseFrontEnd(EnglishKana(EspeakPhonemizer().ipa).of)
 
 
 def spoken(backend: VoicesBackend, text: str, voice: str = "alloy", **fields: object) -> tuple[Samples, int]:
@@ -95,6 +97,8 @@ def test_duration_follows_the_speed(voices: VoicesBackend, text: str, speed: flo
         ("本を３冊", "hoɴ o saɴsaʦɨ"),
         ("ｶﾀｶﾅ", "katakana"),
         ("Hello 世界、AIのテスト。", "haɾoː sekai, eːai no tesɨto."),
+        ("PythonでHELLO、GitHubのAPI。", "paisoɴ de haɾoː, ɡʲiʔto habɯ no eːpʲiːai."),
+        ("Wi-FiとJavaScript", "βaiɸai to ʥaba sɨkɯɾʲipɯto"),
         ("そう…", "soː…"),
         ("...", "…"),
         ("😀", ""),
