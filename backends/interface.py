@@ -168,7 +168,8 @@ class SpeechRequest:
 
     voice: an id from Capabilities.voices; speed: 0.25..4, honoured by the backend only if it has native_speed (the
     gateway stretches otherwise); stream: chunks are sent as they are made, which a backend may decode differently;
-    answer_id: the name under which the backend may keep this answer for later context; seed: None = random.
+    answer_id: the name under which the backend may keep this answer for later context; seed: None = random; language:
+    the primary code of the text's language as far as it is known, "" if not, for voices that speak several.
     """
 
     text: str
@@ -180,6 +181,7 @@ class SpeechRequest:
     answer_id: str = ""
     context: tuple[ContextTurn, ...] = ()
     reference: VoiceSample | None = None
+    language: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
 
 

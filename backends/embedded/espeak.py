@@ -87,7 +87,7 @@ class EspeakBackend:
             raise InvalidInput("espeak-ng cannot clone a voice", param="reference_audio")
         if not request.text.strip():
             raise InvalidInput("the input holds nothing to say", param="input")
-        voice = self._voices.choose(request.voice or self._options.voice, request.text)
+        voice = self._voices.choose(request.voice or self._options.voice, request.text, request.language)
         self._speak_as(voice)
         text = legible(request.text, voice.language, self._library.spells, voice.label)
         waiting = sentences(text.text)

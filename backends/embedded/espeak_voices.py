@@ -70,11 +70,12 @@ class VoiceCatalog:
         code = _code(voice).lower()
         return code if self._by_code[code] is voice else voice.identifier
 
-    def choose(self, name: str, text: str) -> Choice:
-        """The library voice for a request. Raises InvalidInput for an unknown name."""
+    def choose(self, name: str, text: str, language: str = "") -> Choice:
+        """The library voice for a request. language: of the text, where it is known, for names that tell none.
+        Raises InvalidInput for an unknown name."""
         base, _, variant = name.strip().partition("+")
         if base.lower() in SPEAKERS and not variant:
-            base, variant = language_of(text) or self._default, SPEAKERS[base.lower()]
+            base, variant = language_of(text) or self._own(language), SPEAKERS[base.lower()]
         voice = self._by_code.get(base.replace("_", "-").lower())
         if voice is None or (variant and variant not in self._variants):
             raise InvalidInput(
@@ -84,6 +85,12 @@ class VoiceCatalog:
             )
         language = _code(voice).lower().split("-")[0]
         return Choice(voice.identifier + (f"+{variant}" if variant else ""), name, language)
+
+    def _own(self, language: str) -> str:
+        """The default voice where it speaks the language or none is known, else the first of the language."""
+        own = self._by_code.get(self._default.lower())
+        known = language in self._by_code and (own is None or _code(own).lower().split("-")[0] != language)
+        return language if known else self._default
 
 
 def _code(voice: LibraryVoice) -> str:

@@ -150,17 +150,18 @@ class VoicesBackend:
                 f"the voice {name!r} is not here; put {name}.bin into models/kokoro/voices", param="voice"
             )
         if name.lower() in OPENAI_NAMES:
-            code = _asked_language(request) or self._language_of(request.text)
+            code = _asked_language(request) or self._language_of(request)
             return self._catalog.for_language(code, name), code
         return self._catalog.for_language(name), name.lower()
 
-    def _language_of(self, text: str) -> str:
-        """The language code of a text by its script; "" for scripts that only espeak-ng speaks."""
-        found = language_of(text)
+    def _language_of(self, request: SpeechRequest) -> str:
+        """The language code of a text by its script and, in Latin letters, its words; "" for what only espeak-ng
+        speaks."""
+        found = language_of(text := request.text)
         default = self._catalog.named(self._options.voice)
         own = default.locale if default else self._options.voice
         if found == "latin":
-            return own
+            return own if request.language in ("", own.partition("-")[0].lower()) else request.language
         if found is None and (own.lower().startswith("ja") or self._reads_as_japanese(text)):
             return "ja"
         return found or ""

@@ -29,13 +29,15 @@ from backends.interface import (
     Usage,
 )
 from backends.live import Feed, LiveBackend
+from backends.spoken_text.languages import LatinLanguages
 from backends.spoken_text.option import wants_reading, without_reading_option
-from backends.spoken_text.reading import Piece, Reading, plain, read
+from backends.spoken_text.reading import Piece, plain, read
 
 NOTHING_SECONDS = 0.25  # of silence for a text that holds nothing to say
 _NOTHING = "the input holds only marks: nothing is said, only a short silence"
 _RATE = 24_000  # Hz, where a backend tells none
 _LONGEST_CODE = 3  # letters of a language's primary code
+_FEW_LANGUAGES = 3  # with more the voices are asked for by names that say nothing of the language
 
 
 @dataclass(eq=False)
@@ -79,6 +81,8 @@ class Reader:
         told = self._backend.load(model, placement)
         self._on, self._rate = model.normalize_text, told.sample_rate or _RATE
         self._languages = {voice.id: voice.languages[0] for voice in told.voices if len(voice.languages) == 1}
+        spoken = {_primary(code) for voice in told.voices for code in voice.languages}
+        self._latin = LatinLanguages(spoken) if len(spoken) > _FEW_LANGUAGES else None
         return told
 
     def canary(self) -> Request:
@@ -88,7 +92,10 @@ class Reader:
         """Raises what the backend raises about the first piece, InvalidInput for an option that is no boolean."""
         if not isinstance(request, SpeechRequest):
             return _PassedJob(self._backend.start(request))
-        reading = self._read(request)
+        request = replace(request, language=self._language(request))
+        reading = (
+            read(request.text, request.language or "en") if wants_reading(request, self._on) else plain(request.text)
+        )
         job = _SpokenJob(without_reading_option(request), deque(reading.pieces), list(reading.notes))
         if job.left and not job.left[0].text:
             job.before = job.left.popleft().pause
@@ -166,18 +173,20 @@ class Reader:
 
     # --- text ---------------------------------------------------------------------------------------------------------
 
-    def _read(self, request: SpeechRequest) -> Reading:
-        if wants_reading(request, self._on):
-            return read(request.text, self._language(request))
-        return plain(request.text)
-
     def _language(self, request: SpeechRequest) -> str:
-        """The primary code of the language to read in: as asked for, by the text's kana, the voice's, English."""
+        """The primary code of the text's language: as asked for, by its kana, the voice's, or by its words; "" if none
+        of them tells."""
         asked = request.options.get("language", "")
         if not asked or not isinstance(asked, str):
             asked = "ja" if _has_kana(request.text) else self._languages.get(request.voice, request.voice)
-        code = asked.replace("_", "-").partition("-")[0].lower()
-        return code if len(code) <= _LONGEST_CODE and code.isalpha() else "en"
+        code = _primary(asked)
+        if len(code) <= _LONGEST_CODE and code.isalpha():
+            return code
+        return self._latin.of(request.text) if self._latin is not None else ""
+
+
+def _primary(code: str) -> str:
+    return code.replace("_", "-").partition("-")[0].lower()
 
 
 def _silence(seconds: float, rate: int) -> AudioChunk:

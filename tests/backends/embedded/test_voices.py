@@ -119,6 +119,23 @@ def test_the_language_chooses_the_voice(
     assert (found.id if found else None) == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "language", "expected"),
+    [
+        ("Guten Tag, mein Herr", "de", "gmw/de"),
+        ("Bonjour à tous", "fr", "roa/fr"),
+        ("Good morning", "en", ""),
+        ("Good morning", "", ""),
+    ],
+)
+def test_the_language_of_the_words_chooses_among_voices_of_latin_letters(
+    voices: VoicesBackend, text: str, language: str, expected: str
+) -> None:
+    job = voices.start(SpeechRequest(text, "alloy", language=language))
+    spoken_by = job.job.voice.identifier if hasattr(job, "job") else ""  # type: ignore[attr-defined]
+    assert spoken_by == expected
+
+
 @pytest.mark.parametrize(("machine", "expected"), [("ja_JP", "jf_alpha"), ("zh_TW", None), ("Chinese_Taiwan", None)])
 def test_the_machines_locale_decides_about_kanji_alone(
     voices: VoicesBackend, monkeypatch: pytest.MonkeyPatch, machine: str, expected: str | None

@@ -39,6 +39,27 @@ class Job:
     request: Request
 
 
+class Polyglot:
+    """A backend whose voices speak many languages under names that say nothing of them."""
+
+    def __init__(self) -> None:
+        self.started: list[SpeechRequest] = []
+
+    def load(self, model: ModelFiles, placement: Placement) -> Capabilities:
+        voices = (Voice("nova", ""), *(Voice(code, "", (code,)) for code in ("en-us", "de", "fr-fr", "es", "ja")))
+        return Capabilities("test", "cpu", "float32", 4, 500, voices=voices)
+
+    def start(self, request: SpeechRequest) -> Job:
+        self.started.append(request)
+        return Job(request)
+
+    def step(self, jobs: Sequence[Job]) -> Iterable[tuple[Job, Event]]:
+        return [(job, Done("")) for job in jobs]
+
+    def close(self, job: Job) -> None:
+        pass
+
+
 class Speaker:
     """One sample of sound a letter; refuses "refused", raises once at "stumble"."""
 
@@ -215,3 +236,27 @@ def test_live_jobs_of_a_backend_that_speaks_too_go_through() -> None:
     while live.has_work(job):
         told += [event for owner, event in live.step([job]) if owner is job]
     assert [event.text for event in told if isinstance(event, TurnDone)] == ["one two three four"]
+
+
+@pytest.mark.parametrize(
+    ("text", "voice", "options", "languages"),
+    [
+        ("Das war sehr gut, vielen Dank. [pause 1s] OK.", "nova", {}, ["de", "de"]),  # the pieces of a text are one
+        ("Vous êtes très gentille.", "", {}, ["fr"]),
+        ("Please open the front door.", "nova", {}, ["en"]),
+        ("OK", "nova", {}, [""]),
+        ("Das war sehr gut, vielen Dank.", "es", {}, ["es"]),
+        ("Das war sehr gut, vielen Dank.", "nova", {"language": "en"}, ["en"]),
+        ("Das war sehr gut, vielen Dank.", "nova", {"normalize_text": False}, ["de"]),
+    ],
+)
+def test_voices_of_many_languages_are_told_the_language_of_the_text(
+    text: str, voice: str, options: dict[str, Any], languages: list[str]
+) -> None:
+    inner = Polyglot()
+    reader = Reader(cast(Any, inner))
+    reader.load(ModelFiles("test", "", None, Path(), Path()), Placement())
+    job = reader.start(SpeechRequest(text, voice, options=options))
+    for _ in range(4):
+        list(reader.step([job]))
+    assert [request.language for request in inner.started] == languages
