@@ -189,6 +189,12 @@ class LimitSettings(_Table):
         gt=0,
         description="Longest time that the load of a model may take without progress, seconds (503).",
     )
+    unread_bytes: int = Field(
+        default=536_870_912,
+        gt=0,
+        description="Most that answers hold which their clients have not read yet, bytes; "
+        "above it no further one begins (429).",
+    )
     queue_seconds: float = Field(
         default=120.0, gt=0, description="Longest predicted wait that is accepted, seconds (429)."
     )

@@ -112,6 +112,7 @@ class GatewayProtocol(HttpToolsProtocol):
         if self.parser.should_upgrade() and self._should_upgrade():
             return
         self.cycle.transport = _AnswerTransport(self)  # type: ignore[assignment]
+        _end_when_read(self.cycle)
         if self.scope["http_version"] == "1.0":
             _end_with_connection(self.cycle)
 
@@ -195,6 +196,19 @@ class _AnswerTransport:
 
     def close(self) -> None:
         self._protocol.end_answer()
+
+
+def _end_when_read(cycle: RequestResponseCycle) -> None:
+    """Let an answer's last `send` return once its client has read all but a buffer of it, or has gone: until then the
+    request is in flight and counts against its key."""
+    send = cycle.send
+
+    async def send_and_wait(message: Any) -> None:
+        await send(message)
+        if cycle.response_complete:
+            await cycle.flow.drain()
+
+    cycle.send = send_and_wait  # type: ignore[method-assign]
 
 
 def _end_with_connection(cycle: RequestResponseCycle) -> None:

@@ -126,6 +126,7 @@ class RequestContext:
     deployment: Deployment | None = None
     capabilities: Capabilities | None = None
     fallback_from: str | None = None
+    reservation: Reservation | None = None
 
     def drop_body(self) -> None:
         """Free the body once it is read: a request that waits should not hold it, nor count as holding it."""
@@ -177,6 +178,7 @@ class RequestContext:
             self.gateway.pool.admit(deployment, owner=self.client, request_id=self.request_id)
         )
         self.deployment, self.fallback_from = reservation.deployment, reservation.fallback_from
+        self.reservation = reservation
         return reservation
 
     async def run(self, reservation: Reservation, request: Request) -> AsyncIterator[Event]:
@@ -259,7 +261,9 @@ class RequestContext:
         return headers
 
     def answer(self, content: bytes, media_type: str) -> Response:
-        """A complete answer with the request's headers."""
+        """A complete answer with the request's headers. It counts as unread until it is sent."""
+        if self.reservation is not None:
+            self.reservation.hold(len(content))
         return Response(content, headers=self.gateway_headers() | {"content-type": media_type})
 
     def json(self, document: object) -> Response:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import structlog
@@ -21,6 +22,7 @@ from app.serving.pricing import Pricer
 from app.serving.queue import Entry, FairQueue
 from app.serving.shares import FairShares
 from app.serving.supervisor import ModelSupervisor
+from app.serving.unread import UnreadAnswers
 from app.serving.worker import Worker, WorkerJob
 from backends.frames import FrameError
 from backends.interface import Done, Failed, Request
@@ -35,7 +37,8 @@ class Dispatcher:
 
     reserved_slots: requests that were admitted and do not run yet; arriving: those of them for which the model is
     loaded before they are in the queue, so that nobody evicts it in between; fair: there are several owners, and none
-    may take all of the queue or all slots; live: jobs that take no slot.
+    may take all of the queue or all slots; live: jobs that take no slot; unread: what the answers of all deployments
+    hold.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class Dispatcher:
         metrics: Metrics,
         clock: Callable[[], float],
         *,
+        unread: UnreadAnswers,
         fair: bool = False,
     ) -> None:
         self.supervisor, self._limits, self._metrics, self._clock, self._fair = supervisor, limits, metrics, clock, fair
@@ -54,6 +58,7 @@ class Dispatcher:
         self.reserved_slots = FairShares(limits.queue_jobs, reserve=reserve, floor=max(1, limits.queue_jobs // 16))
         self.arriving = 0
         self.live = LiveSessions(supervisor, limits, metrics)
+        self.unread = unread
         self._last_used: float | None = None
         self._queue: FairQueue[WorkerJob] = FairQueue()
         self._requests: dict[Waiting, Request | None] = {}
@@ -63,6 +68,7 @@ class Dispatcher:
         self._preparing: asyncio.Task[Worker] | None = None
         self._closed: ApiError | None = None
         supervisor.attach(self)
+        unread.when_read(self._freed.notify)
 
     # --- State ----------------------------------------------------------------------------------------------------
 
@@ -130,6 +136,9 @@ class Dispatcher:
             raise self._overloaded(
                 "queue_full", wait, f"{self.reserved_slots.held} requests wait for {self.name} already{yours}"
             )
+        if not self.unread.may_begin(owner):
+            text = "answers that you asked for and have not read fill the memory for them"
+            raise self._overloaded("unread_answers", wait, text)
         if self.pricer.known and wait > self._limits.queue_seconds:
             raise self._overloaded("queue_seconds", wait, f"a request to {self.name} would wait about {wait:.0f} s")
 
@@ -200,6 +209,8 @@ class Dispatcher:
                 self._dispatch_loop.cancel()
         if not entry.granted.done():
             entry.granted.cancel()
+        elif not entry.granted.cancelled() and entry.granted.exception() is None:
+            entry.granted.result().forget()
         for job, (running, _) in list(self._active.items()):
             if running is entry and self.supervisor.worker is not None:
                 self.supervisor.worker.cancel(job)
@@ -228,8 +239,8 @@ class Dispatcher:
                 await self._begin_next(worker)
 
     async def _begin_next(self, worker: Worker) -> None:
-        """Start the next job of an owner that leaves a slot to others; if there is none, wait for a slot or another
-        owner's job."""
+        """Start the next job of an owner that leaves a slot to others and reads its answers; if there is none, wait
+        for a slot, another owner's job or a reader."""
         try:
             entry = self._queue.pop(self._clock(), self._may_run)
         except IndexError:
@@ -240,6 +251,8 @@ class Dispatcher:
 
     def _may_run(self, owner: str) -> bool:
         """Whether the owner may run one more job. Of several owners none gets the last slot too: jobs can run long."""
+        if not self.unread.may_begin(owner):
+            return False
         if not self._fair or self.slots == 1:
             return True
         return sum(entry.owner == owner for entry, _ in self._active.values()) < self.slots - 1
@@ -259,6 +272,7 @@ class Dispatcher:
         else:
             self._active[job] = entry, request
             job.when_ended(self._ended)
+            job.on_unread = partial(self.unread.count, entry.owner)
             entry.granted.set_result(job)
 
     def _ended(self, job: WorkerJob) -> None:

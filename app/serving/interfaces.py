@@ -84,6 +84,9 @@ class Reservation(Protocol):
         What is fed after its end is dropped. Raises Overloaded where too much audio waits to be heard already.
         """
 
+    def hold(self, size: int) -> None:
+        """Count a whole answer of `size` bytes among those that its client has not read, until the context is left."""
+
     async def wait_for_room(self) -> None:
         """Return when the live job has heard enough of what it was fed to take more, or is over."""
 

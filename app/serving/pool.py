@@ -29,6 +29,7 @@ from app.serving.probing import probe_devices
 from app.serving.requirements import ModelRequirements
 from app.serving.reservation import PoolReservation
 from app.serving.supervisor import ModelSupervisor
+from app.serving.unread import UnreadAnswers
 from app.serving.worker import ProcessWorker, Spawn
 from backends.devices import UNLIMITED, DeviceManager, footprint_cache_path
 from backends.interface import Capabilities
@@ -57,6 +58,8 @@ class WorkerPool:
         self._deployments, self._spawn = dict(deployments), spawn
         self._draining = False
         self._reservations: set[PoolReservation] = set()
+        self._fair = settings.server.several_owners
+        self._unread = UnreadAnswers(settings.limits.unread_bytes, fair=self._fair)
         self._left = Notifier()  # of a reservation that was released
         self._tasks: set[asyncio.Task[Any]] = set()
         self._dispatchers: dict[str, Dispatcher] = {}
@@ -90,7 +93,7 @@ class WorkerPool:
             supervisor = self._supervisor_of(deployment, requirements, services)
             self._requirements[name] = requirements
             self._dispatchers[name] = Dispatcher(
-                supervisor, self._settings.limits, self._metrics, loop.time, fair=self._settings.server.several_owners
+                supervisor, self._settings.limits, self._metrics, loop.time, unread=self._unread, fair=self._fair
             )
         self._name_alternatives()
         self._background(self._look_for_devices(known), "device probe")
@@ -327,11 +330,12 @@ class WorkerPool:
         """What the pool holds now, as JSON can hold it: for tests, and for scripts that look for leaks.
 
         deployments: by name, see `Dispatcher.snapshot`; reservations: requests that were admitted and have not left;
-        tasks: names of the background tasks that run.
+        unread_bytes: of answers that their clients have not read yet; tasks: names of the background tasks that run.
         """
         return {
             "deployments": {name: dispatcher.snapshot() for name, dispatcher in self._dispatchers.items()},
             "reservations": len(self._reservations),
+            "unread_bytes": self._unread.held,
             "tasks": sorted(task.get_name() for task in self._tasks),
         }
 

@@ -48,6 +48,7 @@ class PoolReservation:
         self._holds_slot = False
         self._is_arriving = False
         self._live_job: LiveJob | None = None
+        self._held = 0  # bytes of the answer's body
         self._retries = 0
         self._sent_again = False  # after the worker was lost
         if live:
@@ -135,7 +136,7 @@ class PoolReservation:
         return self._live_job.job
 
     async def _live_events(self, job: WorkerJob) -> AsyncIterator[LiveEvent]:
-        while not isinstance(event := await job.events.get(), Done):
+        while not isinstance(event := await job.next_event(), Done):
             if isinstance(event, Failed):
                 raise self._error(event)
             yield cast(LiveEvent, event)
@@ -165,7 +166,7 @@ class PoolReservation:
     async def _events(self, job: WorkerJob) -> AsyncIterator[Event]:
         """The events of the job, or of the one that replaces it while nothing was sent."""
         while True:
-            event = await job.events.get()
+            event = await job.next_event()
             if isinstance(event, Failed):
                 if not await self._may_retry(job):
                     raise self._error(event)
@@ -234,8 +235,15 @@ class PoolReservation:
             self._is_arriving = False
             self._dispatcher.arrived()
 
+    def hold(self, size: int) -> None:
+        """Count a whole answer of `size` bytes as unread until `leave`."""
+        self._held += size
+        self._dispatcher.unread.count(self.owner, size)
+
     def leave(self) -> None:
         """Give everything back; a job that is not over is cancelled."""
+        self._dispatcher.unread.count(self.owner, -self._held)
+        self._held = 0
         self.release_slot()
         self._arrive()
         if self._entry is not None:

@@ -46,7 +46,8 @@ class LoadError(Exception):
 class WorkerJob:
     """One job of a worker. `events` ends with Done or Failed; `ended` is set when its slot is free.
 
-    on_progress: called with the fields of each LiveProgress of a live job.
+    unread: bytes of sound in `events`; on_unread: called with each change of it; on_progress: called with the fields of
+    each LiveProgress of a live job.
     """
 
     def __init__(self, number: int, now: float) -> None:
@@ -58,6 +59,8 @@ class WorkerJob:
         self.has_output = False
         self.taken_up = False  # by the worker
         self.sent_at = now
+        self.unread = 0
+        self.on_unread: Callable[[int], None] | None = None
         self.on_progress: Callable[[int, float, float], None] | None = None
         self._callbacks: list[Callable[[WorkerJob], None]] = []
 
@@ -74,7 +77,24 @@ class WorkerJob:
             self.last = event
         elif isinstance(event, TextDelta | Segment | AudioChunk):
             self.has_output = True
+        self._count(_sound_bytes(event))
         self.events.put_nowait(event)
+
+    async def next_event(self) -> Event | LiveEvent:
+        """Wait for the next event and take it out."""
+        event = await self.events.get()
+        self._count(-_sound_bytes(event))
+        return event
+
+    def forget(self) -> None:
+        """Count what is unread, or still comes, no longer: nobody reads on."""
+        self._count(-self.unread)
+        self.on_unread = None
+
+    def _count(self, change: int) -> None:
+        self.unread += change
+        if change and self.on_unread is not None:
+            self.on_unread(change)
 
     def end(self, why: Failed) -> None:
         """Free the slot, once. why: the failure reported if the job had no last event."""
@@ -86,6 +106,10 @@ class WorkerJob:
         self.ended.set()
         for callback in self._callbacks:
             callback(self)
+
+
+def _sound_bytes(event: Event | LiveEvent) -> int:
+    return event.samples.nbytes if isinstance(event, AudioChunk) else 0
 
 
 class Worker(Protocol):

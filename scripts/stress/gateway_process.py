@@ -34,7 +34,7 @@ MARK = "@holdings "  # before each answer: other lines on stdout are for people
 SETTLE_SECONDS = 30.0  # for cancelled work to end and replaced processes to come
 COUNTED = (
     *("in_flight", "sessions", "reserved_slots", "queued", "active", "jobs", "body_bytes"),
-    *("decodes_waiting", "connections"),
+    *("decodes_waiting", "connections", "unread_bytes"),
 )
 UNEXPECTED = re.compile(
     "internal_error|dispatch_failed|submit_failed|Traceback|was never retrieved|was never awaited|Task was destroyed"
@@ -81,7 +81,8 @@ def _answer_lines(server: Any, app: Any, loop: asyncio.AbstractEventLoop, port: 
 
 async def _holdings(server: Any, app: Any) -> Holdings:
     gateway, me = app.state.gateway, psutil.Process()
-    deployments, media = gateway.pool.snapshot()["deployments"], gateway.media.snapshot()
+    pool, media = gateway.pool.snapshot(), gateway.media.snapshot()
+    deployments = pool["deployments"]
     workers = {name: one["worker"] for name, one in deployments.items() if one["worker"]}
     others = asyncio.all_tasks() - {asyncio.current_task()}
     return {
@@ -92,6 +93,7 @@ async def _holdings(server: Any, app: Any) -> Holdings:
         "queued": sum(one["queued"] for one in deployments.values()),
         "active": sum(one["active"] for one in deployments.values()),
         "jobs": sum(worker["jobs"] for worker in workers.values()),
+        "unread_bytes": pool["unread_bytes"],
         "body_bytes": _body_bytes(app.middleware_stack),
         "decodes_waiting": media["waiting"],
         "decoders_free": media["free"],

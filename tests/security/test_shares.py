@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import socket
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from typing import Any
 
 import httpx
@@ -19,9 +21,9 @@ from app.media.fair import FairMediaPool, current_owner
 from app.media.pool import Decoded, MediaPool
 from backends.interface import Event
 from tests.support.audio import by_soundfile, patched_flac, tone, wav_of
-from tests.support.pools import ask, audio, fake, pool_of
+from tests.support.pools import ask, audio, fake, pool_of, speech
 from tests.support.server import Running, fake_settings, running
-from tests.support.waiting import until
+from tests.support.waiting import until, wait_until
 
 KEYS = [{"name": "hostile", "key": "h"}, {"name": "honest", "key": "g"}]
 LIMITS = {"body_bytes": 100_000, "total_body_bytes": 400_000}
@@ -184,3 +186,49 @@ async def test_a_full_disk_is_told_as_one(media: FairMediaPool, monkeypatch: pyt
     with pytest.raises(StorageFull, match="temporary files is full") as refused:
         await _decode(media, "honest")
     assert refused.value.status == 507
+
+
+@pytest.mark.usefixtures("several")
+async def test_unread_answers_of_one_key_stop_only_its_own_next_ones() -> None:
+    deployment = fake(task="speech")
+    async with pool_of(deployment, limits={"unread_bytes": 80}) as pool, AsyncExitStack() as hostile:
+        unread = await hostile.enter_async_context(pool.admit(deployment, owner="hostile", request_id="r"))
+        waiting = await hostile.enter_async_context(pool.admit(deployment, owner="hostile", request_id="r"))
+        await unread.run(speech("one two three"))
+        await until(lambda: pool.snapshot()["unread_bytes"] > 0)
+        with pytest.raises(Overloaded, match="have not read"):
+            await waiting.run(speech("four"))
+        assert await ask(pool, deployment, speech("five"), "honest")
+        await hostile.aclose()
+        assert pool.snapshot()["unread_bytes"] == 0
+        assert await ask(pool, deployment, speech("six"), "hostile")
+
+
+@pytest.mark.usefixtures("several")
+async def test_what_waits_begins_when_its_client_has_read_on() -> None:
+    deployment = fake(task="speech", delay=0.01, max_batch=2)
+    async with pool_of(deployment, limits={"unread_bytes": 80}) as pool, AsyncExitStack() as stack:
+        first = await stack.enter_async_context(pool.admit(deployment, owner="slow", request_id="r"))
+        events = await first.run(speech("one two three"))
+        second = asyncio.create_task(
+            ask(pool, deployment, speech("four"), "slow")
+        )  # admitted before anything is unread
+        await until(lambda: pool.snapshot()["deployments"]["fake"]["active"] == 0)
+        assert pool.snapshot()["deployments"]["fake"]["queued"] == 1
+        assert len([event async for event in events]) > 1
+        assert await second
+
+
+def test_a_whole_answer_counts_until_its_client_has_read_it() -> None:
+    text = "x" * 4096  # of which the double makes megabytes
+    body = json.dumps({"model": "fake-tts", "input": text, "voice": "alloy", "stream": False}).encode()
+    head = f"POST /v1/audio/speech HTTP/1.1\r\nHost: localhost\r\napi-key: h\r\nContent-Length: {len(body)}\r\n"
+    with running(fake_settings(server={"api_keys": KEYS})) as server, server.connect() as connection:
+        connection.sendall(head.encode() + b"Content-Type: application/json\r\n\r\n" + body)
+        assert connection.recv(12) == b"HTTP/1.1 200"
+        for _ in range(3):  # by which a request that does not wait has ended
+            assert httpx.get(f"{server.url}/health/live").status_code == 200
+        assert (server.gateway.in_flight, server.pool.active) == (1, 1)
+        while server.gateway.in_flight:
+            connection.recv(1 << 20)
+        wait_until(lambda: server.pool.active == 0)

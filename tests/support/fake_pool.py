@@ -111,6 +111,9 @@ class FakeReservation:
     def feed(self, feed: Feed) -> None:
         self.pool.feeds.append(feed)
 
+    def hold(self, size: int) -> None:
+        """This pool has room for any answer."""
+
     async def wait_for_room(self) -> None:
         return None
 
