@@ -9,7 +9,7 @@
 #   make test-busy              the tests beside a process per core that computes all the time
 #   make check                  lint and types only
 #   make test-cpu PROFILE=sse42 the models on another processor: avx2, sse42 or arm64
-#   make test-security          only the tests of what nobody may do (part of make test, too)
+#   make test-security          only the tests of what nobody may do, all of which make test runs as well
 #   make test-cluster           the tests over Ray, which it installs
 #   make test-clients           real client programs, each installed in an environment of its own (10 minutes at first)
 #   make test-realtime-clients  the same for clients of realtime sessions (a minute or two)

@@ -1,11 +1,10 @@
 """onnxruntime sessions on the CPU, for the engines that use it as it is.
 
-Owns the session options and that onnxruntime reports nothing to anybody. Knows no model.
+Owns the session options. Knows no model.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,7 +21,8 @@ def open_session(
 
     name: of it, for people; weights: by name, those that the graph leaves outside. Raises ModelUnavailable.
     """
-    onnxruntime = load_onnxruntime()
+    from backends.onnx_runtime import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = max(1, threads), 1
     options.log_severity_level = 3
@@ -35,12 +35,3 @@ def open_session(
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions have no common base of their own
         raise ModelUnavailable(f"onnxruntime cannot load {name}: {error}") from error
-
-
-def load_onnxruntime() -> Any:
-    """The module, with its telemetry off: the variable is read when the library is loaded, the call covers Windows."""
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    import onnxruntime
-
-    onnxruntime.disable_telemetry_events()
-    return onnxruntime

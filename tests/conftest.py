@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from tests.support.order import slow_files_first
+from tests.support.security import mark_security
 from tests.support.skips import skip_summary
 from tests.support.waiting import LIMIT
 
@@ -38,6 +39,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    mark_security(items)
     slow_files_first(items)
 
 

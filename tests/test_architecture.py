@@ -74,6 +74,16 @@ def test_only_the_cluster_imports_ray() -> None:
     assert users <= {("app", "cluster")}
 
 
+def test_onnxruntime_is_imported_where_its_telemetry_is_switched_off() -> None:
+    users = {
+        path.relative_to(ROOT).as_posix()
+        for path in PRODUCT
+        for n in _imports(path)
+        if n.split(".")[0] == "onnxruntime"
+    }
+    assert users == {"backends/onnx_runtime.py"}
+
+
 def test_engine_packages_do_not_import_each_other() -> None:
     engines = set(engine_packages())
     assert {"whisper", "embedded", "fake"} <= engines

@@ -1,9 +1,9 @@
 """The files through which decoded audio goes from the media worker to the model worker, and their certain end.
 
-On Linux such a file has no name: it is unlinked as soon as it is made, workers open it through this process's
-descriptor, and the system frees it with the last process that has it open, even one that is killed. Elsewhere it has a
-name; what Windows refuses to delete, because somebody still maps it, is tried again until it is gone. Knows no job and
-no decoder.
+On Linux such a file never has a name (on file systems without O_TMPFILE, for a moment only): workers open it through
+this process's descriptor, and the system frees it with the last process that has it open, even one that is killed.
+Elsewhere it has a name; what Windows refuses to delete, because somebody still maps it, is tried again until it is
+gone. Knows no job and no decoder.
 """
 
 from __future__ import annotations
@@ -71,8 +71,7 @@ class SampleFiles:
         return file
 
     def _without_name(self, path: Path) -> SampleFile:
-        descriptor = _descriptors.moved(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-        path.unlink()
+        descriptor = _descriptors.moved(_nameless(path))
         return SampleFile(self, Path("/", "proc", str(os.getpid()), "fd", str(descriptor)), descriptor)
 
     def forget(self, file: SampleFile) -> bool:
@@ -114,6 +113,16 @@ def _deleted(path: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+def _nameless(path: Path) -> int:
+    """Open a new file in the folder of `path`, which is its name for a moment where the file system wants one."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # a file system without them, or a full one, which the next call tells
+            return os.open(path.parent, os.O_RDWR | os.O_TMPFILE | os.O_EXCL, 0o600)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    path.unlink()
+    return descriptor
 
 
 def _can_be_nameless() -> bool:

@@ -37,7 +37,8 @@ class SpeechDetector:
     """The loaded model; a `VadState` of it belongs to one recording."""
 
     def __init__(self) -> None:
-        import onnxruntime  # here, because Whisper's torch engine does without it where vad is false
+        # Here, because Whisper's torch engine does without it where vad is false.
+        from backends.onnx_runtime import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1

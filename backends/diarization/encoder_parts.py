@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from backends.interface import ModelUnavailable
-from backends.onnx_session import load_onnxruntime
 
 _INPUT, _FEATURES = "fbank", "/resnet/pool/Reshape_output_0"
 _POOLED, _OUTPUT = "/resnet/pool/stats_pool/Squeeze_output_0", "embedding"
@@ -49,7 +48,8 @@ def _as_onnx(path: Path) -> Any:
 
 def _convert(path: Path, target: Path) -> None:
     """ORT's format to ONNX, without any optimisation, which would be this machine's."""
-    onnxruntime = load_onnxruntime()
+    from backends.onnx_runtime import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.optimized_model_filepath = str(target)

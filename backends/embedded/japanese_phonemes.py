@@ -6,7 +6,6 @@ phonemes is that of misaki 0.7.4 (Apache-2.0). Pitch accent is not written in th
 
 from __future__ import annotations
 
-import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -188,7 +187,8 @@ def _read_range(text: str) -> list[str]:
 
 
 def _reading_engine() -> Callable[..., list[dict[str, Any]]]:
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it may import onnxruntime
+    import backends.onnx_runtime  # noqa: F401 # before it, as it imports onnxruntime where it has a use for that
+
     try:
         import pyopenjtalk
     except ImportError as error:

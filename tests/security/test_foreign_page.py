@@ -73,7 +73,6 @@ const opened = source => new Promise((ok, no) => { source.onopen = source.onmess
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.security,
     pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed"),
 ]
 

@@ -29,7 +29,6 @@ device = "cpu"
 model = "{TINY}"
 """
 pytestmark = [
-    pytest.mark.security,
     pytest.mark.skipif(sys.platform != "linux" or COMPILER is None, reason="the watch needs Linux and a C compiler"),
 ]
 

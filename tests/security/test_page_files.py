@@ -24,7 +24,6 @@ from tests.support.audio import wav_of
 from tests.support.server import server_process
 
 pytest.importorskip("gradio")
-pytestmark = pytest.mark.security
 
 KEY = "the-right-key"
 API = "/ui/gradio_api"

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
+from backends.onnx_runtime import onnxruntime
 from backends.whisper.onnx.faults import engine_error
 
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
+from backends.onnx_runtime import onnxruntime
 from backends.whisper.checkpoint import Checkpoint
 from backends.whisper.config import ModelDimensions
 from backends.whisper.network import Floats, Tokens

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
 from backends.interface import ModelUnavailable
+from backends.onnx_runtime import onnxruntime
 from backends.whisper.checkpoint import Checkpoint
 from backends.whisper.config import ModelDimensions
 from backends.whisper.network import EncoderOutput, Floats, Network, Tokens, attention_probabilities

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
+from backends.onnx_runtime import onnxruntime
 from backends.whisper.checkpoint import Checkpoint
 from backends.whisper.config import ModelDimensions
 from backends.whisper.onnx.faults import engine_error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from pathlib import Path
 
@@ -86,6 +88,35 @@ def test_where_proc_is_not_ours_files_have_names(monkeypatch: pytest.MonkeyPatch
     """A program with capabilities of its own: its children may not look into it."""
     monkeypatch.setattr("os.geteuid", lambda: 12_345)
     assert not media_files._can_be_nameless()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="files without a name")
+def test_a_file_has_no_name_at_any_moment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    try:
+        os.close(os.open(tmp_path, os.O_RDWR | os.O_TMPFILE))
+    except OSError:
+        pytest.skip("this file system has no O_TMPFILE")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    files = SampleFiles(nameless=True)
+    monkeypatch.setattr(Path, "unlink", lambda *_, **__: pytest.fail("the file had a name"))
+    assert written(files).map(1000)[999] == 999
+    monkeypatch.undo()
+    files.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="files without a name")
+def test_where_the_file_system_wants_a_name_the_file_loses_it_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    files, plain = SampleFiles(nameless=True), os.open
+
+    def refuses(path: Path, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(errno.EOPNOTSUPP, "not supported")
+        return plain(path, flags, mode)
+
+    monkeypatch.setattr(os, "open", refuses)
+    assert written(files).map(1000)[999] == 999
+    assert not list(files.folder.iterdir())
+    files.close()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="descriptors of /proc")

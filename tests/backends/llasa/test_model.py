@@ -196,6 +196,7 @@ def test_an_adapter_for_another_base_is_refused(other: Path, lm_folder: Path, tm
         load_llasa(shallow, adapter)
 
 
+@pytest.mark.security
 @pytest.mark.parametrize(
     "setting",
     [
@@ -212,6 +213,7 @@ def test_adapters_that_cannot_be_merged_are_refused(other: Path, tmp_path: Path,
         load_llasa(other, adapter)
 
 
+@pytest.mark.security
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -248,6 +250,7 @@ def test_adapter_settings_that_could_do_harm_are_refused(voice: Path, tmp_path: 
         read_adapter(tmp_path, tmp_path / "there is no such file")
 
 
+@pytest.mark.security
 @pytest.mark.parametrize(
     ("key", "value"),
     [
