@@ -92,7 +92,7 @@ class ServerSettings(_Table):
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     api_keys: list[ApiKey] = Field(
         default_factory=list[ApiKey],
-        description="Accepted keys; empty: any key is accepted, and on loopback none is needed.",
+        description="Accepted keys; without these and keys any is accepted, and on loopback none is needed.",
     )
     keys: dict[str, HashedKey] = Field(
         default_factory=dict[str, HashedKey],

@@ -41,7 +41,7 @@ class Keyring:
         given = False
         for key in (*request_keys(headers, query), *further):
             given = True
-            if name := self._name(key):
+            if name := self.name_of(key):
                 return name
         if self._takes_none and not given:
             return LOCAL
@@ -64,7 +64,8 @@ class Keyring:
         elif not any(hmac.compare_digest(_digest(key), self._admin) for key in request_keys(headers, query)):
             raise Forbidden("This operation needs the admin key.")
 
-    def _name(self, key: bytes) -> str | None:
+    def name_of(self, key: bytes) -> str | None:
+        """The owner of a key as it was sent; None if it is not valid."""
         digest = _digest(key)
         found = "admin" if self._admin is not None and hmac.compare_digest(digest, self._admin) else None
         for known, name in self._digests:  # no early end: the time must not tell which key came near

@@ -337,6 +337,8 @@ def _client_request_id(scope: Scope) -> bytes:
 
 
 def _api_error(error: Exception) -> ApiError:
+    if isinstance(error, RuntimeError) and isinstance(error.__cause__, HTTPException):
+        error = error.__cause__  # Starlette's word for one that was raised once the answer had begun
     if isinstance(error, ApiError):
         return error
     if isinstance(error, HTTPException):

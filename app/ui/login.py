@@ -1,4 +1,4 @@
-"""Login of the web page: where `api_keys` are set, nobody opens, uploads or starts anything without one of them.
+"""Login of the web page: where keys are configured, nobody opens, uploads or starts anything without one of them.
 
 A browser logs in once with a form and gets a cookie; a program sends its key as on every other route. The page's own
 requests then carry the key in `api-key`, whichever way it came. Knows nothing of what the page shows.
@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.config.settings import ServerSettings
 from app.errors import InvalidRequest, Unauthorized
+from app.http.auth import Keyring
 
 COOKIE = "speech-gateway-page"
 _LONGEST_FORM = 16 << 10  # bytes; a key and its name
@@ -32,7 +33,7 @@ _FORM = (
     "<input id=key name=key type=password autocomplete=current-password required autofocus "
     "style='width: 100%; padding: .4rem'>"
     "<p><button style='padding: .4rem 1rem'>Open</button></form><p role=alert>{problem}</p>"
-    "<p><small>One of the server's api_keys.</small>"
+    "<p><small>One of the server's keys.</small>"
 )
 
 
@@ -42,16 +43,15 @@ class PageLogin:
     def __init__(self, page: ASGIApp, path: str, server: ServerSettings) -> None:
         """path: where the page lies, without a slash at its end."""
         self._page, self._path = page, path
-        keys = [key.key.get_secret_value() for key in server.api_keys]
-        keys += [server.admin_key.get_secret_value()] if server.api_keys and server.admin_key else []
+        self._keyring, self._needed = Keyring(server), server.needs_key
         self._secret = secrets.token_bytes(32)  # a cookie tells nothing of the key, and is void after a restart
-        self._sessions = {self._session_of(key.encode("utf-8")): key for key in keys}
+        self._sessions: dict[str, bytes] = {}  # of those who logged in, with their keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in ("http", "websocket") or not self._sessions:
+        if scope["type"] not in ("http", "websocket") or not self._needed:
             await self._page(scope, receive, send)
         elif key := self._key(Headers(scope=scope)):
-            headers = [*(pair for pair in scope["headers"] if pair[0] != b"api-key"), (b"api-key", key.encode("utf-8"))]
+            headers = [*(pair for pair in scope["headers"] if pair[0] != b"api-key"), (b"api-key", key)]
             await self._page({**scope, "headers": headers}, receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008, "reason": "a key is needed"})
@@ -67,17 +67,18 @@ class PageLogin:
         if request.method in ("GET", "HEAD") and path in (self._path, f"{self._path}/login"):
             return self._form(request)
         raise Unauthorized(
-            "The page needs one of the server's api_keys. Open /ui in a browser, or send the key in the api-key "
-            "header.",
+            "The page needs one of the server's keys. Open /ui in a browser, or send the key in the api-key header.",
             code="invalid_api_key",
             headers={"connection": "close"},  # what an upload brings is not read
         )
 
     async def _log_in(self, request: Request) -> Response:
         given = parse_qs((await _body(request)).decode("utf-8", "replace")).get("key", [""])[0].strip()
-        session = self._session_of(given.encode("utf-8"))
-        if not self._known(session):
+        key = given.encode("utf-8")
+        if not self._keyring.name_of(key):
             return self._form(request, "This is not one of the server's keys.", 401)
+        session = self._session_of(key)
+        self._sessions[session] = key
         # No Path: the browser takes the folder of this address, which is right behind a proxy that adds a prefix, too.
         answer = RedirectResponse("./", status_code=303)
         secure = request.url.scheme == "https"
@@ -92,15 +93,17 @@ class PageLogin:
             headers={"cache-control": "no-store"},
         )
 
-    def _key(self, headers: Headers) -> str | None:
-        """Find the key that a request carries: by its cookie, or by the headers that the API takes."""
+    def _key(self, headers: Headers) -> bytes | None:
+        """Find the key that a request carries: in the headers that the API takes, or by its cookie."""
         bearer = headers.get("authorization", "").partition(" ")
         offered = [headers.get("api-key", ""), bearer[2] if bearer[0].lower() == "bearer" else ""]
-        sessions = [self._session_of(key.strip().encode("latin-1")) for key in offered if key.strip()]
-        sessions += [value for pair in headers.getlist("cookie") if (value := cookie_parser(pair).get(COOKIE))]
-        return next((key for session in sessions if (key := self._known(session))), None)
+        keys = [key.strip().encode("latin-1") for key in offered if key.strip()]
+        if key := next(filter(self._keyring.name_of, keys), None):
+            return key
+        cookies = [value for pair in headers.getlist("cookie") if (value := cookie_parser(pair).get(COOKIE))]
+        return next((key for cookie in cookies if (key := self._known(cookie))), None)
 
-    def _known(self, session: str) -> str | None:
+    def _known(self, session: str) -> bytes | None:
         found = None
         for known, key in self._sessions.items():  # no early end: the time must not tell which came near
             if hmac.compare_digest(known.encode("ascii"), session.encode("utf-8", "replace")):
