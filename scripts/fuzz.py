@@ -6,15 +6,16 @@
 
 A gateway process of its own with real worker processes; groups: described (schemathesis over the OpenAPI document),
 forms (multipart), containers (damaged audio files), json, base64, versions, names, heads, sessions (realtime), page
-(the web page, only where named). After every hundred requests an ordinary one must be answered. At last two keys ask at
-once, and one of them takes all it can get: every request of the other must be answered. In the end the gateway must
-hold what it held before. Prints a table and a line of JSON; the exit status is 1 if a promise was broken. --keep writes
-each request that broke one to a file.
+(the web page, where it is installed). After every hundred requests an ordinary one must be answered. At last two keys
+ask at once, and one of them takes all it can get: every request of the other must be answered. In the end the gateway
+must hold what it held before. Prints a table and a line of JSON; the exit status is 1 if a promise was broken. --keep
+writes each request that broke one to a file.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import sys
 import tempfile
 import threading
@@ -171,7 +172,9 @@ def fuzz(gateway: WatchedGateway, options: argparse.Namespace) -> dict[str, Any]
     names = ["hear", "speak", "ask", *(["whisper", "csm", "llasa", "diffa", SPEAKER] if options.tiny else [])]
     answers = {name: ordinary(gateway.port, name, LOAD_SECONDS)[0] for name in names}
     made = sources(tiny=options.tiny)
-    groups = options.groups or ["described", "sessions", *(group for group in made if group != "page")]
+    groups = options.groups or ["described", "sessions", *made]
+    if importlib.util.find_spec("gradio") is None and "page" in groups:
+        groups.remove("page")
     if "page" in groups:
         page.open_it(gateway.port)
     before = gateway.settled()

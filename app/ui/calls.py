@@ -1,12 +1,12 @@
 """Answers calls that the page cannot understand, which Gradio would call internal errors.
 
-Knows where Gradio looks a function up, and no function of ours.
+Knows where Gradio looks a function up and where it takes a call into its queue, and no function of ours.
 """
 
 from __future__ import annotations
 
 import traceback
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -29,6 +29,22 @@ def refuse_unknown(host: FastAPI, path: str) -> None:
         if isinstance(route, Mount) and route.path == path:
             for kind, handler in handlers.items():
                 route.app.add_exception_handler(kind, handler)  # type: ignore[attr-defined]  # a FastAPI
+
+
+def check_calls(blocks: Any) -> None:
+    """Let the queue of a page (gradio.Blocks) refuse a call with too few values, of which Gradio would print a
+    traceback, and give one with an empty session's name one of its own, which Gradio would lose."""
+    push = blocks._queue.push
+
+    async def checked_push(body: Any, request: Any, username: str | None) -> tuple[bool, Any, str]:
+        function = blocks.fns.get(body.fn_index)
+        if function is not None and len(body.data) < len(function.inputs):
+            return False, f"The call needs {len(function.inputs)} values, not {len(body.data)}.", "validator_error"
+        body.session_hash = body.session_hash or None
+        answer: tuple[bool, Any, str] = await push(body=body, request=request, username=username)
+        return answer
+
+    blocks._queue.push = checked_push
 
 
 async def _wrong_shape(_: Request, error: Exception) -> Response:

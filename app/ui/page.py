@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.config.deployments import Deployment
 from app.media.pool import MediaPool
-from app.ui.calls import refuse_unknown
+from app.ui.calls import check_calls, refuse_unknown
 from app.ui.client import Api
 from app.ui.handlers import SPEECH_FORMATS, TASKS, TRANSCRIBE, TRANSCRIPT_FORMATS, TRANSLATE, WITH_WORDS, Handlers
 from app.ui.live import live_script, live_tab
@@ -68,6 +68,7 @@ def build_page(
     gr.mount_gradio_app(host, blocks, path=PATH, run_history=False, ssr_mode=False, max_file_size=body_bytes, **look)
     keep_to_own_files(blocks, temp_files)
     refuse_unknown(host, PATH)
+    check_calls(blocks)
     host.add_middleware(UploadRoom, path=PATH, temp_files=temp_files, body_bytes=body_bytes)
     return host
 

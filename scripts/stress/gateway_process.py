@@ -20,6 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ COUNTED = (
 UNEXPECTED = re.compile(
     "internal_error|dispatch_failed|submit_failed|Traceback|was never retrieved|was never awaited|Task was destroyed"
 )
+_OWN_FRAME = re.compile(rf'File "{re.escape(str(ROOT))}[\\/](?:app|backends)[\\/]')
 Holdings = dict[str, Any]
 
 
@@ -169,7 +171,19 @@ class WatchedGateway:
 
     def problems(self) -> list[str]:
         """Lines of the log that no client's behaviour should cause."""
-        return [line[:300] for line in self.log.read_text(encoding="utf-8").splitlines() if UNEXPECTED.search(line)]
+        return unexpected(self.log.read_text(encoding="utf-8"))
+
+
+def unexpected(log: str) -> list[str]:
+    """Lines that tell of a failure. Gradio prints the traceback of each call whose values it cannot use: one without a
+    frame of our own is none."""
+    lines: list[str] = []
+    for of_our_log, block in groupby(log.splitlines(), key=lambda line: line.startswith("{")):
+        text = list(block)
+        if not of_our_log and "gradio" in "".join(text) and not any(map(_OWN_FRAME.search, text)):
+            text = [line for line in text if not line.startswith("Traceback")]
+        lines += [line[:300] for line in text if UNEXPECTED.search(line)]
+    return lines
 
 
 def _differences(before: Holdings, now: Holdings) -> list[str]:

@@ -12,6 +12,7 @@ from app.config.settings import Settings
 from scripts.fuzz import DOUBLES, Tally, send, sources
 from scripts.stress.fuzzing import greedy
 from scripts.stress.fuzzing.exchange import Case, Outcome, ask, judge
+from scripts.stress.gateway_process import ROOT, unexpected
 from tests.support.server import Running, running
 
 REQUESTS = {
@@ -22,7 +23,7 @@ REQUESTS = {
     "versions": 120,
     "names": 120,
     "heads": 120,
-}  # page: with the page, where it is installed
+}  # page: by the script alone, as Gradio leaves sockets and loops behind in its process
 ERROR = b'{"error":{"code":null,"message":"Wrong.","type":"invalid_request_error","param":"file"}}'
 
 
@@ -78,6 +79,21 @@ def test_a_request_without_an_answer_is_told(fuzzed: Running, monkeypatch: pytes
     monkeypatch.setattr("scripts.stress.fuzzing.exchange.PATIENCE_SECONDS", 0.3)
     assert "hangs" in ask(fuzzed.port, Case("half a head", b"GET / HTTP/1.1\r\n")).finding
     assert ask(fuzzed.port, Case("half a head", b"GET / HTTP/1.1\r\n", complete=False)).finding == ""
+
+
+@pytest.mark.parametrize(
+    ("log", "told"),
+    [
+        ('{"event": "request"}\n', 0),
+        ('{"event": "internal_error"}\n', 1),
+        ("Traceback (most recent call last):\n  ValueError\n", 1),
+        ("Traceback (most recent call last):\n  in gradio/queueing.py\nValueError: no value\n", 0),
+        ('Traceback (most recent call last):\n  in gradio/queueing.py\n  File "{ROOT}/app/ui/handlers.py"\n', 1),
+        ("Traceback (most recent call last):\n  in gradio/queueing.py\nTask was destroyed but it is pending!\n", 1),
+    ],
+)
+def test_tracebacks_that_gradio_prints_of_a_calls_values_are_no_failures(log: str, told: int) -> None:
+    assert len(unexpected(log.replace("{ROOT}", str(ROOT)))) == told
 
 
 def test_findings_are_counted() -> None:

@@ -20,6 +20,7 @@ from app.ui.handlers import Handlers
 from app.ui.temp_files import PageFull, TempFiles
 from app.ui.uploads import UploadRoom
 from backends import children
+from scripts.stress.gateway_process import unexpected
 from tests.support.audio import wav_of
 from tests.support.server import server_process
 
@@ -151,6 +152,21 @@ def test_an_upload_that_has_gone_tells_no_path(open_server: Server) -> None:
     told = _call(open_server, "transcribe", {"path": path, "is_stream": True, "meta": {"_type": "gradio.FileData"}})
     assert "Upload it again" in told
     assert path not in told
+
+
+def test_calls_that_the_page_cannot_understand_are_no_failures(open_server: Server) -> None:
+    with httpx.Client(base_url=open_server.url, timeout=120) as visitor:
+        few = visitor.post(f"{API}/call/transcribe", json={"data": ["any"]})
+        assert (few.status_code, "needs 8 values" in few.text) == (422, True)
+        unnamed = visitor.post(f"{API}/call/state", json={"data": [], "session_hash": ""})
+        assert unnamed.status_code == 200
+        assert "event: complete" in visitor.get(f"{API}/call/state/{unnamed.json()['event_id']}").text
+        with (
+            pytest.raises(httpx.RemoteProtocolError),
+            visitor.stream("GET", f"{API}/queue/data?session_hash=no") as gone,
+        ):
+            gone.read()  # what Gradio finds wrong with a stream it finds once that has begun
+    assert unexpected((open_server.temporary.parent / "log").read_text(encoding="utf-8")) == []
 
 
 @pytest.mark.parametrize("headers", [{}, {"api-key": "wrong"}, {"cookie": "speech-gateway-page=wrong"}])

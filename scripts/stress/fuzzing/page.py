@@ -5,6 +5,7 @@ The page answers in shapes of its own, so only this is promised of them: an answ
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import time
@@ -40,18 +41,22 @@ _METHODS = (b"GET", b"POST", b"POST", b"HEAD", b"DELETE")
 
 
 def open_it(port: int) -> None:
-    """The first visit builds the page, which takes long. Raises TimeoutError."""
+    """Build the page, which takes long, and start its queue with a call. Raises TimeoutError."""
     ends = time.monotonic() + _OPENING_SECONDS
-    while True:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_OPENING_SECONDS)
-        connection.request("GET", "/ui")
-        answer = connection.getresponse().read()
-        connection.close()
-        if _STILL_OPENING not in answer:
-            return
+    while (found := _ask(port, "GET", "/ui/"))[0] != 200 or _STILL_OPENING in found[1]:
         if time.monotonic() > ends:
-            raise TimeoutError("the page does not open")
+            raise TimeoutError(f"the page does not open: {found[0]} {found[1][:200]!r}")
         time.sleep(1)
+    _, told = _ask(port, "POST", "/ui/gradio_api/call/state", json.dumps({"data": []}).encode())
+    _ask(port, "GET", f"/ui/gradio_api/call/state/{json.loads(told)['event_id']}")
+
+
+def _ask(port: int, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_OPENING_SECONDS)
+    with contextlib.closing(connection):
+        connection.request(method, path, body, {"api-key": KEY, "content-type": "application/json"})
+        answer = connection.getresponse()
+        return answer.status, answer.read()
 
 
 def cases(chance: Random) -> Iterator[Case]:
