@@ -11,8 +11,8 @@ import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from backends.spoken_text.english import english
 from backends.spoken_text.japanese import japanese
-from backends.spoken_text.patterns import ISO_DATE, NUMBER, TIME
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,148 +83,7 @@ def _spelled(address: str, words: AddressWords) -> str:
     return " ".join(_ADDRESS_SIGN.sub(lambda sign: words.of(sign.group()), address).split())
 
 
-# --- English ----------------------------------------------------------------------------------------------------------
-
-_MONTHS = [
-    "January",
-    "February",
-    "March",
-    "April",
-    "May",
-    "June",
-    "July",
-    "August",
-    "September",
-    "October",
-    "November",
-    "December",
-]
-_UNITS: Mapping[str, tuple[str, str]] = {
-    "km/h": ("kilometer per hour", "kilometers per hour"),
-    "m/s": ("meter per second", "meters per second"),
-    "mph": ("mile per hour", "miles per hour"),
-    "km": ("kilometer", "kilometers"),
-    "cm": ("centimeter", "centimeters"),
-    "mm": ("millimeter", "millimeters"),
-    "m": ("meter", "meters"),
-    "mi": ("mile", "miles"),
-    "ft": ("foot", "feet"),
-    "kg": ("kilogram", "kilograms"),
-    "mg": ("milligram", "milligrams"),
-    "g": ("gram", "grams"),
-    "lb": ("pound", "pounds"),
-    "lbs": ("pound", "pounds"),
-    "oz": ("ounce", "ounces"),
-    "ml": ("milliliter", "milliliters"),
-    "mL": ("milliliter", "milliliters"),
-    "L": ("liter", "liters"),
-    "l": ("liter", "liters"),
-    "ms": ("millisecond", "milliseconds"),
-    "s": ("second", "seconds"),
-    "min": ("minute", "minutes"),
-    "h": ("hour", "hours"),
-    "hrs": ("hour", "hours"),
-    "KB": ("kilobyte", "kilobytes"),
-    "MB": ("megabyte", "megabytes"),
-    "GB": ("gigabyte", "gigabytes"),
-    "TB": ("terabyte", "terabytes"),
-    "Hz": ("hertz", "hertz"),
-    "kHz": ("kilohertz", "kilohertz"),
-    "MHz": ("megahertz", "megahertz"),
-    "GHz": ("gigahertz", "gigahertz"),
-    "kWh": ("kilowatt hour", "kilowatt hours"),
-    "kW": ("kilowatt", "kilowatts"),
-    "W": ("watt", "watts"),
-    "V": ("volt", "volts"),
-    "°C": ("degree Celsius", "degrees Celsius"),
-    "℃": ("degree Celsius", "degrees Celsius"),
-    "°F": ("degree Fahrenheit", "degrees Fahrenheit"),
-    "°": ("degree", "degrees"),
-    "%": ("percent", "percent"),
-    "m²": ("square meter", "square meters"),
-    "km²": ("square kilometer", "square kilometers"),
-    "dB": ("decibel", "decibels"),
-}
-_MONEY: Mapping[str, tuple[str, str, str, str]] = {
-    "$": ("dollar", "dollars", "cent", "cents"),
-    "€": ("euro", "euros", "cent", "cents"),
-    "£": ("pound", "pounds", "penny", "pence"),
-    "¥": ("yen", "yen", "", ""),
-}
-_SCALES = {"k": "thousand", "m": "million", "mn": "million", "bn": "billion", "b": "billion"}
-_EN_SIGNS = {
-    "½": " one half",
-    "¼": " one quarter",
-    "¾": " three quarters",
-    "→": " to ",
-    "⇒": " to ",
-    "≈": " about ",
-    "≥": " at least ",
-    "≤": " at most ",
-    "≠": " is not equal to ",
-    "±": " plus or minus ",
-    "×": " times ",
-    "÷": " divided by ",
-    "&": " and ",
-}
-_EN_WORDS: tuple[tuple[re.Pattern[str], str], ...] = (
-    (re.compile(r"\be\.\s?g\.,?", re.IGNORECASE), "for example"),
-    (re.compile(r"\bi\.\s?e\.,?", re.IGNORECASE), "that is"),
-    (re.compile(r"\bvs\.(?=\s)", re.IGNORECASE), "versus"),
-    (re.compile(r"\b[Nn]o\.\s?(?=\d)"), "number "),
-    (re.compile(r"(?<!\w)#(?=\d)"), "number "),
-    (re.compile(r"(?<!\w)#(?=[A-Za-z])"), "hashtag "),
-    (re.compile(r"(?<![\w.])~\s?(?=\d)"), "about "),
-    (re.compile(r"\bw/(?=\s)"), "with"),
-    (re.compile(r"(?<=\d)\s?–\s?(?=\d)"), " to "),
-)
-_EN_MONEY = re.compile(rf"([$€£¥])\s?({NUMBER})(?:\s?(k|mn?|bn?|thousand|million|billion|trillion)\b)?", re.IGNORECASE)
-_EN_UNIT = re.compile(
-    rf"(?<![\w.])({NUMBER})[ \u00a0]?({'|'.join(map(re.escape, sorted(_UNITS, key=len, reverse=True)))})(?![\w/²³'’])"
-)
-
-
-def _english(text: str) -> str:
-    for pattern, word in _EN_WORDS:
-        text = pattern.sub(word, text)
-    text = ISO_DATE.sub(lambda found: f"{_MONTHS[int(found[2]) - 1]} {_ordinal(int(found[3]))}, {found[1]} ", text)
-    text = _EN_MONEY.sub(_english_money, TIME.sub(_english_time, text))
-    text = _EN_UNIT.sub(lambda found: f"{found[1]} {_UNITS[found[2]][found[1] != '1']}", text)
-    return "".join(_EN_SIGNS.get(char, char) for char in text)
-
-
-def _ordinal(number: int) -> str:
-    ending = "th" if 10 < number < 20 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
-    return f"{number}{ending}"
-
-
-def _english_time(found: re.Match[str]) -> str:
-    hour, minute, second, half = found.groups()
-    spoken = str(int(hour))
-    if int(minute):
-        spoken += f" {minute}" if int(minute) > 9 else f" oh {int(minute)}"
-    elif half is None:
-        spoken += " o'clock" if 0 < int(hour) <= 12 else " hundred hours" if int(hour) else " 0 0"
-    if second and int(second):
-        spoken += f" and {int(second)} seconds"
-    return f"{spoken} {half.lower()}.m." if half else spoken
-
-
-def _english_money(found: re.Match[str]) -> str:
-    sign, number, scale = found.groups()
-    one, many, small, smalls = _MONEY[sign]
-    if scale:
-        return f"{number} {_SCALES.get(scale.lower(), scale)} {many}"
-    whole, _, part = number.rstrip(",").partition(".")
-    rest = "," if number.endswith(",") else ""
-    if len(part) == 2 and small:
-        main = f"{whole} {one if whole == '1' else many}"
-        cents = f"{int(part)} {small if int(part) == 1 else smalls}"
-        return (cents if whole == "0" and int(part) else f"{main} {cents}" if int(part) else main) + rest
-    return f"{number.rstrip(',')} {one if number == '1' else many}{rest}"
-
-
-_RULES: Mapping[str, Callable[[str], str]] = {"en": _english, "ja": japanese}
+_RULES: Mapping[str, Callable[[str], str]] = {"en": english, "ja": japanese}
 
 
 def with_spoken_symbols(text: str, language: str) -> str:
