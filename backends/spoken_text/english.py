@@ -152,7 +152,7 @@ _PHONE = re.compile(
 _OF_TWO = re.compile(r"(?<![\w/.,])(?:(\d+) )?(\d{1,2})/(\d{1,2})(?![\w/]|[.,]\d)", re.ASCII)
 _PARTS = {2: ("half", "halves"), 3: ("third", "thirds"), 4: ("quarter", "quarters"), 5: ("fifth", "fifths"),
           6: ("sixth", "sixths"), 8: ("eighth", "eighths")}  # fmt: skip
-_RANGE = re.compile(r"(?<![\w.,:/+-])(\d[\d,]*%?) ?[-–] ?(\d[\d,]*%?)(?![\w-]|[.,:/]\d)", re.ASCII)
+_RANGE = re.compile(r"(?<![\w.,:/+-])(\d[\d,]{0,19}%?) ?[-–] ?(\d[\d,]{0,19}%?)(?![\w-]|[.,:/]\d)", re.ASCII)
 _DECADE = re.compile(r"(?<![\w'’])(1[1-9]|20)(\d0)s\b|(?<!\w)['’](\d0)s\b")
 _DECADES = [
     "hundreds",

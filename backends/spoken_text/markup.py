@@ -14,7 +14,7 @@ PAUSE_END = "\ue001"
 _SHORT, _USUAL, _LONG = 0.4, 0.8, 1.5  # seconds of a pause without a number
 _MILLISECONDS_FROM = 50  # a bare number from here on cannot be meant as seconds
 
-_FENCE = re.compile(r"^[ \t]*(```+|~~~+)[^\n]*\n(.*?)(?:^[ \t]*\1[ \t]*$|\Z)", re.DOTALL | re.MULTILINE)
+_FENCE = re.compile(r"^[ \t]*(`{3,16}|~{3,16})[^\n]*\n(.*?)(?:^[ \t]*\1[ \t]*$|\Z)", re.DOTALL | re.MULTILINE)
 _RULE = re.compile(r"^[ \t]*(?:([-*_=~#])[ \t]*)(?:\1[ \t]*){2,}$", re.MULTILINE)
 _TABLE_RULE = re.compile(r"^[ \t]*\|?(?:[ \t]*:?-{2,}:?[ \t]*\|)+(?:[ \t]*:?-{2,}:?[ \t]*)?$", re.MULTILINE)
 _TABLE_ROW = re.compile(r"^[ \t]*\|(.+)\|[ \t]*$", re.MULTILINE)
@@ -26,7 +26,7 @@ _ITEM = re.compile(r"^[ \t]*(?:[-*+•‣▪][ \t]+(?:\[[ xX]\][ \t]+)?|(\d{1,3}
 _IMAGE_OR_LINK = re.compile(r"!?\[([^\[\]\n]*)\](?:\([^()\s]*(?:\([^()\s]*\))?[^()\n]*\)|\[[^\[\]\n]*\])")
 _FOOTNOTE = re.compile(r"\[\^[^\]\n]+\]")
 _AUTOLINK = re.compile(r"<((?:https?://|mailto:)[^<>\s]+)>")
-_CODE = re.compile(r"(`+)([^`\n]+)\1")
+_CODE = re.compile(r"(`{1,9})([^`\n]+)\1")
 _STRONG = re.compile(r"(\*{2,3}|~~)(?=\S)([^\n]+?)(?<=\S)\1")
 _STAR = re.compile(r"(?<![A-Za-z0-9*])\*(?=[^\s*])([^*\n]+?)(?<=[^\s*])\*(?![A-Za-z0-9*])")
 _UNDERLINED = re.compile(r"(?<![A-Za-z0-9_])(_{1,3})(?=[^\s_])([^\n]+?)(?<=[^\s_])\1(?![A-Za-z0-9_])")
