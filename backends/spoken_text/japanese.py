@@ -35,7 +35,7 @@ _DATE_FOLLOWS = re.compile(rf"\s?[(（]{_DAY}|(?:に|から|まで|は|付|以�
 _WEEKDAY = re.compile(rf"[(（]({_DAY}(?:[・､、,/]{_DAY})*)[)）]")
 _DAYS_RANGE = re.compile(rf"([{_WEEKDAYS}])\s?{_RANGE}\s?([{_WEEKDAYS}])(?![一-龠])")
 _NUMBERS_RANGE = re.compile(
-    rf"(?<![\d.-])(\d[\d,.]{0, 19})\s?(?:-|‐|–|−|~)\s?(\d[\d,.]{0, 19})(?=(?![号番丁]){_COUNTED}|%|％|[kmc]?[mg]\b)"
+    rf"(?<![\d.-])(\d[\d,.]{{0,19}})\s?(?:-|‐|–|−|~)\s?(\d[\d,.]{{0,19}})(?=(?![号番丁]){_COUNTED}|%|％|[kmc]?[mg]\b)"
 )
 _FROM = re.compile(rf"(?<=[円日時分秒年月歳人個])\s?{_RANGE}(?=[\s。、)）]|$)")
 _BETWEEN = re.compile(rf"(?<=[\d日時分年月曜度)）])\s?{_RANGE}\s?(?=[\d(（])")
