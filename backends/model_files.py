@@ -28,6 +28,7 @@ UNFINISHED = ".unfinished"  # mark of a folder that is being filled
 RECORD = ".origin.json"  # model, revision and commit of a folder that was pulled
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npy", ".npz")
 CONTAINER = "model.bin"  # the weights of a CTranslate2 folder
+_GGML_MAGIC = b"lmgg"  # 0x67676d6c, little endian
 COMPANION_PATTERNS = ("*.json", "*.safetensors", "*.yaml", "*.txt", "tokenizer.model")
 
 # Published only as pickles: the files that may be taken, each of which must load under weights_only.
@@ -129,6 +130,19 @@ def is_container(file: Path) -> bool:
         version, length = _CONTAINER_HEAD.unpack(head)
         name = stream.read(length)
     return 0 < version < 100 and 1 < len(name) == length <= 64 and name.endswith(b"Spec\0") and name[:-1].isalnum()
+
+
+def ggml_files(folder: Path) -> list[Path]:
+    """The files of a folder that are a whole model in whisper.cpp's format, by their content; safetensors beside them
+    win."""
+    if any(folder.glob("*.safetensors")) or (folder / "model.safetensors.index.json").is_file():
+        return []
+    return [path for path in sorted(folder.glob("*.bin")) if is_ggml(path)]
+
+
+def is_ggml(file: Path) -> bool:
+    with file.open("rb") as stream:
+        return stream.read(len(_GGML_MAGIC)) == _GGML_MAGIC
 
 
 class JoinedFile:

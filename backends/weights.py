@@ -2,9 +2,9 @@
 
 Owns the folder layout (models_dir/ORG--NAME, or a folder that the configuration names), the completeness check, the
 pull from a hub and the import from a folder. A folder that is being filled carries a mark, so that nothing half
-complete ever looks complete. Safetensors and CTranslate2's container only: pickles are taken only where they are named
-in `backends.model_files`, and then under weights_only. The hub itself is the business of `backends.hub`, and models
-that lie in packages that of `backends.model_sets`. Sizes are bytes.
+complete ever looks complete. Safetensors, CTranslate2's container and whisper.cpp's files only: pickles are taken only
+where they are named in `backends.model_files`, and then under weights_only. The hub itself is the business of
+`backends.hub`, and models that lie in packages that of `backends.model_sets`. Sizes are bytes.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from backends.model_files import (
     UNFINISHED,
     ModelSpec,
     Progress,
+    ggml_files,
     is_container,
     mark,
     matches,
@@ -104,6 +105,9 @@ def problems(folder: Path, wanted: ModelSpec) -> list[str]:
 
 
 def _wrong_files(folder: Path, wanted: ModelSpec) -> list[str]:
+    if ggml := _ggml(folder, wanted):
+        names = ", ".join(file.name for file in ggml)
+        return [] if len(ggml) == 1 else [f"{folder} holds several models: {names}; put one into a folder of its own"]
     found = [f"{pattern} is missing in {folder}" for pattern in wanted.required if not _has_any(folder, pattern)]
     found += [f"{file} is neither CTranslate2's nor safetensors" for file in _strange_containers(folder, wanted)]
     found += [text for index in folder.glob("*.safetensors.index.json") for text in _missing_shards(index)]
@@ -112,6 +116,11 @@ def _wrong_files(folder: Path, wanted: ModelSpec) -> list[str]:
     if wanted.revision and commit and wanted.revision not in (commit.get("commit"), commit.get("revision")):
         found.append(f"{folder} holds revision {commit.get('revision') or commit.get('commit')}, not {wanted.revision}")
     return found
+
+
+def _ggml(folder: Path, wanted: ModelSpec) -> list[Path]:
+    """Models of whisper.cpp, each whole in one file, where a Whisper is wanted."""
+    return ggml_files(folder) if CONTAINER in wanted.patterns else []
 
 
 def _has_any(folder: Path, alternatives: str) -> bool:
@@ -136,6 +145,8 @@ def weights_format(folder: Path, model: str = "") -> str:
         return f"{kind}, {recorded_source(folder) or 'checked at the first start'}" if ready else ""
     if any(folder.glob("*.safetensors")):
         return "safetensors"
+    if ggml_files(folder):
+        return "GGML"
     file = folder / CONTAINER
     return "CTranslate2" if file.is_file() and is_container(file) else ""
 
@@ -253,7 +264,9 @@ def import_folder(source: Path, wanted: ModelSpec, models_dir: Path, *, progress
     if not known and (wrong := problems(source, wanted)):
         raise ModelUnavailable(f"{source} does not hold {wanted.model}: {'; '.join(wrong)}")
     folder = model_folder(models_dir, wanted.model)
-    files = sorted(f for f in source.rglob("*") if f.is_file() and matches(f.relative_to(source).as_posix(), wanted))
+    files = _ggml(source, wanted) or sorted(
+        f for f in source.rglob("*") if f.is_file() and matches(f.relative_to(source).as_posix(), wanted)
+    )
     total, done = sum(f.stat().st_size for f in files), 0
     with locked(models_dir, wanted.model), disk_errors(folder):
         mark(folder, wanted.model)

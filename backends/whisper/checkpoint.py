@@ -1,5 +1,5 @@
-"""The weights of a Whisper on disk: safetensors (one file or shards) or CTranslate2's container, read lazily as memory
-maps.
+"""The weights of a Whisper on disk: safetensors (one file or shards), CTranslate2's container or whisper.cpp's file,
+read lazily as memory maps.
 
 Owns the tensor names of the published layout and the check that all of them are there. Knows no engine.
 """
@@ -22,6 +22,8 @@ from backends.interface import ModelUnavailable
 from backends.model_files import CONTAINER, MOST_HEADER_BYTES, JoinedFile, read_json, shard_names
 from backends.whisper.config import ModelDimensions, container_of
 from backends.whisper.ctranslate2 import Container, Variable, published_tensors
+from backends.whisper.ggml import ggml_of
+from backends.whisper.ggml_blocks import BLOCK_BYTES, dequantised, row_bytes
 
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 _QUANTISED = {"I8": "<i1", "I16": "<i2"}  # floats only with a scale
@@ -40,7 +42,11 @@ class _Entry:
     scale: _Entry | None = None
 
     def raw(self) -> NDArray[Any]:
-        """The memory map itself (bfloat16 appears as uint16); a copy if it lies across the end of a part."""
+        """The memory map itself (bfloat16 appears as uint16, blocks as the bytes of each row); a copy if it lies across
+        the end of a part."""
+        if self.dtype in BLOCK_BYTES:
+            rows, length = math.prod(self.shape[:-1]), row_bytes(self.dtype, self.shape[-1])
+            return self.file.bytes_at(self.offset, rows * length).reshape(*self.shape[:-1], length)
         element = np.dtype(_DTYPES.get(self.dtype) or _QUANTISED[self.dtype])
         count = math.prod(self.shape or (1,))
         return self.file.bytes_at(self.offset, count * element.itemsize).view(element).reshape(self.shape or (1,))
@@ -59,6 +65,9 @@ class Checkpoint:
         if container is not None:
             self.files = list(container.file.parts)
             self._entries.update(_stored_entries(container))
+        elif ggml := ggml_of(folder):
+            self.files = list(ggml.file.parts)
+            self._entries.update({name: _Entry(ggml.file, *stored) for name, stored in ggml.tensors.items()})
         else:
             self.files = _weight_files(folder)
             for path in self.files:
@@ -71,7 +80,7 @@ class Checkpoint:
         return name in self._entries
 
     def is_float(self, name: str) -> bool:
-        return self._entries[name].dtype in _DTYPES or self._entries[name].scale is not None
+        return self._entries[name].dtype in (*_DTYPES, *BLOCK_BYTES) or self._entries[name].scale is not None
 
     def has_own_head(self) -> bool:
         """Is there an output matrix whose values are not those of the embedding?"""
@@ -206,6 +215,8 @@ def _as_float32(raw: NDArray[Any], dtype: str) -> NDArray[np.float32]:
     if dtype == "BF16":
         wide: NDArray[np.float32] = (raw.astype(np.uint32) << 16).view(np.float32)
         return wide
+    if dtype in BLOCK_BYTES:
+        return dequantised(raw, dtype)
     return np.array(raw, dtype=np.float32)
 
 

@@ -1,11 +1,12 @@
 """A published Whisper's shape and its generation rules, read from config.json and generation_config.json, or from what
-stands for them in a CTranslate2 folder.
+stands for them in a CTranslate2 folder or in whisper.cpp's file.
 
 Knows no weights and no text; the tokenizer fills what an old generation config leaves out.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from backends.whisper.ctranslate2 import (
     published_generation_config,
     read_container,
 )
+from backends.whisper.ggml import ggml_of
+from backends.whisper.ggml_vocabulary import rules as ggml_rules
 
 # Far beyond every Whisper there is, and small enough to be refused before anything is built.
 _MOST: dict[str, int] = {
@@ -109,9 +112,7 @@ def container_of(folder: Path) -> Container | None:
 
 def read_dims(folder: Path) -> ModelDimensions:
     """The shape of the model in `folder`. Raises ModelUnavailable if it is not a Whisper."""
-    container = container_of(folder)
-    raw = read_json(folder / "config.json") if container is None else published_config(container)
-    source = folder / "config.json" if container is None else container.file
+    raw, source = _shape(folder)
     kind = raw.get("model_type")
     if kind != "whisper":
         raise ModelUnavailable(f"{folder} holds a model of type {kind!r}, not a Whisper")
@@ -132,7 +133,16 @@ def read_dims(folder: Path) -> ModelDimensions:
     return dims
 
 
-def _dims(raw: dict[str, Any]) -> ModelDimensions:
+def _shape(folder: Path) -> tuple[Mapping[str, Any], object]:
+    """The keys of config.json that tell the shape, and the file that they are from."""
+    if (container := container_of(folder)) is not None:
+        return published_config(container), container.file
+    if (ggml := ggml_of(folder)) is not None:
+        return ggml.config, ggml.file
+    return read_json(folder / "config.json"), folder / "config.json"
+
+
+def _dims(raw: Mapping[str, Any]) -> ModelDimensions:
     return ModelDimensions(
         width=int(raw["d_model"]),
         mels=int(raw.get("num_mel_bins", 80)),
@@ -155,6 +165,9 @@ def read_generation_config(folder: Path) -> GenerationConfig:
 
     Raises ModelUnavailable if a value is not of its kind.
     """
+    if (ggml := ggml_of(folder)) is not None:
+        vocabulary = ggml.config["vocab_size"]
+        return _rules(published_generation_config(*ggml_rules(ggml.words, vocabulary), vocabulary))
     raw = read_json(folder / "config.json")
     if (container := container_of(folder)) is not None:
         vocabulary = published_config(container)["vocab_size"]

@@ -1,12 +1,13 @@
 """Text to tokens and back for published Whisper vocabularies, and the special tokens by their meaning.
 
-Reads tokenizer.json, or the older vocab.json + merges.txt + added_tokens.json. Knows no model.
+Reads tokenizer.json, the older vocab.json + merges.txt + added_tokens.json, or the words in whisper.cpp's file. Knows
+no model.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +18,8 @@ from backends.interface import InvalidInput, ModelUnavailable
 from backends.languages import LANGUAGES, language_code, wants_detection
 from backends.model_files import read_json
 from backends.whisper.config import GenerationConfig, ModelDimensions
+from backends.whisper.ggml import ggml_of
+from backends.whisper.ggml_vocabulary import added_tokens, merges, ordinary
 
 _MARKER = re.compile(r"<\|.*\|>", re.DOTALL)
 _MULTILINGUAL_VOCABULARY = 51_865  # the smallest published vocabulary with languages
@@ -121,6 +124,8 @@ def _read(folder: Path) -> Tokenizer:
             return Tokenizer.from_file(str(whole))
         if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
             return _from_parts(folder)
+        if (ggml := ggml_of(folder)) is not None:
+            return _from_words(ggml.words, added_tokens(ggml.words, ggml.config["vocab_size"]))
     except ModelUnavailable:
         raise
     except Exception as error:  # the library raises bare Exception for broken files
@@ -136,15 +141,29 @@ def _from_parts(folder: Path) -> Tokenizer:
         added = {str(token): int(number) for token, number in read_json(folder / "added_tokens.json").items()}
     lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
     pairs = [line.split(" ") for line in lines if line and not line.startswith("#version")]
-    merges = [(pair[0], pair[1]) for pair in pairs if len(pair) == 2]
-    both = vocabulary | added
-    tokenizer = Tokenizer(models.BPE(vocab=both, merges=merges))
+    joined = [(pair[0], pair[1]) for pair in pairs if len(pair) == 2]
+    markers = {*added, *(token for token in vocabulary if _MARKER.fullmatch(token))}
+    return _byte_level(vocabulary | added, joined, markers)
+
+
+def _from_words(words: Sequence[bytes], added: Mapping[str, int]) -> Tokenizer:
+    """Of whisper.cpp's file, which keeps the bytes of each word and nothing else."""
+    character = {byte: char for char, byte in _byte_of_character().items()}
+    written = {word: "".join(character[byte] for byte in word) for word in ordinary(words)}
+    vocabulary = {written[word]: number for number, word in enumerate(ordinary(words))}
+    joined = [(written[one], written[other]) for one, other in merges(words)]
+    return _byte_level(vocabulary | dict(added), joined, added)
+
+
+def _byte_level(
+    vocabulary: Mapping[str, int], joined: Sequence[tuple[str, str]], markers: Collection[str]
+) -> Tokenizer:
+    """markers: the special tokens, which are part of the vocabulary."""
+    tokenizer = Tokenizer(models.BPE(vocab=dict(vocabulary), merges=list(joined)))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    markers = sorted(
-        {*added, *(token for token in vocabulary if _MARKER.fullmatch(token))}, key=lambda t: (vocabulary | added)[t]
-    )
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in markers])
+    ordered = sorted(markers, key=lambda token: vocabulary[token])
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in ordered])
     return tokenizer
 
 
