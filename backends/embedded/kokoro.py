@@ -60,6 +60,7 @@ class KokoroModel:
         graph = quicker(model)
         self._session: Any = open_session(graph.model, threads, "Kokoro", graph.weights)
         self.bytes = len(model)
+        self.kept_graph = graph.kept
 
     def ids(self, phonemes: str) -> list[int]:
         """Ids of the phonemes that the model knows."""

@@ -3,7 +3,7 @@
 onnxruntime convolves unsigned bytes with a kernel that knows no dot products of bytes, and that is seven tenths of the
 model's time. The same sums as one product of unsigned activations and signed weights, packed once at the load, take
 less than half as long where the processor has such instructions (x86 with VNNI: 0.33 instead of 0.50 processor seconds
-per second of speech). Where it has none, such products may saturate: `multiplies_exactly` tries them, and the graph
+per second of speech). Where it has none, such products may saturate: `why_not_products` tries them, and the graph
 stays as it is published. Knows no phonemes and no voices.
 """
 
@@ -29,21 +29,34 @@ _ROWS, _INPUTS, _OUTPUTS = 33, 512, 96  # of the product that is tried: more tha
 
 @dataclass(frozen=True, slots=True)
 class QuickGraph:
-    """model: serialised; weights: those that it leaves outside, int8 by name."""
+    """model: serialised; weights: those that it leaves outside, int8 by name; kept: why it is the published graph, ""
+    if it is not."""
 
     model: bytes
     weights: Mapping[str, NDArray[np.int8]]
+    kept: str = ""
 
 
 def quicker(model: bytes) -> QuickGraph:
-    """The graph with products for convolutions; as it was where this processor multiplies inexactly."""
-    return with_products(model) if multiplies_exactly() else QuickGraph(model, {})
+    """The graph with products for convolutions; as it was where this machine does not multiply right."""
+    why = why_not_products()
+    return QuickGraph(model, {}, why) if why else with_products(model)
 
 
 @lru_cache(maxsize=1)
+def why_not_products() -> str:
+    """Why the graph stays as it is published: what a small product gives here is wrong, or cannot be had; "" if it is
+    right."""
+    try:
+        right = multiplies_exactly()
+    except Exception as error:  # onnxruntime's exceptions have no common base of their own
+        return f"onnxruntime has no product of bytes here: {error}"
+    return "" if right else "products of bytes saturate on this processor"
+
+
 def multiplies_exactly() -> bool:
     """Whether products of unsigned and signed bytes are right here at their extremes, which saturate sums of 16
-    bits."""
+    bits. Raises what onnxruntime raises where it has no such product."""
     weight = np.where(np.arange(_INPUTS * _OUTPUTS).reshape(_INPUTS, _OUTPUTS) % 7 < 4, 127, -128).astype(np.int8)
     values = np.where(np.arange(_ROWS * _INPUTS).reshape(_ROWS, _INPUTS) % 5 < 4, 255, 0).astype(np.uint8)
     given = helper.make_tensor_value_info("values", TensorProto.UINT8, ["rows", _INPUTS])

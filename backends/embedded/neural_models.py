@@ -80,6 +80,11 @@ class VoiceModels:
             self._ready[voice.id] = self._piper(voice) if voice.family == "piper" else self._kokoro_voice(voice)
         return self._ready[voice.id]
 
+    @property
+    def why_slower(self) -> str:
+        """Why Kokoro runs as it is published; "" if it does not, or is not loaded."""
+        return self._kokoro.kept_graph if self._kokoro is not None else ""
+
     def _piper(self, voice: NeuralVoice) -> Synthesizer:
         if voice.file is None:
             model = read_checked(voice_files.PIPER_JOE)

@@ -183,7 +183,10 @@ class VoicesBackend:
         if voice is None:
             return None, ""
         try:
-            return self._models.synthesizer(voice), ""
+            ready = self._models.synthesizer(voice)
+            if why := self._models.why_slower:
+                self._detail["kokoro"] = f"as published, which is slower: {why}"
+            return ready, ""
         except ModelUnavailable as error:
             self._problems[voice.id] = error.message
             self._detail["problems"] = dict(self._problems)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,21 @@ from onnx import TensorProto, helper, numpy_helper
 
 from backends.data_packages import is_installed, read_checked
 from backends.embedded import kokoro_graph
-from backends.embedded.kokoro_graph import multiplies_exactly, quicker, with_products
+from backends.embedded.kokoro_graph import multiplies_exactly, quicker, why_not_products, with_products
 from backends.embedded.voice_files import KOKORO_FILES, KOKORO_MODEL
 from backends.onnx_session import open_session
 
 INPUTS, OUTPUTS, TIME, ZERO, SCALE = 24, 16, 50, 121, 0.01
-exact_only = pytest.mark.skipif(not multiplies_exactly(), reason="this processor saturates such products")
+
+
+@pytest.fixture(autouse=True)
+def _tried_anew() -> Iterator[None]:
+    why_not_products.cache_clear()
+    yield
+    why_not_products.cache_clear()
+
+
+exact_only = pytest.mark.skipif(bool(why_not_products()), reason="this processor saturates such products")
 
 
 def quantised(taps: int, dilation: int, *, with_bias: bool, stride: int = 1) -> bytes:
@@ -109,11 +119,21 @@ def test_what_is_of_another_form_stays() -> None:
 
 
 def test_a_processor_that_multiplies_inexactly_gets_the_published_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown() -> bool:
+        raise RuntimeError("no kernel of that name")
+
     model = quantised(3, 1, with_bias=True)
-    monkeypatch.setattr(kokoro_graph, "multiplies_exactly", lambda: False)
-    assert quicker(model).model == model
+    for trial, why in ((lambda: False, "saturate"), (unknown, "no kernel of that name")):
+        monkeypatch.setattr(kokoro_graph, "multiplies_exactly", trial)
+        why_not_products.cache_clear()
+        kept = quicker(model)
+        assert kept.model == model
+        assert why in kept.kept
     monkeypatch.setattr(kokoro_graph, "multiplies_exactly", lambda: True)
-    assert "ConvInteger" not in kinds(quicker(model).model)
+    why_not_products.cache_clear()
+    made = quicker(model)
+    assert "ConvInteger" not in kinds(made.model)
+    assert not made.kept
 
 
 class Saturating:
@@ -131,7 +151,7 @@ class Saturating:
 
 def test_sums_that_saturate_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kokoro_graph, "open_session", lambda model, threads: Saturating(model))
-    assert not multiplies_exactly.__wrapped__()
+    assert not multiplies_exactly()
 
 
 @pytest.mark.real_weights
