@@ -3,6 +3,7 @@
     python scripts/fuzz.py                                 3 minutes, test doubles
     python scripts/fuzz.py --minutes 10 --seed 7 --tiny    with the four tiny models too
     python scripts/fuzz.py --groups containers forms --keep FOLDER
+    python scripts/fuzz.py --groups greedy                 two keys, one hostile: what the other's requests take
 
 A gateway process of its own with real worker processes; groups: described (schemathesis over the OpenAPI document),
 forms (multipart), containers (damaged audio files), json, base64, versions, names, heads, sessions (realtime), page
@@ -26,6 +27,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from statistics import median
 from typing import Any, TypeVar
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,6 +52,7 @@ CLIENTS = 3  # requests at the same time
 CHECK_EVERY = 100  # requests, after which an ordinary one is tried
 SHARES = {"described": 3, "containers": 3, "forms": 2}  # of the time; the others get one each
 SPEAKER = "embedded-tts"  # speaks the answers of the built-in chat deployment, and is loaded for the first
+NOT_RAW = ("described", "sessions", "greedy")  # groups that make no raw requests
 POLITE_REQUESTS = 40  # beside a greedy client
 MOST_TOLD = 20  # findings of a group that are printed
 
@@ -90,12 +93,13 @@ Kind = TypeVar("Kind", Case, sessions.Session)
 
 @dataclass
 class Tally:
-    """What came of the requests of a group. refused_service: ordinary requests in between that were not answered."""
+    """What came of the requests of a group. told: further figures of it."""
 
     statuses: Counter[int] = field(default_factory=Counter)
     slowest: tuple[float, str] = (0.0, "")
     findings: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    told: dict[str, Any] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def tell(self, note: str, outcome: Outcome) -> None:
@@ -172,7 +176,7 @@ def fuzz(gateway: WatchedGateway, options: argparse.Namespace) -> dict[str, Any]
     names = ["hear", "speak", "ask", *(["whisper", "csm", "llasa", "diffa", SPEAKER] if options.tiny else [])]
     answers = {name: ordinary(gateway.port, name, LOAD_SECONDS)[0] for name in names}
     made = sources(tiny=options.tiny)
-    groups = options.groups or ["described", "sessions", *made]
+    groups = options.groups or ["described", "sessions", *made, "greedy"]
     if importlib.util.find_spec("gradio") is None and "page" in groups:
         groups.remove("page")
     if "page" in groups:
@@ -184,7 +188,9 @@ def fuzz(gateway: WatchedGateway, options: argparse.Namespace) -> dict[str, Any]
         began = time.monotonic()
         tally = tallies[group] = Tally()
         ends = began + 60 * options.minutes * shares[group] / sum(shares.values())
-        if group == "described":
+        if group == "greedy":
+            tally = tallies[group] = beside_a_greedy_client(gateway.port, options.seed)
+        elif group == "described":
             described.run(gateway.port, options.seed, ends, names, tally.tell)
         elif group == "sessions":
             made_sessions = sessions.cases(Random(f"{group} {options.seed}"))
@@ -194,8 +200,6 @@ def fuzz(gateway: WatchedGateway, options: argparse.Namespace) -> dict[str, Any]
             send(gateway.port, made[group](chance), ask, ends, options.most, tally, options.keep)
         check_service(gateway.port, tally)
         tally.seconds = time.monotonic() - began
-    if not options.groups:
-        tallies["greedy"] = beside_a_greedy_client(gateway.port, options.seed)
     remains = gateway.remains(before)
     answers |= {f"{name} afterwards": ordinary(gateway.port, name)[0] for name in names}
     after = gateway.settled()
@@ -204,13 +208,16 @@ def fuzz(gateway: WatchedGateway, options: argparse.Namespace) -> dict[str, Any]
 
 def beside_a_greedy_client(port: int, seed: int) -> Tally:
     """A client with one key takes all it can get; every request of another key must be answered."""
-    tally, began = Tally(), time.monotonic()
+    tally = Tally()
     count = greedy.run(port, Random(seed), POLITE_REQUESTS)
     tally.statuses, tally.findings = count.greedy, count.findings
     tally.findings += [
         f"the other key's request was answered with {status}" for status in count.honest if status != 200
     ]
-    tally.seconds = time.monotonic() - began
+    tally.told = {
+        f"{what}_seconds": {"p50": round(median(seconds), 3), "slowest": round(max(seconds), 3)}
+        for what, seconds in (("alone", count.alone), ("beside", count.beside))
+    }
     return tally
 
 
@@ -232,6 +239,7 @@ def report(
             "slowest_seconds": tally.slowest[0],
             "slowest": tally.slowest[1],
             "findings": len(tally.findings),
+            **tally.told,
         }
         for group, tally in tallies.items()
     }
@@ -258,6 +266,8 @@ def print_table(figures: dict[str, Any]) -> None:
             f"{group:10}  {row['requests']:6} requests in {row['seconds']:6} s, "
             f"slowest {row['slowest_seconds']:6} s  {statuses}"
         )
+        for what in ("alone_seconds", "beside_seconds") if group == "greedy" else ():
+            print(f"    the polite client's requests, {what}: p50 {row[what]['p50']}, slowest {row[what]['slowest']}")
     print(f"{figures['requests']} requests; memory of the gateway before and after: {figures['gateway_mib']} MiB")
 
 
@@ -266,7 +276,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=3.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--most", type=int, default=1_000_000, help="requests of a group")
-    parser.add_argument("--groups", nargs="*", default=[], choices=["described", "sessions", *sources(tiny=False)])
+    parser.add_argument("--groups", nargs="*", default=[], choices=[*NOT_RAW, *sources(tiny=False)])
     parser.add_argument("--tiny", action="store_true", help="ask the four tiny models as well")
     parser.add_argument("--keep", type=Path, help="folder for requests that broke a promise")
     parser.add_argument("--output", type=Path, help="file for the JSON")

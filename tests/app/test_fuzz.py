@@ -48,7 +48,8 @@ def test_a_greedy_client_does_not_shut_out_another() -> None:
     settings = Settings.model_validate(tomllib.loads(DOUBLES))
     with running(settings, real=True) as server:
         count = greedy.run(server.port, Random(1), 10)
-    assert count.honest == {200: 10}
+    assert count.honest == {200: 20}
+    assert (len(count.alone), len(count.beside)) == (10, 10)
     assert count.findings == []
     assert count.greedy[429]
 

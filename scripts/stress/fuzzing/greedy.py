@@ -11,6 +11,7 @@ import http.client
 import json
 import socket
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -30,16 +31,18 @@ _UNREAD = 4  # answers that nobody reads
 
 @dataclass
 class Count:
-    """honest: statuses of the polite client; greedy: of the other one; findings: what was answered against a
-    promise."""
+    """honest: statuses of the polite client; alone, beside: seconds of each of its requests, before and while the
+    other asked; greedy: statuses of the other one; findings: what was answered against a promise."""
 
     honest: Counter[int] = field(default_factory=Counter)
     greedy: Counter[int] = field(default_factory=Counter)
     findings: list[str] = field(default_factory=list)
+    alone: list[float] = field(default_factory=list)
+    beside: list[float] = field(default_factory=list)
 
 
 def run(port: int, chance: Random, polite_requests: int) -> Count:
-    """Both clients until the polite one has sent its requests."""
+    """The polite client alone, then both until it has sent its requests again."""
     count, over, lock = Count(), threading.Event(), threading.Lock()
 
     def flood(number: int) -> None:
@@ -52,16 +55,24 @@ def run(port: int, chance: Random, polite_requests: int) -> Count:
                 if outcome.finding:
                     count.findings.append(f"{case.note}: {outcome.finding}")
 
+    for number in range(polite_requests):
+        _timed(count.alone, count.honest, port, number)
     with _held(port), ThreadPoolExecutor(_FLOOD) as crowd:
         jobs = [crowd.submit(flood, number) for number in range(_FLOOD)]
         try:
             for number in range(polite_requests):
-                count.honest[_polite(port, number)] += 1
+                _timed(count.beside, count.honest, port, number)
         finally:
             over.set()
         for job in jobs:
             job.result()
     return count
+
+
+def _timed(seconds: list[float], statuses: Counter[int], port: int, number: int) -> None:
+    began = time.monotonic()
+    statuses[_polite(port, number)] += 1
+    seconds.append(time.monotonic() - began)
 
 
 def _polite(port: int, number: int) -> int:

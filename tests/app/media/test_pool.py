@@ -72,8 +72,8 @@ def size(path: Path) -> int:
 
 def open_samples() -> list[Path]:
     """The decoded audio without a name that this process has open."""
-    links = [link for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
-    return [link for link in links if str(link.readlink()).endswith(".f32 (deleted)")]
+    targets = {link: str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()}
+    return [link for link, target in targets.items() if "speech-gateway-media-" in target and "(deleted)" in target]
 
 
 async def test_short_audio_comes_back_without_a_file(pool: MediaPool) -> None:
