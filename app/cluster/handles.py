@@ -14,6 +14,7 @@ from typing import Any
 import ray
 import structlog
 
+from app.cluster.board import BOARD
 from app.cluster.calls import CallFailed, Report
 from app.cluster.wire import Arrays
 
@@ -63,6 +64,8 @@ class RayCalls:
             async for message in answer:
                 yield message
         except Exception as error:  # Ray's own, Serve's, and gRPC's, which have nothing in common
+            if answer is not None:
+                BOARD.fail(answer._request_metadata.internal_request_id)
             raise CallFailed(_text(error)) from error
         finally:
             if answer is not None:

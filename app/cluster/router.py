@@ -24,10 +24,12 @@ class PredictedWait(RequestRouter):  # type: ignore[misc]  # Ray is not typed fo
         return [[replica] for replica in ranked]
 
     @staticmethod
-    def _rank(replica: Any, unknown: float) -> tuple[bool, float]:
+    def _rank(replica: Any, unknown: float) -> tuple[bool, bool, float]:
         told = replica.routing_stats or {}
-        running = max(board.BOARD.under_way(_name(replica.replica_id)), int(told.get("running", 0)))
-        return board.rank(running, int(told.get("slots", 1)), told.get("factor") or unknown)
+        name = _name(replica.replica_id)
+        running = max(board.BOARD.under_way(name), int(told.get("running", 0)))
+        factor, suspect = told.get("factor") or unknown, board.BOARD.is_suspect(name)
+        return board.rank(running, int(told.get("slots", 1)), factor, suspect=suspect)
 
     def on_request_routed(self, pending_request: Any, replica_id: Any, result: Any) -> None:
         board.BOARD.send(pending_request.metadata.internal_request_id, _name(replica_id))

@@ -14,6 +14,7 @@ from app.cluster.calls import Calls
 from app.cluster.handles import RayCalls
 from app.cluster.pool import ClusterPool
 from app.cluster.replica import ModelReplica
+from app.cluster.request_ids import ServesRequestId
 from app.config.deployments import Deployments
 from app.config.loading import load_settings
 from app.config.settings import Settings
@@ -45,7 +46,9 @@ class ServedGateway:
         self._calls: Mapping[str, Calls] = {name: RayCalls(*pair) for name, pair in handles.items()}
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return create_app(self._settings, make_pool=self._pool)
+        app = create_app(self._settings, make_pool=self._pool)
+        app.add_middleware(ServesRequestId)
+        return app
 
     def _pool(self, settings: Settings, deployments: Deployments, metrics: Metrics) -> ClusterPool:
         return ClusterPool(settings, deployments, metrics, join=self._join)

@@ -53,8 +53,9 @@ class AccessRecord:
 
     __slots__ = ("deployment", "owner", "quiet", "request_id", "route", "started", "status")
 
-    def __init__(self) -> None:
-        self.request_id = str(uuid.uuid4())
+    def __init__(self, request_id: str = "") -> None:
+        """request_id: the one that a server around this one has given; empty: a new one."""
+        self.request_id = request_id or str(uuid.uuid4())
         self.started = time.perf_counter()
         self.route, self.owner, self.deployment, self.status = "unknown", "", "", 0
         self.quiet = False  # probes and scrapes come every few seconds and would drown the rest of the log
@@ -74,13 +75,17 @@ class Observe:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        record = scope["gateway.record"] = AccessRecord()
+        record = scope["gateway.record"] = AccessRecord(scope.get("gateway.request_id", ""))
         send = self._with_headers(scope, send, record)
         try:
             await self.app(scope, receive, send)
         except ClientGone:
             record.status = CLIENT_GONE
             self.gateway.metrics.cancelled_total.inc()
+        except asyncio.CancelledError:  # the server around this one learnt first that the client has left
+            record.status = CLIENT_GONE
+            self.gateway.metrics.cancelled_total.inc()
+            raise
         except Exception as error:
             await self._refuse(error, record, scope, receive, send)
         finally:
