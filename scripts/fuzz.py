@@ -174,7 +174,7 @@ def check_service(port: int, tally: Tally) -> None:
 def fuzz(gateway: WatchedGateway, options: argparse.Namespace) -> dict[str, Any]:
     """All groups in turn, each for its share of the time."""
     names = ["hear", "speak", "ask", *(["whisper", "csm", "llasa", "diffa", SPEAKER] if options.tiny else [])]
-    answers = {name: ordinary(gateway.port, name, LOAD_SECONDS)[0] for name in names}
+    answers = {name: ordinary(gateway.port, name, LOAD_SECONDS)[0] for name in [*names, greedy.SLOW]}
     made = sources(tiny=options.tiny)
     groups = options.groups or ["described", "sessions", *made, "greedy"]
     if importlib.util.find_spec("gradio") is None and "page" in groups:
