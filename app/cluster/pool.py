@@ -89,18 +89,18 @@ class ClusterPool(WorkerPool):
         except CallFailed as error:
             _log.error("cluster.not_joined", error=str(error))
             for name in self._names:
-                self._supervisor(self._dispatchers[name]).loader.not_joined(str(error))
+                self._supervisor(self.dispatchers[name]).loader.not_joined(str(error))
             return
         _log.info("cluster.joined", gateway=self.gateway, deployments=sorted(calls))
         for name in self._names:
-            self._supervisor(self._dispatchers[name]).loader.joined(calls[name])
+            self._supervisor(self.dispatchers[name]).loader.joined(calls[name])
             self._background(self._exchange(name, calls[name]), f"exchange with {name}")
             if self._deployments[name].cluster.least:
                 self._background(self._preload(name), f"preload of {name}")
 
     async def _exchange(self, name: str, calls: Calls) -> None:
         """Tell the replicas of one deployment what waits here, and hear of them, for as long as the pool runs."""
-        dispatcher, silent = self._dispatchers[name], 0
+        dispatcher, silent = self.dispatchers[name], 0
         while True:
             await asyncio.sleep(EXCHANGE_SECONDS)
             try:
@@ -134,7 +134,7 @@ class ClusterPool(WorkerPool):
     def devices(self) -> list[DeviceStatus]:
         """Those of all machines, under the machine's name."""
         rows: dict[str, DeviceStatus] = {}
-        for dispatcher in self._dispatchers.values():
+        for dispatcher in self.dispatchers.values():
             for report in self._supervisor(dispatcher).reports:
                 for device in report.devices:
                     row = DeviceStatus(**{**device, "id": f"{report.node}/{device['id']}"})

@@ -44,7 +44,7 @@ class RealtimeHub:
     def __init__(self, settings: RealtimeSettings, clock: Callable[[], float] = time.time) -> None:
         self._settings, self._clock = settings, clock
         self._owners: Counter[str] = Counter()
-        self._sessions: set[OpenSession] = set()
+        self.sessions: set[OpenSession] = set()
         self._keys: OrderedDict[str, EphemeralKey] = OrderedDict()
         self.draining = False
 
@@ -76,18 +76,18 @@ class RealtimeHub:
     @contextmanager
     def opened(self, session: OpenSession) -> Iterator[None]:
         """Tell the session of a shutdown until the context is left."""
-        self._sessions.add(session)
+        self.sessions.add(session)
         try:
             if self.draining:
                 session.leave()
             yield
         finally:
-            self._sessions.discard(session)
+            self.sessions.discard(session)
 
     def drain(self) -> None:
         """End all sessions."""
         self.draining = True
-        for session in list(self._sessions):
+        for session in list(self.sessions):
             session.leave()
 
     def status(self) -> dict[str, Any]:

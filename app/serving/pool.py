@@ -38,7 +38,10 @@ _log = structlog.get_logger("pool")
 
 
 class WorkerPool:
-    """Implements `app.serving.interfaces.Pool` with worker processes on this machine."""
+    """Implements `app.serving.interfaces.Pool` with worker processes on this machine.
+
+    dispatchers: queue and jobs of each deployment by its name, from `start` on.
+    """
 
     def __init__(
         self,
@@ -62,7 +65,7 @@ class WorkerPool:
         self._unread = UnreadAnswers(settings.limits.unread_bytes, fair=self._fair)
         self._left = Notifier()  # of a reservation that was released
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._dispatchers: dict[str, Dispatcher] = {}
+        self.dispatchers: dict[str, Dispatcher] = {}
         self._requirements: dict[str, ModelRequirements] = {}
         self._memory_manager: MemoryManager | None = None
 
@@ -92,7 +95,7 @@ class WorkerPool:
             requirements = self._requirements_of(deployment)
             supervisor = self._supervisor_of(deployment, requirements, services)
             self._requirements[name] = requirements
-            self._dispatchers[name] = Dispatcher(
+            self.dispatchers[name] = Dispatcher(
                 supervisor, self._settings.limits, self._metrics, loop.time, unread=self._unread, fair=self._fair
             )
         self._name_alternatives()
@@ -179,7 +182,7 @@ class WorkerPool:
             await asyncio.sleep(self._policy.watch)
             if clock() - before > 2 * self._policy.watch + self._policy.hang / 2:
                 continue
-            for dispatcher in self._dispatchers.values():
+            for dispatcher in self.dispatchers.values():
                 dispatcher.supervisor.watch(clock())
 
     # --- Requests -----------------------------------------------------------------------------------------------------
@@ -260,7 +263,7 @@ class WorkerPool:
         """
         lacking: ModelUnavailable | None = None
         while True:
-            dispatcher = self._dispatchers[deployment.name]
+            dispatcher = self.dispatchers[deployment.name]
             try:
                 dispatcher.supervisor.check()
             except ModelUnavailable as error:
@@ -274,7 +277,7 @@ class WorkerPool:
 
     async def canary(self, deployment: Deployment, timeout_seconds: float) -> None:
         """Run the backend's own small request through the queue."""
-        dispatcher = self._dispatchers[deployment.name]
+        dispatcher = self.dispatchers[deployment.name]
         dispatcher.supervisor.check()
         reservation = PoolReservation(dispatcher, owner="health", request_id="canary", fallback_from=None)
         try:
@@ -290,7 +293,7 @@ class WorkerPool:
 
     async def load(self, name: str) -> Capabilities:
         """Load the deployment `name` now, once for all who ask; goes on if they leave. Raises ApiError, KeyError."""
-        dispatcher = self._dispatchers[name]
+        dispatcher = self.dispatchers[name]
         try:
             return (await dispatcher.prepare()).capabilities
         finally:
@@ -298,7 +301,7 @@ class WorkerPool:
 
     async def unload(self, name: str) -> bool:
         """Unload the deployment `name` now; False if it has work, or is not loaded. Raises KeyError."""
-        return await self._dispatchers[name].supervisor.unload("asked for")
+        return await self.dispatchers[name].supervisor.unload("asked for")
 
     async def drain(self, seconds: float) -> bool:
         """Refuse new work, let the rest end, then stop everything; True if nothing was cut."""
@@ -308,11 +311,11 @@ class WorkerPool:
         while self._reservations and await self._left.wait(max(0.0, end - loop.time())):
             pass
         cut = len(self._reservations)
-        for dispatcher in self._dispatchers.values():
+        for dispatcher in self.dispatchers.values():
             await dispatcher.close(Draining("The server is shutting down.", retry_after=5.0))
         for task in [t for t in self._tasks if not t.get_name().startswith("end of ")]:
             task.cancel()
-        await asyncio.gather(*(dispatcher.supervisor.close() for dispatcher in self._dispatchers.values()))
+        await asyncio.gather(*(dispatcher.supervisor.close() for dispatcher in self.dispatchers.values()))
         await asyncio.gather(*self._tasks, return_exceptions=True)
         return not cut
 
@@ -320,11 +323,11 @@ class WorkerPool:
 
     def capabilities(self, deployment: Deployment) -> Capabilities | None:
         """Capabilities reported at the last load, also if the model is unloaded now; None before its first load."""
-        return self._dispatchers[deployment.name].supervisor.capabilities
+        return self.dispatchers[deployment.name].supervisor.capabilities
 
     def slots(self, name: str) -> int:
         """Jobs of the deployment `name` that may run at once. Raises KeyError."""
-        return self._dispatchers[name].slots
+        return self.dispatchers[name].slots
 
     def snapshot(self) -> dict[str, Any]:
         """What the pool holds now, as JSON can hold it: for tests, and for scripts that look for leaks.
@@ -333,14 +336,14 @@ class WorkerPool:
         unread_bytes: of answers that their clients have not read yet; tasks: names of the background tasks that run.
         """
         return {
-            "deployments": {name: dispatcher.snapshot() for name, dispatcher in self._dispatchers.items()},
+            "deployments": {name: dispatcher.snapshot() for name, dispatcher in self.dispatchers.items()},
             "reservations": len(self._reservations),
             "unread_bytes": self._unread.held,
             "tasks": sorted(task.get_name() for task in self._tasks),
         }
 
     def status(self) -> dict[str, DeploymentStatus]:
-        return {name: self._row(dispatcher, self._requirements[name]) for name, dispatcher in self._dispatchers.items()}
+        return {name: self._row(dispatcher, self._requirements[name]) for name, dispatcher in self.dispatchers.items()}
 
     def _row(self, dispatcher: Dispatcher, requirements: ModelRequirements) -> DeploymentStatus:
         supervisor, d = dispatcher.supervisor, dispatcher.supervisor.deployment

@@ -45,23 +45,23 @@ _FILLER = 0.1  # seconds of silence for an job in which the model said nothing
 
 
 class CsmBackend:
-    """One loaded CSM with its codec and watermark."""
+    """One loaded CSM with its codec and watermark. codec, batch (of frames), history (of answers): after `load`."""
 
     def load(self, model: ModelFiles, placement: Placement) -> Capabilities:
         """Load everything. Raises ModelUnavailable for any missing part, the watermark included unless it is off."""
         self._options = CsmOptions(**dict(model.options))
         self._parts: Parts = load_parts(model, placement, self._options)
-        self._codec = self._parts.codec
-        self._batch = frame_batch(self._parts.model, self._parts.slots, self._codec.bins)
-        self._voices = Voices(model.models_dir / "voices", self._codec.rate, self._encode, self._parts.codec_identity)
-        self._history = AnswerHistory()
+        self.codec = self._parts.codec
+        self.batch = frame_batch(self._parts.model, self._parts.slots, self.codec.bins)
+        self._voices = Voices(model.models_dir / "voices", self.codec.rate, self._encode, self._parts.codec_identity)
+        self.history = AnswerHistory()
         self._prefixes: OrderedDict[str, Tensor] = OrderedDict()
         return Capabilities(
             engine="torch",
             device=placement.device,
             dtype=self._parts.dtype,
             max_batch=self._parts.slots,
-            sample_rate=self._codec.rate,
+            sample_rate=self.codec.rate,
             languages=("en",),
             voices=self._voices.listed(),
             detail=self._parts.detail,
@@ -81,8 +81,8 @@ class CsmBackend:
         settings = request_settings(request.options, self._options)
         pieces = utterances(normalize_text(request.text))
         voice = self._voice(request)
-        before = context_segments(request.context, self._history, self._voices, self._encode, self._codec.rate)
-        shape = (self._parts.model.config.codebooks, self._batch.allowed_codes)
+        before = context_segments(request.context, self.history, self._voices, self._encode, self.codec.rate)
+        shape = (self._parts.model.config.codebooks, self.batch.allowed_codes)
         job = SpeechJob(
             request=request,
             speaker=voice.speaker,
@@ -91,8 +91,8 @@ class CsmBackend:
             sentences=deque(pieces),
             settings=settings,
             noise=NoiseSource(shape, request.seed, self._parts.model.device),
-            audio=AudioOutput(self._codec, self._watermark_stream(request.stream)),
-            slot=self._batch.cache.take(),
+            audio=AudioOutput(self.codec, self._watermark_stream(request.stream)),
+            slot=self.batch.cache.take(),
         )
         if request.instructions:
             job.notes.append("instructions are ignored: this model has none")
@@ -120,17 +120,17 @@ class CsmBackend:
     def close(self, job: Job) -> None:
         """Free the slot."""
         if isinstance(job, SpeechJob):
-            self._batch.cache.give_back(job.slot)
+            self.batch.cache.give_back(job.slot)
 
     def footprint(self) -> int:
         """Bytes of weights and caches on the device."""
-        return self._parts.bytes() + self._batch.bytes() + sum(prefix.nbytes for prefix in self._prefixes.values())
+        return self._parts.bytes() + self.batch.bytes() + sum(prefix.nbytes for prefix in self._prefixes.values())
 
     # --- parts of a step ----------------------------------------------------------------------------------------------
 
     def _frame(self, speaking: Sequence[tuple[SpeechJob, Utterance]]) -> None:
         began = time.perf_counter()
-        codes, hidden = self._batch.frame(
+        codes, hidden = self.batch.frame(
             [job.slot for job, _ in speaking],
             [utterance.position for _, utterance in speaking],
             torch.stack([utterance.hidden for _, utterance in speaking]),
@@ -159,10 +159,10 @@ class CsmBackend:
         samples = np.concatenate([np.zeros(0, np.float32), *pieces])
         job.timings["sound"] = job.timings.get("sound", 0.0) + time.perf_counter() - began
         if len(samples):
-            yield AudioChunk(samples, self._codec.rate)
+            yield AudioChunk(samples, self.codec.rate)
         if over:
-            self._history.keep(job.request.answer_id, job.said)
-            yield job.done(self._codec.rate)
+            self.history.keep(job.request.answer_id, job.said)
+            yield job.done(self.codec.rate)
 
     def _closing(self, job: SpeechJob) -> Samples:
         """The last samples; adds the notes about the whole answer."""
@@ -172,7 +172,7 @@ class CsmBackend:
             job.notes.append("the model said nothing to this text")
         if job.cut:
             job.notes.append("a sentence was cut at its longest allowed length")
-        if watermark is not None and job.audio.spoken * watermark.rate < watermark.shortest * self._codec.rate:
+        if watermark is not None and job.audio.spoken * watermark.rate < watermark.shortest * self.codec.rate:
             job.notes.append("the speech is too short to carry a readable watermark")
         return rest
 
@@ -180,9 +180,9 @@ class CsmBackend:
         """Prefill the next sentence into the job's slot. Raises InvalidInput if its prompt leaves no room."""
         text = job.sentences[0]
         ids = self._parts.tokenizer.utterance(job.speaker, text)
-        cap = sentence_cap(text, job.settings, self._codec.rate / self._codec.frame_samples)
+        cap = sentence_cap(text, job.settings, self.codec.rate / self.codec.frame_samples)
         start = self._prefilled_voice(job)
-        limit = self._batch.positions - cap
+        limit = self.batch.positions - cap
         tokens, mask = self._rows(job.sentence_context(), ids)
         if job.said and start + len(tokens) > limit:
             tokens, mask = self._rows(job.before, ids)  # the sentence before improves the voice; it is not needed
@@ -192,7 +192,7 @@ class CsmBackend:
                 f"speech (12.5 rows per second of audio, one per token)",
                 param="context" if job.before else "input",
             )
-        hidden = self._batch.prefill(job.slot, tokens, mask, start)
+        hidden = self.batch.prefill(job.slot, tokens, mask, start)
         job.utterance = Utterance(text, start + len(tokens), hidden, cap)
         job.input_tokens += len(ids)
         job.sentences.popleft()
@@ -212,16 +212,16 @@ class CsmBackend:
         if job.voice is None:
             return 0
         tokens, mask = prompt_rows([self._prompt_segment(job.voice)], self._parts.model.config.codebooks)
-        if len(tokens) >= self._batch.positions:
-            raise InvalidInput(f"the voice's clip takes {len(tokens)} rows of {self._batch.positions}", param="voice")
+        if len(tokens) >= self.batch.positions:
+            raise InvalidInput(f"the voice's clip takes {len(tokens)} rows of {self.batch.positions}", param="voice")
         name = f"{job.request.voice}:{hash(tokens.numpy().tobytes())}"
         if name not in self._prefixes:
-            self._batch.prefill(job.slot, tokens, mask)
-            self._prefixes[name] = self._batch.cache.saved(job.slot, len(tokens))
+            self.batch.prefill(job.slot, tokens, mask)
+            self._prefixes[name] = self.batch.cache.saved(job.slot, len(tokens))
             while len(self._prefixes) > _VOICES_PREFILLED:
                 self._prefixes.popitem(last=False)
         self._prefixes.move_to_end(name)
-        self._batch.cache.restore(job.slot, self._prefixes[name])
+        self.batch.cache.restore(job.slot, self._prefixes[name])
         return len(tokens)
 
     def _voice(self, request: SpeechRequest) -> SpeakingVoice:
@@ -231,18 +231,18 @@ class CsmBackend:
             return voice
         if not clip.transcript.strip():
             raise InvalidInput("a clip to clone needs its transcript", param="reference_text")
-        codes = self._encode(trimmed(clip.samples, self._codec.rate)).cpu()
+        codes = self._encode(trimmed(clip.samples, self.codec.rate)).cpu()
         return SpeakingVoice(voice.speaker, Segment(voice.speaker, clip.transcript.strip(), codes))
 
     def _encode(self, samples: Samples) -> Tensor:
         """Samples at the codec's rate -> codes int64 [codebooks, frames]."""
         wave = torch.from_numpy(np.array(samples, np.float32))[None, None]
-        return self._codec.encode(wave)[0]
+        return self.codec.encode(wave)[0]
 
     def _watermark_stream(self, stream: bool) -> WatermarkStream | None:
         parts = self._parts
         if parts.watermark is None:
             return None
         return WatermarkStream(
-            parts.watermark, self._codec.rate, parts.key, self._options.watermark_sdr, patient=not stream
+            parts.watermark, self.codec.rate, parts.key, self._options.watermark_sdr, patient=not stream
         )

@@ -68,9 +68,9 @@ class DiffaJob:
 
 
 class DiffaBackend:
-    """See DiffaOptions for what a deployment can set."""
+    """See DiffaOptions for what a deployment can set. model: after `load`."""
 
-    _model: DiffaModel
+    model: DiffaModel
     _defaults: DecodingOptions
 
     def __init__(self) -> None:
@@ -90,7 +90,7 @@ class DiffaBackend:
         kind = choose_precision(placement, config)
         offload = choose_offload(placement, config, kind, encoder_bytes, options.offload == "auto")
         llada = load_llada(folder, kind, device, offload)
-        self._model = DiffaModel(Tokenizer(folder, read_config(folder)), audio_encoder, llada)
+        self.model = DiffaModel(Tokenizer(folder, read_config(folder)), audio_encoder, llada)
         return Capabilities(
             engine="torch",
             device=placement.device,
@@ -116,7 +116,7 @@ class DiffaBackend:
 
     def step(self, jobs: Sequence[DiffaJob]) -> Iterable[tuple[DiffaJob, Event]]:
         began = time.perf_counter()
-        logits = self._model.logits([job.answer for job in jobs])
+        logits = self.model.logits([job.answer for job in jobs])
         for job, rows in zip(jobs, logits, strict=True):
             blocks_before = job.answer.denoising.blocks_done
             job.answer.denoising.take(rows)
@@ -130,10 +130,10 @@ class DiffaBackend:
     def footprint(self) -> int:
         """Weights, and the keys and values of the answers in progress."""
         caches = (job.answer.sequence.cache for job in self._active)
-        return self._model.bytes() + sum(cache.bytes() for cache in caches if cache is not None)
+        return self.model.bytes() + sum(cache.bytes() for cache in caches if cache is not None)
 
     def _begin(self, request: ChatRequest, resolved: ResolvedOptions) -> DiffaJob:
-        model = self._model
+        model = self.model
         messages = prompt_messages(request, self._options.system_prompt)
         prompt, audio = build_prompt(model.tokenizer, messages), audio_of(messages)
         audio_tokens = sum(model.audio_encoder.tokens(len(samples)) for samples in audio)

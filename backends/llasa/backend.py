@@ -49,12 +49,12 @@ _ROWS = 2  # from two rows on, dense products do not depend on how many jobs the
 
 
 class LlasaBackend:
-    """One loaded language model with its adapters and codec."""
+    """One loaded language model with its adapters and codec. model, codec, loop, voices: its parts, after `load`."""
 
-    _model: Llasa
-    _codec: Codec
-    _loop: TokenLoop
-    _voices: Voices
+    model: Llasa
+    codec: Codec
+    loop: TokenLoop
+    voices: Voices
     _cloning: Cloning
     _options: LlasaOptions
     _defaults: GenerationOptions
@@ -66,13 +66,13 @@ class LlasaBackend:
         self._options = options = LlasaOptions(**_backend_options(model.options))
         self._defaults = default_generation_options(options)
         dtype = language_dtype(placement.dtype, placement.device)
-        self._model = _language_model(model, options, dtype, placement.device)
-        self._loop = TokenLoop(self._model, options.max_batch, options.max_length)
-        compiled = try_compile(self._loop, model.user_dir) if options.compile else try_graphs(self._loop)
-        self._codec = _codec(model, options, dtype, placement.device)
-        self._voices = self._make_voices(model)
-        self._cloning = Cloning(self._model, self._codec, self._voices)
-        _check_codes(self._model, self._codec)
+        self.model = _language_model(model, options, dtype, placement.device)
+        self.loop = TokenLoop(self.model, options.max_batch, options.max_length)
+        compiled = try_compile(self.loop, model.user_dir) if options.compile else try_graphs(self.loop)
+        self.codec = _codec(model, options, dtype, placement.device)
+        self.voices = self._make_voices(model)
+        self._cloning = Cloning(self.model, self.codec, self.voices)
+        _check_codes(self.model, self.codec)
         self._prepare_cloning()
         self._facts = self._detail(compiled)
         return Capabilities(
@@ -80,8 +80,8 @@ class LlasaBackend:
             device=placement.device,
             dtype=dtype,
             max_batch=options.max_batch,
-            sample_rate=self._codec.rate,
-            voices=self._voices.listed(),
+            sample_rate=self.codec.rate,
+            voices=self.voices.listed(),
             detail=self._facts,
         )
 
@@ -94,7 +94,7 @@ class LlasaBackend:
         if not isinstance(request, SpeechRequest):
             raise InvalidInput("LLASA only speaks")
         generation = read_generation_options(self._defaults, request.options)
-        voice = self._voices.for_request(request.voice, request.reference)
+        voice = self.voices.for_request(request.voice, request.reference)
         texts = self._texts(request.text, generation)
         notes = []
         if request.instructions and self._options.captions:
@@ -107,7 +107,7 @@ class LlasaBackend:
             notes.append("context is not used by this model; send a reference clip instead")
         job = SpeechJob(request, voice, generation, texts, new_seed() if request.seed is None else request.seed)
         job.notes += notes
-        job.check_length(self._model, self._codec.dims.hop)
+        job.check_length(self.model, self.codec.dims.hop)
         self._cloning.prepare(job)
         return job
 
@@ -125,23 +125,23 @@ class LlasaBackend:
         """Compute one token for every chunk in a slot. share: most slots of one job."""
         self._fill_slots(jobs, share)
         began = time.perf_counter()
-        self._loop.step([utterance for job in jobs for utterance in job.running()])
+        self.loop.step([utterance for job in jobs for utterance in job.running()])
         seconds = time.perf_counter() - began
-        if self._loop.given_up:
-            self._facts["compile"] = f"off: {self._loop.given_up}"
+        if self.loop.given_up:
+            self._facts["compile"] = f"off: {self.loop.given_up}"
         for job in jobs:
             job.timings["generate"] += seconds
 
     def close(self, job: Any) -> None:
         for utterance in job.running():
-            self._loop.release(utterance)
+            self.loop.release(utterance)
 
     def footprint(self) -> int:
         """Bytes of weights and cache; on a GPU what its allocator holds."""
-        device = self._model.device
+        device = self.model.device
         if device.type == "cuda":
             return int(torch.cuda.memory_reserved(device))
-        return self._model.bytes() + self._loop.bytes() + self._codec.bytes()
+        return self.model.bytes() + self.loop.bytes() + self.codec.bytes()
 
     # --- slots ---
 
@@ -150,23 +150,23 @@ class LlasaBackend:
         for most in (1, share):
             for job in jobs:
                 for chunk in job.startable():
-                    if len(job.running()) >= most or not self._loop.free:
+                    if len(job.running()) >= most or not self.loop.free:
                         break
-                    utterance = job.begin(chunk, self._model, self._codec.dims.hop)
-                    self._loop.admit(utterance)
+                    utterance = job.begin(chunk, self.model, self.codec.dims.hop)
+                    self.loop.admit(utterance)
                     chunk.utterance = utterance
 
     def _events(self, jobs: Sequence[SpeechJob]) -> Iterator[tuple[SpeechJob, Event]]:
         for job in jobs:
-            job.harvest(self._model, self._loop.release)
-            for event in job.events(self._model, self._codec):
+            job.harvest(self.model, self.loop.release)
+            for event in job.events(self.model, self.codec):
                 yield job, event
 
     # --- text ---
 
     def _texts(self, text: str, generation: GenerationOptions) -> list[str]:
         """The texts of the chunks. Raises InvalidInput if nothing can be spoken."""
-        text = self._model.vocabulary.without_tokens(neutralised(text))
+        text = self.model.vocabulary.without_tokens(neutralised(text))
         japanese = generation.language == "ja" or (not generation.language and is_japanese(text))
         text = normalised_japanese(text, generation.japanese_filter) if japanese else text
         texts = packed_sentences(text, generation.sentence_characters, generation.sentence_characters)
@@ -180,8 +180,8 @@ class LlasaBackend:
         options = self._options
         return Voices(
             model.models_dir / "voices",
-            [name for name in self._model.variants if name],
-            lambda samples: [int(code) for code in self._codec.encode(samples)[0, 0].tolist()],
+            [name for name in self.model.variants if name],
+            lambda samples: [int(code) for code in self.codec.encode(samples)[0, 0].tolist()],
             options.codec_model,
             longest=options.reference_seconds,
             prefixes=options.assistant_prefix,
@@ -190,21 +190,21 @@ class LlasaBackend:
 
     def _prepare_cloning(self) -> None:
         """Load the encoder now if a voice folder's clip has no codes yet: its imports take longer than any clip."""
-        if not self._voices.to_encode():
+        if not self.voices.to_encode():
             return
         try:
-            self._codec.load_encoder()
+            self.codec.load_encoder()
         except ModelUnavailable as error:
             log.warning("no voice can be cloned: %s", error.message)
 
     def _detail(self, compiled: str) -> dict[str, Any]:
         return {
-            "adapters": [name for name in self._model.variants if name],
+            "adapters": [name for name in self.model.variants if name],
             "head": self._options.head,
-            "codec_dtype": str(self._codec.dtype).removeprefix("torch."),
+            "codec_dtype": str(self.codec.dtype).removeprefix("torch."),
             "compile": compiled or "off",
             "kernels": fallbacks(),
-            "speech_tokens": self._model.vocabulary.speech_count,
+            "speech_tokens": self.model.vocabulary.speech_count,
         }
 
 

@@ -81,7 +81,7 @@ class Voices:
         prefixes: Mapping[str, str],
         double_bos: Sequence[str],
     ) -> None:
-        self._folder, self._adapters, self._encode, self._origin = folder, tuple(adapters), encode, origin
+        self.folder, self._adapters, self._encode, self._origin = folder, tuple(adapters), encode, origin
         self._longest, self._prefixes, self._double_bos = longest, dict(prefixes), frozenset(double_bos)
         self._known: dict[Path, Reference] = {}
 
@@ -100,7 +100,7 @@ class Voices:
         name = known[name.lower()]
         variant = name if name in self._adapters else ""
         voice = SpeakingVoice(name, variant, None, self._prefixes.get(name, ""), name in self._double_bos)
-        return self._of_folder(voice, self._folder / name) if name in self._folders() else voice
+        return self._of_folder(voice, self.folder / name) if name in self._folders() else voice
 
     def for_request(self, name: str, sample: VoiceSample | None) -> SpeakingVoice:
         """The voice to speak a request with. With a clip of its own, a name that is no voice means the base model."""
@@ -127,7 +127,7 @@ class Voices:
 
     def to_encode(self) -> list[str]:
         """Names of the folder voices whose clips have no codes yet."""
-        return [name for name in self._folders() if self._is_to_encode(self._folder / name)]
+        return [name for name in self._folders() if self._is_to_encode(self.folder / name)]
 
     def _is_to_encode(self, folder: Path) -> bool:
         clip = _clip(folder)
@@ -144,9 +144,9 @@ class Voices:
         return hashlib.sha256(self._origin.encode() + clip.read_bytes()).hexdigest()
 
     def _folders(self) -> list[str]:
-        if not self._folder.is_dir():
+        if not self.folder.is_dir():
             return []
-        return sorted(path.name for path in self._folder.iterdir() if path.is_dir() and _clip(path))
+        return sorted(path.name for path in self.folder.iterdir() if path.is_dir() and _clip(path))
 
     def _reference(self, clip: Clip) -> Reference:
         if clip.folder in self._known:

@@ -55,7 +55,9 @@ _POSITIONS_PER_SECOND = 50  # encoder positions, counted as audio tokens
 
 
 class WhisperBackend:
-    """One loaded Whisper."""
+    """One loaded Whisper. whisper: the model, after `load`."""
+
+    whisper: Whisper
 
     def load(self, model: ModelFiles, placement: Placement) -> Capabilities:
         """Choose engine and dtype where the placement leaves them open, and load. Raises ModelUnavailable,
@@ -68,7 +70,7 @@ class WhisperBackend:
         known = model_set(model.model)
         located = locate(known, model.folder) if known else None
         self._refused = located.refused if located else ()
-        self._whisper = load_whisper(
+        self.whisper = load_whisper(
             located.folder if located else model.folder,
             engine=engine,
             device=placement.device,
@@ -81,23 +83,23 @@ class WhisperBackend:
             ),
         )
         if options.language:
-            checked_language(self._whisper.special, options.language)
-        network = self._whisper.network
+            checked_language(self.whisper.special, options.language)
+        network = self.whisper.network
         return Capabilities(
             engine=network.engine,
             device=network.device,
             dtype=network.dtype,
             max_batch=options.max_batch,  # jobs that take turns; a static graph decodes their windows one by one
-            languages=tuple(self._whisper.special.languages) or ("en",),
+            languages=tuple(self.whisper.special.languages) or ("en",),
             words=True,
             logprobs=True,
-            translation=self._whisper.special.multilingual,
+            translation=self.whisper.special.multilingual,
             max_live=_MOST_LIVE,
             detail=self._detail(placement),
         )
 
     def _detail(self, placement: Placement) -> dict[str, Any]:
-        detail = {**self._whisper.network.detail(), "threads": placement.threads}
+        detail = {**self.whisper.network.detail(), "threads": placement.threads}
         if self._dtype_reason:
             detail["dtype_reason"] = self._dtype_reason
         if self._refused:
@@ -128,13 +130,13 @@ class WhisperBackend:
             raise InvalidInput("Whisper transcribes audio and does nothing else", code="OperationNotSupported")
         if request.diarize:
             raise InvalidInput("Whisper cannot tell speakers apart", param="response_format", code="unsupported_value")
-        special = self._whisper.special
+        special = self.whisper.special
         if request.task == "translate" and not special.multilingual:
             raise InvalidInput(
                 "this is an English-only Whisper; it cannot translate", param="model", code="unsupported_value"
             )
         gated = self._options.vad and bool(request.options.get("vad", True))
-        recording = self._whisper.recording(
+        recording = self.whisper.recording(
             request.samples,
             vad_options=VadOptions.of(request.chunking, self._options.vad_threshold) if gated else None,
             carry_prompt=self._options.carry_prompt,
@@ -163,19 +165,15 @@ class WhisperBackend:
         """
         if given is None and among:
             return among[0] if len(among) == 1 else None
-        return checked_language(self._whisper.special, given or self._options.language)
+        return checked_language(self.whisper.special, given or self._options.language)
 
     def among(self, given: Sequence[str]) -> tuple[str, ...]:
         """The languages that alone are considered, () = all. Raises InvalidInput for one that the model does not
         know."""
-        codes = [checked_language(self._whisper.special, one, "languages") for one in given]
+        codes = [checked_language(self.whisper.special, one, "languages") for one in given]
         return tuple(dict.fromkeys(code for code in codes if code is not None))
 
     # --- Live audio ------------------------------------------------------------------------------------------------
-
-    @property
-    def whisper(self) -> Whisper:
-        return self._whisper
 
     def feed(self, job: LiveWhisperJob, feed: Feed) -> None:
         job.feed(feed)
@@ -248,7 +246,7 @@ class WhisperBackend:
         return taken
 
     def _batch_size(self) -> int:
-        network = self._whisper.network
+        network = self.whisper.network
         return (
             min(network.max_batch, max(_WINDOWS_PER_STEP_CPU, self._threads))
             if network.device == "cpu"
@@ -258,7 +256,7 @@ class WhisperBackend:
     def _decode(self, windows: Sequence[tuple[WhisperJob, Window]], partial: Sequence[ActiveWindow]) -> None:
         items = [ActiveWindow(job.recording, window, job.decoding_options) for job, window in windows]
         if items or partial:
-            self._whisper.work([*items, *partial])
+            self.whisper.work([*items, *partial])
         for (job, _), item in zip(windows, items, strict=True):
             job.decoding_options = replace(job.decoding_options, language=item.decoding_options.language)
             job.without_prompt = job.without_prompt or item.prompt_left_out
@@ -275,7 +273,7 @@ class WhisperBackend:
 
     def _done(self, job: WhisperJob) -> Done:
         audio = round(job.seconds * _POSITIONS_PER_SECOND)
-        given = self._whisper.prompts.given(job.decoding_options)
+        given = self.whisper.prompts.given(job.decoding_options)
         usage = Usage(
             input_tokens=audio + len(given.prompt) + len(given.glossary),
             output_tokens=job.tokens,
@@ -297,7 +295,7 @@ class WhisperBackend:
         if not seconds:
             return ()
         mean = sum(length * logprob for length, logprob in job.logprobs) / seconds
-        if not self._whisper.special.multilingual and mean < _DOUBTFUL_ENGLISH:
+        if not self.whisper.special.multilingual and mean < _DOUBTFUL_ENGLISH:
             return (
                 f"this model knows English only and is unsure of this text (mean log-probability {mean:.2f}); "
                 "speech in another language needs a multilingual model",
@@ -314,7 +312,7 @@ class WhisperBackend:
             job.close()
 
     def footprint(self) -> int:
-        return self._whisper.network.footprint()
+        return self.whisper.network.footprint()
 
 
 def _options(model: ModelFiles) -> WhisperOptions:

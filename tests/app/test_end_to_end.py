@@ -46,7 +46,7 @@ def _active(server: Running, model: str) -> int:
 
 def _kill_worker(server: Running, model: str) -> None:
     """Kill the process that holds the model, as the system's memory killer would."""
-    supervisor = server.gateway.pool._dispatchers[model].supervisor  # type: ignore[attr-defined]
+    supervisor = server.gateway.pool.dispatchers[model].supervisor  # type: ignore[attr-defined]
     psutil.Process(supervisor.worker.pid).kill()
 
 

@@ -139,7 +139,7 @@ def test_a_worker_killed_in_the_middle_costs_one_answer(server: Running, stream_
 
 
 def worker_of(server: Running, name: str) -> int:
-    worker = pool_of(server)._dispatchers[name].supervisor.worker
+    worker = pool_of(server).dispatchers[name].supervisor.worker
     assert worker is not None
     return worker.pid
 

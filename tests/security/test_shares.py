@@ -96,11 +96,11 @@ async def test_long_jobs_of_one_key_leave_the_last_slot_to_another() -> None:
     deployment = fake(delay=0.05, steps=100_000, max_batch=3)
     async with pool_of(deployment) as pool:
         jobs = [asyncio.create_task(ask(pool, deployment, audio(1), "hostile")) for _ in range(5)]
-        dispatcher = pool._dispatchers["fake"]
+        dispatcher = pool.dispatchers["fake"]
         await until(lambda: dispatcher.active == 2 and dispatcher.waiting == 3)
         honest = asyncio.create_task(ask(pool, deployment, audio(1), "honest"))
         await until(lambda: dispatcher.active == 3)
-        assert sorted(entry.owner for entry, _ in dispatcher._active.values()) == ["honest", "hostile", "hostile"]
+        assert dispatcher.snapshot()["owners"] == ["honest", "hostile", "hostile"]
         for job in (*jobs, honest):
             job.cancel()
         await asyncio.gather(*jobs, honest, return_exceptions=True)
@@ -172,7 +172,7 @@ async def test_one_key_gets_its_share_of_a_small_temp_disk(
         assert len(other.samples) == 16_000 * 60
     first.close()
     (await _decode(media, "hostile", long)).close()
-    assert (media._space.held, media._written) == (0, 0)
+    assert media.snapshot()["file_bytes"] == 0
 
 
 async def test_a_full_disk_is_told_as_one(media: FairMediaPool, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ def _deployment(pool: ClusterPool, name: str = "asr") -> Any:
 
 async def _begun(pool: ClusterPool, request: Any, name: str = "asr") -> tuple[asyncio.Task[Any], Any]:
     """A running request, and the dispatcher that holds it."""
-    dispatcher, before = pool._dispatchers[name], pool._dispatchers[name].snapshot()["accepted"]
+    dispatcher, before = pool.dispatchers[name], pool.dispatchers[name].snapshot()["accepted"]
     task = asyncio.create_task(ask(pool, _deployment(pool, name), request), name="test request")
     await until(lambda: dispatcher.snapshot()["accepted"] > before or task.done())
     return task, dispatcher
@@ -95,7 +95,7 @@ async def test_losing_a_replica_costs_its_own_jobs_alone() -> None:
 async def test_a_dead_worker_is_replaced_at_once() -> None:
     async with cluster_of({"asr": SLOW}) as (pool, calls):
         task, _ = await _begun(pool, audio(1.0))
-        dispatcher = calls["asr"].replicas[0]._pool._dispatchers["asr"]
+        dispatcher = calls["asr"].replicas[0]._pool.dispatchers["asr"]
         dispatcher.supervisor.worker.kill()  # type: ignore[union-attr]
         with pytest.raises(WorkerLost):
             await task
@@ -163,7 +163,7 @@ async def test_what_the_user_did_not_configure_is_absent() -> None:
 
 async def test_live_jobs_and_unloading_are_refused() -> None:
     async with cluster_of({"asr": ASR}) as (pool, _):
-        worker = await pool._dispatchers["asr"].supervisor.ensure()
+        worker = await pool.dispatchers["asr"].supervisor.ensure()
         job = worker.submit(LiveRequest())
         assert "not served over a cluster" in job.last.message  # type: ignore[union-attr]
         with pytest.raises(InvalidRequest, match="live audio"):

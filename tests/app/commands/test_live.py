@@ -147,7 +147,7 @@ def test_a_server_that_goes_away_is_told(server: Running, tmp_path: Path, monkey
 
         def pieces(self: FileSource, stop: threading.Event) -> Iterator[bytes]:
             yield tone(0.5)
-            leaving.do(lambda: [session.leave() for session in gateway.realtime._sessions])
+            leaving.do(lambda: [session.leave() for session in gateway.realtime.sessions])
             stop.wait(LIMIT)
 
         monkeypatch.setattr(FileSource, "pieces", pieces)

@@ -161,4 +161,4 @@ def test_a_client_that_does_not_read_holds_speech_back() -> None:
 
 
 def _unsent(server: Running) -> list[int]:
-    return [session.driver.unsent for session in server.gateway.realtime._sessions]  # type: ignore[attr-defined]
+    return [session.driver.unsent for session in server.gateway.realtime.sessions]  # type: ignore[attr-defined]

@@ -38,7 +38,7 @@ def whisper(folder: Path) -> Deployment:
 
 
 def pid_of(pool: WorkerPool, name: str) -> int:
-    worker = pool._dispatchers[name].supervisor.worker
+    worker = pool.dispatchers[name].supervisor.worker
     assert worker is not None
     return worker.pid
 

@@ -267,7 +267,7 @@ class Lives(RuleBasedStateMachine):
             assert worker is not None
             if hangs:
                 worker.may_be_killed = True
-                self.pool._dispatchers[name].supervisor.watch(self.loop.time() + 1000)
+                self.pool.dispatchers[name].supervisor.watch(self.loop.time() + 1000)
             else:
                 worker.lose()
 
@@ -290,7 +290,7 @@ class Lives(RuleBasedStateMachine):
     async def _grow(self, name: str, size: int) -> None:
         if (worker := self.world.worker(name)) is not None:
             worker.size = size
-        for dispatcher in self.pool._dispatchers.values():
+        for dispatcher in self.pool.dispatchers.values():
             dispatcher.supervisor.watch(self.loop.time())
 
     @rule(name=st.sampled_from(NAMES), there=st.sampled_from([True, True, False]))
@@ -338,7 +338,7 @@ class Lives(RuleBasedStateMachine):
 
     def idle(self) -> list[str]:
         """Models that could make room at once: no job, nobody waits, not pinned, not ending already."""
-        supervisors = [dispatcher.supervisor for dispatcher in self.pool._dispatchers.values()]
+        supervisors = [dispatcher.supervisor for dispatcher in self.pool.dispatchers.values()]
         return [r.name for r in supervisors if r.worker and not r.active and not r.waiting and not r.pinned]
 
     async def let_everything_end(self) -> None:

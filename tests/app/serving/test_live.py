@@ -125,7 +125,7 @@ async def test_what_cannot_be_served_in_real_time_is_refused() -> None:
     """Half a second of work for each second of audio: two sessions are one too many."""
     d = fake(delay=0.0)
     async with pool_of(d) as pool:
-        live = pool._dispatchers["fake"].live
+        live = pool.dispatchers["fake"].live
         async with pool.admit(d, owner="me", request_id="1", live=True) as one:
             await one.run(LiveRequest())
             live.price.add(9.0, 4.5)
@@ -144,7 +144,7 @@ async def test_what_sessions_cost_is_measured() -> None:
             reservation.feed(sound(1.0))
         reservation.feed(LiveCommit())
         await next_of(events, TurnDone)
-        price = pool._dispatchers["fake"].live.price
+        price = pool.dispatchers["fake"].live.price
         await until(lambda: price.value is not None)
         assert price.value is not None
         assert price.value > 0.05 / 12
@@ -172,7 +172,7 @@ async def test_audio_that_waits_is_bounded(monkeypatch: pytest.MonkeyPatch) -> N
         with pytest.raises(Overloaded, match="behind what was said"):
             reservation.feed(sound(1.0))
         reservation.feed(LiveCommit())  # no audio
-        pool._dispatchers["fake"].supervisor.worker.kill()  # type: ignore[union-attr]
+        pool.dispatchers["fake"].supervisor.worker.kill()  # type: ignore[union-attr]
         async with asyncio.timeout(LIMIT):
             await reservation.wait_for_room()
 
@@ -198,7 +198,7 @@ async def test_a_lost_worker_ends_the_session_with_the_reason() -> None:
         events = await reservation.run(MANUAL)
         reservation.feed(sound(1.0))
         await next_of(events, TurnDelta)
-        pool._dispatchers["fake"].supervisor.worker.kill()  # type: ignore[union-attr]
+        pool.dispatchers["fake"].supervisor.worker.kill()  # type: ignore[union-attr]
         with pytest.raises(WorkerLost):
             await rest(events)
         reservation.feed(sound(1.0))  # dropped

@@ -58,7 +58,7 @@ async def test_a_worker_that_was_killed_while_idle_costs_nobody_a_request() -> N
     d = fake()
     async with pool_of(d) as pool:
         await text_of(pool, d, audio(1))
-        worker = pool._dispatchers["fake"].supervisor.worker
+        worker = pool.dispatchers["fake"].supervisor.worker
         assert worker is not None
         psutil.Process(worker.pid).kill()
         assert not worker.lost  # nobody has noticed yet
@@ -77,8 +77,8 @@ async def test_a_worker_that_dies_at_work_costs_the_request() -> None:
     d = fake(delay=0.1, steps=1000)
     async with pool_of(d) as pool:
         job = asyncio.create_task(text_of(pool, d, audio(1)))
-        dispatcher = pool._dispatchers["fake"]
-        await until(lambda: any(job.taken_up for job in dispatcher._active))
+        dispatcher = pool.dispatchers["fake"]
+        await until(lambda: dispatcher.snapshot()["accepted"] > 0)
         worker = dispatcher.supervisor.worker
         assert worker is not None
         psutil.Process(worker.pid).kill()

@@ -35,7 +35,7 @@ from tests.support.waiting import LIMIT, until
 
 
 def workers(pool: WorkerPool) -> list[int]:
-    return [d.supervisor.worker.pid for d in pool._dispatchers.values() if d.supervisor.worker]
+    return [d.supervisor.worker.pid for d in pool.dispatchers.values() if d.supervisor.worker]
 
 
 def count(metrics: Metrics, name: str) -> float:
@@ -131,7 +131,7 @@ async def test_a_client_that_leaves_frees_its_slot_at_the_next_step() -> None:
                 break
             assert pool.status()["fake"].jobs_active == 1
         await until(lambda: pool.status()["fake"].jobs_active == 0)
-        worker = pool._dispatchers["fake"].supervisor.worker
+        worker = pool.dispatchers["fake"].supervisor.worker
         assert worker is not None
         before = worker.heartbeat
         await until(lambda: worker.heartbeat is not before)
@@ -155,7 +155,7 @@ async def test_a_client_that_leaves_the_queue_never_reaches_the_worker() -> None
         await asyncio.gather(waiting, running, return_exceptions=True)
         assert pool.status()["fake"].queue_depth == 0
         await until(lambda: pool.status()["fake"].jobs_active == 0)
-        assert pool._dispatchers["fake"].reserved_slots.held == 0
+        assert pool.dispatchers["fake"].reserved_slots.held == 0
 
 
 async def test_leaving_while_a_cold_model_loads_is_clean() -> None:
@@ -170,7 +170,7 @@ async def test_leaving_while_a_cold_model_loads_is_clean() -> None:
 
 def begun(pool: WorkerPool) -> int:
     """Jobs that the worker has taken up."""
-    return sum(job.taken_up for job in pool._dispatchers["fake"]._active)
+    return int(pool.snapshot()["deployments"]["fake"]["accepted"])
 
 
 async def test_a_killed_worker_costs_its_jobs_a_503_and_the_next_request_works() -> None:
@@ -263,7 +263,7 @@ async def test_a_request_that_cannot_travel_is_refused_and_those_behind_it_are_s
         assert "64 bits" in refused.message
         assert isinstance(first, list)
         assert isinstance(last, list)
-        worker = pool._dispatchers[d.name].supervisor.worker
+        worker = pool.dispatchers[d.name].supervisor.worker
         assert isinstance(worker, ProcessWorker)
         assert not worker._jobs
 

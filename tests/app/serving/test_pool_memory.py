@@ -30,7 +30,7 @@ async def test_the_model_that_idles_longest_goes_first_and_its_process_ends() ->
         await text_of(pool, a, audio(1))
         await asyncio.sleep(0.05)
         await text_of(pool, b, audio(1))
-        evicted = pool._dispatchers["a"].supervisor.worker
+        evicted = pool.dispatchers["a"].supervisor.worker
         assert evicted is not None
         await text_of(pool, c, audio(1))
         assert states(pool) == {"a": "unloaded", "b": "ready", "c": "ready"}
@@ -49,7 +49,7 @@ async def test_cost_counts_too_a_model_that_loads_slowly_stays_longer() -> None:
         await text_of(pool, quick, audio(1))
         now = asyncio.get_running_loop().time()
         for name, idle, load in (("slow", 200.0, 1000.0), ("quick", 100.0, 10.0)):
-            supervisor = pool._dispatchers[name].supervisor
+            supervisor = pool.dispatchers[name].supervisor
             supervisor.idle_since, supervisor.load_seconds = now - idle, load
         await text_of(pool, new, audio(1))
         assert states(pool) == {"slow": "ready", "quick": "unloaded", "new": "ready"}
@@ -90,7 +90,7 @@ async def test_a_newcomer_that_is_larger_than_expected_waits_until_there_is_room
         long = asyncio.create_task(text_of(pool, busy, audio(1)), name="test")
         await until(lambda: pool.status()["busy"].jobs_active == 1)
         short = asyncio.create_task(text_of(pool, new, audio(1)), name="test")
-        await until(lambda: pool._dispatchers["busy"].supervisor.draining or long.done())
+        await until(lambda: pool.dispatchers["busy"].supervisor.draining or long.done())
         assert not long.done()
         assert states(pool) == {"busy": "busy", "new": "loading"}
         assert await asyncio.gather(long, short) == ["one two"] * 2
@@ -105,7 +105,7 @@ async def test_a_model_that_grows_a_little_beyond_its_last_life_is_within_what_i
         assert await pool.unload("grower")
         await pool.load("grower")
         kept = pool.devices()[-1].memory_used_bytes
-        worker = pool._dispatchers["grower"].supervisor
+        worker = pool.dispatchers["grower"].supervisor
         worker.loader.measure(int(kept / (1 + QUICK.slack) * 1.04))
         assert pool.devices()[-1].memory_used_bytes == kept
 
@@ -212,10 +212,10 @@ async def test_clients_that_leave_while_memory_is_awaited_withdraw_the_request()
         long = asyncio.create_task(text_of(pool, busy, audio(1)), name="test")
         await until(lambda: pool.status()["busy"].jobs_active == 1)
         waiting = asyncio.create_task(ask(pool, new, audio(1)), name="test")
-        await until(lambda: pool._dispatchers["busy"].supervisor.draining)
+        await until(lambda: pool.dispatchers["busy"].supervisor.draining)
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
-        await until(lambda: not pool._dispatchers["busy"].supervisor.draining)
+        await until(lambda: not pool.dispatchers["busy"].supervisor.draining)
         second = asyncio.create_task(text_of(pool, busy, audio(1)), name="test")
         assert await asyncio.gather(long, second) == ["one two"] * 2
         assert states(pool) == {"busy": "ready", "new": "unloaded"}
@@ -346,8 +346,8 @@ async def test_a_fallback_answers_while_a_deployment_cannot_and_says_so() -> Non
         assert await asyncio.gather(names(), names(), names()) == [("good", "broken")] * 3  # they waited for its load
         assert await names() == ("good", "broken")  # it was known
         assert (
-            [d.reserved_slots.held for d in pool._dispatchers.values()]
-            == [d.waiting for d in pool._dispatchers.values()]
+            [d.reserved_slots.held for d in pool.dispatchers.values()]
+            == [d.waiting for d in pool.dispatchers.values()]
             == [0, 0]
         )
 
@@ -394,7 +394,7 @@ async def test_a_model_with_a_fallback_is_loaded_once_and_clients_may_leave_mean
         jobs[0].cancel()  # who began the load leaves
         assert await asyncio.gather(*jobs[1:]) == ["one two"] * 2
         assert states(pool) == {"d": "ready", "other": "unloaded"}
-        assert pool._dispatchers["d"].waiting == 0
+        assert pool.dispatchers["d"].waiting == 0
 
 
 async def test_a_drain_ends_a_load_that_requests_wait_for() -> None:

@@ -131,7 +131,7 @@ def test_a_cancelled_job_frees_its_slot(backend: CsmBackend) -> None:
         job = backend.start(HELLO)
         list(backend.step([job]))
         backend.close(job)
-    assert backend._batch.cache.free == 4
+    assert backend.batch.cache.free == 4
 
 
 def test_voices_and_cloning(backend: CsmBackend, place: Path) -> None:
@@ -170,7 +170,7 @@ def test_folders_of_voices_that_cannot_be_read_say_why(backend: CsmBackend, plac
 def test_cached_codes_are_used_and_damage_is_named(tiny: Path, place: Path) -> None:
     first = samples(loaded(tiny, place), replace(HELLO, voice="anna"))
     other = loaded(tiny, place)
-    other._codec.encode = None  # type: ignore[assignment,method-assign]
+    other.codec.encode = None  # type: ignore[assignment,method-assign]
     assert np.array_equal(samples(other, replace(HELLO, voice="anna")), first)
     cached = place / "models" / "voices" / "anna" / "codes.safetensors"
     kept = cached.read_bytes()
@@ -185,14 +185,14 @@ def test_cached_codes_are_used_and_damage_is_named(tiny: Path, place: Path) -> N
 def test_an_earlier_answer_is_remembered_as_codes(backend: CsmBackend) -> None:
     """Context by answer id equals the context of exactly those codes, and is never encoded again."""
     speak(backend, replace(HELLO, answer_id="first"))
-    encode, backend._codec.encode = backend._codec.encode, None  # type: ignore[assignment,method-assign]
+    encode, backend.codec.encode = backend.codec.encode, None  # type: ignore[assignment,method-assign]
     try:
         turn = ContextTurn("0", "", answer_id="first")
         follow = samples(backend, replace(HELLO, text="And now?", voice="1", context=(turn,)))
         assert not np.array_equal(follow, samples(backend, replace(HELLO, text="And now?", voice="1")))
     finally:
-        backend._codec.encode = encode  # type: ignore[method-assign]
-    (segment,) = backend._history.segments("first")
+        backend.codec.encode = encode  # type: ignore[method-assign]
+    (segment,) = backend.history.segments("first")
     assert (segment.speaker, segment.text, segment.codes.shape) == (0, "Hello there.", (8, 12))
 
 
@@ -213,7 +213,7 @@ def test_long_text_is_spoken_sentence_by_sentence(backend: CsmBackend) -> None:
     )
     audio, done, _ = speak(backend, replace(HELLO, text=long, answer_id="long"))[0]
     assert done.usage.output_tokens == 3 * 12
-    assert [segment.text[24] for segment in backend._history.segments("long")] == ["0", "1", "2"]
+    assert [segment.text[24] for segment in backend.history.segments("long")] == ["0", "1", "2"]
     assert len(audio) > 1.5 * 24_000
 
 
@@ -258,13 +258,13 @@ def test_wrong_requests(backend: CsmBackend) -> None:
             assert caught.value.param == param
     with pytest.raises(InvalidInput, match="only speaks"):
         backend.start(ChatRequest(()))
-    assert backend._batch.cache.free == 4
+    assert backend.batch.cache.free == 4
 
 
 def speaking_codes(backend: CsmBackend, frames: Sequence[Sequence[int]]) -> tuple[np.ndarray, Done, int]:
     """A run in which the model says exactly these frames."""
     spoken = iter(frames)
-    backend._batch._depth = lambda hidden, *_: torch.tensor([next(spoken)])  # type: ignore[assignment]
+    backend.batch._depth = lambda hidden, *_: torch.tensor([next(spoken)])  # type: ignore[assignment]
     return speak(backend, replace(HELLO, options={"max_seconds": 5.0}))[0]
 
 
@@ -287,14 +287,14 @@ def test_ends_of_speech(tiny: Path, place: Path) -> None:
 def test_silence_ends_the_speech_and_is_cut(tiny: Path, place: Path) -> None:
     backend = loaded(tiny, place)
     varied = [[i % 30, 3, 5, 1, 2, 9, 8, 7] for i in range(6)]
-    stream_class = type(backend._codec.open_stream())
+    stream_class = type(backend.codec.open_stream())
     decode, calls = stream_class.decode, [0]
 
     def quiet_after_six(self: Any, codes: torch.Tensor) -> torch.Tensor:
         calls[0] += codes.shape[2]
         return decode(self, codes) * (1.0 if calls[0] <= 6 else 0.0)
 
-    backend._codec.open_stream = lambda *_: _Quiet(stream_class, quiet_after_six)(backend)  # type: ignore[method-assign]
+    backend.codec.open_stream = lambda *_: _Quiet(stream_class, quiet_after_six)(backend)  # type: ignore[method-assign]
     audio, done, _ = speaking_codes(backend, [[(i * 7) % 30, *varied[i % 6][1:]] for i in range(60)])
     assert 6 * 1920 < len(audio) <= 6 * 1920 + 0.25 * 24_000
     assert done.usage.output_tokens < 40
@@ -307,7 +307,7 @@ class _Quiet:
         self._kind, self._decode = kind, decode
 
     def __call__(self, backend: CsmBackend) -> Any:
-        stream = self._kind(backend._codec, backend._codec._streaming, 1)
+        stream = self._kind(backend.codec, backend.codec._streaming, 1)
         decode = self._decode
 
         class Stream:
@@ -321,7 +321,7 @@ class _Quiet:
 def test_a_step_that_fails_can_be_repeated(backend: CsmBackend) -> None:
     expected = samples(backend, HELLO)
     job = backend.start(HELLO)
-    depth, got, failures = backend._batch._depth, [], [2, 5]
+    depth, got, failures = backend.batch._depth, [], [2, 5]
 
     def failing(*arguments: Any) -> torch.Tensor:
         failures[:] = [count - 1 for count in failures]
@@ -329,7 +329,7 @@ def test_a_step_that_fails_can_be_repeated(backend: CsmBackend) -> None:
             raise RuntimeError("for a test")
         return depth(*arguments)
 
-    backend._batch._depth = failing  # type: ignore[assignment]
+    backend.batch._depth = failing  # type: ignore[assignment]
     done = False
     while not done:
         try:
@@ -340,7 +340,7 @@ def test_a_step_that_fails_can_be_repeated(backend: CsmBackend) -> None:
         except RuntimeError:
             continue
     backend.close(job)
-    backend._batch._depth = depth
+    backend.batch._depth = depth
     assert np.array_equal(np.concatenate(got), expected)
 
 

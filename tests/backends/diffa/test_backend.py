@@ -148,7 +148,7 @@ def test_a_stop_text_ends_the_answer_early(backend, samples):
 
 def test_an_end_token_ends_the_answer(backend, samples, monkeypatch):
     plain = generations()["a/prefix_s32_b8_g32_fixed"]["token_ids"]
-    monkeypatch.setattr(backend._model.tokenizer, "eot", plain[4 * 2 + 1])
+    monkeypatch.setattr(backend.model.tokenizer, "eot", plain[4 * 2 + 1])
     options = {"steps": 32, "block_length": 8, "max_new_tokens": 32, "threshold": None}
     [events] = run(backend, ask(samples, options=options))
     done = events[-1]

@@ -82,12 +82,12 @@ def test_the_encoder_is_loaded_early_where_a_clip_waits_for_it(
     place = tmp_path / "voices" / "anna"
     place.mkdir(parents=True)
     soundfile.write(place / "clip.wav", clip(), 16_000)
-    assert not loaded(tmp_path, lm_folder, codec_folder)._codec.encoder_loaded, "nobody knows what the clip says"
+    assert not loaded(tmp_path, lm_folder, codec_folder).codec.encoder_loaded, "nobody knows what the clip says"
     (place / "transcript.txt").write_text("The quick brown fox.", encoding="utf-8")
     first = loaded(tmp_path, lm_folder, codec_folder)
-    assert first._codec.encoder_loaded
+    assert first.codec.encoder_loaded
     spoken(first, SpeechRequest("One.", "anna", seed=1, options={"max_new_tokens": 5}))
-    assert not loaded(tmp_path, lm_folder, codec_folder)._codec.encoder_loaded, "its codes are kept"
+    assert not loaded(tmp_path, lm_folder, codec_folder).codec.encoder_loaded, "its codes are kept"
 
 
 def test_a_codec_without_an_encoder_still_speaks(
@@ -107,7 +107,7 @@ def test_steps_that_give_up_fixed_shapes_are_told(tmp_path: Path, lm_folder: Pat
     backend = LlasaBackend()
     checked = check_options(backend_info("llasa"), {"codec_model": str(codec_folder)})
     capabilities = backend.load(ModelFiles("tts", "", lm_folder, tmp_path, tmp_path, checked), PLACED)
-    backend._loop.given_up = "OutOfMemoryError: no memory"
+    backend.loop.given_up = "OutOfMemoryError: no memory"
     spoken(backend, SpeechRequest("One.", "default", seed=1, options={"max_new_tokens": 5}))
     assert capabilities.detail["compile"] == "off: OutOfMemoryError: no memory"
 
@@ -131,7 +131,7 @@ def test_options_out_of_range_are_refused_before_anything_is_loaded(option: str,
 
 
 def test_voices_are_listed(backend: LlasaBackend, models: Path, lm_folder: Path, codec_folder: Path) -> None:
-    names = [voice.id for voice in backend._voices.listed()]
+    names = [voice.id for voice in backend.voices.listed()]
     assert names == ["default", "carl", "carl-checkpoint-2", "anna", "bert", "mute"]
 
 
@@ -151,12 +151,12 @@ def test_codes_of_a_voice_are_kept_and_used(models: Path, lm_folder: Path, codec
     assert len(kept["audio"]) == int(1.2 * 50) + 1
     again = loaded(models, lm_folder, codec_folder)
     second = spoken(again, SpeechRequest("One.", "bert", seed=3, options=SHORT))[0]
-    assert not again._codec.encoder_loaded
+    assert not again.codec.encoder_loaded
     np.testing.assert_array_equal(first, second)
 
 
 def test_a_clip_in_the_request_is_what_its_folder_would_be(backend: LlasaBackend) -> None:
-    wave, _ = soundfile.read(backend._voices._folder / "anna" / "clip.wav", dtype="float32")
+    wave, _ = soundfile.read(backend.voices.folder / "anna" / "clip.wav", dtype="float32")
     folder = spoken(backend, SpeechRequest("One two.", "anna", seed=5, options=SHORT))[0]
     for name in ("default", "whoever"):
         request = SpeechRequest(
@@ -169,7 +169,7 @@ def test_the_reference_is_decoded_along_and_cut(backend: LlasaBackend) -> None:
     _, done = spoken(backend, SpeechRequest("One two.", "anna", seed=5, options=SHORT))
     samples, _ = spoken(backend, SpeechRequest("One two.", "anna", seed=5, options=SHORT))
     codes = done.usage.output_tokens - (done.finish_reason == "stop")
-    kept = backend._voices.voice("anna").reference
+    kept = backend.voices.voice("anna").reference
     assert kept is not None
     assert len(samples) == (codes + len(kept.codes)) * 320 - kept.samples
 
@@ -224,7 +224,7 @@ def test_long_text_is_spoken_in_parts(backend: LlasaBackend, voice: str, options
     samples, done = spoken(backend, SpeechRequest(LONG, voice, seed=1, options=options))
     assert len(samples) > 0
     assert done.usage.output_tokens > 0
-    assert backend._loop.free == 4
+    assert backend.loop.free == 4
 
 
 def test_sentences_without_a_speaker_follow_the_first(backend: LlasaBackend) -> None:
@@ -238,7 +238,7 @@ def test_sentences_without_a_speaker_follow_the_first(backend: LlasaBackend) -> 
     list(backend.step([job]))
     assert len(job.running()) == 2
     codes = job.chunks[0].codes
-    assert job.running()[0].prompt[-len(codes) :] == backend._model.vocabulary.speech_ids(codes)
+    assert job.running()[0].prompt[-len(codes) :] == backend.model.vocabulary.speech_ids(codes)
     backend.close(job)
 
 
@@ -271,10 +271,10 @@ def _steps(backend: LlasaBackend, job: Any) -> Iterator[Event | None]:
 def test_a_cancelled_job_frees_its_slots(backend: LlasaBackend) -> None:
     jobs = [backend.start(SpeechRequest("Hello.", "carl", seed=i)) for i in range(4)]
     list(backend.step(jobs))
-    assert backend._loop.free == 0
+    assert backend.loop.free == 0
     for job in jobs:
         backend.close(job)
-    assert backend._loop.free == 4
+    assert backend.loop.free == 4
 
 
 def test_control_tokens_in_the_text_are_not_control_tokens(backend: LlasaBackend) -> None:
@@ -319,10 +319,10 @@ def test_captions_become_the_system_message(models: Path, lm_folder: Path, codec
 
 def test_speaker_fine_tunes_get_their_prefix(models: Path, lm_folder: Path, codec_folder: Path) -> None:
     backend = loaded(models, lm_folder, codec_folder, assistant_prefix={"kore": "Speaker kore"}, double_bos=["kore"])
-    assert "kore" in [voice.id for voice in backend._voices.listed()]
+    assert "kore" in [voice.id for voice in backend.voices.listed()]
     job = backend.start(SpeechRequest("Hi.", "kore", options=SHORT))
     list(backend.step([job]))
-    vocabulary, prompt = backend._model.vocabulary, job.running()[0].prompt
+    vocabulary, prompt = backend.model.vocabulary, job.running()[0].prompt
     assert list(prompt[:2]) == vocabulary.encode("<|begin_of_text|>") * 2
     tail = vocabulary.encode("Speaker kore<|SPEECH_GENERATION_START|>")
     assert list(prompt[-len(tail) :]) == tail
@@ -355,7 +355,7 @@ def test_speaker_fine_tunes_get_their_prefix(models: Path, lm_folder: Path, code
 def test_bad_requests_say_what_is_wrong(backend: LlasaBackend, request_: Any, message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
         backend.start(request_)
-    assert backend._loop.free == 4
+    assert backend.loop.free == 4
 
 
 def test_missing_parts_are_named(models: Path, lm_folder: Path, codec_folder: Path, tmp_path: Path) -> None:

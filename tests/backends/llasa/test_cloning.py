@@ -62,7 +62,7 @@ def test_a_running_job_makes_audio_while_another_waits_for_the_import(
     assert sum(isinstance(event, AudioChunk) for _, event in events) > 0
     assert talking.running()[0].produced >= 55, "a token in every step, after those that its prompt takes"
     assert not cloned.running()
-    assert not backend._codec.encoder_loaded
+    assert not backend.codec.encoder_loaded
     gate.set()
     rest, answer = finish(backend, [talking, cloned])
     again = loaded(tmp_path, lm_folder, codec_folder)
@@ -74,12 +74,12 @@ def test_a_running_job_makes_audio_while_another_waits_for_the_import(
 
 
 def test_a_clip_of_a_request_sounds_like_its_codes(backend: LlasaBackend) -> None:
-    backend._codec.load_encoder()
+    backend.codec.load_encoder()
     job = backend.start(CLONE)
     assert job.voice.anchored
     while job.clip is not None:
         list(backend.step([job]))
-    assert job.voice.reference.codes == tuple(backend._codec.encode(clip())[0, 0].tolist())
+    assert job.voice.reference.codes == tuple(backend.codec.encode(clip())[0, 0].tolist())
     backend.close(job)
 
 
@@ -98,7 +98,7 @@ def test_a_job_that_waits_can_be_cancelled(backend: LlasaBackend, gate: threadin
         assert list(backend.step([given_up])) == []
     assert not given_up.running()
     backend.close(given_up)
-    assert backend._loop.free == 4
+    assert backend.loop.free == 4
     assert isinstance(run(backend, SpeechRequest("One.", "default", options={"max_new_tokens": 5}))[0][-1], Done)
     gate.set()
     assert isinstance(run(backend, CLONE)[0][-1], Done)
@@ -146,7 +146,7 @@ def test_a_clip_that_leaves_no_room_fails_its_own_job_only(backend: LlasaBackend
 def test_one_clip_is_encoded_per_step(backend: LlasaBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     encoded = counted(backend, monkeypatch)
     jobs = [backend.start(TALK), *(backend.start(other(CLONE, seed=seed)) for seed in range(3))]
-    while not backend._codec.encoder_loaded:
+    while not backend.codec.encoder_loaded:
         list(backend.step(jobs[1:]))
     assert encoded == [], "reading the weights is a step of its own"
     for number in range(1, 4):
@@ -162,7 +162,7 @@ def test_the_clip_of_a_folder_is_encoded_once_for_all_who_wait(
     backend: LlasaBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoded = counted(backend, monkeypatch)
-    place = backend._voices._folder / "anna"  # put there after the start, which would have loaded the encoder
+    place = backend.voices.folder / "anna"  # put there after the start, which would have loaded the encoder
     place.mkdir(parents=True)
     soundfile.write(place / "clip.wav", clip(), 16_000, subtype="FLOAT")
     (place / "transcript.txt").write_text("The fox.", encoding="utf-8")
@@ -183,7 +183,7 @@ def test_the_worker_starts_a_job_before_its_clip_and_isolates_a_clip_that_breaks
         loop.add(number, request)
     loop.turn()
     assert sent == [frames.JobStarted(0), frames.JobStarted(1)]
-    monkeypatch.setattr(backend._codec, "encode", broken)
+    monkeypatch.setattr(backend.codec, "encode", broken)
     gate.set()
     while not loop.idle:
         loop.turn()
@@ -210,11 +210,11 @@ def broken(samples: np.ndarray) -> torch.Tensor:
 def counted(backend: LlasaBackend, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """A list that grows with every clip that is encoded."""
     lengths: list[int] = []
-    encode = backend._codec.encode
+    encode = backend.codec.encode
 
     def encode_counted(samples: Any) -> torch.Tensor:
         lengths.append(len(samples))
         return encode(samples)
 
-    monkeypatch.setattr(backend._codec, "encode", encode_counted)
+    monkeypatch.setattr(backend.codec, "encode", encode_counted)
     return lengths

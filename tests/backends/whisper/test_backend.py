@@ -117,11 +117,11 @@ def scripted(multilingual: Reference) -> tuple[WhisperBackend, ScriptedNetwork]:
     backend = WhisperBackend()
     backend.load(files(multilingual, vad=False), Placement(dtype="float32"))
     network = ScriptedNetwork(multilingual)
-    backend._whisper.network = network
-    backend._whisper.rules = backend._whisper.rules.__class__(
+    backend.whisper.network = network
+    backend.whisper.rules = backend.whisper.rules.__class__(
         **{
-            name: getattr(backend._whisper.rules, name)
-            for name in backend._whisper.rules.__slots__
+            name: getattr(backend.whisper.rules, name)
+            for name in backend.whisper.rules.__slots__
             if name != "suppressed"
         },
         suppressed=(),
@@ -269,7 +269,7 @@ def test_a_closed_job_holds_no_recording(
 def test_silence_has_no_text_and_needs_no_model(multilingual: Reference) -> None:
     backend = WhisperBackend()
     backend.load(files(multilingual), Placement(dtype="float32"))
-    network = backend._whisper.network = ScriptedNetwork(multilingual)
+    network = backend.whisper.network = ScriptedNetwork(multilingual)
     time = np.arange(3 * SECOND) / SECOND
     for samples in (np.zeros(3 * SECOND), noise(3), 0.5 * np.sin(2 * np.pi * 440 * time), np.zeros(0)):
         done = run(backend, TranscriptionRequest(samples.astype(np.float32)))[0]
@@ -370,7 +370,7 @@ def test_a_text_that_is_likely_to_be_wrong_is_answered_with_a_note(
     multilingual: bool, logprobs: list[tuple[float, float]], note: str
 ) -> None:
     backend = WhisperBackend()
-    backend._whisper = SimpleNamespace(special=SimpleNamespace(multilingual=multilingual))  # type: ignore[assignment]
+    backend.whisper = SimpleNamespace(special=SimpleNamespace(multilingual=multilingual))  # type: ignore[assignment]
     backend._options = WhisperOptions()
     notes = backend._doubts(SimpleNamespace(logprobs=logprobs))  # type: ignore[arg-type]
     assert [one[: len(note)] for one in notes] == ([note] if note else [])

@@ -81,7 +81,7 @@ def test_times_of_words_are_aligned_without_the_keywords(
     backend: WhisperBackend, noise: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are read off the answer's own tokens, so that a long list of keywords does not move them."""
-    model, seen = backend._whisper, []
+    model, seen = backend.whisper, []
     tokens = model.tokenizer.encode(" the fox")
 
     def weights(output: Any, given: list[int], heads: Any) -> np.ndarray:
@@ -119,7 +119,7 @@ def test_a_restriction_reaches_the_answer_and_counts_more_than_the_configured_la
         return done.language
 
     assert language() == "de"
-    known = [code for code in backend._whisper.special.languages if code != "de"][:2]
+    known = [code for code in backend.whisper.special.languages if code != "de"][:2]
     assert language(languages=tuple(known)) in known
     assert language(languages=(known[0],)) == known[0]
     with pytest.raises(InvalidInput) as told:

@@ -179,9 +179,9 @@ def backend(multilingual: Reference, monkeypatch: pytest.MonkeyPatch) -> Whisper
     """Says the same two seconds of text of every window."""
     made = WhisperBackend()
     made.load(files(multilingual), Placement(dtype="float32"))
-    made._whisper.network = ScriptedNetwork(multilingual)
-    made._whisper.rules = replace(made._whisper.rules, suppressed=())
-    monkeypatch.setattr(made._whisper, "_detector", Detector())
+    made.whisper.network = ScriptedNetwork(multilingual)
+    made.whisper.rules = replace(made.whisper.rules, suppressed=())
+    monkeypatch.setattr(made.whisper, "_detector", Detector())
     return made
 
 

@@ -150,7 +150,7 @@ def test_an_endless_turn_is_decoded_in_a_window_that_moves_on(backend: WhisperBa
 
 
 def test_silence_is_never_decoded(backend: WhisperBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend._whisper, "work", lambda items: pytest.fail("nobody spoke"))
+    monkeypatch.setattr(backend.whisper, "work", lambda items: pytest.fail("nobody spoke"))
     quiet = [*pieces(np.zeros(5 * RATE, np.float32)), LiveCommit()]
     for request in (ENGLISH, LiveRequest(language="en", turn_detection=TurnDetection(threshold=0.9))):
         assert of(drive(backend, job_of(backend, request), [*quiet, LiveEnd()]), CommitRefused)
@@ -196,8 +196,8 @@ def test_a_language_that_the_model_does_not_know(backend: WhisperBackend, spoken
 def test_all_microphones_and_uploads_share_a_step(
     backend: WhisperBackend, spoken: Recording, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    work, sizes = backend._whisper.work, []
-    monkeypatch.setattr(backend._whisper, "work", lambda items: (sizes.append(len(items)), work(items)))
+    work, sizes = backend.whisper.work, []
+    monkeypatch.setattr(backend.whisper, "work", lambda items: (sizes.append(len(items)), work(items)))
     talk = spoken.samples[round(spoken.times[0][0] * RATE) :][: 2 * RATE]
     jobs: list[Any] = [job_of(backend, MANUAL) for _ in range(3)]
     for job in jobs:
@@ -225,7 +225,7 @@ def test_a_turn_that_cannot_be_decoded_fails_and_the_session_goes_on(
     for one in (job, other):
         backend.feed(one, LiveAudio(spoken.samples))
     with monkeypatch.context() as patch:
-        patch.setattr(backend._whisper, "work", broken)
+        patch.setattr(backend.whisper, "work", broken)
         assert list(backend.step([job])) == [], "an early decode is dropped"
         backend.feed(job, LiveCommit())
         with pytest.raises(ValueError, match="broken"):
@@ -247,7 +247,7 @@ def test_a_lost_device_is_no_fault_of_a_turn(
     def broken(items: Any) -> None:
         raise lost
 
-    monkeypatch.setattr(backend._whisper, "work", broken)
+    monkeypatch.setattr(backend.whisper, "work", broken)
     job = job_of(backend, MANUAL)
     backend.feed(job, LiveAudio(spoken.samples))
     backend.feed(job, LiveCommit())
@@ -271,9 +271,9 @@ def test_a_session_takes_no_more_than_it_can_hold(backend: WhisperBackend) -> No
 def test_live_windows_are_as_short_as_what_is_said_and_final_ones_are_whole(
     backend: WhisperBackend, spoken: Recording, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    work, frames = backend._whisper.work, []
+    work, frames = backend.whisper.work, []
     monkeypatch.setattr(
-        backend._whisper, "work", lambda items: (frames.append([item.frames for item in items]), work(items))
+        backend.whisper, "work", lambda items: (frames.append([item.frames for item in items]), work(items))
     )
     job = job_of(backend, MANUAL)
     backend.feed(job, LiveAudio(spoken.samples[: 3 * RATE]))
@@ -281,7 +281,7 @@ def test_live_windows_are_as_short_as_what_is_said_and_final_ones_are_whole(
     backend.feed(job, LiveCommit())
     list(backend.step([job]))
     assert frames == [[800], [0]]
-    monkeypatch.setattr(backend._whisper.network, "short_windows", False)
+    monkeypatch.setattr(backend.whisper.network, "short_windows", False)
     whole = job_of(backend, MANUAL)
     backend.feed(whole, LiveAudio(spoken.samples[: 3 * RATE]))
     list(backend.step([whole]))

@@ -67,7 +67,7 @@ def backend(multilingual: Reference) -> WhisperBackend:
     whisper.load(
         ModelFiles("w", str(folder), folder, folder.parent, folder.parent, options), Placement(dtype="float32")
     )
-    model = whisper._whisper
+    model = whisper.whisper
 
     def decode(network: Network, tasks: Sequence[WindowTask]) -> list[WindowResult]:
         texts = [" fox" if model.special.previous in task.prompt else " the fox jumps" for task in tasks]
@@ -113,7 +113,7 @@ def test_keywords_hide_nothing_and_make_no_text_of_silence(
     backend: WhisperBackend, keywords: tuple[str, ...], without: str, text: str, hidden: bool
 ) -> None:
     """Hears "fox" with the keywords."""
-    model = backend._whisper
+    model = backend.whisper
 
     def decode(network: Network, tasks: Sequence[WindowTask]) -> list[WindowResult]:
         texts = [" fox" if model.special.previous in task.prompt else without for task in tasks]
