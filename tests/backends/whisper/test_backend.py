@@ -335,7 +335,10 @@ def test_what_is_left_open_is_chosen_and_told(multilingual: Reference, engine: s
     assert capabilities.logprobs
     assert backend.footprint() > 100_000
     if capabilities.engine == "onnx":
-        assert capabilities.detail["nodes"]["decoder"] == {"CPUExecutionProvider": pytest.approx(50, abs=40)}
+        (provider,) = capabilities.detail["nodes"]["decoder"]
+        assert provider == "CPUExecutionProvider"
+        # By the int8 product that is found best here, which the load of the machine may change: 50 or 139.
+        assert 10 < capabilities.detail["nodes"]["decoder"][provider] < 200
 
 
 def test_the_canary_passes_the_gate_and_ends(multilingual: Reference) -> None:
