@@ -1,6 +1,7 @@
 """The contract between the gateway and every model.
 
-Owns the values that cross the process boundary (requests, events, placement, capabilities, errors) and the `Backend`
+Owns the values that cross the process boundary (requests, events, placement, capabilities; errors lie in
+`backends.errors`) and the `Backend`
 protocol. Knows no HTTP and no tensor library: numpy and the standard library only, so that the gateway may import it.
 
 Conventions: audio is float32 [time], mono, in -1..1; rates are Hz; times are seconds; sizes are bytes.
@@ -11,10 +12,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+# Part of the contract; the gateway's translator gives each error its HTTP status.
+from backends.errors import BackendError as BackendError
+from backends.errors import DeviceLost as DeviceLost
+from backends.errors import Failed as Failed
+from backends.errors import InvalidInput as InvalidInput
+from backends.errors import ModelUnavailable as ModelUnavailable
+from backends.errors import OutOfMemory as OutOfMemory
 
 Samples = NDArray[np.float32]
 Task = Literal["transcription", "speech", "chat", "diarization"]
@@ -350,58 +359,7 @@ class Done:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """The last event of a job that did not succeed; kind is the `kind` of a BackendError."""
-
-    kind: str
-    message: str
-    param: str | None = None
-    code: str | None = None
-
-
 Event = TextDelta | Segment | SpeakerTurns | AudioChunk | Progress | Done | Failed
-
-
-# --- Errors a backend raises; the gateway's translator gives each its HTTP status -------------------------------------
-
-
-class BackendError(Exception):
-    """Base of what backends raise on purpose. `kind` crosses the process boundary in Failed."""
-
-    kind: ClassVar[str] = "internal"
-
-    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
-        super().__init__(message)
-        self.message, self.param, self.code = message, param, code
-
-    def to_event(self) -> Failed:
-        return Failed(self.kind, self.message, self.param, self.code)
-
-
-class InvalidInput(BackendError):
-    """The request cannot be served as it is (400)."""
-
-    kind = "invalid_input"
-
-
-class ModelUnavailable(BackendError):
-    """Weights or libraries are missing or broken; the message names what and the command that cures it (503)."""
-
-    kind = "model_unavailable"
-
-
-class OutOfMemory(BackendError):
-    """The device has no room for this load or job (503 once the gateway's ladder is exhausted)."""
-
-    kind = "out_of_memory"
-
-
-class DeviceLost(BackendError):
-    """The device is gone for this process for good, not for others: the worker ends and the gateway starts another
-    (503)."""
-
-    kind = "worker_lost"
 
 
 # --- The protocol -----------------------------------------------------------------------------------------------------

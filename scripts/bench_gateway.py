@@ -25,9 +25,8 @@ import tempfile
 import time
 import wave
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,7 @@ import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+
 
 UPLOAD_BYTES = 1_000_000
 GOALS = {
@@ -74,73 +74,14 @@ def serve_gateway(noop: bool, port: int, tables: dict[str, Any]) -> None:
     from app.config.settings import Settings
     from app.http.server import serve
     from app.main import create_app
+    from scripts.bench.no_pool import NoMedia, NoPool
 
     settings = Settings.model_validate({"offline": True, "server": {"port": port, "drain_seconds": 1}, **tables})
     logs.configure(settings.log)
-    app = create_app(settings, pool=_NoPool() if noop else None)
+    app = create_app(settings, pool=NoPool() if noop else None)
     if noop:
-        app.state.gateway.media = _NoMedia()
+        app.state.gateway.media = NoMedia()
     sys.exit(serve(app, settings))
-
-
-class _NoPool:
-    """Implements the pool's protocol with nothing behind it."""
-
-    draining = False
-
-    def devices(self) -> list[Any]:
-        return []
-
-    async def start(self) -> None:
-        pass
-
-    async def drain(self, seconds: float) -> bool:
-        return True
-
-    @asynccontextmanager
-    async def admit(self, deployment: Any, *, owner: str, request_id: str) -> AsyncIterator[Any]:
-        yield _NoReservation(deployment)
-
-    def status(self) -> dict[str, Any]:
-        return {}
-
-
-@dataclass
-class _NoReservation:
-    deployment: Any
-    fallback_from: None = None
-
-    async def run(self, request: Any) -> _NoRun:
-        return _NoRun(self.deployment)
-
-
-class _NoRun:
-    queue_seconds = 0.0
-
-    def __init__(self, deployment: Any) -> None:
-        from backends.interface import Capabilities
-
-        self.deployment, self.capabilities = deployment, Capabilities("none", "cpu", "float32")
-
-    async def __aiter__(self) -> AsyncIterator[Any]:
-        from backends.interface import Done
-
-        yield Done("")
-
-
-class _NoMedia:
-    async def start(self) -> None:
-        pass
-
-    async def close(self) -> None:
-        pass
-
-    async def decode(self, data: bytes, *, rate: int) -> Any:
-        import numpy as np
-
-        from app.media.pool import Decoded
-
-        return Decoded(np.zeros(0, np.float32), float(len(data)), rate, 1, "wav")
 
 
 def serve(kind: str, port: int, tables: dict[str, Any]) -> None:

@@ -19,6 +19,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from weight_packages import WEIGHT_PACKAGES as WEIGHT_PACKAGES
+
 ROOT = Path(__file__).resolve().parents[1]
 TOOLS = ROOT / ".venv-tools"  # holds uv where the machine has none
 REQUIREMENTS = ROOT / "requirements"  # every version and hash, written by `make lock`
@@ -35,37 +39,6 @@ TORCH_BUILTINS = frozenset({"csm-1b", "diffa", "llasa-1b"})
 
 class SetupError(Exception):
     """The set-up cannot go on; the text says what to do."""
-
-
-@dataclass(frozen=True)
-class WeightPackages:
-    """Packages that carry weights, tried by default. names: in pyproject.toml's table of them, the first that can be
-    installed is enough; cost: what is missing without them, for the user."""
-
-    names: tuple[str, ...]
-    cost: str
-
-
-WEIGHT_PACKAGES = (
-    WeightPackages(
-        ("ears", "ears-second"),
-        cost="Without them embedded-asr (Whisper base) has no weights in packages: 147 MB are fetched from the hub "
-        "at the first start, or brought with `speech-gateway pull embedded-asr --from FOLDER`. Everything else works.",
-    ),
-    WeightPackages(
-        ("ears-small",),
-        cost="Without them whisper-tiny.en, which embedded-asr can use on weak machines, comes from the hub only.",
-    ),
-    WeightPackages(
-        ("speakers",),
-        cost="Without them nobody tells speakers apart: diarized_json needs them, or a folder with networks for it.",
-    ),
-    WeightPackages(("voice-english",), cost="Without them embedded-tts speaks English with espeak-ng: less natural."),
-    WeightPackages(
-        ("voice-japanese",),
-        cost="Without them embedded-tts speaks Japanese with espeak-ng: less natural, and it cannot read kanji.",
-    ),
-)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from tokenizers import Tokenizer
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from backends.whisper.audio import WINDOW_FRAMES, log_mel
-from scripts.fixtures.tiny_speech import RATE, VOICES, Samples, Sentence, comfort_noise, draw_sentence, speaker
+from scripts.fixtures.tiny_speech import RATE, Clip, Samples, Sentence, comfort_noise, speak_clips
 from scripts.fixtures.tiny_whisper_layout import MELS, TIMESTAMPS, build_tokenizer, save
 
 STEP = 320  # samples per encoder position, 20 ms
@@ -34,24 +34,6 @@ MOST_CONTEXT = 223  # tokens before the start token: half of the decoder less on
 
 
 # --- Material --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Clip:
-    sentence: Sentence
-    language: str
-    samples: Samples
-
-
-def speak_clips(random_source: random.Random, count: int, *, unseen: bool) -> list[Clip]:
-    clips = []
-    for _ in range(count):
-        language = "en" if random_source.random() < 0.65 else "de"
-        sentence = draw_sentence(random_source, unseen=unseen)
-        voice = random_source.choice(VOICES[language])
-        spoken = speaker().say(sentence.text(language), voice, random_source.randint(130, 200))
-        clips.append(Clip(sentence, language, spoken.samples))
-    return clips
 
 
 Row = tuple[list[int], list[int]]  # tokens and targets of the decoder, of one length

@@ -29,6 +29,7 @@ OPEN_TO_APP = (
     "audio.sentences",
     "audio.tempo",
 )
+MOST_LINES = 400
 HEAVY = ("torch", "transformers", "onnxruntime", "soundfile", "av", "soxr", "librosa", "moshi", "ray")
 
 
@@ -82,6 +83,12 @@ def test_onnxruntime_is_imported_where_its_telemetry_is_switched_off() -> None:
         if n.split(".")[0] == "onnxruntime"
     }
     assert users == {"backends/onnx_runtime.py"}
+
+
+@pytest.mark.parametrize("room", ["app", "backends", "scripts"])
+def test_no_file_is_longer_than_a_few_screens(room: str) -> None:
+    lines = {path: path.read_text(encoding="utf-8").count("\n") for path in (ROOT / room).rglob("*.py")}
+    assert {path.name: count for path, count in lines.items() if count > MOST_LINES} == {}
 
 
 def test_engine_packages_do_not_import_each_other() -> None:

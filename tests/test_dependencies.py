@@ -19,7 +19,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-OWN = {"app", "backends", "scripts", "tests", "provision", "windows_runtime"}
+OWN = {"app", "backends", "scripts", "tests", "provision", "weight_packages", "windows_runtime"}
 FINDERS = {"find_spec", "import_module"}  # calls whose literal argument is the name of a module
 WEIGHTS = PYPROJECT["tool"]["speech-gateway"]["weights"]
 ALL = ("", *PYPROJECT["project"]["optional-dependencies"], *PYPROJECT["dependency-groups"], *WEIGHTS)

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from scripts.simulate_cluster import SCALING, Cluster, Policy, World, main, mean_audio, measure
+from scripts.bench.simulated_cluster import Cluster, Policy, World, mean_audio
+from scripts.simulate_cluster import SCALING, main, measure
 
 SMALL = World(nodes=4, start_replicas=4, hours=0.4, warm_up=600.0)
 
