@@ -12,7 +12,10 @@ param(
     [ValidateSet('auto', 'directml', 'torch-directml', 'cuda', 'cpu')]
     [string]$Accelerator = 'auto',
     # Further extras of pyproject.toml, such as ui.
-    [string]$Extras = ''
+    [string]$Extras = '',
+    # Which package brings ONNX Runtime; auto: onnxruntime-windowsml, or onnxruntime-directml where that does not load.
+    [ValidateSet('auto', 'windowsml', 'directml')]
+    [string]$OnnxRuntime = 'auto'
 )
 
 $ErrorActionPreference = 'Stop'
@@ -43,5 +46,5 @@ if ($python.Count -eq 0) {
     exit 1
 }
 $options = @($python | Select-Object -Skip 1)
-& $python[0] @options scripts/bootstrap.py setup --accelerator $Accelerator "--extras=$Extras"
+& $python[0] @options scripts/bootstrap.py setup --accelerator $Accelerator --onnxruntime $OnnxRuntime "--extras=$Extras"
 exit $LASTEXITCODE

@@ -247,7 +247,7 @@ def _directml_devices(notes: dict[str, str]) -> list[Device]:
     except (ImportError, OSError):
         names = []
     if not with_onnx and not names:
-        notes["directml"] = "neither onnxruntime-directml nor torch-directml is installed"
+        notes["directml"] = "neither onnxruntime-windowsml, onnxruntime-directml nor torch-directml is installed"
         return []
     try:
         adapters = dxgi.adapters()

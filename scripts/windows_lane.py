@@ -35,6 +35,7 @@ TESTS = (
     "tests/app/test_temp_folders.py",
     "tests/app/serving/test_channel.py",
     "tests/app/serving/test_shares.py",
+    "tests/backends/test_directml.py",
     "tests/backends/test_dxgi.py",
     "tests/backends/test_frames.py",
     "tests/backends/test_registry.py",
@@ -58,10 +59,10 @@ class WindowsRoot:
     """One prepared Windows. root: the Debian 13 that holds it."""
 
     def __init__(self, folder: Path, onnxruntime: str = "") -> None:
-        """onnxruntime: a requirement that takes the place of onnxruntime-directml."""
+        """onnxruntime: a requirement that takes the place of onnxruntime-windowsml."""
         self.folder, self.root = folder, folder / SUITE
         self._requirements = [
-            onnxruntime if onnxruntime and line.startswith("onnxruntime-directml") else line for line in _lists()
+            onnxruntime if onnxruntime and line.startswith("onnxruntime-windowsml") else line for line in _lists()
         ]
         self.home = self.root / "lane"
         self.site = self.home / "python" / "Lib" / "site-packages"
@@ -220,7 +221,7 @@ def main() -> int:
     parser.add_argument(
         "--onnxruntime",
         default="",
-        help="instead of onnxruntime-directml, such as onnxruntime-windowsml==1.30.0.*",
+        help="instead of onnxruntime-windowsml, such as the fallback, onnxruntime-directml==1.24.4",
     )
     arguments, options = parser.parse_known_args()
     if sys.platform != "linux" or os.geteuid() != 0:

@@ -1,8 +1,8 @@
 """The Whisper tests on the onnxruntime that Windows gets: `make test-windows-runtime`.
 
-On Windows the project resolves to onnxruntime-directml, whose releases end earlier than those of onnxruntime; what its
-CPU side does is tried here with the onnxruntime of the same version. Owns that environment: everything of .venv, with
-one package in front of it. Standard library only.
+On Windows the project resolves to onnxruntime-windowsml, which is older than onnxruntime elsewhere, and falls back to
+onnxruntime-directml, whose releases ended; what their CPU side does is tried here with the onnxruntime of the same
+versions. Owns that environment: everything of .venv, with one package in front of it. Standard library only.
 """
 
 from __future__ import annotations
@@ -17,16 +17,21 @@ from provision import REQUIREMENTS, ROOT, SetupError, environment_python, find_u
 
 ENVIRONMENT = ".venv-windows-runtime"
 TESTS = ("tests/backends/whisper",)  # test_served.py among them goes through the gateway to a real worker
-_PINNED = re.compile(r"^onnxruntime-directml==(?P<version>[^\s;]+)", re.MULTILINE)
+LISTS = {"core": "onnxruntime-windowsml", "onnxruntime-directml": "onnxruntime-directml"}  # file -> package
+# Versions of onnxruntime-windowsml end in the time of their build.
+_PINNED = r"^{package}==(?P<version>\d+\.\d+\.\d+)"
 _PATHS = "import sysconfig; print(sysconfig.get_path('purelib'))"
 _VERSION = "import onnxruntime; print(onnxruntime.__version__)"
 
 
-def windows_version(requirements: str) -> str:
-    """The version of onnxruntime-directml in a locked list (lines such as "name==1.2 ; marker"). Raises SetupError."""
-    found = _PINNED.search(requirements)
+def windows_version(requirements: str, package: str) -> str:
+    """The release of onnxruntime that a package holds in a locked list (lines such as "name==1.2.3 ; marker").
+
+    Raises SetupError.
+    """
+    found = re.search(_PINNED.format(package=re.escape(package)), requirements, re.MULTILINE)
     if found is None:
-        raise SetupError("requirements/core.txt has no onnxruntime-directml for Windows; run: make lock")
+        raise SetupError(f"the locked lists have no {package} for Windows; run: make lock")
     return found["version"]
 
 
@@ -59,9 +64,13 @@ def _answer(python: str, code: str) -> str:
 
 
 def run_tests(options: Sequence[str]) -> None:
-    """Read the locked version, prepare, test. .venv has to be set up. Raises SetupError where a test fails, too."""
+    """Read the locked versions; prepare and test one after the other. .venv has to be set up.
+
+    Raises SetupError, also where a test fails.
+    """
     uv = find_uv()
-    version = windows_version((REQUIREMENTS / "core.txt").read_text(encoding="utf-8"))
-    python = prepare(version, uv)
-    print(f"--- Whisper on onnxruntime {version}, as on Windows", flush=True)
-    run_command([python, "-P", "-m", "pytest", *TESTS, *options])
+    for name, package in LISTS.items():
+        version = windows_version((REQUIREMENTS / f"{name}.txt").read_text(encoding="utf-8"), package)
+        python = prepare(version, uv)
+        print(f"--- Whisper on onnxruntime {version}, as on Windows with {package}", flush=True)
+        run_command([python, "-P", "-m", "pytest", *TESTS, *options])

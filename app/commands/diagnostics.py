@@ -28,7 +28,9 @@ from backends.interface import ModelUnavailable, Placement
 # Distribution that users know -> what it is for.
 LIBRARIES: Mapping[str, str] = {
     "onnxruntime": "Whisper",
-    "onnxruntime-directml": "Whisper on any DirectX 12 GPU (Windows)",
+    "onnxruntime-windowsml": "Whisper on the processor and any DirectX 12 GPU (Windows)",
+    "onnxruntime-directml": "the same where that one does not load",
+    "windowsml": "finds the graphics maker's own provider (Windows 11, opt-in)",
     "soundfile": "reading and writing audio",
     "av": "reading and writing compressed audio",
     "espeakng-loader": "embedded-tts (extra: embedded)",

@@ -332,7 +332,7 @@ def windows(monkeypatch: pytest.MonkeyPatch, with_torch: Any) -> Callable[..., N
 
 def test_directml_needs_a_library(windows: Callable[..., None]) -> None:
     windows(RADEON, onnx=False)
-    assert "neither onnxruntime-directml nor torch-directml" in dict(probe().notes)["directml"]
+    assert "neither onnxruntime-windowsml, onnxruntime-directml nor torch-directml" in dict(probe().notes)["directml"]
 
 
 def test_directml_devices_are_dxgis_adapters_with_their_numbers(windows: Callable[..., None]) -> None:

@@ -96,6 +96,7 @@ def bootstrap_calls(script: str) -> Iterator[list[str]]:
 def with_values(arguments: list[str], accelerator: str) -> list[str]:
     values = {
         "$Accelerator": [accelerator],
+        "$OnnxRuntime": ["directml"],
         '"--extras=$Extras"': ["--extras=ui"],
         "'--'": ["--"],
         "@args": ["--port", "8123"],
@@ -104,8 +105,14 @@ def with_values(arguments: list[str], accelerator: str) -> list[str]:
 
 
 def accelerators() -> list[str]:
+    return choices("Accelerator")
+
+
+def choices(parameter: str) -> list[str]:
+    """What setup.ps1 takes for a parameter."""
     text = (ROOT / "setup.ps1").read_text(encoding="utf-8")
-    return re.findall(r"'([^']+)'", re.search(r"ValidateSet\(([^)]*)\)", text)[1])  # type: ignore[index]
+    found = re.search(rf"ValidateSet\(([^)]*)\)\]\s*\[string\]\${parameter}\b", text)
+    return re.findall(r"'([^']+)'", found[1]) if found else []
 
 
 def test_the_accelerators_are_those_of_the_rules() -> None:
@@ -113,6 +120,10 @@ def test_the_accelerators_are_those_of_the_rules() -> None:
     assert set(accelerators()) <= set(provision.ACCELERATORS)
     for accelerator in accelerators():
         assert provision.plan_setup(provision.Machine("Windows", ""), accelerator, {}, []).plans
+
+
+def test_the_packages_of_onnxruntime_are_those_that_can_be_chosen() -> None:
+    assert tuple(choices("OnnxRuntime")) == provision.onnx_carrier.CHOICES
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -15,7 +15,8 @@ from scripts import lock
 ROOT = Path(__file__).resolve().parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 WEIGHTS = lock.weight_packages(PYPROJECT)
-NAMES = [*lock.FILES, *WEIGHTS, "torch-build", "build"]
+FALLBACKS = lock.fallbacks(PYPROJECT)
+NAMES = [*lock.FILES, *WEIGHTS, *FALLBACKS, "torch-build", "build"]
 TOGETHER = [name for name in NAMES if name not in ("directml", "build")]  # may lie in one environment
 
 
@@ -58,11 +59,11 @@ def test_every_package_is_pinned_with_hashes(name: str) -> None:
 
 def _required(extra: str) -> list[Requirement]:
     project = PYPROJECT["project"]
-    tables = {"": project["dependencies"], **project["optional-dependencies"], **WEIGHTS}
+    tables = {"": project["dependencies"], **project["optional-dependencies"], **WEIGHTS, **FALLBACKS}
     return [Requirement(line) for line in tables[extra]]
 
 
-@pytest.mark.parametrize("extra", ["", *PYPROJECT["project"]["optional-dependencies"], *WEIGHTS])
+@pytest.mark.parametrize("extra", ["", *PYPROJECT["project"]["optional-dependencies"], *WEIGHTS, *FALLBACKS])
 def test_the_pins_are_what_pyproject_allows(extra: str) -> None:
     lists = ["directml"] if extra == "directml" else ["core", *([extra] if extra else []), "torch-build"]
     pinned = _pinned(*lists)

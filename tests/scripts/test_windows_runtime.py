@@ -13,18 +13,22 @@ from scripts.bootstrap import windows_runtime
 RESOLUTION = """\
 onnx==1.19.0
 onnxruntime==1.32.0 ; sys_platform != 'win32'
-onnxruntime-directml==1.24.4 ; sys_platform == 'win32'
+onnxruntime-windowsml==1.30.0.202609102321 ; sys_platform == 'win32'
 """
+PACKAGE = "onnxruntime-windowsml"
 
 
 def test_the_version_is_the_one_that_windows_resolves_to() -> None:
-    assert windows_runtime.windows_version(RESOLUTION) == "1.24.4"
-    assert windows_runtime.windows_version(RESOLUTION.replace(" ; sys_platform == 'win32'", "")) == "1.24.4"
+    assert windows_runtime.windows_version(RESOLUTION, PACKAGE) == "1.30.0"
+    assert windows_runtime.windows_version(RESOLUTION.replace(" ; sys_platform == 'win32'", ""), PACKAGE) == "1.30.0"
+    for name, package in windows_runtime.LISTS.items():
+        text = (windows_runtime.REQUIREMENTS / f"{name}.txt").read_text(encoding="utf-8")
+        assert f"{package}=={windows_runtime.windows_version(text, package)}" in text
 
 
 def test_a_resolution_without_it_is_an_error() -> None:
-    with pytest.raises(windows_runtime.SetupError, match="no onnxruntime-directml"):
-        windows_runtime.windows_version("onnxruntime==1.32.0\n")
+    with pytest.raises(windows_runtime.SetupError, match=f"no {PACKAGE}"):
+        windows_runtime.windows_version("onnxruntime==1.32.0\n", PACKAGE)
 
 
 def test_the_environment_is_refused_where_another_version_is_imported(

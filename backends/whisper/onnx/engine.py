@@ -40,8 +40,8 @@ def target_of(device: str) -> Target:
         if "DmlExecutionProvider" not in onnxruntime.get_available_providers():
             have = ", ".join(onnxruntime.get_available_providers())
             raise ModelUnavailable(
-                f"this onnxruntime has no DmlExecutionProvider (it has: {have}); install onnxruntime-directml "
-                f"on Windows"
+                f"this onnxruntime has no DmlExecutionProvider (it has: {have}); on Windows run "
+                f"setup.ps1, which installs one that has it"
             )
         return Target("DmlExecutionProvider", {"device_id": number or "0"}, "dml", int(number or 0))
     raise ModelUnavailable(f"Whisper's onnx engine runs on cpu and directml, not on {device}; use the torch engine")
