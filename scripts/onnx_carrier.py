@@ -22,15 +22,15 @@ _LOADS = "import onnxruntime, sys; sys.exit('DmlExecutionProvider' not in onnxru
 _SHORT_LIST = "core-without-onnxruntime.txt"
 
 
-def to_try(wish: str, recorded: str) -> tuple[str, ...]:
-    """Choices in the order they are tried; wish: of CHOICES, "auto" for what worked before or the default.
+def to_try(requested: str, recorded: str) -> tuple[str, ...]:
+    """Choices in the order they are tried; requested: of CHOICES, "auto" for what worked before or the default.
 
     On another system than Windows there is one, and no choice.
     """
     if platform.system() != "Windows":
         return ("",)
-    if wish != "auto":
-        return (wish,)
+    if requested != "auto":
+        return (requested,)
     return (FALLBACK,) if recorded == FALLBACK else ("windowsml", FALLBACK)
 
 

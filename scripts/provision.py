@@ -22,6 +22,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import onnx_carrier
+from interpreters import answers, pythons
+from interpreters import choose_python as choose_python
 from weight_packages import WEIGHT_PACKAGES as WEIGHT_PACKAGES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,7 +31,6 @@ TOOLS = ROOT / ".venv-tools"  # holds uv where the machine has none
 REQUIREMENTS = ROOT / "requirements"  # every version and hash, written by `make lock`
 DIRECTML_ENVIRONMENT = ".venv-directml"
 ACCELERATORS = ("auto", "directml", "torch-directml", "cuda", "rocm", "mps", "cpu")
-BEST_PYTHON, OTHER_PYTHON = "3.11", "3.12"
 
 # Deployments that need the extra `torch`; Whisper does with this engine only. A test holds it against
 # backends.registry.
@@ -76,23 +77,11 @@ def look_at_machine() -> Machine:
     system = platform.system()
     if system == "Darwin":
         return Machine(system, "mps" if platform.machine() == "arm64" else "")
-    if _answers("nvidia-smi", "-L"):
+    if answers("nvidia-smi", "-L"):
         return Machine(system, "cuda")
     if system == "Linux" and Path("/dev/kfd").exists():
         return Machine(system, "rocm")
     return Machine(system, "")
-
-
-def _answers(*command: str) -> bool:
-    """The program exists, succeeds and prints something."""
-    program = shutil.which(command[0])
-    if program is None:
-        return False
-    try:
-        done = subprocess.run([program, *command[1:]], capture_output=True, timeout=20, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return done.returncode == 0 and bool(done.stdout.strip())
 
 
 def torch_deployments(settings: Mapping[str, object]) -> list[str]:
@@ -209,40 +198,6 @@ def environment_python(environment: Path) -> Path:
     return _scripts(environment) / ("python.exe" if os.name == "nt" else "python")
 
 
-def choose_python(environment: Path, running: tuple[int, int], find: Mapping[str, str]) -> str:
-    """What to pass to uv's --python: the environment's own version, else 3.11 found here, else 3.12, else one that uv
-    fetches.
-
-    find: version -> interpreter on this machine. uv would rebuild an environment made with another version.
-    """
-    made_with = _environment_version(environment)
-    if made_with:
-        return made_with
-    if BEST_PYTHON in find:
-        return find[BEST_PYTHON]
-    version = f"{running[0]}.{running[1]}"
-    if version == OTHER_PYTHON:
-        return sys.executable
-    return find.get(OTHER_PYTHON, BEST_PYTHON)
-
-
-def _environment_version(environment: Path) -> str:
-    try:
-        text = (environment / "pyvenv.cfg").read_text(encoding="utf-8")
-    except OSError:
-        return ""
-    match = re.search(r"^version(?:_info)?\s*=\s*(\d+\.\d+)", text, re.MULTILINE)
-    return match[1] if match else ""
-
-
-def _pythons() -> dict[str, str]:
-    found = {f"{sys.version_info[0]}.{sys.version_info[1]}": sys.executable}
-    for version in (BEST_PYTHON, OTHER_PYTHON):
-        if version not in found and _answers(f"python{version}", "--version"):
-            found[version] = str(shutil.which(f"python{version}"))
-    return found
-
-
 def requirement_files(plan: Plan, own_torch: bool) -> list[Path]:
     """The locked lists of a plan; own_torch: without torch itself, which another build replaces. Raises SetupError."""
     if "directml" in plan.extras:
@@ -349,7 +304,7 @@ def _install_with(choice: str, plan: Plan) -> None:
     environment = ROOT / plan.environment
     python = environment_python(environment)
     if not python.exists():
-        version = choose_python(environment, sys.version_info[:2], _pythons())
+        version = choose_python(environment, sys.version_info[:2], pythons())
         run_command([uv, "venv", "--python", version, str(environment)], variables)
     if removed := onnx_carrier.to_remove(choice, onnx_carrier.installed(environment)):
         run_command([uv, "pip", "uninstall", "--python", str(python), *removed], variables)
