@@ -145,7 +145,7 @@ class DeviceManager:
         python: str = "",
         has_libraries: Callable[[str], bool] = lambda engine: True,
     ) -> Decision:
-        """The best device and engine. Raises ModelUnavailable for a wish that this machine cannot fulfil."""
+        """The best device and engine. Raises ModelUnavailable for a preference that this machine cannot meet."""
         inventory = self._others.get(python, self._own)
         engines = [e for e in info.engines if has_libraries(e)] if engine == "auto" else [engine]
         if engine != "auto" and engine not in info.engines:
@@ -273,11 +273,11 @@ def _why_not(inventory: Inventory, kind: str) -> str:
     return f"no {kind} ({notes[kind]})" if kind in notes else f"no {kind}"
 
 
-def resolve_dtype(wish: str, device: Device) -> str:
+def resolve_dtype(wanted: str, device: Device) -> str:
     """bfloat16 where it is native, else float16 on CUDA; float32 on DirectML, where float16 is unstable on some parts;
     "auto" on the CPU, where the backend measures."""
-    if wish != "auto" or device.kind == "cpu":
-        return wish
+    if wanted != "auto" or device.kind == "cpu":
+        return wanted
     if device.kind == "directml":
         return "float32"
     for dtype in ("bfloat16", "float16"):

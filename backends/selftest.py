@@ -58,7 +58,7 @@ class LanguageResult:
     language: str
     engine: str
     said: str
-    heard: str
+    recognized: str
     error_rate: float
     bound: float
 
@@ -78,10 +78,10 @@ def self_test(models_dir: Path, model: str = MODEL) -> Iterator[LanguageResult]:
     for language in _languages(recognition, voices):
         said = TEXTS[language]
         sound, neural = _speak(speaker, said, language, voices)
-        heard = _recognise(recognizer, sound, language)
+        recognized = _recognise(recognizer, sound, language)
         bound = BOUNDS[language] if neural else ESPEAK_BOUND
         engine = "a neural voice" if neural else "espeak-ng"
-        yield LanguageResult(language, engine, said, heard, error_rate(said, heard, language), bound)
+        yield LanguageResult(language, engine, said, recognized, error_rate(said, recognized, language), bound)
 
 
 def _languages(recognition: Capabilities, voices: Capabilities) -> list[str]:

@@ -53,29 +53,6 @@ RETIRED = {
 }
 # Names in which the word has its usual meaning: the resident set of a process, a lane of CI.
 RIGHTFUL = re.compile(r"resident_(bytes|memory)|(cpu|run|busy|windows)_lane|LaneUnavailable")
-# Room -> names that still wait for a better one. It only ever gets shorter.
-LEFT: dict[str, set[str]] = {
-    "app": {"_outlook", "_shelf", "_stretch", "heard"},
-    "backends": {
-        "Heard",
-        "ListeningState",
-        "_chooser",
-        "_heard",
-        "_stretches",
-        "chooser",
-        "choosers",
-        "ear",
-        "heard",
-        "heard_rate",
-        "listening",
-        "mouth",
-        "peaks",
-        "stretch",
-        "stretches",
-        "wish",
-    },
-    "tests": {"test_stretch"},
-}
 
 
 def names(tree: ast.AST) -> Iterator[str]:
@@ -103,11 +80,10 @@ def retired(source: str, *more: str) -> set[str]:
 
 @pytest.mark.parametrize("room", ["app", "backends", "scripts", "tests"])
 def test_names_keep_to_the_standard_terms(room: str) -> None:
-    left = LEFT.get(room, set())
     wrong = {
         path.relative_to(ROOT).as_posix(): sorted(found)
         for path in (ROOT / room).rglob("*.py")
-        if (found := retired(path.read_text(encoding="utf-8"), path.stem) - left)
+        if (found := retired(path.read_text(encoding="utf-8"), path.stem))
     }
     assert not wrong
 

@@ -67,7 +67,7 @@ class LanguageTest:
     language: str
     engine: str
     said: str
-    heard: str
+    recognized: str
     error_rate: float
     bound: float
     passed: bool

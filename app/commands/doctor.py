@@ -158,7 +158,7 @@ def _self_test(result: diagnostics.SelfTest) -> list[str]:
         lost = f"{100 * one.error_rate:.1f} % lost, at most {100 * one.bound:.0f} % may be"
         output().print(f"  {one.language}, spoken by {one.engine}: {'passed' if one.passed else 'FAILED'} ({lost})")
         if not one.passed:
-            output().print(f"  said: {one.said}\n  heard: {one.heard or 'nothing'}")
+            output().print(f"  said: {one.said}\n  heard: {one.recognized or 'nothing'}")
     failed = ", ".join(one.language for one in result.languages if not one.passed)
     problems = [f"too much was lost in {failed}"] if failed else []
     problems += [result.error] if result.error else []

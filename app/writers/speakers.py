@@ -44,12 +44,12 @@ def spoken_segments(segments: Sequence[Segment], turns: SpeakerTurns, names: Seq
     return [_labelled(segment, number, labels[speaker]) for number, (segment, speaker) in enumerate(found)]
 
 
-def speaker_labels(heard: Iterable[int], turns: SpeakerTurns, names: Sequence[str] = ()) -> dict[int, str]:
-    """The name of each speaker: as given where known, else letters in the order of `heard`, then of the turns."""
+def speaker_labels(speakers: Iterable[int], turns: SpeakerTurns, names: Sequence[str] = ()) -> dict[int, str]:
+    """The name of each speaker: as given where known, else letters in the order of `speakers`, then of the turns."""
     known = {
         speaker: names[number] for number, speaker in enumerate(turns.known) if speaker >= 0 and number < len(names)
     }
-    order = dict.fromkeys([*heard, *(turn.speaker for turn in (*turns.turns, *turns.exclusive))])
+    order = dict.fromkeys([*speakers, *(turn.speaker for turn in (*turns.turns, *turns.exclusive))])
     free = letters(frozenset(names))
     return {speaker: known[speaker] if speaker in known else next(free) for speaker in order}
 

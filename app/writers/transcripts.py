@@ -200,8 +200,8 @@ def _verbose(transcript: Transcript, words: bool, segments: bool) -> dict[str, A
     if segments:
         document["segments"] = [_verbose_segment(number, segment) for number, segment in enumerate(transcript.segments)]
     if words:
-        heard = (word for segment in transcript.segments for word in segment.words)
-        document["words"] = [_timed_word(word) for word in heard]
+        timed = (word for segment in transcript.segments for word in segment.words)
+        document["words"] = [_timed_word(word) for word in timed]
     return document | {"usage": duration_usage(transcript)}
 
 

@@ -20,17 +20,17 @@ def units(text: str, language: str) -> list[str]:
     return kept.split()
 
 
-def edits(said: Sequence[str], heard: Sequence[str]) -> int:
+def edits(said: Sequence[str], recognized: Sequence[str]) -> int:
     """Fewest insertions, deletions and replacements that make one of the other (Levenshtein)."""
-    row = list(range(len(heard) + 1))
+    row = list(range(len(recognized) + 1))
     for i, unit in enumerate(said, 1):
         before, row[0] = row[:], i
-        for j, other in enumerate(heard, 1):
+        for j, other in enumerate(recognized, 1):
             row[j] = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (unit != other))
     return row[-1]
 
 
-def error_rate(said: str, heard: str, language: str) -> float:
+def error_rate(said: str, recognized: str, language: str) -> float:
     """Edits per word (or character) that was said; 0 = all came back, and more than 1 is possible."""
     wanted = units(said, language)
-    return edits(wanted, units(heard, language)) / max(1, len(wanted))
+    return edits(wanted, units(recognized, language)) / max(1, len(wanted))

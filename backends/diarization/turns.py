@@ -27,29 +27,29 @@ class Votes:
         """length: of the recording, samples."""
         frames = -(-length // FRAME_SAMPLES) + 1
         self._votes = np.zeros((frames, speakers), np.float32)
-        self._heard = np.zeros(frames, np.float32)  # voices, summed over the windows
+        self._voices = np.zeros(frames, np.float32)  # voices, summed over the windows
         self._windows = np.zeros(frames, np.float32)
 
     def add(self, start: int, active: Bools, speakers: Sequence[int]) -> None:
         """Count a window. start: its first sample; active: bool [frames, 3]; speakers: of its three voices, -1 =
         none."""
         first = round(start / FRAME_SAMPLES)
-        active = active[: len(self._heard) - first]
+        active = active[: len(self._voices) - first]
         place = slice(first, first + len(active))
         self._windows[place] += 1
-        self._heard[place] += active.sum(1)
+        self._voices[place] += active.sum(1)
         for voice, speaker in enumerate(speakers):
             if speaker >= 0:
                 self._votes[place, speaker] += active[:, voice]
 
     def active(self) -> Bools:
         """Who speaks in which frame [frames, speakers], as many as the windows say on average."""
-        count = np.round(self._heard / np.maximum(self._windows, 1)).astype(int)
+        count = np.round(self._voices / np.maximum(self._windows, 1)).astype(int)
         return self._foremost(count)
 
     def exclusive(self) -> Bools:
         """The same with one speaker per frame at most."""
-        count = np.round(self._heard / np.maximum(self._windows, 1)).astype(int)
+        count = np.round(self._voices / np.maximum(self._windows, 1)).astype(int)
         return self._foremost(np.minimum(count, 1))
 
     def _foremost(self, count: NDArray[np.intp]) -> Bools:

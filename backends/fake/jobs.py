@@ -165,8 +165,8 @@ def _speaker_turns(request: DiarizationRequest) -> tuple[list[list[Event]], Done
     most = min(2 if request.max_speakers is None else request.max_speakers, 2)
     edges = [min(seconds, number * TURN_SECONDS) for number in range(count + 1)]
     turns = tuple(Turn(edges[n], edges[n + 1], n % most) for n in range(count))
-    heard = len({turn.speaker for turn in turns})
-    known = tuple(number if number < heard else -1 for number in range(len(request.references)))
+    speakers = len({turn.speaker for turn in turns})
+    known = tuple(number if number < speakers else -1 for number in range(len(request.references)))
     return [[SpeakerTurns(turns, turns, known)]], Done(usage=Usage(audio_seconds=seconds))
 
 
@@ -174,19 +174,19 @@ def _answer(request: ChatRequest) -> tuple[list[list[Event]], Done]:
     """Repeats the last turn: "You said: ..." and "I heard 1.5 seconds of audio." """
     turn = request.messages[-1].parts if request.messages else ()
     said = " ".join(part.text for part in turn if isinstance(part, TextPart))
-    heard = [len(part.samples) / ASR_SAMPLE_RATE for part in turn if not isinstance(part, TextPart)]
-    sentences = [f"I heard {seconds:.1f} seconds of audio." for seconds in heard]
+    lengths = [len(part.samples) / ASR_SAMPLE_RATE for part in turn if not isinstance(part, TextPart)]
+    sentences = [f"I heard {seconds:.1f} seconds of audio." for seconds in lengths]
     sentences += [f"You said: {said}"] if said else []
     tokens = list(_tokens(" ".join(sentences)))
     kept = tokens[: DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens]
     text, stopped = _cut_at_stop("".join(kept), request.stop)
-    audio_tokens = int(sum(heard) * TOKENS_PER_SECOND)
+    audio_tokens = int(sum(lengths) * TOKENS_PER_SECOND)
     usage = Usage(
         input_tokens=audio_tokens
         + sum(len(p.text.split()) for m in request.messages for p in m.parts if isinstance(p, TextPart)),
         output_tokens=len(list(_tokens(text))),
         input_audio_tokens=audio_tokens,
-        audio_seconds=sum(heard),
+        audio_seconds=sum(lengths),
     )
     pieces: list[list[Event]] = [[TextDelta(token)] for token in _tokens(text)]
     return pieces, Done(

@@ -90,7 +90,7 @@ class _Loop:
     ) -> None:
         self.special, self.rules, self.tasks = special, rules, tasks
         self.results = [WindowResult(temperature=task.temperature) for task in tasks]
-        self.choosers = [np.random.default_rng(task.seed) for task in tasks]
+        self.rngs = [np.random.default_rng(task.seed) for task in tasks]
         width = max(len(task.prompt) for task in tasks)
         room = network.dims.target_positions - width
         self.limits = [min(task.max_tokens, room) for task in tasks]
@@ -143,7 +143,7 @@ class _Loop:
         result, task = self.results[row], self.tasks[row]
         if len(result.tokens) >= self.limits[row]:
             return False
-        token = _sample(logprobs, task.temperature, self.choosers[row])
+        token = _sample(logprobs, task.temperature, self.rngs[row])
         if token == self.special.end:
             result.end_logprob, result.ended = float(logprobs[token]), True
             return False
@@ -155,11 +155,11 @@ class _Loop:
         return len(result.tokens) < self.limits[row]
 
 
-def _sample(logprobs: NDArray[np.float32], temperature: float, chooser: np.random.Generator) -> int:
+def _sample(logprobs: NDArray[np.float32], temperature: float, rng: np.random.Generator) -> int:
     """The likeliest token, or one drawn from the tempered distribution (Gumbel's trick)."""
     if temperature <= 0:
         return int(logprobs.argmax())
-    noise = chooser.gumbel(size=len(logprobs))
+    noise = rng.gumbel(size=len(logprobs))
     return int((logprobs / temperature + noise).argmax())
 
 

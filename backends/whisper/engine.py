@@ -214,7 +214,7 @@ class Whisper:
 
     def work(self, windows: Sequence[ActiveWindow]) -> None:
         """Decode windows of any recordings together and hand the results back to them. A language that nobody named is
-        detected, and stands in the item's wish afterwards."""
+        detected, and stands in the item's options afterwards."""
         replicas = self.network.replicas(len(windows))
         parts = [windows[place :: len(replicas)] for place in range(len(replicas))]
         if len(replicas) == 1:
@@ -263,17 +263,17 @@ class Whisper:
         given = " ".join([options.prompt, *options.keywords]).strip()
         if not given or options.forced:  # what is forced was said already
             return False
-        return is_echo(self._heard(result), given)
+        return is_echo(self._text_of(result), given)
 
     def _is_better(self, item: ActiveWindow, again: WindowResult, first: WindowResult) -> bool:
         """Whether the answer without prompt and keywords is to be believed: it has more, or nothing at all where the
         keywords made up the first."""
-        heard, before = self._heard(again), self._heard(first)
-        return is_fuller(heard, before) or (
-            bool(before) and is_made_up(before, heard, " ".join(item.decoding_options.keywords))
+        now, before = self._text_of(again), self._text_of(first)
+        return is_fuller(now, before) or (
+            bool(before) and is_made_up(before, now, " ".join(item.decoding_options.keywords))
         )
 
-    def _heard(self, result: WindowResult) -> str:
+    def _text_of(self, result: WindowResult) -> str:
         return "" if self.thresholds.is_silence(result) else self._text(result.tokens)
 
     def _task(self, item: ActiveWindow) -> WindowTask:

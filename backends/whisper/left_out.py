@@ -66,10 +66,10 @@ class LeftOut:
         """The answer with the end of its last segment, and thereby the next window, at the end of the last word that
         was heard; the same answer where no speech of note follows. alignment: [len(text), positions]."""
         output = self._output
-        heard = last_word_time(alignment, [self.decode([token]) for token in self.text])
+        last_word_at = last_word_time(alignment, [self.decode([token]) for token in self.text])
         last = output.pieces[-1]
-        ends = [start for start, _ in self.speech if start > heard]
-        ends += [last.end] if last.end > heard else []
+        ends = [start for start, _ in self.speech if start > last_word_at]
+        ends += [last.end] if last.end > last_word_at else []
         resume = min(ends, default=self.seconds)
         if resume <= max(last.start, _PROGRESS) or seconds_of(self.speech, resume, output.advance) < _LEAST:
             return self.result

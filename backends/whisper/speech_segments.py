@@ -106,8 +106,8 @@ def _regions(
         return SpeechSegment(begin * FRAME, min(len(samples), (last + 1) * FRAME), level(of_speech))
 
     for first in range(0, len(samples), _PIECE):
-        heard = hearing.of(read_samples(samples, first, first + _PIECE + AHEAD))
-        for frame, (probability, peak) in enumerate(heard, first // FRAME):
+        probabilities = hearing.of(read_samples(samples, first, first + _PIECE + AHEAD))
+        for frame, (probability, peak) in enumerate(probabilities, first // FRAME):
             if probability >= vad_options.threshold or (begin >= 0 and probability >= vad_options.threshold - _RELEASE):
                 begin, last = (frame if begin < 0 else begin), frame
             elif begin >= 0 and frame - last >= pause:

@@ -79,7 +79,7 @@ class Transcription:
         logprobs: bool = False,
     ) -> None:
         self.samples = samples
-        self._stretches = speech_segments
+        self._speech_segments = speech_segments
         self._window_samples = window_samples
         self._tokenizer, self._special = tokenizer, special
         self._carry_prompt, self._logprobs = carry_prompt, logprobs
@@ -92,7 +92,7 @@ class Transcription:
     def next_windows(self, limit: int) -> list[Window]:
         """Up to `limit` windows that do not depend on each other: one per stretch, in the order of time."""
         while not self._exhausted and len(self._idle()) < limit:
-            speech_segment = next(self._stretches, None)
+            speech_segment = next(self._speech_segments, None)
             if speech_segment is None:
                 self._exhausted = True
             else:
@@ -220,7 +220,7 @@ class Transcription:
         """Let go of the samples: a mapped file takes space, and on Windows cannot be deleted, until nobody refers to
         it."""
         self.samples = np.zeros(0, np.float32)
-        self._stretches = iter(())
+        self._speech_segments = iter(())
         self._open, self._exhausted = [], True
 
 

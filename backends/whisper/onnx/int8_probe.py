@@ -148,11 +148,11 @@ def exact_problem(top: int) -> tuple[Floats, Floats]:
     """Weights [inputs, outputs] up to `top` and values [rows, inputs] up to 127 that quantisation leaves as they are:
     whole numbers, with the largest in every block of 16 inputs. Columns and rows of extremes of one sign, of both, and
     of zeros."""
-    chooser = np.random.default_rng(2)
-    weight = chooser.integers(-top, top + 1, (_INPUTS, _OUTPUTS))
-    values = chooser.integers(-127, 128, (max(_ROWS), _INPUTS))
-    weight[::16] = np.where(chooser.random((_INPUTS // 16, _OUTPUTS)) < 0.5, top, -top)
-    values[:, ::16] = np.where(chooser.random((max(_ROWS), _INPUTS // 16)) < 0.5, 127, -127)
+    rng = np.random.default_rng(2)
+    weight = rng.integers(-top, top + 1, (_INPUTS, _OUTPUTS))
+    values = rng.integers(-127, 128, (max(_ROWS), _INPUTS))
+    weight[::16] = np.where(rng.random((_INPUTS // 16, _OUTPUTS)) < 0.5, top, -top)
+    values[:, ::16] = np.where(rng.random((max(_ROWS), _INPUTS // 16)) < 0.5, 127, -127)
     signs = np.where(np.arange(_INPUTS) % 2, 1, -1)
     for column, pattern in enumerate((np.ones(_INPUTS), -np.ones(_INPUTS), signs)):
         weight[:, column] = top * pattern
