@@ -14,6 +14,7 @@ import soundfile
 
 from app.media import ffmpeg
 from app.media.downmix import Block, Speakers, mono, speakers_of_flac
+from app.media.flac import is_odd
 from app.media.parts import Part, parts
 from app.media.resample import BLOCK_FRAMES, Resampler
 from app.media.sniff import FLAC, sniff
@@ -33,12 +34,14 @@ def decode(data: bytes, rate: int, caps: Caps, write: Callable[[Samples], None])
     source, resampler = Source(container.name), Resampler(rate, write)
     failed: Broken | None = None
     for part in parts(data[start:] if start else data, container):
+        before = source.seconds
         try:
             for block in _blocks(part, source, caps):
                 source.count(len(block.samples), block.samples.shape[1], block.rate, caps)
                 resampler.push(mono(block.samples, block.speakers), block.rate)
         except Broken as error:
             failed = error
+        _end_part(part, source, source.seconds - before)
     if failed is not None:
         if not source.frames:
             raise failed
@@ -47,12 +50,21 @@ def decode(data: bytes, rate: int, caps: Caps, write: Callable[[Samples], None])
     return source
 
 
+def _end_part(part: Part, source: Source, seconds: float) -> None:
+    damage = source.damage
+    damage.pages += part.pages
+    damage.cut |= part.cut
+    if part.share < 1:
+        damage.stated = max(damage.stated, seconds / part.share)
+    damage.end_part(seconds)
+
+
 def _blocks(part: Part, source: Source, caps: Caps) -> Iterator[Block]:
     """libsndfile where it is at least as fast, FFmpeg for the rest, for what libsndfile cannot open, and from where it
     stops."""
-    source.damage.stated += part.stated or 0.0
     buffer = io.BytesIO(part.data)
-    file = _open_soundfile(buffer, len(part.data)) if part.container.soundfile_first else None
+    first = part.container.soundfile_first and not (part.container is FLAC and is_odd(part.data))
+    file = _open_soundfile(buffer, len(part.data)) if first else None
     if file is None:
         yield from ffmpeg.blocks(part, source, caps)
         return
@@ -63,7 +75,7 @@ def _blocks(part: Part, source: Source, caps: Caps) -> Iterator[Block]:
         stated = file.frames / file.samplerate
         more = flac and (read < file.frames or len(part.data) - buffer.tell() > _UNREAD)
     if flac and stated <= caps.seconds:  # what claims to be longer was written by a stream, which does not know
-        source.damage.stated += stated
+        source.damage.stated = stated
     source.damage.packets += damaged
     if damaged or more:
         yield from _behind(read, ffmpeg.blocks(part, source, caps))

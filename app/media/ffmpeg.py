@@ -1,4 +1,4 @@
-"""A file to blocks of samples by FFmpeg: the track, its packets, their times and their damage.
+"""A file to blocks of samples by FFmpeg.
 
 Owns the allow-lists of demuxers and codecs. Runs only in the media worker process.
 """
@@ -10,18 +10,23 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 import av
+import av.logging
 import numpy as np
 from numpy.typing import NDArray
 
 from app.media.downmix import Block, Speakers
+from app.media.lengths import stated_seconds
 from app.media.parts import Part
 from app.media.resample import BLOCK_FRAMES
-from app.media.sniff import FLAC
-from app.media.source import Broken, Caps, Damage, Source, Unreadable
+from app.media.sniff import ADTS, FLAC
+from app.media.source import Broken, Caps, Damage, Source, Timeline, Unreadable
+from app.media.timeline import Timed, with_silence
+from app.media.track import AV_ERRORS, Track
 from backends.interface import Samples
 
 _DEMUXERS = (
-    "wav,w64,flac,aiff,au,caf,mp3,ogg,aac,mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,mpeg,mpegts,amr,avi,asf,flv,dts,truehd"
+    "wav,w64,flac,aiff,au,caf,mp3,ogg,aac,mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,mpeg,mpegts,amr,avi,asf,flv,dts,dtshd,"
+    "truehd,mlp,ac3,eac3,loas"
 )
 _CODECS = (
     "aac,aac_latm,mp3,mp3float,mp2,mp2float,mp1,mp1float,opus,libopus,vorbis,libvorbis,flac,alac,ac3,eac3,dca,truehd,mlp,"
@@ -43,18 +48,13 @@ _FORMATS: dict[str, tuple[str, float]] = {
     "flt": ("f4", 1.0),
     "dbl": ("f8", 1.0),
 }
-_BAD_PACKETS = 1000  # in a row, or so many and nine of ten: an endless stream of noise is not worth reading
+# Demuxers that say so where they cannot go on, and do go on behind it.
+_REPORTING = {"matroska,webm", "asf", "flv", "ogg", "mov,mp4,m4a,3gp,3g2,mj2"}
+_NOT_OPENED = "not on whitelist"  # what a video codec says that is called as a demuxer is
+_ENDED = "File ended prematurely"  # what Matroska's says of a file that was cut
 _RAW_AAC_BYTES = 1 << 20  # that are decoded at once; a frame of silence takes a few bytes and decodes to 4 KiB
-_GAP_SECONDS = 0.1  # by which a packet may be late: clocks are rounded, and sound and picture begin about together
-_JUMP_SECONDS = (
-    10.0  # of a broadcast's clock, where it was set anew; FFmpeg's own tool takes it so (dts_delta_threshold)
-)
 
-# What PyAV raises on damaged files: FFmpeg's errors, and its own of an unknown codec or a track that is not in its
-# list.
-_AV_ERRORS = (av.FFmpegError, ValueError, LookupError)
-
-_Timed = tuple[float, av.AudioFrame]  # seconds of silence before the frame
+_LogLine = tuple[int, str, str]  # level, who, what
 
 
 def blocks(part: Part, source: Source, caps: Caps) -> Iterator[Block]:
@@ -62,23 +62,46 @@ def blocks(part: Part, source: Source, caps: Caps) -> Iterator[Block]:
     if part.raw_aac is not None:
         yield from _joined((0.0, frame) for frame in _raw_aac(part.data, part.raw_aac))
         return
+    if not part.later:
+        source.timeline = Timeline()
+    # Each message by itself, or one would be told with the next file.
+    av.logging.set_level(av.logging.ERROR)
+    av.logging.set_skip_repeated(False)
+    with av.logging.Capture() as messages:
+        yield from _of_file(part, source, caps, messages)
+
+
+def _of_file(part: Part, source: Source, caps: Caps, messages: list[_LogLine]) -> Iterator[Block]:
     buffer = io.BytesIO(part.data)
+    # FFmpeg's parser loses the places of ADTS frames, which are whole as they come.
+    options = {**_OPTIONS, "fflags": "noparse"} if part.container is ADTS else _OPTIONS
     try:
-        file = av.open(buffer, format=part.container.demuxer, options=_OPTIONS, metadata_errors="ignore")
-    except _AV_ERRORS as error:
+        file = av.open(buffer, format=part.container.demuxer, options=options, metadata_errors="ignore")
+    except AV_ERRORS as error:
         raise Broken from error
     with file:
         # A broadcast whose clock was set anew seems to last for days, and so does a FLAC that was written as a stream.
         if part.container.time != "broadcast" and part.container is not FLAC:
             _check_length(file, caps)
         stream = _audio_stream(file, source.damage)
-        if part.stated is None:
-            source.damage.stated += _stated_seconds(file, stream, part)
-        counted = part.container.time == "counted" and not part.container.soundfile_first
-        frames = _frames(file, stream, source.damage, counted=counted)
-        yield from _joined(_timed(frames, file, part, source, caps))
-        if part.container.time in {"counted", "broadcast"} and buffer.tell() < len(part.data):
+        source.damage.stated = max(source.damage.stated, stated_seconds(file, stream, part))
+        track = Track(part, stream, source.damage, _decoder(stream))
+        # FFmpeg takes a FLAC to begin with what is whole of it.
+        start = 0.0 if part.container is FLAC else None if file.start_time is None else file.start_time / av.time_base
+        packets = _watched(file.demux(stream), messages, source.damage)
+        yield from _joined(with_silence(track.frames(packets), start, part, source, caps))
+        if part.container.time in {"bytes", "counted", "broadcast"} and buffer.tell() < len(part.data):
             source.damage.ended = True
+
+
+def _watched(packets: Iterator[av.Packet], messages: list[_LogLine], damage: Damage) -> Iterator[av.Packet]:
+    """The packets, with what the demuxer had to pass over recorded."""
+    for packet in packets:
+        yield packet
+        for _, name, text in messages:
+            damage.places += name in _REPORTING and not text.startswith(_ENDED) and _NOT_OPENED not in text
+            damage.cut |= text.startswith(_ENDED)
+        messages.clear()
 
 
 def _check_length(file: av.container.InputContainer, caps: Caps) -> None:
@@ -108,54 +131,6 @@ def _codec(track: av.AudioStream) -> str:
     return "unknown" if track.codec_context is None else track.codec_context.name
 
 
-def _stated_seconds(file: av.container.InputContainer, stream: av.AudioStream, part: Part) -> float:
-    """How long the file says its sound lasts, 0 where it does not say, or where that is only guessed."""
-    if part.container.time != "stamped":
-        return 0.0
-    if stream.duration and stream.time_base:
-        return float(stream.duration * stream.time_base)
-    alone = len(file.streams) == 1 and file.duration
-    return file.duration / av.time_base if alone and file.duration else 0.0
-
-
-def _frames(
-    file: av.container.InputContainer, stream: av.AudioStream, damage: Damage, *, counted: bool
-) -> Iterator[av.AudioFrame]:
-    """Decoded frames, stepping over damaged packets. Raises Broken if there was nothing else.
-
-    counted: nothing but its packets says how long the file lasts; a decoder may give nothing for some of them.
-    """
-    decoder = _decoder(stream)
-    good = bad = row = 0
-    anything = False
-    begun = ended = 0
-    try:
-        for packet in file.demux(stream):
-            if packet.pts is not None:
-                begun, ended = begun if ended else packet.pts, packet.pts + (packet.duration or 0)
-            try:
-                frames = packet.decode() if decoder is None else decoder.decode(packet)
-            except _AV_ERRORS:
-                bad, row = bad + 1, row + 1
-                damage.packets += 1
-                if row >= _BAD_PACKETS or (bad >= _BAD_PACKETS and bad > 9 * good):
-                    damage.ended = True
-                    break
-                continue
-            good, row = good + 1, 0
-            damage.packets += packet.is_corrupt
-            anything = anything or bool(frames)
-            yield from frames
-    except _AV_ERRORS as error:
-        if not anything:
-            raise Broken from error
-        damage.ended = True
-    if bad and not anything:
-        raise Broken
-    if counted and stream.time_base:
-        damage.stated += float((ended - begun) * stream.time_base)
-
-
 def _decoder(stream: av.AudioStream) -> av.AudioCodecContext | None:
     """A decoder to be used instead of the stream's own; None if there is none, or this FFmpeg lacks it."""
     better = _BETTER.get(stream.codec_context.name)
@@ -172,50 +147,12 @@ def _raw_aac(data: bytes, configuration: bytes) -> list[av.AudioFrame]:
     decoder.extradata = configuration or None
     try:
         frames = [*decoder.decode(av.Packet(data)), *decoder.decode(None)]
-    except _AV_ERRORS as error:
+    except AV_ERRORS as error:
         raise Broken from error
     return [frame for frame in frames if isinstance(frame, av.AudioFrame)]
 
 
-def _timed(
-    frames: Iterator[av.AudioFrame], file: av.container.InputContainer, part: Part, source: Source, caps: Caps
-) -> Iterator[_Timed]:
-    """Frames with the silence that the file's clock leaves before them: a track that begins late, a hole, lost
-    packets.
-
-    Times count from the start of the file, so that a track alone with an offset begins at once.
-    """
-    origin = None if file.start_time is None else file.start_time / av.time_base
-    position = 0.0
-    for frame in frames:
-        silence, at = 0.0, frame.time
-        if at is not None and part.container.time != "none":
-            origin = at if origin is None else origin
-            silence = at - origin - position
-            if silence <= _GAP_SECONDS:
-                origin = at - position if silence < -_JUMP_SECONDS else origin
-                silence = 0.0
-            elif not _is_meant(silence, position, frame.sample_rate, part, source, caps):
-                origin, silence = at - position, 0.0
-        yield silence, frame
-        position += silence + frame.samples / frame.sample_rate
-
-
-def _is_meant(silence: float, position: float, rate: int, part: Part, source: Source, caps: Caps) -> bool:
-    """Whether so many seconds of silence belong there; what is lost is recorded as damage."""
-    if part.container.time == "broadcast" and position and silence > _JUMP_SECONDS:
-        return False
-    if not source.has_room(silence, rate, caps):
-        source.damage.remarks.append(
-            f"The file's clock jumps by {silence:.0f} s, which would not fit; it was not followed."
-        )
-        return False
-    if part.container.time == "counted":
-        source.damage.silent += silence
-    return True
-
-
-def _joined(frames: Iterator[_Timed]) -> Iterator[Block]:
+def _joined(frames: Iterator[Timed]) -> Iterator[Block]:
     """Codec frames last some 20 ms each; they are converted in larger pieces. The format may change on the way."""
     pieces: list[NDArray[Any]] = []
     kind, count = ("", 0, 0), 0

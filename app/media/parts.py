@@ -1,4 +1,5 @@
-"""The files that are joined in one upload, each to be decoded by itself: wav, FLAC and the links of an Ogg.
+"""The files that are joined in one upload, each to be decoded by itself: wav, FLAC and the links of an Ogg, which
+damage parts further.
 
 MP3, AAC and AMR need no parting: their frames follow each other whatever file they came from. Knows no decoder.
 """
@@ -9,25 +10,27 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from app.media.downmix import Speakers
-from app.media.sniff import ADTS, FLAC, OGG, WAV, Container
+from app.media.ogg import ogg_parts
+from app.media.sniff import ADTS, AVI, FLAC, MP3, OGG, WAV, Container, tag_length
 from app.media.wav import WavPart, wav_parts
 
 _STREAMINFO_HEADS = (b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22")  # RFC 9639, 8.1
-_LINK_STARTS = (b"\x01vorbis", b"OpusHead", b"\x7fFLAC", b"Speex   ", b"\x80theora", b"fishead\x00")
-_PAGE_HEAD = 27  # bytes of an Ogg page before its table of segments (RFC 3533, 6)
-_FIRST_PAGE = 2  # its flag
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """data: a file of `container`; stated: seconds its header says it lasts, 0 if it does not say, None if its decoder
-    may tell; raw_aac: it is no file but AAC frames, and this is their configuration."""
+    """data: a file of `container`; share: how much of the sound that its header tells of is there; raw_aac: it is no
+    file but AAC frames, and this is their configuration; later: the clock of the part before goes on; pages: that are
+    damaged or missing before it; cut: its end is missing."""
 
     data: bytes
     container: Container
-    stated: float | None = None
+    share: float = 1.0
     speakers: Speakers = ()
     raw_aac: bytes | None = None
+    later: bool = False
+    pages: int = 0
+    cut: bool = False
 
 
 def parts(data: bytes, container: Container) -> Iterator[Part]:
@@ -37,9 +40,20 @@ def parts(data: bytes, container: Container) -> Iterator[Part]:
     elif container is FLAC:
         yield from _cut(data, FLAC, sorted(at for head in _STREAMINFO_HEADS for at in _places(data, head)))
     elif container is OGG:
-        yield from _cut(data, OGG, list(_links(data)))
+        yield from _ogg(data)
+    elif container is AVI:
+        yield Part(data, AVI, cut=int.from_bytes(data[4:8], "little") + 8 > len(data) + 1)
     else:
         yield Part(data, container)
+
+
+def _ogg(data: bytes) -> Iterator[Part]:
+    found = False
+    for part in ogg_parts(data):
+        found = True
+        yield Part(part.data, OGG, later=part.later, pages=part.lost, cut=part.cut)
+    if not found:
+        yield Part(data, OGG)
 
 
 def _wav(data: bytes) -> Iterator[Part]:
@@ -47,10 +61,10 @@ def _wav(data: bytes) -> Iterator[Part]:
     for part in found:
         if part.is_aac:
             yield _aac(data, part)
-        elif part.plain:
-            yield Part(data, WAV, part.stated_seconds, part.speakers)
+        elif part.is_mpeg:  # libsndfile ends at the first damaged frame, and does not say so
+            yield Part(data[part.start : part.end], MP3, part.share)
         else:
-            yield Part(part.rebuilt(data), WAV, part.stated_seconds, part.speakers)
+            yield Part(data if part.plain else part.rebuilt(data), WAV, part.share, part.speakers)
     if not found:
         yield Part(data, WAV)
 
@@ -58,8 +72,8 @@ def _wav(data: bytes) -> Iterator[Part]:
 def _aac(data: bytes, part: WavPart) -> Part:
     frames = data[part.start : part.end]
     if len(frames) > 1 and frames[0] == 0xFF and frames[1] & 0xF6 == 0xF0:
-        return Part(frames, ADTS)
-    return Part(frames, ADTS, raw_aac=part.extra)
+        return Part(frames, ADTS, part.share)
+    return Part(frames, ADTS, part.share, raw_aac=part.extra)
 
 
 def _cut(data: bytes, container: Container, starts: list[int]) -> Iterator[Part]:
@@ -67,7 +81,13 @@ def _cut(data: bytes, container: Container, starts: list[int]) -> Iterator[Part]
         yield Part(data, container)
         return
     for start, end in zip(starts, [*starts[1:], len(data)], strict=True):
-        yield Part(data[start:end], container)
+        yield Part(data[start : _before_tag(data, start, end)], container)
+
+
+def _before_tag(data: bytes, start: int, end: int) -> int:
+    """Where the sound ends between two joined files: before the second one's tag, if it has one."""
+    tag = data.rfind(b"ID3", start, end)
+    return tag if tag >= 0 and tag + tag_length(memoryview(data)[tag:end]) == end else end
 
 
 def _places(data: bytes, sought: bytes) -> Iterator[int]:
@@ -75,17 +95,3 @@ def _places(data: bytes, sought: bytes) -> Iterator[int]:
     while at >= 0:
         yield at
         at = data.find(sought, at + 1)
-
-
-def _links(data: bytes) -> Iterator[int]:
-    """Where the links of a chained Ogg begin: a first page that comes after another kind of page."""
-    at, in_head = data.find(b"OggS"), False
-    while 0 <= at <= len(data) - _PAGE_HEAD:
-        table = data[at + _PAGE_HEAD : at + _PAGE_HEAD + data[at + 26]]
-        content = at + _PAGE_HEAD + len(table)
-        first = bool(data[at + 5] & _FIRST_PAGE) and data.startswith(_LINK_STARTS, content)
-        if first and not in_head:
-            yield at
-        in_head = first
-        following = content + sum(table)
-        at = following if data.startswith(b"OggS", following) else data.find(b"OggS", at + 4)

@@ -40,42 +40,67 @@ class Caps:
 class Damage:
     """What of a file was not read as it was meant.
 
-    packets: how many could not be decoded, or came damaged; silent: seconds of sound that were lost and are silence
-    now; ended: something at the end was not read; stated: seconds that the file says it lasts, 0 if it does not say;
-    remarks: whole sentences about anything else.
+    packets: how many could not be decoded, or came damaged; pages: of an Ogg that were damaged or missing; places:
+    where its container could not be read; silent: seconds of sound that were lost and are silence now; ended:
+    something at the end was not read; cut: the file has no end; stated: seconds that the part which is read says it
+    lasts, 0 if it does not say; missing: seconds by which parts were shorter than they said; remarks: whole sentences
+    about anything else.
     """
 
     packets: int = 0
+    pages: int = 0
+    places: int = 0
     silent: float = 0.0
     ended: bool = False
+    cut: bool = False
     stated: float = 0.0
+    missing: float = 0.0
     remarks: list[str] = field(default_factory=list)
+
+    def end_part(self, seconds: float) -> None:
+        """One of the files in an upload is read, which gave so many seconds."""
+        if self.stated * (1 - _SLACK_SHARE) - _SLACK_SECONDS > seconds:
+            self.missing += self.stated - seconds
+        self.stated = 0.0
 
     def note(self, seconds: float) -> str:
         """For the client and the log, who learn nothing else of it; "" where all of the sound was read.
 
         seconds: what was read.
         """
-        short = self.stated * (1 - _SLACK_SHARE) - _SLACK_SECONDS > seconds
         facts = [
             (self.packets, f"damaged packets: {self.packets}"),
+            (self.pages, f"damaged or missing pages: {self.pages}"),
+            (self.places, f"unreadable places: {self.places}"),
             (self.silent, f"{self.silent:.1f} s were lost and are silence"),
             (self.ended, "reading ended before the end of the file"),
-            (short, f"{seconds:.1f} s were read, the file says {self.stated:.1f} s"),
+            (self.cut, "its end is missing"),
+            (self.missing, f"{seconds:.1f} s were read, the file says {seconds + self.missing:.1f} s"),
         ]
         told = "; ".join(fact for holds, fact in facts if holds)
         return " ".join(([f"The file is damaged or incomplete: {told}."] if told else []) + self.remarks)
 
 
 @dataclass(slots=True)
+class Timeline:
+    """origin: what a file's clock shows where its sound begins, seconds, None as long as it is not known; position:
+    seconds of sound and silence so far."""
+
+    origin: float | None = None
+    position: float = 0.0
+
+
+@dataclass(slots=True)
 class Source:
-    """What was read: frames by rate in Hz (a rate may change on the way), most channels, container's name."""
+    """What was read: frames by rate in Hz (a rate may change on the way), most channels, container's name; timeline:
+    that of the part that is read."""
 
     container: str
     frames: dict[int, int] = field(default_factory=dict)
     channels: int = 0
     decoded_bytes: int = 0
     damage: Damage = field(default_factory=Damage)
+    timeline: Timeline = field(default_factory=Timeline)
 
     @property
     def seconds(self) -> float:

@@ -15,9 +15,11 @@ _HEAD = re.compile(rb"(?:RIFF|RF64|BW64)[\x00-\xff]{4}WAVE")
 _JOINED = re.compile(rb"(?:RIFF|RF64|BW64)[\x00-\xff]{4}WAVE(?:fmt |JUNK|junk|ds64|bext|LIST)")
 _NAME = re.compile(rb"[ -~]{4}")
 _OPEN = 0x7FFF_0000  # bytes; recorders and streams that do not know the length write this or more
+_LONGEST = 1 << 48  # bytes; RF64 has longer numbers for the same
 _LEAST_SECONDS = 0.1  # of sound behind the stated end that are taken for sound
 _TAGS = (b"ID3", b"TAG", b"APETAGEX")  # what players put behind any file
 _EXTENSIBLE = 0xFFFE
+_MPEG = {0x0050, 0x0055}
 _AAC = {0x00FF, 0x1600, 0x706D, 0xA106}  # format tags of AAC, with and without its own frames (RFC 2361 and later ones)
 
 
@@ -47,10 +49,13 @@ class WavPart:
         return self.format[18 : 18 + int.from_bytes(self.format[16:18], "little")]
 
     @property
-    def stated_seconds(self) -> float:
-        """By the header's rate of bytes."""
-        rate = int.from_bytes(self.format[8:12], "little")
-        return self.stated / rate if rate else 0.0
+    def is_mpeg(self) -> bool:
+        return self.tag in _MPEG
+
+    @property
+    def share(self) -> float:
+        """How much of what the header tells of is there."""
+        return max(1, self.end - self.start) / self.stated if self.stated else 1.0
 
     @property
     def speakers(self) -> Speakers:
@@ -91,7 +96,7 @@ class _Walk:
                 return self._at
             name, size = struct.unpack_from("<4sI", self._data, self._at)
             if not _NAME.fullmatch(name):
-                return None
+                return self._next_file(self._at)
             start = self._at + 8
             self._at = self._samples(start, size) if name == b"data" else self._chunk(name, start, size)
         return None
@@ -102,12 +107,13 @@ class _Walk:
             self._format = self._data[start : start + min(size, 1024)]
         elif name == b"ds64" and size >= 16:
             self._long_size = int.from_bytes(self._data[start + 8 : start + 16], "little")
-        return self._behind(start, start + size)
+        end = self._behind(start, start + size)
+        return end if end <= len(self._data) else self._next_file(start - 8)
 
     def _samples(self, start: int, size: int) -> int:
         stated = self._long_size if size == 0xFFFF_FFFF else size
         left = len(self._data) - start
-        known = 0 < stated < _OPEN or (stated > 0 and stated == self._long_size)
+        known = 0 < stated < (_LONGEST if stated == self._long_size else _OPEN)
         if known and stated <= left:
             end, goes_on = self._end(start, start + stated)
         elif size == 0 and (left == 0 or self._is_chunk(start)):

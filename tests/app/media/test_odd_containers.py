@@ -26,6 +26,10 @@ CODECS = [
     ("asf", "wmav1", 44_100, 2, "wma"),
     ("flv", "aac", 44_100, 2, "flv"),
     ("flv", "nellymoser", 16_000, 1, "flv"),
+    ("ac3", "ac3", 48_000, 2, "ac3"),
+    ("ac3", "ac3", 44_100, 2, "ac3"),
+    ("eac3", "eac3", 48_000, 2, "eac3"),
+    ("latm", "aac", 48_000, 2, "aac"),
 ]
 
 
@@ -83,6 +87,19 @@ WAV = riff(form(48_000), chunk(b"data", pcm(tone(48_000, 2.0))))
 @pytest.mark.parametrize("junk", [bytes(70_000), random.Random(5).randbytes(70_000), b"text\r\n" * 30_000])
 def test_what_stands_before_an_mp3_is_passed_over(junk: bytes) -> None:
     assert read(junk + MP3)[0].seconds == pytest.approx(2.0, abs=0.1)
+
+
+def test_a_transport_stream_with_times_between_its_packets() -> None:
+    stream = by_av(tone(48_000, 2.0), 48_000, "mpegts", "ac3")
+    packets = [stream[at : at + 188] for at in range(0, len(stream), 188)]
+    source, samples = read(b"".join(number.to_bytes(4, "big") + packet for number, packet in enumerate(packets)))
+    assert source.seconds == pytest.approx(2.0, abs=0.1)
+    assert hertz_at(samples, 1.0) == pytest.approx(440, abs=5)
+
+
+@pytest.mark.parametrize("name", ["flac", "wav"])
+def test_zeros_before_a_head_are_passed_over(name: str) -> None:
+    assert read(bytes(70_000) + {"flac": FLAC, "wav": WAV}[name])[0].seconds == pytest.approx(2.0, abs=0.1)
 
 
 @pytest.mark.parametrize("name", ["webm", "flac", "wav"])

@@ -66,3 +66,22 @@ def test_a_broadcast_whose_clock_is_set_anew_goes_on(first_delay: float) -> None
     source, samples = read(b"".join(parts), caps=Caps(3600.0, 1 << 30))
     assert source.seconds == pytest.approx(4.0, abs=0.2)
     assert len(spans(samples)) <= 2
+
+
+@pytest.mark.parametrize(("container", "codec"), [("matroska", "flac"), ("asf", "wmav2"), ("matroska", "libopus")])
+def test_a_film_that_outlasts_its_sound_is_not_damaged(container: str, codec: str) -> None:
+    source, _ = read(film(two_tones(48_000), container, codec, pictures=8))
+    assert source.seconds == pytest.approx(2.0, abs=0.1)
+    assert source.note == ""
+
+
+@pytest.mark.parametrize(("container", "codec"), [("matroska", "libopus"), ("asf", "wmav2"), ("mp4", "aac")])
+def test_a_lone_track_with_an_offset_is_not_damaged(container: str, codec: str) -> None:
+    assert read(film(two_tones(48_000), container, codec, delay=5.0))[0].note == ""
+
+
+def test_the_start_of_a_track_of_an_avi_holds() -> None:
+    data = bytearray(film(two_tones(48_000), "avi", "pcm_s16le", pictures=8))
+    head = data.index(b"auds")  # of its stream's header; its start stands 28 bytes on
+    data[head + 28 : head + 32] = (5 * 48_000).to_bytes(4, "little")
+    assert spans(read(bytes(data))[1])[0][0] == pytest.approx(5.0, abs=0.1)
