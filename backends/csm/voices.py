@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from backends.audio import voice_folder
+from backends.audio.voice_folder import clip_in, folder_voices, text_of, transcript_of
 from backends.csm.watermark_model.resample import resample
 from backends.interface import InvalidInput, ModelUnavailable, Voice
 
@@ -29,7 +30,6 @@ Encode = Callable[[Samples], Tensor]
 SPEAKERS = 10
 LONGEST_NAME = 256  # characters of a voice's name: file systems take no more
 LONGEST_CLIP = 60.0  # seconds of a voice's clip; 10 to 30 are enough for a steady voice
-_AUDIO = (".wav", ".flac", ".ogg", ".mp3")
 _CODES = "codes.safetensors"
 _QUIET = 0.003  # amplitude below which the ends of a clip are cut off
 _MARGIN = 0.1  # seconds of it that stay
@@ -61,11 +61,8 @@ class Voices:
 
     def listed(self) -> tuple[Voice, ...]:
         """Folder voices by name, then the plain speakers "0" to "9"."""
-        names = (
-            sorted(folder.name for folder in self._folder.iterdir() if _clip(folder)) if self._folder.is_dir() else []
-        )
         plain = tuple(Voice(str(number), f"Speaker {number}", ("en",)) for number in range(SPEAKERS))
-        return tuple(Voice(name, name) for name in names) + plain
+        return tuple(Voice(name, name) for name in folder_voices(self._folder)) + plain
 
     def voice(self, name: str) -> SpeakingVoice:
         """The voice of that name. Raises InvalidInput for one that does not exist or whose folder is incomplete."""
@@ -81,12 +78,12 @@ class Voices:
     def _load(self, name: str) -> SpeakingVoice:
         folder = self._folder / name
         # The pattern first: the disk is never asked for a name that it could not have.
-        clip = _clip(folder) if re.fullmatch(r"[\w][\w .-]*", name) else None
+        clip = clip_in(folder) if re.fullmatch(r"[\w][\w .-]*", name) else None
         if clip is None:
             names = ", ".join(voice.id for voice in self.listed())
             raise InvalidInput(f"there is no voice {name!r} (known: {names})", param="voice")
         speaker = _speaker_file(folder / "speaker.txt", name)
-        text = _transcript(folder, clip, name)
+        text = transcript_of(folder, clip)
         return SpeakingVoice(speaker, Segment(speaker, text, self._codes(folder, clip)))
 
     def _codes(self, folder: Path, clip: Path) -> Tensor:
@@ -116,13 +113,7 @@ def speaker_number(name: str) -> int | None:
 
 def read_clip(file: Path, rate: int) -> Samples:
     """An audio file as mono float32 at `rate` Hz. Raises InvalidInput."""
-    try:
-        with soundfile.SoundFile(file) as reader:
-            count = int(min(len(reader), LONGEST_CLIP * reader.samplerate))
-            samples = reader.read(count, dtype="float32", always_2d=True).mean(axis=1, dtype=np.float32)
-            clip = resample(samples, reader.samplerate, rate)
-    except (soundfile.SoundFileError, OSError) as error:
-        raise InvalidInput(f"the clip {file.name} of the voice cannot be read: {error}", param="voice") from error
+    clip = resample(*voice_folder.read_clip(file, LONGEST_CLIP), rate)
     if not len(clip) or not np.isfinite(clip).all():
         raise InvalidInput(f"the clip {file.name} of the voice holds no sound", param="voice")
     return clip
@@ -137,37 +128,11 @@ def trimmed(samples: Samples, rate: int) -> Samples:
     return samples[max(0, loud[0] - margin) : loud[-1] + margin + 1]
 
 
-def _clip(folder: Path) -> Path | None:
-    try:
-        if not folder.is_dir():
-            return None
-    except OSError:  # a name that this file system cannot have, such as one of more than 255 bytes
-        return None
-    return next((file for file in sorted(folder.iterdir()) if file.suffix.lower() in _AUDIO), None)
-
-
-def _transcript(folder: Path, clip: Path, name: str) -> str:
-    for file in (folder / "transcript.txt", clip.with_suffix(".txt")):
-        if file.is_file() and (text := _words(file, name)):
-            return text
-    raise InvalidInput(f"the voice {name!r} has no transcript.txt beside its clip", param="voice")
-
-
 def _speaker_file(file: Path, name: str) -> int:
-    number = speaker_number(_words(file, name)) if file.is_file() else 0
+    number = speaker_number(text_of(file)) if file.is_file() else 0
     if number is None:
         raise InvalidInput(f"speaker.txt of the voice {name!r} must hold a number from 0 to 9", param="voice")
     return number
-
-
-def _words(file: Path, name: str) -> str:
-    """A text file of the voice. Raises InvalidInput if it is in another encoding than UTF-8."""
-    try:
-        return file.read_text(encoding="utf-8-sig").strip()
-    except (UnicodeDecodeError, OSError) as error:
-        raise InvalidInput(
-            f"{file.name} of the voice {name!r} cannot be read as UTF-8: {error}", param="voice"
-        ) from error
 
 
 def _cached(file: Path, origin: str) -> Tensor | None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from backends.audio import voice_folder
 from backends.interface import InvalidInput
 from backends.llasa.xcodec2.config import SAMPLE_RATE
 
@@ -24,13 +24,7 @@ _MOST_READ = 600.0  # seconds that are read of a file, whatever length it claims
 
 def read_clip(path: Path) -> Samples:
     """float32 [time], mono, at 16 kHz. Raises InvalidInput for a file that cannot be read."""
-    try:
-        with soundfile.SoundFile(path) as reader:
-            frames = min(len(reader), int(_MOST_READ * reader.samplerate))
-            samples = reader.read(frames, dtype="float32", always_2d=True)
-            return to_codec_rate(samples.mean(axis=1), reader.samplerate)
-    except (soundfile.SoundFileError, OSError, ValueError, RuntimeError) as error:
-        raise InvalidInput(f"the clip {path.name} cannot be read: {error}") from error
+    return to_codec_rate(*voice_folder.read_clip(path, _MOST_READ))
 
 
 def to_codec_rate(samples: Samples, rate: int) -> Samples:

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from backends.audio.voice_folder import clip_in, folder_voices, transcript_of
 from backends.interface import InvalidInput, Voice, VoiceSample
 from backends.llasa.reference_audio import read_clip, usable_reference
 from backends.llasa.text import neutralised
@@ -26,7 +27,6 @@ log = logging.getLogger(__name__)
 Encode = Callable[[NDArray[np.float32]], list[int]]
 
 BASE = "default"
-_AUDIO = (".wav", ".flac", ".ogg", ".mp3")
 _CACHE = "xcodec2_codes.json"
 
 
@@ -130,11 +130,11 @@ class Voices:
         return [name for name in self._folders() if self._is_to_encode(self.folder / name)]
 
     def _is_to_encode(self, folder: Path) -> bool:
-        clip = _clip(folder)
+        clip = clip_in(folder)
         try:
             return (
                 clip is not None
-                and bool(_transcript(folder, clip))
+                and bool(transcript_of(folder, clip, neutralised))
                 and _cached_codes(folder / _CACHE, self._origin_of(clip)) is None
             )
         except InvalidInput:
@@ -144,9 +144,7 @@ class Voices:
         return hashlib.sha256(self._origin.encode() + clip.read_bytes()).hexdigest()
 
     def _folders(self) -> list[str]:
-        if not self.folder.is_dir():
-            return []
-        return sorted(path.name for path in self.folder.iterdir() if path.is_dir() and _clip(path))
+        return folder_voices(self.folder)
 
     def _reference(self, clip: Clip) -> Reference:
         if clip.folder in self._known:
@@ -166,34 +164,15 @@ class Voices:
         return replace(voice, reference=reference)
 
     def _read(self, folder: Path) -> Reference | Clip:
-        clip = _clip(folder)
+        clip = clip_in(folder)
         if clip is None:
             raise InvalidInput(f"the voice {folder.name!r} has no audio file", param="voice")
-        text = _transcript(folder, clip)
+        text = transcript_of(folder, clip, neutralised)
         origin = self._origin_of(clip)
         cached = _cached_codes(folder / _CACHE, origin)
         if cached is not None:
             return Reference(text, *cached)
         return Clip(text, usable_reference(read_clip(clip), self._longest), folder, origin)
-
-
-def _clip(folder: Path) -> Path | None:
-    return next((path for path in sorted(folder.iterdir()) if path.suffix.lower() in _AUDIO), None)
-
-
-def _transcript(folder: Path, clip: Path) -> str:
-    for path in (folder / "transcript.txt", clip.with_suffix(".txt")):
-        try:
-            if path.is_file() and neutralised(text := path.read_text(encoding="utf-8-sig").strip()).strip():
-                return text
-        except UnicodeDecodeError as error:
-            raise InvalidInput(
-                f"the transcript of the voice {folder.name!r} is not UTF-8 text", param="voice"
-            ) from error
-    expected = folder / "transcript.txt"
-    raise InvalidInput(
-        f"the voice {folder.name!r} has no transcript: put what the clip says into {expected}", param="voice"
-    )
 
 
 def _cached_codes(path: Path, origin: str) -> tuple[tuple[int, ...], int] | None:
