@@ -14,6 +14,7 @@ import wave
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import structlog
 
@@ -21,7 +22,9 @@ from app.config.deployments import Deployment
 from app.media.pool import MediaPool
 from app.ui import html
 from app.ui.client import Answer, Api, CallFailed
+from app.ui.mount import PATH
 from app.ui.pictures import waveform_and_mel
+from app.ui.speaker_files import speaker_file, turns_in
 from app.ui.temp_files import NotOwnFile, PageFull, TempFiles
 from backends.interface import ASR_SAMPLE_RATE
 
@@ -71,6 +74,32 @@ class Handlers:
             return "", html.problem(str(error)), "", None, _nothing_to_save()
         picture = await self._picture(audio, document.get("words"))
         return text, html.note(answer.headers), html.times(document), picture, _to_save(saved)
+
+    async def tell_apart(
+        self, key: str, deployment: str, path: str | None, count: float, language: str
+    ) -> tuple[str, str, Any, Any]:
+        """Tell who says what. -> turns, note, diarized_json document, whether a file can be saved."""
+        import gradio as gr
+
+        fields = {"response_format": "diarized_json", "chunking_strategy": "auto", "language": language}
+        fields["num_speakers"] = str(int(count)) if count else ""
+        try:
+            answer = await self._api.transcribe(key, deployment, await self._read(path), fields)
+        except CallFailed as error:
+            return "", html.problem(str(error)), None, gr.Row(visible=False)
+        document = json.loads(answer.body)
+        found = turns_in(document)
+        source = f"{PATH}/gradio_api/file={quote(str(path))}"
+        return html.turns(found, source), html.note(answer.headers), document, gr.Row(visible=bool(found))
+
+    async def speaker_file(self, document: Any, names: Any, form: str) -> tuple[Any, str]:
+        """Make a file of what `tell_apart` found. names: by the speakers' labels. -> name and text of the file,
+        problem."""
+        try:
+            text = speaker_file(document, names, form)
+        except ValueError:
+            return None, html.problem("There is no conversation to save, or a name has more than 64 characters.")
+        return {"name": f"conversation.{form}", "text": text}, ""
 
     async def ask(
         self, key: str, deployment: str, path: str | None, question: str, tokens: float

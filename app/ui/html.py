@@ -6,9 +6,11 @@ neither Gradio nor HTTP.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
+
+from app.ui.speaker_files import SpokenSegment
 
 # What a person wants to know of a deployment's state, and the colour of its dot.
 STATES: Mapping[str, tuple[str, str]] = {
@@ -26,6 +28,7 @@ _OVERALL: Mapping[str, tuple[str, str]] = {
     "degraded": ("Something failed", "bad"),
     "draining": ("Shutting down", "bad"),
 }
+_COLOURS = 8  # of speakers in page.css; the ninth has that of the first
 UNUSABLE = frozenset({"absent", "failed", "pulling"})
 
 
@@ -100,6 +103,51 @@ def times(document: Mapping[str, Any]) -> str:
     )
     shown = "".join(rows)
     return f'<div class="sg-times"><div class="sg-label">Segments, in seconds</div>{shown}</div>' if shown else ""
+
+
+def turns(spoken: Sequence[SpokenSegment], source: str) -> str:
+    """Render who says what: a field for each speaker's name, the recording, and the turns in the speakers' colours.
+
+    source: address of the recording. What happens on a click is the work of speakers.js.
+    """
+    if not spoken:
+        return '<div class="sg-note">Nobody speaks here.</div>'
+    colours = {name: place % _COLOURS for place, name in enumerate(dict.fromkeys(turn.speaker for turn in spoken))}
+    fields = "".join(_speaker_field(name, colour) for name, colour in colours.items())
+    shown = "".join(_turn(turn, colours[turn.speaker]) for turn in spoken)
+    return (
+        f'<div class="sg-speakers"><div class="sg-label">Speakers, whose names you can change</div>'
+        f'<div class="sg-strip">{fields}</div><audio controls preload="metadata" src="{escape(source)}"></audio>'
+        f'<div class="sg-turns" role="log">{shown}</div></div>'
+    )
+
+
+def _speaker_field(name: str, colour: int) -> str:
+    known = escape(name)
+    field = f'<input data-speaker="{known}" value="{known}" maxlength="64" aria-label="Name of {known}">'
+    return f'<label class="sg-chip sg-voice-{colour}"><i class="sg-dot"></i>{field}</label>'
+
+
+def _turn(turn: SpokenSegment, colour: int) -> str:
+    times = f"{_clock(turn.start)} to {_clock(turn.end)}"
+    play = (
+        f'<button type="button" data-start="{turn.start:.3f}" data-end="{turn.end:.3f}" '
+        f'aria-label="Play {times}" title="Play this turn">▶</button>'
+    )
+    who = f'<b data-speaker="{escape(turn.speaker)}">{escape(turn.speaker)}</b>'
+    return (
+        f'<div class="sg-turn sg-voice-{colour}">{play} {who} <span class="sg-small">{times}</span>'
+        f"<div>{escape(turn.text)}</div></div>"
+    )
+
+
+def _clock(seconds: float) -> str:
+    """Format a place in a recording: "0:07.5", "1:02:03.0"."""
+    tenths = round(seconds * 10)
+    minutes, rest = divmod(tenths, 600)
+    hours, minutes = divmod(minutes, 60)
+    tail = f"{rest // 10:02d}.{rest % 10}"
+    return f"{hours}:{minutes:02d}:{tail}" if hours else f"{minutes}:{tail}"
 
 
 def _device_chip(device: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""What the web page shows: transcribe, ask, speak, live speech, and the state of the server.
+"""What the web page shows: transcribe, who says what, ask, speak, live speech, and the state of the server.
 
 Owns layout and what is wired to what. The work behind the buttons is in handlers.py, the words of its fragments in
 fragments.py.
@@ -18,6 +18,7 @@ from app.ui.client import Api
 from app.ui.handlers import SPEECH_FORMATS, TASKS, TRANSCRIBE, TRANSCRIPT_FORMATS, TRANSLATE, WITH_WORDS, Handlers
 from app.ui.live import live_script, live_tab
 from app.ui.mount import PATH
+from app.ui.speakers import speakers_script, speakers_tab
 from app.ui.temp_files import TempFiles
 from app.ui.uploads import UploadRoom, keep_to_own_files
 from backends.languages import LANGUAGES
@@ -59,7 +60,7 @@ def build_page(
     look = {
         "theme": gr.themes.Default(primary_hue="blue", font=_SYSTEM_FONTS, font_mono=_MONO_FONTS),
         "css_paths": [Path(__file__).with_name("page.css")],
-        "head": _HEAD + live_script(),
+        "head": _HEAD + live_script() + speakers_script(),
         "footer_links": [],
     }
     temp_files = TempFiles(upload_bytes=body_bytes)
@@ -81,6 +82,7 @@ def _layout(handlers: Handlers, needs_key: bool) -> Any:
         strip = gr.HTML()
         key = gr.Textbox("" if needs_key else "local", label="API key", visible=False)  # "": that of the login
         tabs = [_transcribe_tab(handlers, key)]
+        told_apart = speakers_tab(handlers, key, with_key, _recording, languages())
         live_tab(handlers, key, with_key, languages())
         tabs += [_ask_tab(handlers, key), _speak_tab(handlers, key)]
         health = _health_tab(handlers, strip)
@@ -89,7 +91,7 @@ def _layout(handlers: Handlers, needs_key: bool) -> Any:
         better = gr.JSON(visible="hidden")
         loaded = blocks.load(handlers.choices, [], [*boxes, better], **quiet)
         loaded.then(None, [better, *boxes], boxes, js=_UNLESS_CHOSEN)
-        for happening in (blocks.load, gr.Timer(_LOOK_SECONDS).tick, *(tab.finished for tab in tabs)):
+        for happening in (blocks.load, gr.Timer(_LOOK_SECONDS).tick, told_apart, *(tab.finished for tab in tabs)):
             happening(handlers.state, [], [strip, health], **quiet)
     # The server itself decides how much runs at once. Gradio's way around the queue would call a request without values
     # an internal error.

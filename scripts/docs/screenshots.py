@@ -71,7 +71,7 @@ def transcribe(page: Page, recording: Path) -> None:
 
 def speak(page: Page) -> None:
     """The tab after the built-in voice has spoken."""
-    page.get_by_role("tab", name="Speak").click()
+    page.get_by_role("tab", name="Speak", exact=True).click()
     _choose(page, "embedded-tts")
     page.get_by_role("textbox", name="Text", exact=True).fill(SENTENCE)
     _press(page, "Speak")

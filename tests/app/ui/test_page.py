@@ -100,7 +100,7 @@ def _select(page: Page, tab: str, label: str, choice: str) -> None:
 
 
 def _open(page: Page, tab: str) -> None:
-    page.get_by_role("tab", name=tab).click()
+    page.get_by_role("tab", name=tab, exact=True).click()
 
 
 def test_what_can_answer_is_chosen_and_the_page_is_wide_from_the_start(page: Page) -> None:
@@ -234,7 +234,7 @@ def test_on_a_phone_nothing_sticks_out(page: Page) -> None:
     size = page.viewport_size
     page.set_viewport_size({"width": 390, "height": 844})
     try:
-        for tab in ("Transcribe", "Ask", "Speak", "Health"):
+        for tab in ("Transcribe", "Speakers", "Ask", "Speak", "Health"):
             _open(page, tab)
             assert page.evaluate("document.documentElement.scrollWidth") <= 390, tab
     finally:
