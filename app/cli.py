@@ -15,6 +15,7 @@ from app.commands.console import FAILED, forget_output, messages, output, use_ut
 from app.commands.doctor import doctor
 from app.commands.inference import ask, speak, transcribe
 from app.commands.keys import keys
+from app.commands.kubernetes import kubernetes
 from app.commands.listen import listen
 from app.commands.server import serve
 from app.commands.talk import talk
@@ -46,7 +47,7 @@ def options(
     """Global options."""
 
 
-for command in (serve, pull, models, doctor, transcribe, speak, ask, listen, talk, bench, certificate):
+for command in (serve, pull, models, doctor, transcribe, speak, ask, listen, talk, bench, certificate, kubernetes):
     cli.command()(command)
 cli.command(context_settings=PASS_ON)(finetune)
 cli.add_typer(dataset, name="dataset")

@@ -31,13 +31,14 @@ _MACHINE = {"num_cpus": 8, "include_dashboard": False, "object_store_memory": 20
 class Machines:
     """Two machines: replicas go to the second where they ask for the resource `far`, to the first for `near`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, second: bool = True) -> None:
         from ray.cluster_utils import Cluster
 
         os.environ.update(_VARIABLES)
         self._cluster = Cluster(initialize_head=True, head_node_args={**_MACHINE, "resources": {"near": 100}})
         self.address: str = self._cluster.address
-        self.add()
+        if second:
+            self.add()
 
     def add(self) -> None:
         """Start a second machine."""
@@ -56,8 +57,8 @@ class Machines:
 
 
 @contextmanager
-def machines() -> Iterator[Machines]:
-    both = Machines()
+def machines(*, second: bool = True) -> Iterator[Machines]:
+    both = Machines(second=second)
     try:
         yield both
     finally:
