@@ -1,6 +1,6 @@
 """What a cluster costs over a gateway with workers of its own, measured in one run on this machine (extra `cluster`).
 
-    python scripts/bench_cluster.py [--requests 60] [--streams 10] [--json FILE]
+    python scripts/bench_cluster.py [--requests 100] [--streams 10] [--json FILE]
 
 The same requests go to both servers in turn: small ones, streams with an event every 20 ms, and bursts of events. Told
 are wall and CPU milliseconds, memory (proportional set size, Linux) of the engine's processes, seconds until ready, and
@@ -62,7 +62,8 @@ max_batch = 4
 preload = true
 cluster = { replicas = 2, cpus = 0.1 }
 """
-IDLE_SECONDS = 5.0
+SETTLE_SECONDS, IDLE_SECONDS = 20.0, 10.0  # Ray goes on working for some seconds after its start
+BLOCK = 20  # small requests between two looks at the processor's clock
 CLIENTS, JOBS = 16, 64  # of the throughput
 HEADERS = {"api-key": "k"}
 
@@ -93,13 +94,19 @@ class Server:
             total += times.user + times.system
         return total
 
-    def measure(self, name: str, work: Callable[[], None], units: int) -> None:
-        """Wall and CPU milliseconds of one unit of the work."""
-        wall, cpu = time.perf_counter(), self.cpu()
-        work()
-        wall = time.perf_counter() - wall
-        spent = self.cpu() - cpu - self.idle * wall
-        self.samples.setdefault(f"{name}_ms", []).append(1000 * wall / units)
+    def measure(self, name: str, work: Callable[[], int], times: int) -> None:
+        """Wall milliseconds of one unit of the work, each time that it is done, and CPU milliseconds of all of it.
+
+        work: returns how many units it was.
+        """
+        units, cpu, began = 0, self.cpu(), time.perf_counter()
+        for _ in range(times):
+            start = time.perf_counter()
+            done = work()
+            self.samples.setdefault(f"{name}_ms", []).append(1000 * (time.perf_counter() - start) / done)
+            units += done
+        seconds = time.perf_counter() - began
+        spent = self.cpu() - cpu - self.idle * seconds
         self.samples.setdefault(f"{name}_cpu_ms", []).append(1000 * spent / units)
 
     def ask(self, model: str, audio: bytes, *, stream: bool = False) -> int:
@@ -153,17 +160,23 @@ def measure(both: tuple[Server, Server], requests: int, streams: int) -> None:
     second, talk = wav_of(1), wav_of(50)
     for server in both:
         server.ask("small", second)
+    time.sleep(SETTLE_SECONDS)
+    for server in both:
         before, began = server.cpu(), time.perf_counter()
         time.sleep(IDLE_SECONDS)
         server.idle = (server.cpu() - before) / (time.perf_counter() - began)
-    for _ in range(requests):
+
+    def small(server: Server) -> int:
+        server.ask("small", second)
+        return 1
+
+    for _ in range(requests // BLOCK):
         for server in both:
-            server.measure("request", lambda server=server: server.ask("small", second), 1)
+            server.measure("request", lambda server=server: small(server), BLOCK)
     for _ in range(streams):
         for server in both:
             for name, model in (("paced_event", "paced"), ("burst_event", "small")):
-                events = server.ask(model, talk, stream=True)
-                server.measure(name, lambda server=server, model=model: server.ask(model, talk, stream=True), events)
+                server.measure(name, lambda server=server, model=model: server.ask(model, talk, stream=True), 1)
 
 
 def memory(server: Server) -> dict[str, float]:
@@ -219,7 +232,7 @@ def table(found: dict[str, Any]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--requests", type=int, default=60)
+    parser.add_argument("--requests", type=int, default=100)
     parser.add_argument("--streams", type=int, default=10)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()

@@ -14,6 +14,7 @@ import platform
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -25,6 +26,7 @@ from app import logs
 from app.cluster.autoscaling import IN_USE, QUEUED_SECONDS, SLOTS
 from app.cluster.calls import SIGN_OF_LIFE, Report
 from app.cluster.settings import version_of
+from app.cluster.shared_weights import copy_missing
 from app.cluster.wire import Arrays, failure_of, unpack
 from app.config.deployments import Deployments
 from app.config.settings import Settings
@@ -33,7 +35,8 @@ from app.media.files import SampleFiles
 from app.metrics import Metrics
 from app.serving.pool import WorkerPool
 from backends import frames
-from backends.interface import Done, Event, Failed
+from backends.interface import BackendError, Done, Event, Failed
+from backends.weights import required_models
 
 _log = structlog.get_logger("replica")
 
@@ -70,17 +73,30 @@ class ModelReplica:
         self._queues: dict[str, tuple[float, float]] = {}  # gateway -> seconds of work, and when it told
         self._tasks: set[asyncio.Task[Any]] = set()
         self._sick = 0
+        self._weights_from, self._models_dir = parsed.cluster.weights_from, Path(parsed.models_dir)
         self._pool = ReplicaPool(parsed, {name: self._deployment}, Metrics())
         self._pool.cores = max(1, int(self._deployment.cluster.cpus))
 
     async def start(self) -> None:
         """Load the model. Raises ApiError if it cannot be loaded; then nothing of it is left."""
+        await self._copy_weights()
         await self._pool.start()
         try:
             await self._load()
         except BaseException:
             await self.close()
             raise
+
+    async def _copy_weights(self) -> None:
+        """From the folder that the machines share, where one is configured. Raises ApiError."""
+        deployment = self._deployment
+        if not self._weights_from:
+            return
+        models = required_models(deployment.info, deployment.model, deployment.revision, deployment.options)
+        try:
+            await asyncio.to_thread(copy_missing, Path(self._weights_from), models, self._models_dir)
+        except BackendError as error:
+            raise ModelUnavailable(str(error)) from error
 
     async def _load(self) -> None:
         """Load, after the weights have come if they are being fetched."""

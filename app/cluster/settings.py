@@ -35,6 +35,7 @@ def settings_of_replica(settings: Settings, deployment: Deployment) -> dict[str,
         "log": settings.log.model_dump(mode="json"),
         "models_dir": models,
         "offline": settings.offline,
+        "cluster": {"weights_from": settings.cluster.weights_from},
     }
 
 

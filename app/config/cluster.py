@@ -17,6 +17,10 @@ class ClusterSettings(_Table):
     models_dir: str = Field(
         default="", description="Folder of the weights on the cluster's machines; empty: models_dir, as it is here."
     )
+    weights_from: str = Field(
+        default="",
+        description="Folder that the machines share, laid out as models_dir: a machine copies from it what it lacks.",
+    )
     start_seconds: float = Field(
         default=600.0, gt=0, description="Longest wait for a deployment's first replica, seconds (503)."
     )

@@ -19,12 +19,15 @@ from tests.support.server import server_process
 from tests.support.waiting import wait_until
 
 # What Ray reads as its processes start: no low priority, and figures for scaling each second instead of each ten.
-_VARIABLES = {
+VARIABLES = {
     "RAY_worker_niceness": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
     "RAY_raylet_start_wait_time_s": "180",
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": "a token of the tests " * 2,
 }
+os.environ.update(VARIABLES)  # before Ray is imported, which reads some of them only then
 _MACHINE = {"num_cpus": 8, "include_dashboard": False, "object_store_memory": 200_000_000}
 
 
@@ -34,7 +37,6 @@ class Machines:
     def __init__(self, *, second: bool = True) -> None:
         from ray.cluster_utils import Cluster
 
-        os.environ.update(_VARIABLES)
         self._cluster = Cluster(initialize_head=True, head_node_args={**_MACHINE, "resources": {"near": 100}})
         self.address: str = self._cluster.address
         if second:
@@ -66,12 +68,19 @@ def machines(*, second: bool = True) -> Iterator[Machines]:
 
 
 @contextmanager
-def gateway_on(both: Machines, config: Path, log: Path) -> Iterator[str]:
+def gateway_on(both: Machines, config: Path, log: Path, **variables: str) -> Iterator[str]:
     """The address of a gateway over the machines, once every deployment that has replicas from the start has them."""
-    environment = {**children.environment(), **_VARIABLES}
+    environment = {**children.environment(), **VARIABLES, **variables}
     with server_process(log, "--config", str(config), "--cluster", both.address, environment=environment) as url:
         wait_until(lambda: all(state != "loading" for state in states(url).values()))
         yield url
+
+
+def process_of(url: str) -> psutil.Process:
+    """The process of a gateway that this process started."""
+    port = url.rpartition(":")[2]
+    (found,) = (child for child in psutil.Process().children() if f"--port {port} " in " ".join(child.cmdline()))
+    return found
 
 
 def states(url: str) -> dict[str, str]:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.ray_cluster import Machines, gateway_on, machines
 from tests.support.server import server_process
-
-if TYPE_CHECKING:
-    from tests.support.ray_cluster import Machines
 
 CONFIGURATION = """
 offline = true
@@ -56,6 +54,11 @@ steps = 100
 delay = 0.1
 max_batch = 8
 cluster = { cpus = 0.1, resources = { far = 1 } }
+[deployments.rolling]
+backend = "fake"
+steps = 5
+delay = 0.1
+cluster = { replicas = 2, cpus = 0.1 }
 [deployments.scaled]
 backend = "fake"
 steps = 60
@@ -75,9 +78,8 @@ def configuration(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def two_machines() -> Iterator[Machines]:
-    pytest.importorskip("ray")
-    from tests.support.ray_cluster import machines
-
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("Ray is not installed: make test-cluster")
     with machines() as both:
         yield both
 
@@ -87,8 +89,6 @@ def over_the_cluster(
     two_machines: Machines, configuration: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
     """The address of a gateway over two machines."""
-    from tests.support.ray_cluster import gateway_on
-
     with gateway_on(two_machines, configuration, tmp_path_factory.mktemp("gateway") / "log.txt") as url:
         yield url
 
