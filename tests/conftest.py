@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.order import slow_files_first
 from tests.support.security import mark_security
+from tests.support.server import use_engine
 from tests.support.skips import skip_summary
 from tests.support.waiting import LIMIT
 
@@ -34,8 +35,15 @@ for _name in ("get", "post", "put", "delete", "request", "stream"):
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--server", choices=["", "uvicorn", "cluster"], default="", help="of tests/app/cluster: one server"
+        "--server",
+        choices=["", "uvicorn", "cluster"],
+        default="",
+        help="what serves: workers of the gateway's own, or a cluster (over Ray in tests/app/cluster, else without)",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    use_engine(config.getoption("--server"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -13,7 +13,9 @@ from app.cluster.replica import ModelReplica
 from app.cluster.settings import settings_of_replica
 from app.cluster.wire import Arrays
 from app.config.deployments import Deployments
+from app.config.settings import Settings
 from app.metrics import Metrics
+from app.serving.policy import Policy
 from tests.support.pools import QUICK
 from tests.support.server import fake_settings
 
@@ -82,23 +84,41 @@ class LocalCalls:
             await stream.aclose()
 
 
+class LocalPool(ClusterPool):
+    """A pool whose replicas run in this process and end with it."""
+
+    calls: Mapping[str, LocalCalls]
+
+    async def drain(self, seconds: float) -> None:
+        await super().drain(seconds)
+        for one in self.calls.values():
+            await one.scale(0)
+
+
+def local_pool(
+    settings: Settings, deployments: Deployments, metrics: Metrics, *, replicas: int = 1, policy: Policy | None = None
+) -> LocalPool:
+    """A pool over local replicas of the user's deployments."""
+    names = on_cluster(deployments)
+    calls = {name: LocalCalls(settings_of_replica(settings, deployments[name]), name, replicas) for name in names}
+
+    async def join() -> Mapping[str, LocalCalls]:
+        return calls
+
+    pool = LocalPool(settings, deployments, metrics, join=join, policy=policy)
+    pool.calls = calls
+    return pool
+
+
 @asynccontextmanager
 async def cluster_of(
     deployments: Mapping[str, Mapping[str, Any]], *, replicas: int = 1, **tables: Any
 ) -> AsyncIterator[tuple[ClusterPool, dict[str, LocalCalls]]]:
     """A started pool over local replicas of the user's deployments, and the calls by name."""
     settings = fake_settings(deployments=dict(deployments), **tables)
-    known = Deployments.from_settings(settings)
-    calls = {name: LocalCalls(settings_of_replica(settings, known[name]), name, replicas) for name in on_cluster(known)}
-
-    async def join() -> Mapping[str, LocalCalls]:
-        return calls
-
-    pool = ClusterPool(settings, known, Metrics(), join=join, policy=QUICK)
+    pool = local_pool(settings, Deployments.from_settings(settings), Metrics(), replicas=replicas, policy=QUICK)
     await pool.start()
     try:
-        yield pool, calls
+        yield pool, dict(pool.calls)
     finally:
         await pool.drain(0)
-        for one in calls.values():
-            await one.scale(0)

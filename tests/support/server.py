@@ -15,6 +15,7 @@ from typing import Any, Literal
 import httpx
 import pytest
 import uvicorn
+from fastapi import FastAPI
 
 from app.config.deployments import Deployments
 from app.config.settings import Settings
@@ -54,6 +55,8 @@ class Running:
 
     @property
     def pool(self) -> FakePool:
+        if over_cluster():
+            pytest.skip("looks into the pool of --server=uvicorn")
         assert isinstance(self.gateway.pool, FakePool)
         return self.gateway.pool
 
@@ -76,11 +79,34 @@ class Running:
         return asyncio.run_coroutine_threadsafe(run(), self.loop).result(LIMIT)
 
 
+_engine: list[str] = []
+
+
+def use_engine(name: str) -> None:
+    """What `running` serves with from now on: "cluster", or anything else for the usual pools."""
+    _engine[:] = [name]
+
+
+def over_cluster() -> bool:
+    return _engine == ["cluster"]
+
+
+def _app(settings: Settings, pool: FakePool | None, real: bool) -> FastAPI:
+    if over_cluster() and pool is None:
+        from tests.support.cluster import local_pool
+
+        return create_app(settings, make_pool=local_pool)
+    return create_app(settings, pool=None if real else pool or FakePool(Deployments.from_settings(settings)))
+
+
 @contextmanager
 def running(settings: Settings | None = None, pool: FakePool | None = None, *, real: bool = False) -> Iterator[Running]:
-    """Serve until the block ends, with TLS if so set. real: with worker processes instead of a fake pool."""
+    """Serve until the block ends, with TLS if so set. real: with worker processes instead of a fake pool.
+
+    With --server=cluster the pool is that of a cluster, over replicas in this process, unless one is given.
+    """
     settings = settings or fake_settings()
-    app = create_app(settings, pool=None if real else pool or FakePool(Deployments.from_settings(settings)))
+    app = _app(settings, pool, real)
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(_config(app, tls_files(settings.server)))
     loops: list[asyncio.AbstractEventLoop] = []
