@@ -91,6 +91,12 @@ def over_cluster() -> bool:
     return _engine == ["cluster"]
 
 
+def skip_over_cluster(why: str) -> None:
+    """Leave out a test of what is otherwise over a cluster, and documented so."""
+    if over_cluster():
+        pytest.skip(f"over a cluster {why}")
+
+
 def _app(settings: Settings, pool: FakePool | None, real: bool) -> FastAPI:
     if over_cluster() and pool is None:
         from tests.support.cluster import local_pool
@@ -120,6 +126,8 @@ def running(settings: Settings | None = None, pool: FakePool | None = None, *, r
     while not server.started:
         thread.join(0.005)
         assert thread.is_alive(), "the server did not start"
+    if over_cluster() and pool is None:
+        wait_until(lambda: all(row.state != "loading" for row in app.state.gateway.pool.status().values()))
     try:
         yield Running(listener.getsockname()[1], app.state.gateway, loops[0])
     finally:
