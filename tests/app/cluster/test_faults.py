@@ -82,7 +82,7 @@ def _other(url: str, number: int) -> int:
 
 @pytest.mark.parametrize("what", ["worker", "replica"])
 def test_losing_a_process_amid_fifty_requests_costs_its_own_jobs_alone(over_the_cluster: str, what: str) -> None:
-    """16 long ones fill both replicas, which of them is the faster and so preferred or not; one of the two is hit."""
+    """16 long ones fill the 8 slots of both replicas, give or take one that waits there; one of the two is hit."""
     url = over_the_cluster
     wait_until(lambda: len(replicas(url, "slow")) == 2)
     with _mixed(url, 16, "slow") as asked, ThreadPoolExecutor(34) as threads:
@@ -93,7 +93,8 @@ def test_losing_a_process_amid_fifty_requests_costs_its_own_jobs_alone(over_the_
         process.kill()
         answered, hit = _outcomes(asked)
         assert {one.result(LIMIT) for one in others} == {200}
-    assert (answered, hit) == (8, 8)
+    assert hit == min(int(victim["running"]), 8)  # what only waited there is sent to the other
+    assert answered == 16 - hit
     assert _ask(url, "asr")[0] == 200
     wait_until(
         lambda: (len(replicas(url, "slow")) == 2 and victim["pid"] not in _pids(url, "slow")) or what == "worker"

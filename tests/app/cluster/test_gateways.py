@@ -89,7 +89,7 @@ def test_a_gateway_that_is_killed_costs_its_own_requests_alone(
     before = _pids(url, "slow")
     with gateway_on(two_machines, configuration, tmp_path / "log.txt") as third:
         assert _ask(third, "asr") == 200
-        assert _pids(third, "slow") == before
+        wait_until(lambda: _pids(third, "slow") == before)
 
 
 def test_a_gateway_that_is_told_to_end_answers_what_it_has(
