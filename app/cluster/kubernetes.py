@@ -18,7 +18,7 @@ from app.config.settings import ConfigError, Settings
 from backends.devices import parse_bytes
 
 RAY_VERSION = "2.60.0"
-NAME, CONFIG_FOLDER, PORT = "speech-gateway", "/etc/speech-gateway", 8000
+NAME, CONFIG_FOLDER, PORT = "speech-gateway", "/configuration", 8000
 _MODELS_CLAIM = f"{NAME}-models"
 _GATEWAY_CPUS = 1
 _LEAST_MEMORY = 2 << 30  # bytes of a pod: Ray's own processes, a replica and its worker, before the model

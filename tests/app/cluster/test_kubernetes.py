@@ -65,7 +65,7 @@ def test_pods_are_grouped_by_what_the_deployments_need(service: dict[str, Any]) 
     (container,) = shared["template"]["spec"]["containers"]
     assert container["image"] == "registry.example/speech:1"
     assert container["resources"]["limits"] == {"cpu": "4", "memory": f"{8 << 10}Mi", "nvidia.com/gpu": "1"}
-    assert {mount["mountPath"] for mount in container["volumeMounts"]} == {"/etc/speech-gateway", "/weights"}
+    assert {mount["mountPath"] for mount in container["volumeMounts"]} == {"/configuration", "/weights"}
     special = groups[2]["rayStartParams"]
     assert json.loads(json.loads(special["resources"])) == {"near": 1}
     assert special["labels"] == "zone=a"
@@ -76,7 +76,7 @@ def test_serve_is_told_the_application_and_its_configuration(service: dict[str, 
     told = yaml.safe_load(service["spec"]["serveConfigV2"])
     (application,) = told["applications"]
     assert application["import_path"] == "app.cluster.application:build"
-    assert application["args"] == {"config": "/etc/speech-gateway/gateway.toml"}
+    assert application["args"] == {"config": "/configuration/gateway.toml"}
 
 
 @pytest.mark.cluster

@@ -75,7 +75,7 @@ def encoder(path: Path, given: str, made: str, dimensions: int) -> None:
     save(path, nodes, *shapes, {"weights": weights})
 
 
-def hum(pitch: float, seconds: float) -> np.ndarray:
+def voice(pitch: float, seconds: float) -> np.ndarray:
     time = np.arange(int(seconds * ASR_SAMPLE_RATE)) / ASR_SAMPLE_RATE
     noise = np.random.default_rng(int(pitch)).standard_normal(len(time)) * 0.01
     return (0.2 * np.sin(2 * np.pi * pitch * time) + noise).astype(np.float32)
@@ -85,7 +85,7 @@ def hum(pitch: float, seconds: float) -> np.ndarray:
 def talk() -> np.ndarray:
     """A low voice, a pause, a high one, a pause, the low one again, 4 s each."""
     pause = np.zeros(ASR_SAMPLE_RATE, np.float32)
-    return np.concatenate([hum(200, 4), pause, hum(3000, 4), pause, hum(200, 4)])
+    return np.concatenate([voice(200, 4), pause, voice(3000, 4), pause, voice(200, 4)])
 
 
 @pytest.mark.parametrize(("given", "made", "dimensions"), ENCODERS)
@@ -98,7 +98,7 @@ def test_a_pair_from_a_folder_tells_voices_apart(
     files = ModelFiles("d", str(tmp_path), tmp_path, tmp_path.parent, tmp_path, {"clustering_threshold": 0.5})
     capabilities = backend.load(files, Placement(threads=1))
     assert capabilities.detail["clustering"] == "agglomeration"  # no plda.dat
-    clip = np.concatenate([hum(3000, 3), np.zeros(ASR_SAMPLE_RATE, np.float32)])
+    clip = np.concatenate([voice(3000, 3), np.zeros(ASR_SAMPLE_RATE, np.float32)])
     (events,) = run(backend, DiarizationRequest(talk, references=(clip,)))
     (found,) = (event for event in events if isinstance(event, SpeakerTurns))
     assert [turn.speaker for turn in found.turns] == [0, 1, 0]
