@@ -312,6 +312,18 @@ def _install_with(choice: str, plan: Plan) -> None:
     files = onnx_carrier.lists(choice, requirement_files(plan, own_torch), environment)
     for command in _commands(uv, plan, files, own_torch):
         run_command(command, variables)
+    if os.name == "nt" and not str(ROOT).isascii():
+        write_path_file(environment / "Lib" / "site-packages", ROOT)
+
+
+def write_path_file(site_packages: Path, project: Path) -> None:
+    """Have the environment find the project whatever letters its path has.
+
+    The build system writes the path in UTF-8, which Python 3.11 reads in the code page of Windows; a line of code with
+    the letters as numbers is read alike in all of them.
+    """
+    line = f"import sys; sys.path.append({str(project)!a})\n"
+    (site_packages / "_speech_gateway_path.pth").write_text(line, encoding="ascii")
 
 
 def _commands(uv: str, plan: Plan, files: Sequence[Path], own_torch: bool) -> list[list[str]]:

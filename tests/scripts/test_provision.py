@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -228,6 +229,19 @@ def test_a_gpu_build_of_torch_follows_the_lists(project: Path) -> None:
     provision.install(Plan(("torch",), torch_backend=True))
     assert steps() == ["venv", "lists", "torch==1.2.3", "project"]
     assert not any("torch-build" in part for part in provision.calls[1])  # type: ignore[attr-defined]
+
+
+def test_a_project_is_found_whatever_letters_its_path_has(tmp_path: Path) -> None:
+    """Python 3.11 reads path files in the system's encoding: here one in which the letters cannot be written."""
+    project, site = tmp_path / "音声 'ゲートウェイ'", tmp_path / "site"
+    project.mkdir()
+    site.mkdir()
+    provision.write_path_file(site, project)
+    code = f"import site, sys; site.addsitedir({str(site)!r}); print(ascii(sys.path[-1]))"
+    done = subprocess.run(
+        [sys.executable, "-I", "-X", "utf8=0", "-c", code], env={"LC_ALL": "C"}, capture_output=True, check=True
+    )
+    assert done.stdout.decode("ascii").strip() == ascii(str(project))
 
 
 def test_a_plan_has_its_own_environment(project: Path) -> None:

@@ -1,6 +1,7 @@
 """Built graphs on disk: made once per content of the weights, form and builder version; found again at the next start.
 
-They lie in `.onnx/<key>/` beside the weights, or in a cache folder where that cannot be written. Knows no session.
+They lie in `.onnx/<key>/` beside the weights, or in a cache folder where that cannot be written or, on Windows, where
+onnxruntime could not open them. Knows no session.
 """
 
 from __future__ import annotations
@@ -26,6 +27,12 @@ BUILDER_VERSION = 6  # raise it whenever the graphs that are built change
 _RECORD = "built.json"
 _FOLDER = ".onnx"
 _UNFINISHED = "building-"
+# Characters of the longest path within a root while it is built: folders of the build and of the key, and a file.
+_WITHIN = 80
+_LONGEST = (
+    259  # characters of a path on Windows (MAX_PATH without its end), also for onnxruntime's weights beside a graph
+)
+_ON_WINDOWS = os.name == "nt"
 _ABANDONED = 3600.0  # seconds; a build takes some, and minutes on a slow disk
 
 
@@ -36,7 +43,12 @@ def built_graphs(checkpoint: Checkpoint, dims: ModelDimensions, form: GraphConfi
     """
     check(checkpoint, dims)
     key = _key(checkpoint, dims, form)
-    roots = [checkpoint.folder / _FOLDER, _fallback_root(cache_folder)]
+    roots = [root for root in (checkpoint.folder / _FOLDER, _fallback_root(cache_folder)) if not _is_too_deep(root)]
+    if not roots:
+        raise ModelUnavailable(
+            f"the path {checkpoint.folder} is too long for ONNX Runtime on Windows; move the weights nearer to the top "
+            "of a drive, or set cache_folder to a short path"
+        )
     for root in roots:
         if _is_whole(root / key):
             return root / key
@@ -54,6 +66,12 @@ def built_graphs(checkpoint: Checkpoint, dims: ModelDimensions, form: GraphConfi
 
 def _fallback_root(cache_folder: str) -> Path:
     return Path(cache_folder) if cache_folder else platformdirs.user_cache_path("speech-gateway") / "onnx"
+
+
+def _is_too_deep(root: Path) -> bool:
+    """Whether onnxruntime could not open graphs below it: on Windows it makes the paths of their weights canonical in a
+    buffer of fixed size, with the prefix for long paths as well as without it."""
+    return _ON_WINDOWS and len(str(root.absolute())) + _WITHIN > _LONGEST
 
 
 def _key(checkpoint: Checkpoint, dims: ModelDimensions, form: GraphConfig) -> str:
