@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import ssl
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +12,11 @@ from openai import AsyncAzureOpenAI, AsyncOpenAI
 from openai.types.realtime import RealtimeServerEvent
 from pydantic import TypeAdapter
 
-from tests.support.live_pool import silence, tone
+from app.http import certificates
+from app.http.certificates import certificate_files
+from tests.support.live_pool import realtime_server, silence, tone
 from tests.support.server import Running
+from tests.support.waiting import LIMIT
 
 EVENT: TypeAdapter[Any] = TypeAdapter(RealtimeServerEvent)
 SPEECH = silence(0.5) + tone(1.0) + silence(1.0)
@@ -94,3 +99,20 @@ async def test_client_secrets(server: Running) -> None:
     assert secret.value.startswith("ek_")
     assert secret.session.type == "transcription"
     await client.close()
+
+
+async def test_azure_over_wss_by_this_machines_own_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The class dials wss where it is given no address of its own for sockets."""
+    monkeypatch.setattr(certificates, "tls_folder", lambda: tmp_path)
+    with realtime_server(server={"tls": "auto"}) as secure:
+        trust = ssl.create_default_context(cafile=str(certificate_files(tmp_path).authority))
+        client = AsyncAzureOpenAI(azure_endpoint=secure.url, api_key="k", api_version="2025-04-01-preview")
+        options: Any = {"extra_query": {"intent": "transcription"}}
+        options["websocket_connection_options"] = {"ssl": trust, "open_timeout": LIMIT}
+        async with client.realtime.connect(model="fake-asr", **options) as connection:
+            await connection.session.update(session=TRANSCRIPTION)
+            await connection.input_audio_buffer.append(audio=base64.b64encode(SPEECH).decode())
+            assert (await _until(connection, "conversation.item.input_audio_transcription.completed"))[0] == (
+                "session.created"
+            )
+        await client.close()
