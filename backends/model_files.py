@@ -164,7 +164,7 @@ class JoinedFile:
     @cached_property
     def _maps(self) -> list[NDArray[np.uint8]]:
         filled = [part for part in self.parts if part.stat().st_size]
-        return [np.memmap(part, np.uint8, "r") for part in filled]
+        return [np.memmap(str(part), np.uint8, "r") for part in filled]
 
     def bytes_at(self, offset: int, length: int) -> NDArray[np.uint8]:
         """Bytes [length]: the map itself, or a copy where they lie across the end of a part."""
@@ -210,7 +210,7 @@ class FileSection(JoinedFile):
         """Bytes [length] of the section."""
         if not 0 <= offset <= offset + length <= self.size:
             raise ModelUnavailable(f"{self} has no {offset + length} bytes")
-        return np.memmap(self.parts[0], np.uint8, "r", self._offset + offset, (length,))
+        return np.memmap(str(self.parts[0]), np.uint8, "r", self._offset + offset, (length,))
 
     def _chunks(self) -> Iterator[bytes]:
         for first in range(0, self.size, _CHUNK):

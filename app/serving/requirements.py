@@ -115,7 +115,7 @@ class ModelRequirements:
     def files(self) -> ModelFiles:
         """Name the files and options that a worker loads from."""
         d = self._deployment
-        folder = weights.model_folder(self._models_dir, self.models[0].model).resolve() if self.models else None
+        folder = weights.model_folder(self._models_dir, self.models[0].model).absolute() if self.models else None
         user = Path(platformdirs.user_config_dir("speech-gateway", appauthor=False))
         return ModelFiles(d.name, d.model, folder, self._models_dir.resolve(), user, d.options, d.normalize_text)
 
