@@ -79,6 +79,7 @@ LEFT: dict[str, tuple[int, str]] = {
     "clients/programs/realtime_livekit.py": (2, LIBRARY),
     "clients/programs/realtime_pipecat.py": (1, LIBRARY),
     "scripts/test_bootstrap.py": (6, RULE),
+    "scripts/test_onnx_carrier.py": (2, RULE),
     "scripts/test_windows_runtime.py": (1, RULE),
     "support/cluster.py": (1, STATE),
 }
