@@ -9,6 +9,7 @@ import tomllib
 import zipfile
 from collections.abc import Iterator
 from email.parser import Parser
+from functools import lru_cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -115,6 +116,7 @@ def _beside(path: Path) -> set[str]:
     return {file.stem for file in path.parent.glob("*.py")} if "tests" in path.parts else set()
 
 
+@lru_cache(maxsize=1)
 def names_of_data() -> tuple[str, ...]:
     """Texts in backends that may be the name, or the begin of the names, of packages whose files are read."""
     trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "backends").rglob("*.py")]

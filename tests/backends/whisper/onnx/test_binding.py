@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,15 @@ from tests.backends.whisper.checkpoints import Reference
 
 CPU = Target("CPUExecutionProvider", {}, "cpu")
 TOKENS = np.array([[3, 1, 4, 1, 5]], np.int64)
+
+
+@pytest.fixture(autouse=True)
+def _young_objects_only() -> Iterator[None]:
+    """Collections look at what the test makes, not at all that the process holds, which takes seconds."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def doubling() -> onnxruntime.InferenceSession:
