@@ -47,8 +47,9 @@ def _grouped(aliases: Mapping[str, str]) -> dict[str, list[str]]:
 def _keys(count: int, host: str) -> str:
     if count:
         return f"{count} API key{'s are' if count > 1 else ' is'} configured."
-    reach = "programs on this machine can reach it" if is_loopback(host) else "OTHER MACHINES CAN REACH IT"
-    return f"Any non-empty API key is accepted; {reach}."
+    if is_loopback(host):
+        return "No API keys are configured: none is needed, and only programs on this machine can connect."
+    return "No API keys are configured: any text is accepted as a key, and OTHER MACHINES CAN CONNECT."
 
 
 def _state(deployment: Deployment, statuses: Mapping[str, DeploymentStatus]) -> str:

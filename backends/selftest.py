@@ -34,6 +34,7 @@ from backends.interface import (
     SpeechRequest,
     TranscriptionRequest,
 )
+from backends.openai_voices import PLAIN_VOICE
 from backends.registry import make_backend
 from backends.weights import model_folder
 
@@ -102,7 +103,7 @@ def _events(backend: Backend, request: Request) -> list[Event]:
 
 def _speak(backend: Backend, text: str, language: str, voices: Capabilities) -> tuple[Samples, bool]:
     """`text` as samples at 16 kHz, over the 16-bit step that a wav file would bring; whether a neural voice spoke."""
-    events = _events(backend, SpeechRequest(text, "alloy", options={"language": language}))
+    events = _events(backend, SpeechRequest(text, PLAIN_VOICE, options={"language": language}))
     chunks = [event for event in events if isinstance(event, AudioChunk)]
     joined = np.round(np.concatenate([chunk.samples for chunk in chunks]) * 32767) / 32768
     samples: Samples = soxr.resample(joined, chunks[0].rate, ASR_SAMPLE_RATE).astype(np.float32)

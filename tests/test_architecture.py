@@ -25,6 +25,7 @@ OPEN_TO_APP = (
     "weights",
     "model_files",
     "languages",
+    "openai_voices",
     "frames",
     "audio.sentences",
     "audio.tempo",

@@ -19,6 +19,7 @@ import typer
 from app.commands.client import Answer, CallFailed, Client, deployment_path
 from app.commands.connection import Config, Key, Server, session
 from app.commands.console import FAILED, messages, output, print_table
+from backends.openai_voices import PLAIN_VOICE
 
 _STAGES = ("queue", "decode", "model", "encode")
 _TEXT = "The quick brown fox jumps over the lazy dog, and then it sleeps under the old oak tree by the river."
@@ -85,7 +86,7 @@ def _caller(client: Client, model: str, file: Path | None, text: str) -> Callabl
     def once() -> Answer:
         if file is not None:
             return client.post_file(deployment_path(model, "audio/transcriptions"), file, {"response_format": "json"})
-        document: dict[str, Any] = {"input": text, "voice": "alloy", "response_format": "wav"}
+        document: dict[str, Any] = {"input": text, "voice": PLAIN_VOICE, "response_format": "wav"}
         return client.post_json(deployment_path(model, "audio/speech"), document)
 
     def timed() -> Call:

@@ -51,7 +51,7 @@ class Answer:
 
 
 class Client:
-    """Calls one server. key: any non-empty text where the server has no list of keys."""
+    """Calls one server. key: any text where the server has no configured keys."""
 
     def __init__(self, url: str, key: str) -> None:
         try:

@@ -19,6 +19,7 @@ from app.commands.client import Answer, deployment_path
 from app.commands.connection import Config, Key, Server, session
 from app.commands.console import WRONG_USE, check_result, fail, messages, write_result
 from app.commands.files import STANDARD_OUTPUT
+from backends.openai_voices import PLAIN_VOICE
 
 Model = Annotated[str, typer.Option("--model", "-m", help="Deployment or alias.")]
 OUTPUT = typer.Option("--output", "-o", help='File to write to; "-": standard output.', dir_okay=False)
@@ -89,7 +90,7 @@ def _by_turns(document: str) -> str:
 def speak(
     text: Annotated[str, typer.Argument(help='What to say; "-" reads it from standard input.')],
     model: Model = "embedded-tts",
-    voice: Annotated[str, typer.Option(help="Voice name.")] = "alloy",
+    voice: Annotated[str, typer.Option(help="Voice name.")] = PLAIN_VOICE,
     format: Annotated[  # noqa: A002
         str, typer.Option(help="mp3, opus, aac, flac, wav or pcm; empty: as OUTPUT is named.")
     ] = "",

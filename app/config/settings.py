@@ -20,6 +20,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from app.config.cluster import ClusterSettings, ReplicaSettings
 from backends.devices import parse_bytes
+from backends.openai_voices import PLAIN_VOICE
 
 _DEVICE = re.compile(r"cpu|mps|(cuda|directml|xpu)(:\d+)?")
 _DTYPES = ("auto", "float32", "bfloat16", "float16", "int8")
@@ -229,7 +230,7 @@ class RealtimeSettings(_Table):
     chat_model: str = Field(default="", description="Model to name to chat_url.")
     chat_key: SecretStr | None = Field(default=None, description="Key to send to chat_url.")
     speech: str = Field(default="embedded-tts", description="Speech deployment that speaks in conversations.")
-    voice: str = Field(default="alloy", description="Voice of conversations whose client names none.")
+    voice: str = Field(default=PLAIN_VOICE, description="Voice of conversations whose client names none.")
     sessions: int = Field(default=64, ge=0, description="Most realtime sessions at the same time (429).")
     sessions_per_key: int = Field(
         default=0, ge=0, description="Most realtime sessions of one key at the same time (429); 0 = any number."

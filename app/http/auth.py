@@ -1,6 +1,6 @@
 """Who is asking: the keys a request may carry, in every form the clients use, and which of them are valid.
 
-Owns the comparison and the two shapes of a 401. Knows no route. Without configured keys any non-empty key is valid,
+Owns the comparison and the two shapes of a 401. Knows no route. Without configured keys any text is a valid key,
 because the SDKs refuse to start without one, and on loopback a request may have none: programs like curl send none,
 and pages of other sites are kept out by their Origin.
 """

@@ -18,6 +18,7 @@ from starlette.datastructures import Headers, QueryParams
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.booleans import is_true
 from app.config.settings import Settings
 from app.errors import (
     ApiError,
@@ -37,7 +38,7 @@ from app.http.socket_guard import SocketGuard
 from app.http.versions import check_api_version
 from app.media.fair import current_owner
 from app.routes.context import Gateway, RequestContext, Target, find_deployment, header_text
-from app.routes.operations import WORK_QUERY, Match, Operation, Table, is_set
+from app.routes.operations import WORK_QUERY, Match, Operation, Table
 from app.serving.shares import FairShares
 
 log = structlog.get_logger("gateway")
@@ -244,7 +245,7 @@ class Guard:
         out."""
         server = self.gateway.settings.server
         if operation.access == "public":
-            return not (server.needs_key and operation.path == "health" and is_set(query.get(WORK_QUERY)))
+            return not (server.needs_key and operation.path == "health" and is_true(query.get(WORK_QUERY)))
         return operation.access == "listing" and server.open_listings
 
     @contextlib.contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 
 from app.errors import InvalidRequest
 from app.realtime.formats import read_format
-from app.routes.fields import checked_keywords, checked_number, checked_text
+from app.routes.fields import checked_keywords, checked_number, checked_text, read_flag
 from backends.languages import language_code, wants_detection
 
 Reader = Callable[[Any, Any, str], Any]
@@ -93,9 +93,7 @@ def flag(default: bool) -> Reader:
     """true or false; null is the default."""
 
     def read(current: Any, given: Any, param: str) -> bool:
-        if given is not None and not isinstance(given, bool):
-            raise InvalidRequest(f"{param} must be true or false.", param=param)
-        return default if given is None else given
+        return read_flag(given, param, default=default)
 
     return read
 

@@ -17,6 +17,7 @@ from app.realtime.fields import DEFAULT_TURNS, INPUT_FIELDS, OUTPUT_FIELDS, SHAR
 from app.realtime.formats import AudioFormat, read_format
 from backends.languages import language_code
 from backends.live import LiveRequest, TurnDetection
+from backends.openai_voices import PLAIN_VOICE
 
 Kind = Literal["realtime", "transcription"]
 LOGPROBS = "item.input_audio_transcription.logprobs"
@@ -36,7 +37,7 @@ class Surroundings:
     recognizer: Callable[[str], Deployment]
     diarizer: Callable[[str], Deployment | None] = lambda name: None
     transcription: str = "whisper-1"
-    voice: str = "alloy"
+    voice: str = PLAIN_VOICE
     tools: bool = False
     turn_seconds: float = 300.0
 

@@ -117,7 +117,7 @@ def read_flag(value: object, name: str, *, default: bool = False) -> bool:
     if value is None:
         return default
     if not isinstance(value, bool):
-        raise InvalidRequest(f"{name} must be true or false.", param=name)
+        raise InvalidRequest(f"{name} must be true or false, not {str(value)[:40]!r}.", param=name)
     return value
 
 

@@ -17,11 +17,12 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from app import VERSION
+from app.booleans import is_true
 from app.config.deployments import Deployment
 from app.errors import ApiError, NotFound
 from app.routes.context import Gateway, RequestContext
 from app.routes.openapi_schema import answers, array, integer, number, obj, schema_with, text
-from app.routes.operations import JSON, WORK_QUERY, Operation, Scheme, is_set
+from app.routes.operations import JSON, WORK_QUERY, Operation, Scheme
 from app.serving.interfaces import DeploymentStatus
 
 DEEP_SECONDS = 30.0  # a canary that takes longer has failed
@@ -45,7 +46,7 @@ _READY = obj({"status": text(""), "reasons": array(text(""))}, ("status", "reaso
 async def health(context: RequestContext) -> ASGIApp:
     """The whole document; with ?deep=1 every loaded deployment runs its canary first."""
     gateway = context.gateway
-    failures = await _canaries(gateway) if is_set(context.query.get(WORK_QUERY)) else {}
+    failures = await _canaries(gateway) if is_true(context.query.get(WORK_QUERY)) else {}
     statuses = gateway.pool.status()
     deployments = {name: msgspec.to_builtins(status) for name, status in statuses.items()}
     for name, message in failures.items():

@@ -15,8 +15,9 @@ from urllib.parse import unquote
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, MultipartState
 
+from app.booleans import parse_boolean
 from app.errors import BrokenBody, InvalidRequest, MissingParameter
-from app.routes.fields import checked_number, choice
+from app.routes.fields import checked_number, choice, read_flag
 from app.routes.json_text import NAME_CHARACTERS, decode
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ _BOUNDARY = re.compile(r'boundary=(?:"([^"]+)"|([^;,\s]+))', re.IGNORECASE)
 _PARAMETER = re.compile(r';\s*([a-z]+\*?)\s*=\s*(?:"((?:\\.|[^"\\])*)"|([^;\s]*))', re.IGNORECASE)
 _INDEXED = re.compile(r"^(.+)\[(\d*)\]$")
 _SOUND = (b"audio/", b"video/")  # types of parts that hold a file
-_TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 
 logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a broken body is described to its client, not logged
 
@@ -108,10 +108,10 @@ class Form:
         return None if value is None else checked_number(value, name, low, high)
 
     def flag(self, name: str) -> bool:
-        value = (self.text(name) or "false").lower()
-        if value not in (*_TRUE, *_FALSE):
-            raise InvalidRequest(f"{name} must be true or false, not {value[:40]!r}.", param=name)
-        return value in _TRUE
+        """A boolean; unset is false. Raises InvalidRequest."""
+        text = self.text(name)
+        known = None if text is None else parse_boolean(text)
+        return read_flag(text if known is None else known, name)
 
     def choice(self, name: str, choices: tuple[str, ...], default: str) -> str:
         return choice({name: self.text(name)}, name, choices, default)

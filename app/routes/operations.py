@@ -92,11 +92,6 @@ class Match:
     parameter: str = ""
 
 
-def is_set(value: str | None) -> bool:
-    """A query parameter that says yes."""
-    return (value or "").lower() in ("1", "true", "yes")
-
-
 class Table:
     """All operations, found by raw path."""
 

@@ -1,6 +1,6 @@
 """Voices: what a name in a request means to a deployment, and the listings that Open WebUI asks for.
 
-Owns OpenAI's names. A backend's own names are known once its model was loaded; until then the backend itself judges.
+A backend's own names are known once its model was loaded; until then the backend itself judges.
 """
 
 from __future__ import annotations
@@ -20,10 +20,7 @@ from app.routes.openapi_schema import answers, array, obj, text
 from app.routes.operations import LISTING_SCHEMES, MODEL_SCHEMES, Operation
 from app.routes.voice_documents import VOICE_PAGE_FIELDS, page, voice_document
 from backends.interface import Voice
-
-OPENAI_VOICES = (
-    "alloy", "ash", "ballad", "coral", "echo", "fable", "onyx", "nova", "sage", "shimmer", "verse", "marin", "cedar",
-)  # fmt: skip
+from backends.openai_voices import OPENAI_VOICES, PLAIN_VOICE
 
 
 async def backend_voice(gateway: Gateway, deployment: Deployment, name: str) -> str:
@@ -42,7 +39,7 @@ async def backend_voice(gateway: Gateway, deployment: Deployment, name: str) -> 
         return name
     own = await _own_voices(gateway, deployment)
     if name.lower() == DEFAULT_VOICE and DEFAULT_VOICE not in own:
-        name = OPENAI_VOICES[0]
+        name = PLAIN_VOICE
     if not own or name.lower() in own:
         return name.lower()
     return own[OPENAI_VOICES.index(name.lower()) % len(own)]
@@ -53,7 +50,7 @@ async def fallback_voice(gateway: Gateway, deployment: Deployment, name: str) ->
     if deployment.info.clones and _custom_voices(gateway).is_id(name):
         return await backend_voice(gateway, deployment, name)
     known = {*deployment.voices, *OPENAI_VOICES, *await _own_voices(gateway, deployment)}
-    return await backend_voice(gateway, deployment, name if name in known else OPENAI_VOICES[0])
+    return await backend_voice(gateway, deployment, name if name in known else PLAIN_VOICE)
 
 
 def _custom_voices(gateway: Gateway) -> RecordingStore:

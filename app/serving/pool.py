@@ -14,6 +14,7 @@ from typing import Any
 
 import structlog
 
+from app.booleans import is_true
 from app.config.deployments import Deployment
 from app.config.settings import Settings
 from app.errors import ApiError, Draining, ModelUnavailable, OutOfMemory, ServiceUnavailable, WorkerLost
@@ -138,7 +139,7 @@ class WorkerPool:
 
     def _prepare_models(self) -> None:
         """Begin to fetch missing weights and to load what is to be loaded at start."""
-        offline = self._settings.offline or os.environ.get("HF_HUB_OFFLINE", "") in ("1", "true", "True")
+        offline = self._settings.offline or is_true(os.environ.get("HF_HUB_OFFLINE"))
         puller = Puller(self._settings.models_dir)
         for name, deployment in self._deployments.items():
             requirements = self._requirements[name]

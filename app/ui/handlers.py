@@ -27,6 +27,7 @@ from app.ui.pictures import waveform_and_mel
 from app.ui.speaker_files import speaker_file, turns_in
 from app.ui.temp_files import NotOwnFile, PageFull, TempFiles
 from backends.interface import ASR_SAMPLE_RATE
+from backends.openai_voices import PLAIN_VOICE
 
 TRANSCRIPT_FORMATS = ("text", "json", "verbose_json", "srt", "vtt")
 WITH_WORDS = ("text", "verbose_json")  # formats that can be shown together with the times of words
@@ -127,7 +128,7 @@ class Handlers:
         *cloning: str | None,
     ) -> tuple[str | None, str, Any, Any]:
         """Speak. cloning: clip and its transcript. -> path of what the page plays, note, picture, file to save."""
-        body: dict[str, Any] = {"input": text, "voice": voice or "alloy", "response_format": form, "speed": speed}
+        body: dict[str, Any] = {"input": text, "voice": voice or PLAIN_VOICE, "response_format": form, "speed": speed}
         clip, clip_text = cloning
         try:
             if not text.strip():

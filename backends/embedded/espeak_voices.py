@@ -13,7 +13,7 @@ from backends.embedded.espeak_library import LibraryVoice
 from backends.embedded.espeak_scripts import language_of
 from backends.interface import InvalidInput, Voice
 
-# The names that OpenAI's clients send, each a variant of the deployment's language; "": the plain voice, which
+# Each of OpenAI's names is a variant of the deployment's language; "": the plain voice, which
 # recognisers understand best.
 SPEAKERS: Mapping[str, str] = {
     "alloy": "", "ash": "m1", "ballad": "m6", "cedar": "m8", "coral": "f4", "echo": "m2", "fable": "m4", "marin": "f5",

@@ -23,9 +23,9 @@ JOE_LICENCE = (
 KOKORO_LICENCE = "Apache-2.0"
 PACKAGED_STYLES = ("jf_alpha", "jf_gongitsune", "jf_nezumi", "jf_tebukuro", "jm_kumo")  # of the package's archive
 
-_FEMALE = ("alloy", "coral", "nova", "sage", "shimmer", "marin")
-_MALE = ("ash", "ballad", "cedar", "echo", "fable", "onyx", "verse")
-OPENAI_NAMES = frozenset(_FEMALE + _MALE)
+# Each of OpenAI's names, by the sex of the speaker that its users expect.
+FEMALE_NAMES = ("alloy", "coral", "nova", "sage", "shimmer", "marin")
+MALE_NAMES = ("ash", "ballad", "cedar", "echo", "fable", "onyx", "verse")
 
 Family = Literal["piper", "kokoro"]
 
@@ -118,7 +118,7 @@ def _of_name(voices: Sequence[NeuralVoice], name: str) -> NeuralVoice:
     for voice in voices:
         if voice.id.lower().endswith(f"_{name}") and name:
             return voice
-    for speaker, row in (("f", _FEMALE), ("m", _MALE)):
+    for speaker, row in (("f", FEMALE_NAMES), ("m", MALE_NAMES)):
         alike = [voice for voice in voices if voice.speaker == speaker]
         if name in row and alike:
             return alike[row.index(name) % len(alike)]

@@ -20,7 +20,7 @@ from backends.embedded.foreign_words import readable_scripts
 from backends.embedded.neural_models import Synthesizer, VoiceModels
 from backends.embedded.silence import pause_behind, silence
 from backends.embedded.speakable import is_kanji_only, is_surely_chinese, language_of, readable, without_pictures
-from backends.embedded.voice_catalog import OPENAI_NAMES, NeuralVoice, VoiceCatalog, installed_voices, is_kokoro_name
+from backends.embedded.voice_catalog import NeuralVoice, VoiceCatalog, installed_voices, is_kokoro_name
 from backends.embedded.voices_info import VoicesOptions
 from backends.interface import (
     AudioChunk,
@@ -37,6 +37,7 @@ from backends.interface import (
     Usage,
 )
 from backends.memory import resident_bytes
+from backends.openai_voices import OPENAI_VOICES, PLAIN_VOICE
 
 _MAX_BATCH = 8  # jobs that take turns; each waits for a piece of every other
 _NOTHING_SECONDS = 0.25  # of silence for a text that holds nothing to say
@@ -98,7 +99,7 @@ class VoicesBackend:
         )
 
     def canary(self) -> Request:
-        return SpeechRequest(text="Ready.", voice="alloy")
+        return SpeechRequest(text="Ready.", voice=PLAIN_VOICE)
 
     def start(self, request: Request) -> Job:
         if not isinstance(request, SpeechRequest):
@@ -149,7 +150,7 @@ class VoicesBackend:
             raise InvalidInput(
                 f"the voice {name!r} is not here; put {name}.bin into models/kokoro/voices", param="voice"
             )
-        if name.lower() in OPENAI_NAMES:
+        if name.lower() in OPENAI_VOICES:
             code = _asked_language(request) or self._language_of(request)
             return self._catalog.for_language(code, name), code
         return self._catalog.for_language(name), name.lower()
@@ -175,7 +176,7 @@ class VoicesBackend:
     def _is_guess(self, request: SpeechRequest) -> bool:
         """Whether nothing but the characters' being Chinese and the voices that are here made the text Japanese."""
         name = request.voice.strip() or self._options.voice
-        named = self._catalog.named(name) is not None or name.lower() not in OPENAI_NAMES
+        named = self._catalog.named(name) is not None or name.lower() not in OPENAI_VOICES
         return not named and not _asked_language(request) and is_kanji_only(request.text)
 
     def _ready(self, voice: NeuralVoice | None) -> tuple[Synthesizer | None, str]:
@@ -205,7 +206,7 @@ class VoicesBackend:
     def _with_espeak(self, request: SpeechRequest, code: str, problem: str) -> _EspeakJob:
         name = request.voice
         language = code.partition("-")[0]
-        if name.lower() in OPENAI_NAMES and _asked_language(request):
+        if name.lower() in OPENAI_VOICES and _asked_language(request):
             name = code
         elif named := self._catalog.named(name or self._options.voice):
             name = named.language

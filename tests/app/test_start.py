@@ -262,7 +262,8 @@ def test_the_banner_says_what_each_deployment_is_ready_for() -> None:
     pool.states |= {"fake-asr": "unloaded", "whisper-1": "pulling", "csm-1b": "absent"}
     told = banner(create_app(settings, pool=pool))
     assert f"Speech gateway {VERSION} at http://127.0.0.1:8123" in told
-    assert "Any non-empty API key is accepted" in told
+    assert "No API keys are configured: none is needed" in told
+    assert "only programs on this machine" in told
     states = told.partition("other names")[0].splitlines()
     lines = {line.split("  ")[1].strip(): line for line in states if line.startswith("  ")}
     assert "ready: fake on cpu in float32" in lines["embedded-tts"]
@@ -273,6 +274,16 @@ def test_the_banner_says_what_each_deployment_is_ready_for() -> None:
     assert "tts-1" in told
     pool.states |= {"embedded-tts": "absent", "embedded-asr": "pulling"}
     assert "answers meanwhile" not in banner(create_app(settings, pool=pool))
+
+
+def test_the_banner_warns_where_other_machines_can_connect() -> None:
+    settings = fake_settings(server={"host": "192.0.2.1", "open_to_network": True})
+    told = banner(create_app(settings, pool=FakePool(Deployments.from_settings(settings))))
+    assert "any text is accepted as a key, and OTHER MACHINES CAN CONNECT" in told
+    settings = fake_settings(server={"host": "192.0.2.1", "api_keys": ["a-key", "another"]})
+    told = banner(create_app(settings, pool=FakePool(Deployments.from_settings(settings))))
+    assert "2 API keys are configured." in told
+    assert "OTHER MACHINES" not in told
 
 
 def test_the_version_is_the_packages() -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from app.routes.voices import OPENAI_VOICES, _document
+from app.routes.voices import _document
 from backends.interface import Voice
+from backends.openai_voices import OPENAI_VOICES
 from tests.support.server import FAKES, Running, server_fixture
 
 BASES = ["/v1", "/openai/v1", "/openai/deployments/fake-tts", "/openai"]
