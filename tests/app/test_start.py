@@ -280,7 +280,8 @@ def test_the_banner_warns_where_other_machines_can_connect() -> None:
     settings = fake_settings(server={"host": "192.0.2.1", "open_to_network": True})
     told = banner(create_app(settings, pool=FakePool(Deployments.from_settings(settings))))
     assert "any text is accepted as a key, and OTHER MACHINES CAN CONNECT" in told
-    settings = fake_settings(server={"host": "192.0.2.1", "api_keys": ["a-key", "another"]})
+    keys = [{"name": name, "key": name} for name in ("ann", "bob")]
+    settings = fake_settings(server={"host": "192.0.2.1", "api_keys": keys})
     told = banner(create_app(settings, pool=FakePool(Deployments.from_settings(settings))))
     assert "2 API keys are configured." in told
     assert "OTHER MACHINES" not in told
