@@ -75,7 +75,6 @@ LEFT: dict[str, tuple[int, str]] = {
     "backends/whisper/test_backend.py": (5, RULE),
     "backends/whisper/test_live.py": (4, STATE),
     "backends/whisper/test_live_real_weights.py": (1, RULE),
-    "backends/whisper/test_prompts.py": (2, FAULT),
     "clients/programs/realtime_livekit.py": (2, LIBRARY),
     "clients/programs/realtime_pipecat.py": (1, LIBRARY),
     "scripts/test_bootstrap.py": (6, RULE),

@@ -273,7 +273,7 @@ class WhisperBackend:
 
     def _done(self, job: WhisperJob) -> Done:
         audio = round(job.seconds * _POSITIONS_PER_SECOND)
-        given = self.whisper.prompts.given(job.decoding_options)
+        given = self.whisper.windows.prompts.given(job.decoding_options)
         usage = Usage(
             input_tokens=audio + len(given.prompt) + len(given.glossary),
             output_tokens=job.tokens,

@@ -74,7 +74,7 @@ def backend(multilingual: Reference) -> WhisperBackend:
         tokens = [model.tokenizer.encode(text) for text in texts]
         return [WindowResult(one, [-0.1] * len(one)) for one in tokens]
 
-    model._decode_batch = decode  # type: ignore[method-assign]
+    model.windows.decode_batch = decode  # type: ignore[method-assign]
     return whisper
 
 
@@ -120,7 +120,7 @@ def test_keywords_hide_nothing_and_make_no_text_of_silence(
         tokens = [model.tokenizer.encode(text) for text in texts]
         return [WindowResult(one, [-0.1] * len(one)) for one in tokens]
 
-    model._decode_batch = decode  # type: ignore[method-assign]
+    model.windows.decode_batch = decode  # type: ignore[method-assign]
     samples = np.random.default_rng(0).standard_normal(48_000).astype(np.float32) * np.float32(0.1)
     events = finish(backend, [backend.start(TranscriptionRequest(samples, language="en", keywords=keywords))])[0]
     done = events[-1]

@@ -39,7 +39,7 @@ def results(model: Whisper, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str |
     """Language, tokens and their log-probabilities of five windows, in their order."""
     found: dict[int, WindowResult] = {}
     monkeypatch.setattr(model, "logit_filters", lambda timestamps: [])  # under the rules these weights end at once
-    monkeypatch.setattr(model, "_settle", lambda item, result: found.update({id(item): result}))
+    monkeypatch.setattr(model.windows, "hand_back", lambda item, result: found.update({id(item): result}))
     return [
         (item.decoding_options.language, found[id(item)].tokens, found[id(item)].logprobs)
         for item in work(model, 5, None)
@@ -90,7 +90,7 @@ def test_a_replica_that_fails_fails_the_step_before_anything_is_accepted(
 ) -> None:
     model = loaded(multilingual, 2)
     settled: list[object] = []
-    monkeypatch.setattr(Whisper, "_settle", lambda self, item, result: settled.append(item))
+    monkeypatch.setattr(model.windows, "hand_back", lambda item, result: settled.append(item))
     detect, calls = Whisper.detect_language, itertools.count()
 
     def fails_once(self: Whisper, *given: object) -> object:
