@@ -102,22 +102,37 @@ def shard_names(index: Mapping[str, Any]) -> set[str]:
     return set(table.values())
 
 
-def safetensors_end(file: Path) -> int:
-    """How long a safetensors file says it is, in bytes. Raises OSError, ValueError for a broken head."""
+def safetensors_head(file: Path) -> tuple[dict[str, Any], int]:
+    """The table of a safetensors file, without its metadata, and the byte at which the tensors begin.
+
+    The file is 8 bytes of length, JSON, then the tensors. Raises OSError; EOFError for a head that the file cannot
+    hold; ValueError for one that is no JSON object.
+    """
     size = file.stat().st_size
     with file.open("rb") as stream:
-        head = stream.read(8)
-        length = int.from_bytes(head, "little")
-        if len(head) < 8 or length > min(MOST_HEADER_BYTES, size - 8):
-            raise ValueError("the head is longer than the file")
+        length = int.from_bytes(stream.read(8), "little")
+        if size < 8 or length > min(MOST_HEADER_BYTES, size - 8):
+            raise EOFError("the head is longer than the file")
         try:
             table = json.loads(stream.read(length))
-            ends = [entry["data_offsets"][1] for name, entry in table.items() if name != "__metadata__"]
-        except (KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
-            raise ValueError(f"the head is garbled: {error}") from error
+        except RecursionError as error:
+            raise ValueError("it is nested too deeply") from error
+    if not isinstance(table, dict):
+        raise ValueError("it is no JSON object")
+    table.pop("__metadata__", None)
+    return table, 8 + length
+
+
+def safetensors_end(file: Path) -> int:
+    """How long a safetensors file says it is, in bytes. Raises OSError, EOFError or ValueError for a broken head."""
+    table, base = safetensors_head(file)
+    try:
+        ends = [entry["data_offsets"][1] for entry in table.values()]
+    except (KeyError, TypeError, IndexError) as error:
+        raise ValueError(f"the head is garbled: {error}") from error
     if not all(type(end) is int and end >= 0 for end in ends):
         raise ValueError("an offset is no whole number")
-    return 8 + length + max(ends, default=0)
+    return base + max(ends, default=0)
 
 
 def is_container(file: Path) -> bool:

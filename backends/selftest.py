@@ -17,6 +17,7 @@ import numpy as np
 import soxr
 
 from backends.audio.error_rate import error_rate
+from backends.drive import run
 from backends.interface import (
     ASR_SAMPLE_RATE,
     AudioChunk,
@@ -91,11 +92,8 @@ def _languages(recognition: Capabilities, voices: Capabilities) -> list[str]:
 
 
 def _events(backend: Backend, request: Request) -> list[Event]:
-    job = backend.start(request)
-    events: list[Event] = []
-    while not events or not isinstance(events[-1], Done | Failed):
-        events.extend(event for _, event in backend.step([job]))
-    backend.close(job)
+    """All events of a request. Raises InvalidInput where it failed."""
+    (events,) = run(backend, request)
     if isinstance(last := events[-1], Failed):
         raise InvalidInput(last.message)
     return events

@@ -168,7 +168,7 @@ def _truncated(file: Path) -> str:
     size = file.stat().st_size
     try:
         whole = safetensors_end(file)
-    except (OSError, ValueError):
+    except (OSError, EOFError, ValueError):
         return f"{file} is truncated or no safetensors file"
     return "" if size == whole else f"{file} has {size} bytes where {whole} belong: it is truncated or damaged"
 

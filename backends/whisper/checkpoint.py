@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from backends.data_packages import recorded_digest
 from backends.interface import ModelUnavailable
-from backends.model_files import CONTAINER, MOST_HEADER_BYTES, JoinedFile, read_json, shard_names
+from backends.model_files import CONTAINER, JoinedFile, read_json, safetensors_head, shard_names
 from backends.whisper.config import ModelDimensions, container_of
 from backends.whisper.ctranslate2 import Container, Variable, published_tensors
 from backends.whisper.ggml import ggml_of
@@ -164,26 +164,19 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _read_header(path: Path) -> dict[str, _Entry]:
-    """The table of a safetensors file: 8 bytes of length, JSON, then the tensors' bytes."""
-    size = path.stat().st_size
-    with path.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if size < 8 or length > min(MOST_HEADER_BYTES, size - 8):
-            raise ModelUnavailable(f"{path} is truncated or not a safetensors file; pull the model again")
-        try:
-            table = json.loads(stream.read(length))
-            if not isinstance(table, dict):
-                raise ValueError("it is no JSON object")
-            return dict(_entries(JoinedFile(path), table, 8 + length))
-        except (ValueError, KeyError, TypeError, OverflowError, AttributeError, RecursionError) as error:
-            raise ModelUnavailable(f"{path} has a broken header: {error}") from error
+    """The tensors of a safetensors file by name. Raises ModelUnavailable for a broken one."""
+    try:
+        table, base = safetensors_head(path)
+        return dict(_entries(JoinedFile(path), table, base))
+    except EOFError as error:
+        raise ModelUnavailable(f"{path} is truncated or not a safetensors file; pull the model again") from error
+    except (ValueError, KeyError, TypeError, OverflowError, AttributeError, RecursionError) as error:
+        raise ModelUnavailable(f"{path} has a broken header: {error}") from error
 
 
 def _entries(file: JoinedFile, table: Mapping[str, Any], base: int) -> Iterator[tuple[str, _Entry]]:
     """Tensors of other types than floats (counters, masks) may lie beside the weights; nobody reads them."""
     for name, item in table.items():
-        if name == "__metadata__":
-            continue
         shape = tuple(int(n) for n in item["shape"])
         first, last = (int(n) for n in item["data_offsets"])
         element = _DTYPES.get(item["dtype"])
