@@ -76,7 +76,7 @@ task = "speech"
 backend = "fake"
 task = "chat"
 audio_deployment = "speak"
-[deployments.slow]
+[deployments.contested]
 backend = "fake"
 task = "speech"
 delay = 0.02

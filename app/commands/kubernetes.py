@@ -14,7 +14,7 @@ def kubernetes(
     image: Annotated[str, typer.Argument(help="Container image that has this project with the extra `cluster`.")],
     config: Config = None,
 ) -> None:
-    """Print a RayService for Kubernetes with KubeRay, made of the configuration."""
+    """Print the configuration as a RayService for Kubernetes."""
     from app.cluster.kubernetes import as_yaml, ray_service
     from app.config.loading import load_settings
     from app.config.settings import ConfigError

@@ -23,7 +23,7 @@ from scripts.stress.fuzzing.exchange import Case, ask
 from scripts.stress.fuzzing.ordinary import upload
 
 GREEDY, HONEST = "greedy", "k"  # keys of the two; both are configured
-SLOW = "slow"  # the deployment that both want
+SLOW = "contested"  # the deployment that both want
 _UPLOADS, _UPLOAD_BYTES = 12, 5_000_000  # that never end
 _FLOOD = 24  # jobs asked for at the same time, more than the queue holds
 _UNREAD = 4  # answers that nobody reads

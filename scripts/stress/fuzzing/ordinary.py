@@ -116,7 +116,7 @@ def ordinary(port: int, name: str, patience: float = 60.0) -> tuple[int, float]:
     """Status and seconds of a small request of a deployment."""
     requests = {
         "speak": speech(name, "Hello."), "embedded-tts": speech(name, "Hi."),
-        "csm": speech(name, "Hi."), "llasa": speech(name, "Hi."), "slow": speech(name, "Hi."),
+        "csm": speech(name, "Hi."), "llasa": speech(name, "Hi."), "contested": speech(name, "Hi."),
         "ask": chat(name, "Well?", 1), "steps": chat(name, "Well?"), "diffa": chat(name, "Well?", 1, max_tokens=8),
     }  # fmt: skip
     path, kind, body = requests.get(name) or upload(name, 1)
