@@ -43,8 +43,8 @@ def transcribe(
         str, typer.Option(help="text, json, verbose_json, srt, vtt, diarized_json or rttm.")
     ] = "text",
     prompt: Annotated[str, typer.Option(help="Text that leads the model: names, spellings.", show_default=False)] = "",
-    translate: Annotated[bool, typer.Option("--translate", help="Into English.")] = False,
-    words: Annotated[bool, typer.Option("--words", help="Word times (verbose_json).")] = False,
+    translate: Annotated[bool, typer.Option("--translate", help="Translate into English.")] = False,
+    words: Annotated[bool, typer.Option("--words", help="Add the time of each word (verbose_json).")] = False,
     speakers: Annotated[bool, typer.Option("--speakers", help="Say who speaks: one line per turn, or as --format.")] = (
         False
     ),
@@ -94,7 +94,7 @@ def speak(
     format: Annotated[  # noqa: A002
         str, typer.Option(help="mp3, opus, aac, flac, wav or pcm; empty: as OUTPUT is named.")
     ] = "",
-    speed: Annotated[float, typer.Option(min=0.25, max=4.0)] = 1.0,
+    speed: Annotated[float, typer.Option(min=0.25, max=4.0, help="Factor on the speed of speech.")] = 1.0,
     instructions: Annotated[str, typer.Option(help="How to say it.", show_default=False)] = "",
     out: Annotated[
         Path, typer.Option("--output", "-o", help='File to write to; "-": standard output.', dir_okay=False)
@@ -124,7 +124,9 @@ def ask(
     steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps; more is slower and better.")] = None,
     block_length: Annotated[int | None, typer.Option(min=1, help="Tokens denoised together.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer, tokens.")] = None,
-    temperature: Annotated[float | None, typer.Option(min=0.0, max=2.0)] = None,
+    temperature: Annotated[
+        float | None, typer.Option(min=0.0, max=2.0, help="Randomness of the answer; 0: the likeliest tokens.")
+    ] = None,
     system: Annotated[str, typer.Option(help="System message.", show_default=False)] = "",
     out: Output = None,
     server: Server = "",

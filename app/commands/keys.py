@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 _KEY_BYTES = 32
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
-keys = typer.Typer(name="key", help="Keys that a server accepts.", no_args_is_help=True, rich_markup_mode=None)
+keys = typer.Typer(
+    name="key", help="Make and list the API keys that a server accepts.", no_args_is_help=True, rich_markup_mode=None
+)
 
 
 @keys.command()
@@ -48,7 +50,7 @@ def new(
 
 @keys.command("list")
 def list_keys(config: Config = None) -> None:
-    """The names of the configured keys and what each may ask for. No key is shown."""
+    """List the names and limits of the configured keys. No key is shown."""
     known = _configured(_server(config))
     rows = [(name, kind, _limit(most.requests_per_minute), _limit(most.concurrent)) for name, (kind, most) in known]
     if not rows:

@@ -36,7 +36,7 @@ SourceName = Annotated[
         help='Audio file, played at its own pace; "-": raw 16-bit mono pcm from standard input; or the microphone.',
     ),
 ]
-Rate = Annotated[int, typer.Option(help="Of raw pcm from standard input, Hz.")]
+Rate = Annotated[int, typer.Option(help="Sample rate of raw pcm from standard input, Hz.")]
 Device = Annotated[str, typer.Option(help="Number or part of the name of a sound device.", show_default=False)]
 Language = Annotated[str, typer.Option(help="ISO 639-1 code; empty: detect.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the server's events, one JSON object a line.")]

@@ -20,11 +20,13 @@ def serve(
         int | None, typer.Option(help="Port to listen on; 0 takes a free one.", show_default="8000", min=0, max=65535)
     ] = None,
     config: Config = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Never reach for a model hub.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Never contact a model hub.")] = False,
     compiled: Annotated[
-        bool, typer.Option("--compile", help="torch.compile for the deployments that offer it.")
+        bool, typer.Option("--compile", help="Use torch.compile in the deployments that offer it.")
     ] = False,
-    bf16: Annotated[bool, typer.Option("--bf16", help="bfloat16 for the deployments that need torch.")] = False,
+    bf16: Annotated[
+        bool, typer.Option("--bf16", help="Compute in bfloat16 in the deployments that need torch.")
+    ] = False,
     cluster: Annotated[
         str | None,
         typer.Option(help="Run the models on the Ray cluster at this address; auto: the one of this machine."),

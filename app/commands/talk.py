@@ -30,12 +30,13 @@ def talk(
     source: SourceName = MICROPHONE,
     model: Annotated[str, typer.Option("--model", "-m", help="gpt-realtime or a chat deployment.")] = "gpt-realtime",
     transcription: Annotated[
-        str, typer.Option(help="Deployment that writes down what you say; empty: the configured.", show_default=False)
+        str,
+        typer.Option(help="Deployment that writes down what you say; empty: the configured one.", show_default=False),
     ] = "",
     language: Language = "",
-    voice: Annotated[str, typer.Option(help="Voice name; empty: the configured.", show_default=False)] = "",
+    voice: Annotated[str, typer.Option(help="Voice name; empty: the configured one.", show_default=False)] = "",
     instructions: Annotated[str, typer.Option(help="How to answer.", show_default=False)] = "",
-    text_only: Annotated[bool, typer.Option("--text", help="Answers in writing only.")] = False,
+    text_only: Annotated[bool, typer.Option("--text", help="Answer in writing only.")] = False,
     out: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Write the answers to this WAV file, not to the speaker.", dir_okay=False),

@@ -22,8 +22,8 @@ from backends import children, weights
 
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
-dataset = typer.Typer(no_args_is_help=True, help="Training data for LLASA voices.")
-watermark = typer.Typer(no_args_is_help=True, help="The inaudible mark in CSM's speech.")
+dataset = typer.Typer(no_args_is_help=True, help="Make training data for LLASA voices.")
+watermark = typer.Typer(no_args_is_help=True, help="Find the inaudible watermark in CSM's speech.")
 
 
 @dataset.command("create", context_settings=PASS_ON)
@@ -49,7 +49,7 @@ def detect(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     config: Config = None,
 ) -> None:
-    """Say whether FILE carries the mark."""
+    """Say whether FILE carries the watermark."""
     settings, deployments = configured(config)
     csm = _of_backend(marking(deployments.values(), settings.models_dir), "csm")
     _check_there([], "", weights.model_folder(settings.models_dir, str(csm.options["watermark_model"])), csm.name)

@@ -349,7 +349,7 @@ class Settings(BaseSettings):
     deployments: dict[str, DeploymentSettings] = Field(default_factory=dict[str, DeploymentSettings])
     aliases: dict[str, str] = Field(default_factory=dict[str, str])
     models_dir: Path = Field(default=Path("models"), description="Folder that holds weights and voices.")
-    offline: bool = Field(default=False, description="Never reach for a model hub.")
+    offline: bool = Field(default=False, description="Never contact a model hub.")
     _key_sources: KeySources = PrivateAttr(default_factory=KeySources)
 
     @classmethod

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
 from app import VERSION
+from app.cli import cli
 from tests.support.waiting import LIMIT
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,3 +86,29 @@ def test_a_narrow_terminal_does_not_lose_columns(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("COLUMNS", "20")
     told = run(sys.executable, "-P", "-m", "app.cli", "models").stdout
     assert "GPL-3.0" in told
+
+
+def test_every_option_says_what_it_does() -> None:
+    silent = [
+        f"{command.name} {parameter.opts}"
+        for command in _commands(typer.main.get_command(cli))
+        for parameter in command.params
+        if not getattr(parameter, "help", None)
+    ]
+    assert not silent
+
+
+def _commands(command: Any) -> Iterator[Any]:
+    yield command
+    for part in getattr(command, "commands", {}).values():
+        yield from _commands(part)
+
+
+@pytest.mark.parametrize("module", ["dataset", "finetune"])
+def test_every_option_of_the_training_programs_says_what_it_does(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.setenv("COLUMNS", "500")
+    told = importlib.import_module(f"backends.llasa.training.{module}").parser().format_help()
+    options = re.split(r"\n(?=  -)", told.partition("options:")[2])[1:]
+    assert len(options) > 10
+    assert [one for one in options if not re.search(r"\S\s{2,}\S", one.strip())] == []

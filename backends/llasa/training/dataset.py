@@ -208,18 +208,29 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("text_file", type=Path, nargs="?", help="texts; without it, a .txt beside every clip")
     result.add_argument("-o", "--output", type=Path, default=Path("dataset/data.jsonl"), help="(default: %(default)s)")
     result.add_argument("--codec", type=Path, required=True, help="folder of X-Codec-2")
-    result.add_argument("--separator", help="between id and text (default: judged by the file)")
+    result.add_argument("--separator", help="text between id and text (default: judged by the file)")
     result.add_argument("--id-column", type=int, default=0, help="column of the clip's name, counted from 0")
     result.add_argument("--text-column", type=int, help="column of the text, counted from 0")
-    result.add_argument("--extension", default=".wav", help="of clips named without one (default: %(default)s)")
-    result.add_argument("--trim-db", type=float, default=defaults.trim_db, help="0 keeps silence at the ends")
-    result.add_argument("--shortest", type=float, default=defaults.shortest, help="seconds")
-    result.add_argument("--longest", type=float, default=defaults.longest, help="seconds")
-    result.add_argument("--batch", type=int, default=defaults.batch)
-    result.add_argument("--workers", type=int, default=defaults.workers)
+    result.add_argument(
+        "--extension", default=".wav", help="file extension of clips that are named without one (default: %(default)s)"
+    )
+    result.add_argument(
+        "--trim-db",
+        type=float,
+        default=defaults.trim_db,
+        help="dB below the peak that count as silence at the ends; 0 keeps them (default: %(default)s)",
+    )
+    result.add_argument("--shortest", type=float, default=defaults.shortest, help="shortest clip, seconds")
+    result.add_argument("--longest", type=float, default=defaults.longest, help="longest clip, seconds")
+    result.add_argument(
+        "--batch", type=int, default=defaults.batch, help="clips encoded together (default: %(default)s)"
+    )
+    result.add_argument(
+        "--workers", type=int, default=defaults.workers, help="threads that read clips (default: %(default)s)"
+    )
     result.add_argument("--device", default="cpu", help="cpu, cuda:0, mps or xpu:0 (default: %(default)s)")
     result.add_argument("--bf16", action="store_true", help="encode in bfloat16 where the device has it")
-    result.add_argument("--overwrite", action="store_true")
+    result.add_argument("--overwrite", action="store_true", help="replace a dataset that is there already")
     result.add_argument("--npy", type=Path, help="also write codes as .npy files with a metadata.csv into this folder")
     result.add_argument("--memmap", type=Path, help="also write training rows into this folder; needs --tokenizer")
     result.add_argument("--tokenizer", type=Path, help="folder of the LLASA model whose token ids the rows hold")

@@ -325,6 +325,22 @@ def _adapted_model(base: Path, training: Training) -> Any:
 # --- command line -----------------------------------------------------------------------------------------------------
 
 
+_NUMBERS = {
+    "rank": "rank of the adapter",
+    "alpha": "scale of the adapter",
+    "dropout": "dropout in the adapter, 0 to 1",
+    "learning_rate": "highest learning rate",
+    "warmup_steps": "optimiser steps of warm-up",
+    "epochs": "passes over the dataset",
+    "steps": "optimiser steps; 0: by epochs",
+    "batch": "rows computed together",
+    "accumulation": "batches per optimiser step",
+    "save_every": "optimiser steps between checkpoints; 0: every epoch",
+    "max_length": "longest row, tokens",
+    "seed": "seed of the adapter and of the rows' order",
+}
+
+
 def parser() -> argparse.ArgumentParser:
     """The arguments of `python -m backends.llasa.training.finetune`, which `speech-gateway finetune` passes on."""
     defaults = Training()
@@ -336,21 +352,13 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "-o", "--output", type=Path, default=Path("lora_checkpoints"), help="folder (default: %(default)s)"
     )
-    result.add_argument("--rank", type=int, default=defaults.rank)
-    result.add_argument("--alpha", type=int, default=defaults.alpha)
-    result.add_argument("--dropout", type=float, default=defaults.dropout)
-    result.add_argument("--targets", nargs="+", default=list(defaults.targets))
-    result.add_argument("--learning-rate", type=float, default=defaults.learning_rate)
-    result.add_argument("--warmup-steps", type=int, default=defaults.warmup_steps)
-    result.add_argument("--epochs", type=int, default=defaults.epochs)
-    result.add_argument("--steps", type=int, default=defaults.steps, help="optimiser steps (0: by epochs)")
-    result.add_argument("--batch", type=int, default=defaults.batch)
-    result.add_argument("--accumulation", type=int, default=defaults.accumulation)
-    result.add_argument("--save-every", type=int, default=defaults.save_every, help="optimiser steps (0: every epoch)")
-    result.add_argument("--max-length", type=int, default=defaults.max_length, help="tokens of a row")
-    result.add_argument("--seed", type=int, default=defaults.seed)
-    result.add_argument("--bf16", action="store_true")
-    result.add_argument("--gradient-checkpointing", action="store_true")
+    for name, text in _NUMBERS.items():
+        value = getattr(defaults, name)
+        option = f"--{name.replace('_', '-')}"
+        result.add_argument(option, type=type(value), default=value, help=f"{text} (default: %(default)s)")
+    result.add_argument("--targets", nargs="+", default=list(defaults.targets), help="layers to adapt")
+    result.add_argument("--bf16", action="store_true", help="train in bfloat16")
+    result.add_argument("--gradient-checkpointing", action="store_true", help="less memory, more time")
     result.add_argument("--date", default=defaults.date, help="date in the prompt's header")
     result.add_argument("--double-bos", action="store_true", help="two begin tokens, as some other trainers write")
     result.add_argument(
