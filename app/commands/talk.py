@@ -31,7 +31,7 @@ def talk(
     model: Annotated[str, typer.Option("--model", "-m", help="gpt-realtime or a chat deployment.")] = "gpt-realtime",
     transcription: Annotated[
         str,
-        typer.Option(help="Deployment that writes down what you say; empty: the configured one.", show_default=False),
+        typer.Option(help="Deployment that transcribes you; empty: the configured one.", show_default=False),
     ] = "",
     language: Language = "",
     voice: Annotated[str, typer.Option(help="Voice name; empty: the configured one.", show_default=False)] = "",
