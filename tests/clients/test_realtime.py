@@ -25,11 +25,15 @@ NAMES = {
 }
 ROLES = {"transcription": "whisper-1", "speech": "tts-1", "chat": "gpt-4o-audio-preview"}
 OPENAI = Environment("openai-realtime", ("openai[realtime]>=3,<4",))
+PIPECAT = Environment("pipecat-realtime", ("pipecat-ai[openai]>=1.14,<2",))
+LIVEKIT = Environment("livekit-realtime", ("livekit-plugins-openai[realtime]>=1.8,<2",))
 AGENTS = Environment("openai-agents", ("openai-agents[realtime,voice]>=0.24,<1",))
 CLIENTS = {
     "realtime_openai.py": OPENAI,
-    "realtime_pipecat.py": Environment("pipecat-realtime", ("pipecat-ai[openai]>=1.14,<2",)),
-    "realtime_livekit.py": Environment("livekit-realtime", ("livekit-plugins-openai[realtime]>=1.8,<2",)),
+    "realtime_pipecat.py": PIPECAT,
+    "realtime_pipecat_llm.py": PIPECAT,
+    "realtime_livekit.py": LIVEKIT,
+    "realtime_livekit_model.py": LIVEKIT,
     "realtime_agents_voice.py": AGENTS,
     "realtime_agents.py": AGENTS,
     "realtime_agents.mjs": Environment("agents-realtime-node", ("@openai/agents-realtime@0.20", "zod@4"), python=None),
