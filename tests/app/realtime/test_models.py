@@ -65,19 +65,19 @@ def test_csm_is_reminded_of_what_both_said(tmp_path: Path, worked: Worked) -> No
     assert [len(request.context) for request, _ in spoken] == [1, 3], "and never refused, which is one without"
     assert all(done.usage.output_tokens for _, done in spoken)
     (first, _), (second, _) = spoken
-    heard, said, again = second.context
+    before, said, after = second.context
     assert (said.speaker, said.text, said.answer_id) == (first.voice, first.text, first.answer_id)
     assert said.samples is None
-    for turn in (first.context[0], heard, again):
+    for turn in (first.context[0], before, after):
         assert turn.speaker != first.voice
         assert turn.text
         assert turn.samples is not None
         assert np.abs(turn.samples).max() == pytest.approx(0.3, abs=0.03)
     assert first.context[0].samples is not None
-    assert np.array_equal(first.context[0].samples, heard.samples)  # type: ignore[arg-type]
+    assert np.array_equal(first.context[0].samples, before.samples)  # type: ignore[arg-type]
 
 
-def test_diffa_hears_the_audio_itself(worked: Worked) -> None:
+def test_diffa_gets_the_audio_itself(worked: Worked) -> None:
     folders = {"model": "llm", "whisper_model": "whisper", "adapter_model": "adapter"}
     diffa = {"backend": "diffa", "dtype": "float32", "device": "cpu"}
     diffa |= {key: str(DATA / folder) for key, folder in folders.items()}

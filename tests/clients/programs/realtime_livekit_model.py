@@ -26,8 +26,8 @@ async def read(generation):
             return [str(piece) async for piece in pieces]
 
         if "audio" in modalities:
-            said, heard = await asyncio.gather(follow(), listen())
-            seconds += sum(heard)
+            said, durations = await asyncio.gather(follow(), listen())
+            seconds += sum(durations)
         else:
             said = await follow()
         text += "".join(said)

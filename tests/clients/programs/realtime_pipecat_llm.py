@@ -26,7 +26,7 @@ from pipecat.services.openai.realtime.llm import OpenAIRealtimeLLMService
 STEP = 4800  # bytes: 100 ms at 24 kHz
 
 
-class Ear(FrameProcessor):
+class Sink(FrameProcessor):
     """Keeps the frames that pass, and tells of the end of each answer."""
 
     def __init__(self):
@@ -59,7 +59,7 @@ async def converse(url, pcm, modality):
             session_properties=events.SessionProperties(output_modalities=[modality], audio=audio),
         ),
     )
-    before, after, failed = Ear(), Ear(), []
+    before, after, failed = Sink(), Sink(), []
     worker = PipelineWorker(
         Pipeline([before, service, after]),
         params=PipelineParams(audio_in_sample_rate=24_000, audio_out_sample_rate=24_000),
@@ -70,7 +70,7 @@ async def converse(url, pcm, modality):
     worker.add_event_handler("on_pipeline_started", lambda *_: begun.set())
     worker.add_event_handler("on_pipeline_error", lambda _, frame: failed.append(frame))
 
-    def heard():
+    def answer():
         return "".join(frame.text for frame in after.of(LLMTextFrame)), len(after.of(TTSAudioRawFrame))
 
     async def talk():
@@ -83,7 +83,7 @@ async def converse(url, pcm, modality):
                 frame = InputAudioRawFrame(pcm[start : start + STEP], sample_rate=24_000, num_channels=1)
                 await worker.queue_frame(frame)
             await asyncio.wait_for(after.answers.get(), 60)
-            answers.append(heard())
+            answers.append(answer())
             after.seen.clear()
         await worker.queue_frame(EndFrame())
         return answers
