@@ -102,12 +102,21 @@ def press(page: Page, name: str) -> None:
     page.get_by_role("button", name=name, exact=True).filter(visible=True).click()
 
 
+def assert_fits(page: Page) -> None:
+    """Nothing of the tab sticks out of a phone's width, not even into a part of the page that scrolls."""
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    panel = page.get_by_role("tabpanel").filter(visible=True)
+    beyond = "all => all.filter(one => one.getBoundingClientRect().right > 390.5).map(one => one.outerHTML)"
+    assert panel.locator("*:visible").count() > 10
+    assert panel.locator("*").evaluate_all(beyond) == []
+
+
 def test_words_come_while_they_are_said_and_become_a_turn(page: Page) -> None:
     press(page, "Start")
     page.locator("#sg-live-turns .sg-unsure").filter(has_text="one").first.wait_for()
     page.locator("#sg-live-turns .sg-turn span:not(.sg-unsure)").filter(has_text="one two").first.wait_for()
     page.locator("#sg-live-delay").filter(has_text="Text after").wait_for()
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert_fits(page)
     press(page, "Stop")
     page.locator("#sg-live-state").filter(has_text="Not listening").wait_for()
     assert not page.locator("#sg-live-turns .sg-unsure").count(), "what was begun is written down"
@@ -120,6 +129,7 @@ def test_a_conversation_is_answered_and_interrupted(page: Page) -> None:
     page.locator("#sg-live-turns .sg-turn-answer").filter(has_text="Answer").first.wait_for()
     page.locator("#sg-live-delay").filter(has_text="Answer after").wait_for()
     page.locator("#sg-live-turns .sg-turn-answer em").filter(has_text="(interrupted)").first.wait_for()
+    assert_fits(page)
     press(page, "Stop")
     page.locator("#sg-live-state").filter(has_text="Not listening").wait_for()
     assert page.locator("#sg-live-problem").is_hidden()
