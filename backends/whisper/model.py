@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from backends.interface import InvalidInput
 from backends.whisper.active_window import ActiveWindow
-from backends.whisper.audio import HOP, checked_samples, log_mel, recorded_mel
+from backends.whisper.audio import HOP, checked_samples, log_mel
 from backends.whisper.config import GenerationConfig, ModelDimensions, read_generation_config
 from backends.whisper.decoding import log_softmax
 from backends.whisper.logit_filters import LogitFilter, Suppress, SuppressFirst, Timestamps
@@ -83,18 +83,15 @@ class WhisperModel:
     # --- Steps -----------------------------------------------------------------------------------------------------
 
     def encode(
-        self, pieces: Sequence[NDArray[np.float32]], network: Network | None = None, frames: Sequence[int] | None = None
+        self, pieces: Sequence[NDArray[np.float32]], network: Network | None = None, frames: Sequence[int] = ()
     ) -> list[EncoderOutput]:
-        """The encoded audio of each piece, which is one window's. network: one of the replicas.
-
-        frames: of each window. 0 is the model's own number, filled up as openai-whisper does it; any other, and all
-        windows without `frames`, are filled up with silence, as transformers does it.
-        """
+        """The encoded audio of each piece, which is one window's. network: one of the replicas; frames: of each window,
+        0 = the model's own."""
+        dims = self.dims
+        lengths = frames or [0] * len(pieces)
         mels = [
-            (log_mel if length or frames is None else recorded_mel)(
-                checked_samples(piece), self.dims.mels, length or self.dims.mel_frames
-            )
-            for piece, length in zip(pieces, frames or [0] * len(pieces), strict=True)
+            log_mel(checked_samples(piece), dims.mels, length or dims.mel_frames)
+            for piece, length in zip(pieces, lengths, strict=True)
         ]
         return (network or self.network).encode(mels)
 

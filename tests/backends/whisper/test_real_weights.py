@@ -50,16 +50,11 @@ def words(text: str) -> str:
 
 @pytest.fixture(scope="module")
 def english() -> np.ndarray:
-    """A woman's voice over a film's noises, 7.9 s."""
-    return film_voice("cate_blanch.mp3")
-
-
-def film_voice(name: str) -> np.ndarray:
-    """One of the clips that the extra `ui` brings along."""
+    """A woman's voice over a film's noises, 7.9 s, which the extra `ui` brings along."""
     spec = importlib.util.find_spec("gradio")
     if spec is None or spec.origin is None:
         pytest.skip("the clip is part of gradio, which is not installed")
-    return read_audio(Path(spec.origin).parent / "media_assets" / "audio" / name)
+    return read_audio(Path(spec.origin).parent / "media_assets" / "audio" / "cate_blanch.mp3")
 
 
 # As faster-whisper hears it with the weights of base.
@@ -135,23 +130,6 @@ def test_tokens_are_those_of_faster_whisper_on_the_same_file(english: np.ndarray
     ours = load_whisper(folder, dtype="float32").greedy_tokens(window, "en")
     assert len(wanted) > 50
     assert ours == wanted
-
-
-@pytest.mark.parametrize("name", ["cate_blanch", "cate_blanch_2", "heath_ledger"])
-def test_tokens_are_those_of_openai_whisper_on_a_recording_of_one_window(tmp_path: Path, name: str) -> None:
-    """Its own spectrogram: every window here ends in what neither recorded, and both fill it up alike."""
-    pytest.importorskip("whisper", reason="openai-whisper is installed for benchmarks only")
-    from tests.backends.whisper.reference import OpenaiWhisper
-
-    folder = located("whisper-base", tmp_path).folder
-    ours = load_whisper(folder)
-    samples = film_voice(f"{name}.mp3")
-    theirs = OpenaiWhisper(ours, folder).transcribe(samples, "en", own_spectrogram=True)
-    found = ours.transcribe(samples, "en", vad=False).segments
-    assert found
-    assert [list(segment.tokens) for segment in found] == [segment["tokens"] for segment in theirs]
-    for mine, other in zip(found, theirs, strict=True):
-        assert mine.avg_logprob == pytest.approx(other["avg_logprob"], abs=1e-3)
 
 
 def load_vocabulary(folder: Path) -> dict[str, int]:
