@@ -76,6 +76,7 @@ LEFT: dict[str, tuple[int, str]] = {
     "backends/whisper/test_live.py": (4, STATE),
     "backends/whisper/test_live_real_weights.py": (1, RULE),
     "clients/programs/realtime_livekit.py": (2, LIBRARY),
+    "clients/programs/realtime_livekit_model.py": (2, LIBRARY),
     "clients/programs/realtime_pipecat.py": (1, LIBRARY),
     "scripts/test_bootstrap.py": (6, RULE),
     "scripts/test_onnx_carrier.py": (2, RULE),
