@@ -190,8 +190,8 @@ def _values(frame: av.AudioFrame) -> NDArray[Any]:
     dtype = _FORMATS[name.removesuffix("p")][0]
     values = [np.frombuffer(plane, dtype, count) for plane in frame.planes[:planes]]
     if planes == 1:
-        return values[0][None]  # not a copy, which _samples makes: np.stack takes a sixth of the time of a mono MP3
-    return np.stack(values)
+        return values[0][None]  # not a copy, which _samples makes: a copy takes a sixth of the time of a mono MP3
+    return np.concatenate(values).reshape(planes, count)  # np.stack does the same and takes several times as long
 
 
 def _samples(pieces: list[NDArray[Any]], kind: str, channels: int) -> Samples:

@@ -78,7 +78,10 @@ class Track:
         self._good, self._row = self._good + 1, 0
         self._damage.packets += packet.is_corrupt
         if self._by_bytes and frames:
-            self._count(packet, sum(frame.samples / frame.sample_rate for frame in frames))
+            seconds = 0.0
+            for frame in frames:  # not sum(): packets are many and hold one frame, for which a generator is dear
+                seconds += frame.samples / frame.sample_rate
+            self._count(packet, seconds)
         return frames
 
     def _time(self, packet: av.Packet) -> None:
