@@ -10,7 +10,7 @@ _FRAME_HEAD = 4  # bytes before its number
 
 def is_odd(data: bytes) -> bool:
     """Whether the head tells of blocks that no encoder writes: libsndfile believes it and gives noise."""
-    least, most = block_sizes(data[_STREAMINFO:])
+    least, most = block_sizes(data[_STREAMINFO : _STREAMINFO + 4])
     return not _LEAST_BLOCK <= least <= most <= _MOST_BLOCK
 
 

@@ -6,6 +6,7 @@ MP3, AAC and AMR need no parting: their frames follow each other whatever file t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,7 +15,8 @@ from app.media.ogg import ogg_parts
 from app.media.sniff import ADTS, AVI, FLAC, MP3, OGG, WAV, Container, tag_length
 from app.media.wav import WavPart, wav_parts
 
-_STREAMINFO_HEADS = (b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22")  # RFC 9639, 8.1
+# RFC 9639, 8.1. A pattern goes through a long file once, in less than half the time of a find for either head.
+_STREAMINFO_HEAD = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ def parts(data: bytes, container: Container) -> Iterator[Part]:
     if container is WAV:
         yield from _wav(data)
     elif container is FLAC:
-        yield from _cut(data, FLAC, sorted(at for head in _STREAMINFO_HEADS for at in _places(data, head)))
+        yield from _cut(data, FLAC, [head.start() for head in _STREAMINFO_HEAD.finditer(data)])
     elif container is OGG:
         yield from _ogg(data)
     elif container is AVI:
@@ -88,10 +90,3 @@ def _before_tag(data: bytes, start: int, end: int) -> int:
     """Where the sound ends between two joined files: before the second one's tag, if it has one."""
     tag = data.rfind(b"ID3", start, end)
     return tag if tag >= 0 and tag + tag_length(memoryview(data)[tag:end]) == end else end
-
-
-def _places(data: bytes, sought: bytes) -> Iterator[int]:
-    at = data.find(sought)
-    while at >= 0:
-        yield at
-        at = data.find(sought, at + 1)
