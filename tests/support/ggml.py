@@ -16,6 +16,7 @@ from backends.whisper.tokenizer import WhisperTokenizer
 
 TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8}
 KINDS = tuple(TYPES)
+_FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2002, "q4_1": 2003, "q8_0": 2007, "q5_0": 2008, "q5_1": 2009}
 _NAMES = {
     "encoder.layer_norm": "encoder.ln_post",
     "decoder.layer_norm": "decoder.ln",
@@ -116,6 +117,7 @@ def tensors(folder: Path) -> dict[str, np.ndarray]:
 def file(folder: Path, kind: str = "f16", extra: Mapping[str, np.ndarray] | None = None, **changes: int) -> bytes:
     """The bytes of a ggml-*.bin. extra: tensors that replace those of the folder or come on top."""
     found = {**tensors(folder), **(extra or {})}
+    changes = {"type": _FILE_TYPES[kind], **changes}
     return head(folder, words_of(folder), **changes) + b"".join(tensor(n, v, kind) for n, v in found.items())
 
 
