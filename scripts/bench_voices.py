@@ -27,7 +27,8 @@ from backends.memory import resident_bytes  # noqa: E402
 ENGLISH = "Good morning, everybody. The doctor told him to stay in bed for three days, and to drink a lot of tea."
 JAPANESE = "皆さん、おはようございます。今日はとても良い天気ですから、公園を散歩してから、本を読みましょう。"
 TEXTS = {"piper": ("en_US-joe-medium", ENGLISH), "kokoro": ("jf_alpha", JAPANESE), "espeak-ng": ("en-us+f2", ENGLISH)}
-COLUMNS = ("first_wall", "first_cpu", "wall_per_second", "cpu_per_second", "memory_mb")
+COLUMNS = ("first_wall", "first_cpu", "first_long_wall", "wall_per_second", "cpu_per_second", "memory_mb")
+LONG = 4096  # characters
 
 
 def measured(backend: VoicesBackend, voice: str, text: str) -> dict[str, float]:
@@ -47,6 +48,17 @@ def measured(backend: VoicesBackend, voice: str, text: str) -> dict[str, float]:
                 return {**first, **rates, "memory_mb": resident_bytes() / 1e6}
 
 
+def first_audio(backend: VoicesBackend, voice: str, text: str) -> float:
+    """Wall seconds until the first sound of a request, which is then given up."""
+    begun = time.perf_counter()
+    job = backend.start(SpeechRequest(text, voice))
+    while not any(isinstance(event, AudioChunk) for _, event in backend.step([job])):
+        pass
+    spent = time.perf_counter() - begun
+    backend.close(job)
+    return spent
+
+
 def serve(pipe: Connection, name: str, threads: int) -> None:
     """A process with one configuration: a measurement for every message."""
     backend = VoicesBackend()
@@ -55,8 +67,10 @@ def serve(pipe: Connection, name: str, threads: int) -> None:
     )
     voice, text = TEXTS[name]
     measured(backend, voice, text)  # loads the model
+    long = (text * LONG)[:LONG]
     while pipe.recv():
-        pipe.send(measured(backend, voice, text))
+        first = first_audio(backend, voice, long)
+        pipe.send({**measured(backend, voice, text), "first_long_wall": first})
 
 
 def run(rounds: int, threads: list[int]) -> list[dict[str, Any]]:
