@@ -30,6 +30,8 @@ from backends.whisper.backend import WhisperBackend
 from backends.whisper.config import read_dims
 from backends.whisper.info import INFO, WhisperOptions
 from backends.whisper.network import EncoderOutput, Floats, Tokens
+from backends.whisper.onnx import engine as onnx_engine
+from backends.whisper.onnx import int8_probe
 from backends.whisper.tokenizer import WhisperTokenizer
 from tests.backends.whisper.checkpoints import Reference
 from tests.support.drive import finish, run
@@ -327,7 +329,13 @@ def test_every_way_to_write_a_language_is_taken_from_a_deployment(miniature: Pat
 
 
 @pytest.mark.parametrize(("engine", "dtype"), [("auto", "int8"), ("onnx", "int8"), ("torch", "float32")])
-def test_what_is_left_open_is_chosen_and_told(multilingual: Reference, engine: str, dtype: str) -> None:
+def test_what_is_left_open_is_chosen_and_told(
+    multilingual: Reference, engine: str, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The product that measures best on a quiet machine; beside other work another may, whose graph has more nodes.
+    choice = int8_probe.Choice("rows-8", "blocks-8", (), {"int8": 0.001, "float32": 0.002})
+    for module in (int8_probe, onnx_engine):
+        monkeypatch.setattr(module, "int8_choice", lambda: choice)
     backend = make_backend("whisper")
     capabilities = backend.load(files(multilingual), Placement(engine=engine, threads=1))
     assert (capabilities.engine, capabilities.dtype) == ("onnx" if engine == "auto" else engine, dtype)
@@ -335,10 +343,7 @@ def test_what_is_left_open_is_chosen_and_told(multilingual: Reference, engine: s
     assert capabilities.logprobs
     assert backend.footprint() > 100_000
     if capabilities.engine == "onnx":
-        (provider,) = capabilities.detail["nodes"]["decoder"]
-        assert provider == "CPUExecutionProvider"
-        # By the int8 product that is found best here, which the load of the machine may change: 50 or 139.
-        assert 10 < capabilities.detail["nodes"]["decoder"][provider] < 200
+        assert capabilities.detail["nodes"]["decoder"] == {"CPUExecutionProvider": pytest.approx(50, abs=40)}
 
 
 def test_the_canary_passes_the_gate_and_ends(multilingual: Reference) -> None:
