@@ -13,28 +13,11 @@ from backends.whisper.audio import mel_filters
 from backends.whisper.checkpoint import Checkpoint, encoder_positions, expected_shapes
 from backends.whisper.config import read_dims
 from backends.whisper.tokenizer import WhisperTokenizer
+from tests.support.openai_whisper_names import openai_whisper_name
 
 TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8}
 KINDS = tuple(TYPES)
 _FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2002, "q4_1": 2003, "q8_0": 2007, "q5_0": 2008, "q5_1": 2009}
-_NAMES = {
-    "encoder.layer_norm": "encoder.ln_post",
-    "decoder.layer_norm": "decoder.ln",
-    "self_attn_layer_norm": "attn_ln",
-    "encoder_attn_layer_norm": "cross_attn_ln",
-    "final_layer_norm": "mlp_ln",
-    "encoder_attn": "cross_attn",
-    "self_attn": "attn",
-    "q_proj": "query",
-    "k_proj": "key",
-    "v_proj": "value",
-    "out_proj": "out",
-    "fc1": "mlp.0",
-    "fc2": "mlp.2",
-    "layers": "blocks",
-    "embed_tokens": "token_embedding",
-    "embed_positions.weight": "positional_embedding",
-}
 
 
 def quantised(values: np.ndarray, kind: str) -> bytes:
@@ -72,12 +55,6 @@ def tensor(name: str, values: np.ndarray, kind: str) -> bytes:
     return head + name.encode() + (quantised(values, kind) if data is None else data)
 
 
-def stored_name(name: str) -> str:
-    for published, own in _NAMES.items():
-        name = name.replace(published, own)
-    return name
-
-
 def head(folder: Path, words: Sequence[bytes], **changes: int) -> bytes:
     """Everything before the tensors. changes: of fields of the shape."""
     dims = read_dims(folder)
@@ -110,7 +87,7 @@ def words_of(folder: Path) -> list[bytes]:
 def tensors(folder: Path) -> dict[str, np.ndarray]:
     """By stored name, float32."""
     checkpoint, dims = Checkpoint(folder), read_dims(folder)
-    found = {stored_name(name): checkpoint[name] for name in expected_shapes(dims)}
+    found = {openai_whisper_name(name): checkpoint[name] for name in expected_shapes(dims)}
     return {**found, "encoder.positional_embedding": encoder_positions(checkpoint, dims)}
 
 

@@ -24,26 +24,9 @@ from whisper.tokenizer import Tokenizer
 from backends.whisper.audio import HOP, WINDOW_SAMPLES, log_mel
 from backends.whisper.checkpoint import Checkpoint, encoder_positions, expected_shapes
 from backends.whisper.engine import Whisper
+from tests.support.openai_whisper_names import openai_whisper_name
 
 _PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-_TENSORS = {
-    "self_attn_layer_norm": "attn_ln",
-    "encoder_attn_layer_norm": "cross_attn_ln",
-    "final_layer_norm": "mlp_ln",
-    "encoder_attn": "cross_attn",
-    "self_attn": "attn",
-    "q_proj": "query",
-    "k_proj": "key",
-    "v_proj": "value",
-    "out_proj": "out",
-    "fc1": "mlp.0",
-    "fc2": "mlp.2",
-    "layers": "blocks",
-    "encoder.layer_norm": "encoder.ln_post",
-    "decoder.layer_norm": "decoder.ln",
-    "embed_tokens": "token_embedding",
-    "embed_positions.weight": "positional_embedding",
-}
 
 
 class Network(whisper.model.Whisper):
@@ -104,7 +87,7 @@ def _network(ours: Whisper, folder: Path) -> Network:
     audio = (dims.mels, dims.source_positions, dims.width, dims.encoder_heads, dims.encoder_layers)
     text = (dims.vocabulary, dims.target_positions, dims.width, dims.decoder_heads, dims.decoder_layers)
     network = Network(ModelDimensions(*audio, *text))
-    tensors = {_renamed(name): torch.from_numpy(checkpoint[name]) for name in expected_shapes(dims)}
+    tensors = {openai_whisper_name(name): torch.from_numpy(checkpoint[name]) for name in expected_shapes(dims)}
     tensors["encoder.positional_embedding"] = torch.from_numpy(encoder_positions(checkpoint, dims))
     network.load_state_dict(tensors)
     heads = torch.zeros(dims.decoder_layers, dims.decoder_heads, dtype=torch.bool)
@@ -113,12 +96,6 @@ def _network(ours: Whisper, folder: Path) -> Network:
     network.register_buffer("alignment_heads", heads.to_sparse(), persistent=False)
     network.num_languages = len(ours.special.languages)
     return network.eval()
-
-
-def _renamed(name: str) -> str:
-    for old, new in _TENSORS.items():
-        name = name.replace(old, new)
-    return name
 
 
 def _encoding(ours: Whisper) -> tiktoken.Encoding:

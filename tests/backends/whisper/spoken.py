@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from backends.whisper.engine import Whisper
 from scripts.fixtures.tiny_speech import VOICES, comfort_noise, draw_sentence, say_alone
 
 RATE = 16_000
@@ -56,6 +57,11 @@ def record(
     sentences = tuple(text for text, _, _ in lines)
     translations = tuple(sentence.text("en") for sentence in drawn)
     return Recording(samples, sentences, translations, tuple(times), tuple(words))
+
+
+def greedy_tokens(model: Whisper) -> list[list[int]]:
+    """Of three English sentences, by which models of the miniature are told the same."""
+    return [model.greedy_tokens(record(1, seed=seed).samples, "en") for seed in range(3)]
 
 
 def word_errors(said: str, recognized: str) -> int:

@@ -24,11 +24,10 @@ from backends.whisper.config import container_of, read_dims, read_generation_con
 from backends.whisper.ctranslate2 import is_ctranslate2, published_generation_config, read_container
 from backends.whisper.engine import Whisper, load_whisper
 from backends.whisper.onnx.layers import quantise, quantise_blocks
-from tests.backends.whisper.spoken import record
+from tests.backends.whisper.spoken import greedy_tokens, record
 from tests.support import ctranslate2 as writer
 from tests.support.packages import install
 
-MINIATURE = Path(__file__).parents[2] / "data" / "whisper_tiny"
 ERROR = {
     "float32": 0.0,
     "float16": 0.0,
@@ -36,22 +35,6 @@ ERROR = {
     "int16": 0.0012,
 }  # of the largest weight; the miniature is float16
 INT8_ERROR = 0.5 / 127
-
-
-@pytest.fixture(scope="session")
-def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    target = tmp_path_factory.mktemp("published") / "whisper"
-    shutil.copytree(MINIATURE, target)
-    return target
-
-
-@pytest.fixture(scope="session")
-def plain(published: Path) -> Whisper:
-    return load_whisper(published)
-
-
-def tokens(model: Whisper) -> list[list[int]]:
-    return [model.greedy_tokens(record(1, seed=seed).samples, "en") for seed in range(3)]
 
 
 # --- The same model ---------------------------------------------------------------------------------------------------
@@ -83,14 +66,14 @@ def test_tokens_are_those_of_the_published_layout(
     plain: Whisper, published: Path, tmp_path: Path, engine: str, kind: str
 ) -> None:
     model = load_whisper(writer.write_folder(published, tmp_path, kind), engine=engine)
-    assert tokens(model) == tokens(plain)
-    assert all(tokens(model))
+    assert greedy_tokens(model) == greedy_tokens(plain)
+    assert all(greedy_tokens(model))
 
 
 def test_int8_is_computed_in_int8_with_the_same_tokens(plain: Whisper, published: Path, tmp_path: Path) -> None:
     model = load_whisper(writer.write_folder(published, tmp_path, "int8"), dtype="int8")
     assert model.network.dtype == "int8"
-    assert tokens(model) == tokens(plain)
+    assert greedy_tokens(model) == greedy_tokens(plain)
 
 
 def test_the_whole_recording_word_for_word(plain: Whisper, published: Path, tmp_path: Path) -> None:
