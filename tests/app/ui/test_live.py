@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import shutil
-import subprocess
-import sys
 import wave
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,26 +10,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backends import children
+from tests.support.browser import ARGUMENTS, CHROMIUM, NEEDS_PAGE, served_by
 from tests.support.live_pool import RATE, silence, tone
 from tests.support.waiting import LIMIT
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page, Playwright
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-ARGUMENTS += ["--disable-component-update", "--disable-sync", "--use-fake-device-for-media-stream"]
+LAUNCH = [*ARGUMENTS, "--use-fake-device-for-media-stream"]
 KEY = "a key for the page"
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed"),
-    pytest.mark.skipif(importlib.util.find_spec("gradio") is None, reason="the extra ui is not installed"),
-]
+pytestmark = NEEDS_PAGE
 
 
-# A process of its own: CPython 3.11 fails where Gradio is imported in one thread and another one compiles.
 SERVE = f"""
 import sys
 from backends import children
@@ -47,12 +36,8 @@ with realtime_server(server={{"api_keys": [{{"name": "me", "key": {KEY!r}}}]}}, 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
     """The address of a server that asks for a key, which the browser's script never learns."""
-    command = [sys.executable, "-c", SERVE]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(command, cwd=children.ROOT, text=True, encoding="utf-8", **pipes) as process:
-        assert process.stdout is not None
-        yield next(line.strip() for line in process.stdout if line.startswith("http"))
-        process.kill()
+    with served_by(SERVE) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +65,7 @@ def opened(playwright: Playwright, server: str, recording: Path, *, allowed: boo
     """The page with the tab open. allowed: whether the browser lets it have the microphone."""
     more = [f"--use-file-for-fake-audio-capture={recording}"]
     more += ["--use-fake-ui-for-media-stream"] if allowed else ["--deny-permission-prompts"]
-    with playwright.chromium.launch(executable_path=CHROMIUM, args=[*ARGUMENTS, *more]) as browser:
+    with playwright.chromium.launch(executable_path=CHROMIUM, args=[*LAUNCH, *more]) as browser:
         page = browser.new_page(viewport={"width": 390, "height": 844})  # a phone's
         page.set_default_timeout(LIMIT * 1000)
         page.goto(f"{server}/ui/")

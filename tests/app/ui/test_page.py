@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ import httpx
 import pytest
 
 from backends import model_sets
+from tests.support.browser import ARGUMENTS, CHROMIUM
 from tests.support.server import server_process
 from tests.support.waiting import LIMIT
 
@@ -19,10 +19,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page, Route
 
 ROOT = Path(__file__).resolve().parents[3]
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-ARGUMENTS += ["--disable-component-update", "--disable-sync"]
-ARGUMENTS += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]  # a microphone that beeps
+LAUNCH = [*ARGUMENTS, "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]  # a microphone that beeps
 SENTENCE = "The weather is nice today."
 MISSING_WEIGHTS = model_sets.problems(model_sets.MODEL_SETS["whisper-base"], Path("nowhere"))
 
@@ -78,7 +75,7 @@ def page(server: str) -> Iterator[Page]:
 
     with (
         sync_playwright() as playwright,
-        playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS) as browser,
+        playwright.chromium.launch(executable_path=CHROMIUM, args=LAUNCH) as browser,
     ):
         page = browser.new_page(viewport={"width": 1200, "height": 900})
         page.set_default_timeout(LIMIT * 1000)

@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from backends import children
 from tests.support.audio import wav_of
+from tests.support.browser import ARGUMENTS, CHROMIUM, NEEDS_PAGE, served_by
 from tests.support.waiting import LIMIT
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-ARGUMENTS += ["--disable-component-update", "--disable-sync", "--autoplay-policy=no-user-gesture-required"]
+LAUNCH = [*ARGUMENTS, "--autoplay-policy=no-user-gesture-required"]
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed"),
-    pytest.mark.skipif(importlib.util.find_spec("gradio") is None, reason="the extra ui is not installed"),
-]
+pytestmark = NEEDS_PAGE
 
-# A process of its own: CPython 3.11 fails where Gradio is imported in one thread and another one compiles.
 SERVE = """
 import sys
 from backends import children
@@ -44,12 +33,8 @@ with running(fake_settings(deployments=tables, aliases={"gpt-4o-transcribe": "em
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    command = [sys.executable, "-c", SERVE]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(command, cwd=children.ROOT, text=True, encoding="utf-8", **pipes) as process:
-        assert process.stdout is not None
-        yield next(line.strip() for line in process.stdout if line.startswith("http"))
-        process.kill()
+    with served_by(SERVE) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +46,7 @@ def page(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page
     recording.write_bytes(wav_of(4))
     with (
         sync_playwright() as playwright,
-        playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS) as browser,
+        playwright.chromium.launch(executable_path=CHROMIUM, args=LAUNCH) as browser,
     ):
         page = browser.new_page(viewport={"width": 1200, "height": 900})
         page.set_default_timeout(LIMIT * 1000)
