@@ -26,6 +26,7 @@ from app.serving.loading import PoolServices
 from app.serving.policy import Policy
 from app.serving.pool import WorkerPool
 from app.serving.requirements import ModelRequirements
+from app.serving.status import deployment_status
 from app.serving.supervisor import ModelSupervisor
 from backends.devices import DeviceManager
 
@@ -81,7 +82,7 @@ class ClusterPool(WorkerPool):
     # --- Joining -----------------------------------------------------------------------------------------------------
 
     def _prepare_models(self) -> None:
-        self._background(self._join_cluster(), "joining the cluster")
+        self._tasks.start(self._join_cluster(), "joining the cluster")
 
     async def _join_cluster(self) -> None:
         try:
@@ -94,9 +95,9 @@ class ClusterPool(WorkerPool):
         _log.info("cluster.joined", gateway=self.gateway, deployments=sorted(calls))
         for name in self._names:
             self._supervisor(self.dispatchers[name]).loader.joined(calls[name])
-            self._background(self._exchange(name, calls[name]), f"exchange with {name}")
+            self._tasks.start(self._exchange(name, calls[name]), f"exchange with {name}")
             if self._deployments[name].cluster.least:
-                self._background(self._preload(name), f"preload of {name}")
+                self._tasks.start(self._preload(name), f"preload of {name}")
 
     async def _exchange(self, name: str, calls: Calls) -> None:
         """Tell the replicas of one deployment what waits here, and hear of them, for as long as the pool runs."""
@@ -124,11 +125,14 @@ class ClusterPool(WorkerPool):
         )
         raise UnsupportedValue(text)
 
-    def _row(self, dispatcher: Dispatcher, requirements: ModelRequirements) -> DeploymentStatus:
-        row, reports = super()._row(dispatcher, requirements), self._supervisor(dispatcher).reports
-        if dispatcher.name not in self._names:
-            return row
-        replicas = {report.replica: _told(report) for report in reports}
+    def status(self) -> dict[str, DeploymentStatus]:
+        """With the replicas of those that have them."""
+        return super().status() | {name: self._with_replicas(name) for name in self._names}
+
+    def _with_replicas(self, name: str) -> DeploymentStatus:
+        dispatcher = self.dispatchers[name]
+        row, reports = deployment_status(dispatcher, self._requirements[name]), self._supervisor(dispatcher).reports
+        replicas = {report.replica: _row(report) for report in reports}
         return replace(row, detail={**row.detail, "replicas": replicas, "nodes": sorted({r.node for r in reports})})
 
     def devices(self) -> list[DeviceStatus]:
@@ -144,7 +148,7 @@ class ClusterPool(WorkerPool):
         return list(rows.values())
 
 
-def _told(report: Report) -> dict[str, object]:
+def _row(report: Report) -> dict[str, object]:
     return {
         "node": report.node,
         "pid": report.pid,

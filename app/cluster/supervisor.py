@@ -14,6 +14,7 @@ from app.cluster.worker import ReplicasWorker
 from app.config.deployments import Deployment
 from app.serving.interfaces import DeploymentState
 from app.serving.loading import Loader, PoolServices
+from app.serving.recovery import Recovery
 from app.serving.requirements import ModelRequirements
 from app.serving.supervisor import ModelSupervisor
 from app.serving.worker import LoadError, Worker
@@ -40,7 +41,7 @@ class ClusterRequirements(ModelRequirements):
     def problem(self) -> str:
         if self.on_cluster:
             return ""
-        name = self._deployment.name
+        name = self.deployment.name
         return f'{name} is not on the cluster; a table [deployments."{name}"] in the configuration puts it there.'
 
 
@@ -87,6 +88,13 @@ class ReplicaLoader(Loader):
         return False  # a replica does that itself
 
 
+class ReplicaRecovery(Recovery):
+    """A replica has done what it can before it reports that it ran out of memory; another one may have more."""
+
+    async def recover(self, attempt: int) -> bool:
+        return attempt == 1
+
+
 class ReplicaSupervisor(ModelSupervisor):
     """Serve decides how long idle replicas stay; here a worker is there while any replica is."""
 
@@ -95,6 +103,8 @@ class ReplicaSupervisor(ModelSupervisor):
     def __init__(self, deployment: Deployment, requirements: ModelRequirements, services: PoolServices) -> None:
         super().__init__(deployment, requirements, services)
         self.loader = ReplicaLoader(deployment, self, services, requirements)
+        self.recovery = ReplicaRecovery(self, self.loader, services)
+        self._idle_timer.seconds = -1.0  # idle replicas are ended by Serve, after keep_alive if none need stay
         self.reports: list[Report] = []
 
     def update(self, reports: Sequence[Report]) -> None:
@@ -110,12 +120,3 @@ class ReplicaSupervisor(ModelSupervisor):
             self._services.background(self.unload("no replica runs"), f"unload of {self.name}")
         elif worker is None and reports and self.error is None and not self._changes.locked():
             self._services.background(self._replace(), f"replicas of {self.name}")
-
-    async def make_space(self) -> None:
-        """A replica has done what it can before it reports that it ran out of memory; another one may have more."""
-
-    async def replace_on_cpu(self) -> bool:
-        return False
-
-    def _restart_keep_alive(self) -> None:
-        """Idle replicas are ended by Serve, after keep_alive if none need stay."""

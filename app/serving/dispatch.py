@@ -14,8 +14,9 @@ from typing import Any
 import structlog
 
 from app.config.settings import LimitSettings
-from app.errors import ApiError, InvalidRequest, Overloaded, WorkerLost, internal_error
+from app.errors import ApiError, InvalidRequest, Overloaded, internal_error
 from app.metrics import Metrics
+from app.serving.arrivals import Arrivals
 from app.serving.live import LiveSessions
 from app.serving.notifier import Notifier
 from app.serving.pricing import Pricer
@@ -35,10 +36,9 @@ Waiting = Entry[WorkerJob]
 class Dispatcher:
     """Queue and running jobs of one deployment.
 
-    reserved_slots: requests that were admitted and do not run yet; arriving: those of them for which the model is
-    loaded before they are in the queue, so that nobody evicts it in between; fair: there are several owners, and none
-    may take all of the queue or all slots; live: jobs that take no slot; unread: what the answers of all deployments
-    hold.
+    reserved_slots: requests that were admitted and do not run yet; arrivals: those of them that are not in the queue
+    yet; fair: there are several owners, and none may take all of the queue or all slots; live: jobs that take no slot;
+    unread: what the answers of all deployments hold.
     """
 
     def __init__(
@@ -56,16 +56,14 @@ class Dispatcher:
         self.pricer = Pricer()
         reserve = limits.queue_jobs // 4 if fair else 0
         self.reserved_slots = FairShares(limits.queue_jobs, reserve=reserve, floor=max(1, limits.queue_jobs // 16))
-        self.arriving = 0
+        self.arrivals = Arrivals(supervisor, self._notify)
         self.live = LiveSessions(supervisor, limits, metrics)
         self.unread = unread
         self._last_used: float | None = None
         self._queue: FairQueue[WorkerJob] = FairQueue()
-        self._requests: dict[Waiting, Request | None] = {}
-        self._active: dict[WorkerJob, tuple[Waiting, Request | None]] = {}
+        self._active: dict[WorkerJob, Waiting] = {}
         self._freed = Notifier()
         self._dispatch_loop: asyncio.Task[None] | None = None
-        self._preparing: asyncio.Task[Worker] | None = None
         self._closed: ApiError | None = None
         supervisor.attach(self)
         unread.when_read(self._freed.notify)
@@ -82,7 +80,7 @@ class Dispatcher:
 
     @property
     def waiting(self) -> int:
-        return len(self._queue) + self.arriving
+        return len(self._queue) + self.arrivals.count
 
     @property
     def last_used(self) -> float | None:
@@ -94,12 +92,12 @@ class Dispatcher:
         supervisor, worker = self.supervisor, self.supervisor.worker
         return {
             "reserved_slots": self.reserved_slots.held,
-            "arriving": self.arriving,
+            "arriving": self.arrivals.count,
             "queued": len(self._queue),
             "active": self.active,
             "live": self.live.count,
             "accepted": sum(job.taken_up for job in self._active),
-            "owners": sorted(entry.owner for entry, _ in self._active.values()),
+            "owners": sorted(entry.owner for entry in self._active.values()),
             "draining": supervisor.draining,
             "failures": supervisor.failures,
             "worker": {
@@ -116,7 +114,7 @@ class Dispatcher:
     @property
     def queued_seconds(self) -> float:
         """Seconds of work in the queue, at the prices of this moment."""
-        return sum(self.pricer.price(request) for request in self._requests.values() if request is not None)
+        return sum(self.pricer.price(e.request) for e in self._queue.entries() if e.request is not None)
 
     def slots_changed(self) -> None:
         """Look again whether waiting jobs can start: the worker has more slots now, or fewer."""
@@ -145,7 +143,7 @@ class Dispatcher:
     def predicted_wait(self, owner: str, price: float) -> float:
         """Predict the seconds until a new job would start."""
         now = self._clock()
-        running = sum(max(0.0, entry.price - (now - job.sent_at)) for job, (entry, _) in self._active.items())
+        running = sum(max(0.0, entry.price - (now - job.sent_at)) for job, entry in self._active.items())
         if self.active + self.waiting < self.slots:
             return 0.0
         return (running + self._queue.work_before(owner, price, now)) / self.slots
@@ -168,10 +166,8 @@ class Dispatcher:
         if self._closed is not None:
             raise self._closed
         now = self._clock()
-        entry: Waiting = Entry(
-            owner, price, now, now + self._limits.queue_seconds, asyncio.get_running_loop().create_future(), request_id
-        )
-        self._requests[entry] = request
+        granted = asyncio.get_running_loop().create_future()
+        entry: Waiting = Entry(owner, price, now, now + self._limits.queue_seconds, granted, request, request_id)
         self._queue.push(entry)
         self._freed.notify()  # of another owner, perhaps, than those that may not run now
         self._notify()
@@ -179,39 +175,18 @@ class Dispatcher:
             self._dispatch_loop = asyncio.create_task(self._run_dispatch_loop(), name=f"dispatch of {self.name}")
         return entry
 
-    async def prepare(self) -> Worker:
-        """Load the model for a request that comes, once for all that do. Raises ApiError; call `arrived` afterwards."""
-        self.arriving += 1
-        self._notify()
-        if self._preparing is None or self._preparing.done():
-            self._preparing = asyncio.create_task(self.supervisor.ensure(), name=f"load of {self.name}")
-        loading = self._preparing
-        await asyncio.wait({loading})  # which goes on if this client leaves
-        if loading.cancelled():
-            raise self._closed or WorkerLost(f"The load of {self.name} was stopped.")
-        return loading.result()
-
-    def arrived(self) -> None:
-        """Count a prepared request as arriving no longer: it is queued, went to a fallback, or has left."""
-        self.arriving -= 1
-        self._notify()
-        self.supervisor.queue_emptied()
-        if not self.waiting and self._preparing is not None and self.supervisor.loader.waits_for_memory:
-            self._preparing.cancel()
-
     def withdraw(self, entry: Waiting) -> None:
         """Take the job of a client that left out of the queue, or out of the worker at its next step."""
         if self._queue.remove(entry):
-            self._requests.pop(entry, None)
             self._notify()
             self.supervisor.queue_emptied()
-            if not self.waiting and self.supervisor.loader.waits_for_memory and self._dispatch_loop is not None:
+            if self._dispatch_loop is not None and self.supervisor.load_is_pointless:
                 self._dispatch_loop.cancel()
         if not entry.granted.done():
             entry.granted.cancel()
         elif not entry.granted.cancelled() and entry.granted.exception() is None:
             entry.granted.result().forget()
-        for job, (running, _) in list(self._active.items()):
+        for job, running in list(self._active.items()):
             if running is entry and self.supervisor.worker is not None:
                 self.supervisor.worker.cancel(job)
 
@@ -255,31 +230,30 @@ class Dispatcher:
             return False
         if not self._fair or self.slots == 1:
             return True
-        return sum(entry.owner == owner for entry, _ in self._active.values()) < self.slots - 1
+        return sum(entry.owner == owner for entry in self._active.values()) < self.slots - 1
 
     def _begin(self, worker: Worker, entry: Waiting) -> None:
         """Submit the job, which takes a slot until it has ended. Nothing was awaited since `ensure`."""
-        request = self._requests.pop(entry)
         if entry.granted.done():  # its client has left in this very moment
             return
         try:
-            job = worker.submit(request, entry.request_id)
+            job = worker.submit(entry.request, entry.request_id)
         except FrameError as error:
             self._settle(entry, InvalidRequest(f"The request cannot be handed to the model's worker: {error}."))
         except Exception:
             _log.exception("pool.submit_failed", deployment=self.name)
             self._settle(entry, internal_error())  # the others in the queue have no part in it
         else:
-            self._active[job] = entry, request
+            self._active[job] = entry
             job.when_ended(self._ended)
             job.on_unread = partial(self.unread.count, entry.owner)
             entry.granted.set_result(job)
 
     def _ended(self, job: WorkerJob) -> None:
-        _, request = self._active.pop(job)
+        entry = self._active.pop(job)
         self._last_used = time.time()
-        if request is not None and isinstance(job.last, Done):
-            self._record(request, job)
+        if entry.request is not None and isinstance(job.last, Done):
+            self._record(entry.request, job)
         self._notify()
         self._freed.notify()
         self.supervisor.job_ended(job.last)
@@ -289,21 +263,8 @@ class Dispatcher:
         if self.pricer.real_time_factor is not None:
             self._metrics.real_time_factor.labels(self.name).set(self.pricer.real_time_factor)
 
-    async def recover_from_oom(self, attempt: int) -> bool:
-        """Make room after a job ran out of memory: first fewer jobs per step and no idle models, then the CPU, unless
-        live jobs run, for whose end nobody can wait.
-
-        attempt: 1 for the first time; returns False if nothing is left to try.
-        """
-        _log.warning("pool.out_of_memory", deployment=self.name, at="work", attempt=attempt)
-        if attempt == 1:
-            await self.supervisor.make_space()
-            return True
-        return attempt == 2 and not self.live.active and await self.supervisor.replace_on_cpu()
-
     def _drop_expired(self) -> None:
         for entry in self._queue.expired(self._clock()):
-            self._requests.pop(entry, None)
             self._settle(entry, self._overloaded("expired", 1.0, f"the request waited too long for {self.name}"))
             self.supervisor.queue_emptied()
         self._notify()
@@ -312,7 +273,6 @@ class Dispatcher:
         """Refuse everything in the queue with `error`."""
         for entry in list(self._queue.entries()):
             self._queue.remove(entry)
-            self._requests.pop(entry, None)
             self._settle(entry, error)
         self._notify()
         self.supervisor.queue_emptied()
@@ -332,9 +292,7 @@ class Dispatcher:
         """Refuse what waits and what comes, cut what runs."""
         self._closed = error
         self.fail_waiting(error)
-        if self._preparing is not None:
-            self._preparing.cancel()
-            await asyncio.gather(self._preparing, return_exceptions=True)
+        await self.arrivals.close(error)
         for job in list(self._active):
             job.take(Failed("draining", error.message))
         self.live.close(error)

@@ -1,15 +1,15 @@
 """The pool: every deployment's worker, queue and state behind the protocol that the routes use.
 
-Wires the parts together and owns their start and end. Decides nothing itself: prices are in `pricing`, order in
-`queue`, life cycles in `supervisor`, memory in `memory`, one request in `reservation`.
+Wires the parts together and owns their start and end. Decides nothing itself: who is let in is in `admission`, prices
+are in `pricing`, order in `queue`, life cycles in `supervisor`, memory in `memory`, one request in `reservation`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Coroutine, Mapping
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 import structlog
@@ -17,22 +17,24 @@ import structlog
 from app.booleans import is_true
 from app.config.deployments import Deployment
 from app.config.settings import Settings
-from app.errors import ApiError, Draining, ModelUnavailable, OutOfMemory, ServiceUnavailable, WorkerLost
+from app.errors import ApiError, Draining, ServiceUnavailable
 from app.metrics import Metrics
+from app.serving.admission import Admission
+from app.serving.background import BackgroundTasks
 from app.serving.dispatch import Dispatcher
 from app.serving.downloads import Puller
 from app.serving.interfaces import DeploymentStatus, DeviceStatus, Reservation
 from app.serving.loading import PoolServices, uses_one_thread
 from app.serving.memory import MemoryManager
-from app.serving.notifier import Notifier
 from app.serving.policy import Policy
 from app.serving.probing import probe_devices
-from app.serving.requirements import ModelRequirements
+from app.serving.requirements import ModelRequirements, name_alternatives
 from app.serving.reservation import PoolReservation
+from app.serving.status import deployment_status, device_status
 from app.serving.supervisor import ModelSupervisor
 from app.serving.unread import UnreadAnswers
 from app.serving.worker import ProcessWorker, Spawn
-from backends.devices import UNLIMITED, DeviceManager, footprint_cache_path
+from backends.devices import DeviceManager, footprint_cache_path
 from backends.interface import Capabilities
 
 _log = structlog.get_logger("pool")
@@ -60,19 +62,17 @@ class WorkerPool:
         self._looks_for_devices = devices is None
         self._devices = devices or DeviceManager(settings.devices.memory_budget, footprint_cache=footprint_cache_path())
         self._deployments, self._spawn = dict(deployments), spawn
-        self._draining = False
-        self._reservations: set[PoolReservation] = set()
         self._fair = settings.server.several_owners
         self._unread = UnreadAnswers(settings.limits.unread_bytes, fair=self._fair)
-        self._left = Notifier()  # of a reservation that was released
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks = BackgroundTasks()
         self.dispatchers: dict[str, Dispatcher] = {}
+        self._admission = Admission(self.dispatchers, metrics)
         self._requirements: dict[str, ModelRequirements] = {}
         self._memory_manager: MemoryManager | None = None
 
     @property
     def draining(self) -> bool:
-        return self._draining
+        return self._admission.draining
 
     # --- Start --------------------------------------------------------------------------------------------------------
 
@@ -90,7 +90,7 @@ class WorkerPool:
             clock=loop.time,
             one_heavy=self._one_heavy,
             inventory_known=known,
-            background=self._background,
+            background=self._tasks.start,
         )
         for name, deployment in self._deployments.items():
             requirements = self._requirements_of(deployment)
@@ -99,9 +99,9 @@ class WorkerPool:
             self.dispatchers[name] = Dispatcher(
                 supervisor, self._settings.limits, self._metrics, loop.time, unread=self._unread, fair=self._fair
             )
-        self._name_alternatives()
-        self._background(self._look_for_devices(known), "device probe")
-        self._background(self._watch(), "watch")
+        name_alternatives(self._requirements)
+        self._tasks.start(self._look_for_devices(known), "device probe")
+        self._tasks.start(self._watch(), "watch")
         self._prepare_models()
 
     def _requirements_of(self, deployment: Deployment) -> ModelRequirements:
@@ -116,13 +116,6 @@ class WorkerPool:
     def _one_heavy(self) -> bool:
         heavy = [name for name, d in self._deployments.items() if not uses_one_thread(d, self._requirements[name])]
         return sum(self._requirements[name].state != "absent" for name in heavy) < 2
-
-    def _name_alternatives(self) -> None:
-        """Choose for each deployment another of the same task that lacks nothing at start."""
-        ready = [d for d in self._deployments.values() if self._requirements[d.name].state == "unloaded"]
-        for name, deployment in self._deployments.items():
-            same_task = (d.name for d in ready if d.name != name and set(d.tasks) & set(deployment.tasks))
-            self._requirements[name].alternative = next(same_task, "")
 
     async def _look_for_devices(self, known: asyncio.Event) -> None:
         for python in sorted({d.python for d in self._deployments.values()} | {""}) if self._looks_for_devices else ():
@@ -154,26 +147,15 @@ class WorkerPool:
                 and not requirements.missing_libraries()
                 and requirements.weight_problems()
             ):
-                self._background(puller.keep_pulling(name, requirements, weights_arrived), f"pull of {name}")
+                self._tasks.start(puller.keep_pulling(name, requirements, weights_arrived), f"pull of {name}")
             elif deployment.preload:
-                self._background(self._preload(name), f"preload of {name}")
+                self._tasks.start(self._preload(name), f"preload of {name}")
 
     async def _preload(self, name: str) -> None:
         try:
             await self.load(name)
         except ApiError as error:
             _log.error("pool.preload_failed", deployment=name, error=error.message)
-
-    def _background(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
-        task = asyncio.create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._forget)
-        return task
-
-    def _forget(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("pool.background_failed", task=task.get_name(), exc_info=error)
 
     async def _watch(self) -> None:
         """Watch all workers. A round that was late itself (the machine slept) says nothing about them."""
@@ -193,88 +175,11 @@ class WorkerPool:
         self, deployment: Deployment, *, owner: str, request_id: str, live: bool = False
     ) -> AsyncIterator[Reservation]:
         """Reserve a slot in the queue, or a place for a live job, for as long as the context lasts."""
-        reservation = await self._reserve(deployment, owner, request_id, live=live)
+        reservation = await self._admission.reserve(deployment, owner, request_id, live=live)
         try:
             yield reservation
         finally:
-            self._release(reservation)
-
-    async def _reserve(
-        self, deployment: Deployment, owner: str, request_id: str, *, live: bool = False
-    ) -> PoolReservation:
-        """Reserve with the deployment, or the first of its fallbacks that can be loaded.
-
-        A deployment with a fallback is loaded first: only then is it certain who answers.
-        """
-        reservation = self._reservation(deployment, owner, request_id, asked=deployment, live=live)
-        while True:
-            self._reservations.add(reservation)
-            with ExitStack() as undo:
-                undo.callback(self._release, reservation)
-                refused = await self._refusal(reservation)
-                if refused is None:
-                    undo.pop_all()
-                    return reservation
-            reservation = self._fallback_reservation(reservation, refused, deployment)
-
-    def _release(self, reservation: PoolReservation) -> None:
-        self._reservations.discard(reservation)
-        self._left.notify()
-        reservation.leave()
-
-    @staticmethod
-    async def _refusal(reservation: PoolReservation) -> ApiError | None:
-        """Load the model where a fallback may answer instead; why it cannot be loaded, None if it can."""
-        if not reservation.deployment.fallback:
-            return None
-        try:
-            await reservation.prepare()
-        except (ModelUnavailable, OutOfMemory, WorkerLost) as error:
-            return error
-        return None
-
-    def _fallback_reservation(self, failed: PoolReservation, why: ApiError, asked: Deployment) -> PoolReservation:
-        """Reserve with the fallback of a deployment that did not load. Raises `why` if that one is not there either."""
-        try:
-            fallback = self._deployments[failed.deployment.fallback]
-            return self._reservation(fallback, failed.owner, failed.request_id, asked=asked, live=failed.live)
-        except ModelUnavailable:
-            raise why from None
-
-    def _reservation(
-        self, deployment: Deployment, owner: str, request_id: str, *, asked: Deployment, live: bool
-    ) -> PoolReservation:
-        """Make a reservation. asked: what the client named. Raises Draining, ModelUnavailable, Overloaded or
-        InvalidRequest."""
-        if self._draining:
-            self._metrics.refused_total.labels("draining").inc()
-            raise Draining("The server is shutting down.", retry_after=5.0)
-        dispatcher = self._who_answers(deployment)
-        if not live:
-            dispatcher.check(owner)
-        fell_back = asked.name if dispatcher.name != asked.name else None
-        if fell_back:
-            _log.warning("pool.fallback", deployment=fell_back, answered_by=dispatcher.name, request_id=request_id)
-        return PoolReservation(dispatcher, owner=owner, request_id=request_id, fallback_from=fell_back, live=live)
-
-    def _who_answers(self, deployment: Deployment) -> Dispatcher:
-        """Return the deployment's own dispatcher, or the first of its fallbacks that can run now.
-
-        Raises ModelUnavailable with what the deployment itself lacks, if none can.
-        """
-        lacking: ModelUnavailable | None = None
-        while True:
-            dispatcher = self.dispatchers[deployment.name]
-            try:
-                dispatcher.supervisor.check()
-            except ModelUnavailable as error:
-                lacking = lacking or error
-                if not deployment.fallback:
-                    self._metrics.refused_total.labels("unavailable").inc()
-                    raise lacking from error
-                deployment = self._deployments[deployment.fallback]
-            else:
-                return dispatcher
+            self._admission.release(reservation)
 
     async def canary(self, deployment: Deployment, timeout_seconds: float) -> None:
         """Run the backend's own small request through the queue."""
@@ -296,9 +201,9 @@ class WorkerPool:
         """Load the deployment `name` now, once for all who ask; goes on if they leave. Raises ApiError, KeyError."""
         dispatcher = self.dispatchers[name]
         try:
-            return (await dispatcher.prepare()).capabilities
+            return (await dispatcher.arrivals.prepare()).capabilities
         finally:
-            dispatcher.arrived()
+            dispatcher.arrivals.arrived()
 
     async def unload(self, name: str) -> bool:
         """Unload the deployment `name` now; False if it has work, or is not loaded. Raises KeyError."""
@@ -306,18 +211,13 @@ class WorkerPool:
 
     async def drain(self, seconds: float) -> bool:
         """Refuse new work, let the rest end, then stop everything; True if nothing was cut."""
-        self._draining = True
-        loop = asyncio.get_running_loop()
-        end = loop.time() + seconds
-        while self._reservations and await self._left.wait(max(0.0, end - loop.time())):
-            pass
-        cut = len(self._reservations)
+        self._admission.draining = True
+        cut = await self._admission.emptied(seconds)
         for dispatcher in self.dispatchers.values():
             await dispatcher.close(Draining("The server is shutting down.", retry_after=5.0))
-        for task in [t for t in self._tasks if not t.get_name().startswith("end of ")]:
-            task.cancel()
+        self._tasks.cancel(but="end of ")
         await asyncio.gather(*(dispatcher.supervisor.close() for dispatcher in self.dispatchers.values()))
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.ended()
         return not cut
 
     # --- State --------------------------------------------------------------------------------------------------------
@@ -338,48 +238,15 @@ class WorkerPool:
         """
         return {
             "deployments": {name: dispatcher.snapshot() for name, dispatcher in self.dispatchers.items()},
-            "reservations": len(self._reservations),
+            "reservations": self._admission.count,
             "unread_bytes": self._unread.held,
-            "tasks": sorted(task.get_name() for task in self._tasks),
+            "tasks": self._tasks.names,
         }
 
     def status(self) -> dict[str, DeploymentStatus]:
-        return {name: self._row(dispatcher, self._requirements[name]) for name, dispatcher in self.dispatchers.items()}
-
-    def _row(self, dispatcher: Dispatcher, requirements: ModelRequirements) -> DeploymentStatus:
-        supervisor, d = dispatcher.supervisor, dispatcher.supervisor.deployment
-        real, placement, state = (
-            supervisor.worker.capabilities if supervisor.worker else None,
-            supervisor.placement,
-            supervisor.health_state,
-        )
-        detail: dict[str, object] = dict(real.detail) if real else {}
-        if requirements.pulling:
-            detail["pull"] = {"bytes_done": requirements.done, "bytes_total": requirements.total}
-        return DeploymentStatus(
-            backend=d.info.name,
-            model=d.model,
-            engine=real.engine if real else d.engine,
-            device=real.device if real else placement.device if placement else d.device,
-            dtype=real.dtype if real else d.dtype,
-            reason=placement.reason if placement else "",
-            state=state,
-            error=supervisor.error or (requirements.problem() if state in ("absent", "pulling") else None),
-            fallback=d.fallback,
-            footprint_bytes=supervisor.memory_bytes,
-            jobs_active=dispatcher.active,
-            queue_depth=dispatcher.waiting,
-            live_sessions=dispatcher.live.count,
-            real_time_factor=dispatcher.pricer.real_time_factor,
-            last_used=dispatcher.last_used,
-            detail=detail,
-        )
+        return {name: deployment_status(one, self._requirements[name]) for name, one in self.dispatchers.items()}
 
     def devices(self) -> list[DeviceStatus]:
-        rows = []
-        for device in self._devices.inventory.devices:
-            budget = self._devices.budget(device.id)
-            used = self._memory_manager.used(device.id) if self._memory_manager else 0
-            shown = 0 if budget == UNLIMITED else budget
-            rows.append(DeviceStatus(device.id, device.kind, device.name, device.memory_total, used, shown))
-        return rows
+        used = self._memory_manager.used if self._memory_manager else lambda _: 0
+        devices = self._devices.inventory.devices
+        return [device_status(device, used(device.id), self._devices.budget(device.id)) for device in devices]

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from backends.interface import Request
+
 T = TypeVar("T")
 
 AGEING = 0.5  # seconds of price that a waiting job loses per second
@@ -22,13 +24,14 @@ _sequence = itertools.count()
 @dataclass(eq=False, slots=True)
 class Entry(Generic[T]):
     """A job in the queue. price: predicted seconds; deadline: when waiting longer is pointless; granted: the result;
-    request_id: for logs."""
+    request: what to run, None for the backend's canary; request_id: for logs."""
 
     owner: str
     price: float
     queued_at: float
     deadline: float
     granted: asyncio.Future[T]
+    request: Request | None = None
     request_id: str = ""
     number: int = field(default_factory=lambda: next(_sequence))
 

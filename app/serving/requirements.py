@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -57,7 +57,7 @@ class ModelRequirements:
     def __init__(
         self, deployment: Deployment, models_dir: Path, clock: Callable[[], float], valid_seconds: float
     ) -> None:
-        self._deployment, self._models_dir = deployment, models_dir
+        self.deployment, self._models_dir = deployment, models_dir
         self._clock, self._valid = clock, valid_seconds
         self._weight_problems: list[str] = []
         self._checked_at = -valid_seconds
@@ -76,14 +76,14 @@ class ModelRequirements:
         return not self._missing_libraries(engine)
 
     def _missing_libraries(self, engine: str) -> list[str]:
-        if self._deployment.python:
+        if self.deployment.python:
             return []
-        libraries = self._deployment.info.libraries
+        libraries = self.deployment.info.libraries
         return [module for module in (*libraries.get("", ()), *libraries.get(engine, ())) if not _importable(module)]
 
     def missing_libraries(self) -> list[str]:
         """List the modules that must be installed before any allowed engine can run; [] = one of them can."""
-        d = self._deployment
+        d = self.deployment
         engines = d.info.engines if d.engine == "auto" else (d.engine,)
         return min((self._missing_libraries(engine) for engine in engines), key=len)
 
@@ -114,7 +114,7 @@ class ModelRequirements:
 
     def files(self) -> ModelFiles:
         """Name the files and options that a worker loads from."""
-        d = self._deployment
+        d = self.deployment
         folder = weights.model_folder(self._models_dir, self.models[0].model).absolute() if self.models else None
         user = Path(platformdirs.user_config_dir("speech-gateway", appauthor=False))
         return ModelFiles(d.name, d.model, folder, self._models_dir.resolve(), user, d.options, d.normalize_text)
@@ -130,9 +130,9 @@ class ModelRequirements:
 
     def problem(self) -> str:
         """Say what is missing and what helps; "" if nothing is missing."""
-        name, other = self._deployment.name, f" {self.alternative} works already." if self.alternative else ""
+        name, other = self.deployment.name, f" {self.alternative} works already." if self.alternative else ""
         if missing := self.missing_libraries():
-            command = install_command(self._deployment.info.extra)
+            command = install_command(self.deployment.info.extra)
             needs = f"{name} needs modules that are not installed ({', '.join(missing)})"
             return f"{needs}. Install them with: {command}.{other}"
         if not (weight_problems := self.weight_problems()):
@@ -150,3 +150,11 @@ class ModelRequirements:
         """Raise ModelUnavailable while anything is missing."""
         if problem := self.problem():
             raise ModelUnavailable(problem, retry_after=_RETRY_SECONDS, should_retry=self.pulling)
+
+
+def name_alternatives(requirements: Mapping[str, ModelRequirements]) -> None:
+    """Choose for each deployment another of the same task that lacks nothing now."""
+    tasks = {name: set(one.deployment.tasks) for name, one in requirements.items()}
+    ready = [name for name, one in requirements.items() if one.state == "unloaded"]
+    for name, one in requirements.items():
+        one.alternative = next((other for other in ready if other != name and tasks[name] & tasks[other]), "")

@@ -60,7 +60,7 @@ class PoolReservation:
     async def prepare(self) -> None:
         """Load the model before the request is read, while another deployment could still answer. Raises ApiError."""
         self._is_arriving = True
-        await self._dispatcher.prepare()
+        await self._dispatcher.arrivals.prepare()
 
     @overload
     async def run(self, request: Request) -> AsyncIterator[Event]: ...
@@ -121,7 +121,7 @@ class PoolReservation:
     async def _started_live(self, request: LiveRequest) -> WorkerJob:
         """A job that its worker took up, or that failed."""
         self._is_arriving = True
-        worker = await self._dispatcher.prepare()
+        worker = await self._dispatcher.arrivals.prepare()
         while self._dispatcher.supervisor.draining:
             await self._dispatcher.supervisor.changed.wait()
             worker = await self._dispatcher.supervisor.ensure()
@@ -201,7 +201,7 @@ class PoolReservation:
         if not isinstance(last, Failed) or last.kind != "out_of_memory" or job.has_output:
             return False
         self._retries += 1
-        return await self._dispatcher.recover_from_oom(self._retries)
+        return await self._dispatcher.supervisor.recovery.recover(self._retries)
 
     def _never_begun(self, job: WorkerJob) -> bool:
         """Whether the worker ended before it accepted the job: the job is not to blame, but is sent again only once.
@@ -233,7 +233,7 @@ class PoolReservation:
     def _arrive(self) -> None:
         if self._is_arriving:
             self._is_arriving = False
-            self._dispatcher.arrived()
+            self._dispatcher.arrivals.arrived()
 
     def hold(self, size: int) -> None:
         """Count a whole answer of `size` bytes as unread until `leave`."""

@@ -1,8 +1,8 @@
 """The life of one deployment's worker: empty, loading, ready, draining, unloading, quarantined.
 
-Owns unloading, keep-alive, crashes with back-off, and quarantine of a hung worker. There is one worker at most: the
-next one starts after the last one's process has ended. `app.serving.loading` loads it; the dispatcher tells how many
-jobs there are.
+Owns unloading, crashes with back-off, and quarantine of a hung worker. There is one worker at most: the next one starts
+after the last one's process has ended. `app.serving.loading` loads it, `app.serving.recovery` helps when memory runs
+out at work; the dispatcher tells how many jobs there are.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ import structlog
 from app.config.deployments import Deployment
 from app.errors import ApiError, ModelUnavailable, OutOfMemory, WorkerLost
 from app.serving.backoff import Backoff
+from app.serving.idle_timer import IdleTimer
 from app.serving.interfaces import DeploymentState
 from app.serving.loading import Loader, PoolServices, Requirements, memory_of
 from app.serving.notifier import Notifier
+from app.serving.recovery import Recovery
 from app.serving.worker import LoadError, Worker
 from backends.interface import Capabilities, Done, Failed, Placement
 
@@ -59,7 +61,7 @@ class ModelSupervisor:
 
     capabilities: of the last worker that loaded, also when it is gone; error: why the last worker ended or did not
     load; changed: notified at each change of state and each end of a job; idle_since, loaded_at: seconds of the
-    services' clock; load_seconds: duration of the last load.
+    services' clock; load_seconds: duration of the last load; recovery: what to do when a job runs out of memory.
     """
 
     def __init__(self, deployment: Deployment, requirements: Requirements, services: PoolServices) -> None:
@@ -76,9 +78,8 @@ class ModelSupervisor:
         self._changes = asyncio.Lock()  # one load or unload at a time
         self._backoff = Backoff(services.policy, services.clock)
         self._replacement: asyncio.Task[None] | None = None
-        self._baseline = 0  # bytes after the load
-        self._ran_out = False  # of memory, since the load
-        self._keep_alive: asyncio.TimerHandle | None = None
+        self.recovery = Recovery(self, self.loader, services)
+        self._idle_timer = IdleTimer(deployment.keep_alive, self._is_idle, self._unload_idle)
 
     def attach(self, jobs: Jobs) -> None:
         """Name the dispatcher whose jobs count; called once."""
@@ -98,6 +99,10 @@ class ModelSupervisor:
     def active(self) -> int:
         """Jobs that need the worker, live ones included."""
         return self._jobs.active + self._jobs.live_active if self._jobs else 0
+
+    @property
+    def live_active(self) -> int:
+        return self._jobs.live_active if self._jobs else 0
 
     @property
     def waiting(self) -> int:
@@ -150,7 +155,12 @@ class ModelSupervisor:
     @property
     def pinned(self) -> bool:
         """Whether nobody may ask it to make room; a live session lasts longer than any request would wait for that."""
-        return self.deployment.keep_alive < 0 or bool(self._jobs and self._jobs.live_active)
+        return self.deployment.keep_alive < 0 or self.live_active > 0
+
+    @property
+    def load_is_pointless(self) -> bool:
+        """Whether the load still waits for memory, and nobody for the model."""
+        return self.loader.waits_for_memory and not self.waiting
 
     @property
     def memory_bytes(self) -> int:
@@ -203,15 +213,14 @@ class ModelSupervisor:
 
     def _loaded(self, worker: Worker) -> None:
         self._process, self.error, self.capabilities = worker, None, worker.capabilities
-        self._ran_out = False
         self._backoff.record_load()
         self.loaded_at = self.idle_since = self._services.clock()
         self.load_seconds = worker.load_seconds
-        self._baseline = self.memory_bytes
+        self.recovery.loaded(self.memory_bytes)
         self._measure()
         self._to(State.READY)
         self._log_loaded(worker)
-        self._restart_keep_alive()
+        self._idle_timer.restart()
 
     def _log_loaded(self, worker: Worker) -> None:
         real, reason = worker.capabilities, self.placement.reason if self.placement else ""
@@ -231,14 +240,7 @@ class ModelSupervisor:
         self.error = failure.message
         self._backoff.record_failed_load()
         _log.error("pool.load_failed", deployment=self.name, kind=failure.kind, error=failure.message)
-        retry, name = max(1.0, self._backoff.remaining), self.name
-        if failure.kind == "out_of_memory":
-            return OutOfMemory(f"There is no memory for {name}: {failure.message}", retry_after=max(5.0, retry))
-        if failure.kind == "worker_lost":
-            return WorkerLost(f"The worker of {name} was lost while it loaded: {failure.message}.", retry_after=retry)
-        if failure.kind == "model_unavailable":
-            return ModelUnavailable(failure.message, retry_after=retry)
-        return ModelUnavailable(f"{name} could not be loaded; the server's log has the details.", retry_after=retry)
+        return _load_error(self.name, failure, max(1.0, self._backoff.remaining))
 
     # --- Unloading ----------------------------------------------------------------------------------------------------
 
@@ -253,7 +255,7 @@ class ModelSupervisor:
             self._to(State.UNLOADING)
             if self.active:
                 worker.kill()
-            self._stop_keep_alive()
+            self._idle_timer.stop()
             try:
                 await self.loader.end(worker)
             finally:
@@ -269,52 +271,18 @@ class ModelSupervisor:
             self._backoff.record_done()
         self._services.memory_manager.refresh()
         self._measure()
-        self._restart_keep_alive()
+        self._idle_timer.restart()
 
     def queue_emptied(self) -> None:
         """Note that waiting requests have left or were refused: perhaps nobody needs the model any more."""
         self._services.memory_manager.refresh()
-        self._restart_keep_alive()
-
-    def _restart_keep_alive(self) -> None:
-        self._stop_keep_alive()
-        keep = self.deployment.keep_alive
-        if self._is_idle() and keep >= 0:
-            self._keep_alive = asyncio.get_running_loop().call_later(keep, self._unload_if_idle)
+        self._idle_timer.restart()
 
     def _is_idle(self) -> bool:
         return self.worker is not None and not self.active and not self.waiting
 
-    def _unload_if_idle(self) -> None:
-        if self._is_idle():
-            self._services.background(self.unload("idle"), f"unload of {self.name}")
-
-    def _stop_keep_alive(self) -> None:
-        if self._keep_alive is not None:
-            self._keep_alive.cancel()
-            self._keep_alive = None
-
-    # --- Out of memory at work ----------------------------------------------------------------------------------------
-
-    async def make_space(self) -> None:
-        """Run half as many jobs per step from now on, and evict everyone idle from the device."""
-        self._ran_out = True
-        self.loader.batch_limit = max(1, self.slots // 2)
-        if self.worker is not None:
-            self.worker.limit_batch(self.loader.batch_limit)
-        if self.placement is not None:
-            await self._services.memory_manager.clear(self.placement.device, self)
-
-    async def replace_on_cpu(self) -> bool:
-        """Let running jobs end, then go on on the CPU. False if that is not allowed."""
-        device = self.placement.device if self.placement else "the device"
-        if not self.loader.move_to_cpu(f"{device} ran out of memory at work"):
-            return False
-        self.ask_to_drain(True)
-        while self.worker is not None and not await self.unload("moves to the CPU"):
-            await self.changed.wait()
-        self.ask_to_drain(False)
-        return True
+    def _unload_idle(self) -> None:
+        self._services.background(self.unload("idle"), f"unload of {self.name}")
 
     def ask_to_drain(self, drain: bool) -> None:
         """Start no new jobs until the worker is unloaded; False takes that back."""
@@ -335,7 +303,7 @@ class ModelSupervisor:
         self._backoff.record_crash()
         self._services.metrics.worker_restarts_total.labels(self.name).inc()
         _log.error("pool.worker_lost", deployment=self.name, pid=worker.pid, error=self.error, failures=self.failures)
-        self._stop_keep_alive()
+        self._idle_timer.stop()
         self.loader.end_soon(worker)
         if self.quarantined:
             self._replacement = self._services.background(self._replace(), f"replacement of {self.name}")
@@ -361,12 +329,9 @@ class ModelSupervisor:
             self.error = f"the worker made no progress for {policy.hang:g} s; it is being replaced"
             _log.error("pool.worker_hangs", deployment=self.name, pid=worker.pid)
             worker.kill()
-        elif self._ran_out and self._is_idle():
-            self._ran_out = False
-            if self.memory_bytes > self._baseline * (1 + policy.slack):
-                self._services.background(
-                    self.unload("memory did not return to its baseline"), f"unload of {self.name}"
-                )
+        elif self._is_idle() and self.recovery.has_leaked(self.memory_bytes):
+            reason = "memory did not return to its baseline"
+            self._services.background(self.unload(reason), f"unload of {self.name}")
 
     def _measure(self) -> None:
         if self.worker is not None:
@@ -377,5 +342,16 @@ class ModelSupervisor:
         """End the worker at the end of the pool, when no job is left."""
         if self._replacement is not None:
             self._replacement.cancel()
-        self._stop_keep_alive()
+        self._idle_timer.stop()
         await self.unload("shutdown", even_busy=True)
+
+
+def _load_error(name: str, failure: Failed, retry: float) -> ApiError:
+    """What clients get for a load that failed. retry: seconds until the next one may begin."""
+    if failure.kind == "out_of_memory":
+        return OutOfMemory(f"There is no memory for {name}: {failure.message}", retry_after=max(5.0, retry))
+    if failure.kind == "worker_lost":
+        return WorkerLost(f"The worker of {name} was lost while it loaded: {failure.message}.", retry_after=retry)
+    if failure.kind == "model_unavailable":
+        return ModelUnavailable(failure.message, retry_after=retry)
+    return ModelUnavailable(f"{name} could not be loaded; the server's log has the details.", retry_after=retry)
