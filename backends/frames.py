@@ -1,9 +1,9 @@
-"""How the values of `backends.interface` and `backends.live` cross a pipe: length-prefixed msgpack, without pickle.
+"""How the messages of `backends.messages` cross a pipe: length-prefixed msgpack, without pickle.
 
-Owns the messages between the gateway and a model worker and their encoding; both sides use it. A frame is a 4-byte
-little-endian length and one msgpack map that names its class. Arrays travel as raw bytes; an array that is a view into
-a memory-mapped file travels as path, offset and length, so that two hours of audio never cross the pipe. Knows no
-process and no event loop.
+Owns their encoding; gateway and worker use it. A frame is a 4-byte little-endian length and one msgpack map that names
+its class: msgspec would name only the classes of its own `Struct`, and requests and events are dataclasses. Arrays
+travel as raw bytes; an array that is a view into a memory-mapped file travels as path, offset and length, so that two
+hours of audio never cross the pipe. Knows no process and no event loop.
 """
 
 from __future__ import annotations
@@ -11,17 +11,15 @@ from __future__ import annotations
 import dataclasses
 import struct
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast, get_args
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from backends import interface, live
-from backends.interface import Capabilities, Event, Failed, ModelFiles, Placement, Request
-from backends.live import Feed, LiveEvent, LiveRequest
+from backends.messages import Command, Message, Report
 
 MAX_FRAME_BYTES = 256 * 1024 * 1024  # a longer frame is a bug or a corrupted stream, never audio
 _HEAD = struct.Struct("<I")
@@ -40,153 +38,14 @@ class JobBroken(FrameError):
         self.job = job
 
 
-# --- Messages: gateway -> worker --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class LoadModel:
-    """The first message. batch_limit: at most so many jobs per step (0: as many as the backend can)."""
-
-    backend: str
-    model: ModelFiles
-    placement: Placement
-    batch_limit: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class StartJob:
-    """Run a request; job: a number that the gateway chose and never used before with this worker."""
-
-    job: int
-    request: Request | LiveRequest
-
-
-@dataclass(frozen=True, slots=True)
-class FeedJob:
-    """What a live job gets next. One for a job that is over is no error, the messages crossed."""
-
-    job: int
-    feed: Feed
-
-
-@dataclass(frozen=True, slots=True)
-class StartCanary:
-    """Run the backend's own small request as a job."""
-
-    job: int
-
-
-@dataclass(frozen=True, slots=True)
-class CancelJob:
-    """The answer is no longer wanted; the worker frees the slot between steps and says JobEnded."""
-
-    job: int
-
-
-@dataclass(frozen=True, slots=True)
-class LimitBatch:
-    """From now on at most so many jobs per step (0: as many as the backend can)."""
-
-    jobs: int
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """End the process. Closing the pipe says the same."""
-
-
-# --- Messages: worker -> gateway --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """The model is loaded and its canary passed. load_seconds, warm_seconds: what each took."""
-
-    capabilities: Capabilities
-    load_seconds: float
-    warm_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class DetailChanged:
-    """The detail of the model's capabilities is another one now."""
-
-    detail: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class LoadFailed:
-    """The model cannot be loaded; the process ends."""
-
-    failure: Failed
-
-
-@dataclass(frozen=True, slots=True)
-class JobStarted:
-    """The backend accepted the job: it takes part in the next step."""
-
-    job: int
-
-
-@dataclass(frozen=True, slots=True)
-class JobEvent:
-    """An event of a running job."""
-
-    job: int
-    event: Event | LiveEvent
-
-
-@dataclass(frozen=True, slots=True)
-class LiveProgress:
-    """How far a live job has come, sent after a turn of the loop in which that changed.
-
-    feeds: FeedJobs that its backend has taken; seconds: seconds of audio in them; spent: seconds of work on the job,
-    its equal part of every step it was in included.
-    """
-
-    job: int
-    feeds: int
-    seconds: float
-    spent: float
-
-
-@dataclass(frozen=True, slots=True)
-class JobEnded:
-    """The slot is free. Comes after the last event of a job, and alone after a cancel."""
-
-    job: int
-
-
-@dataclass(frozen=True, slots=True)
-class Heartbeat:
-    """Sent all the time by a thread of its own, so that a hung step can be told from an idle worker.
-
-    steps: counts everything that ends (a load, a start, a step); working: the main thread is inside backend code;
-    active, waiting: jobs in the step and before it; footprint_bytes: what the backend says it holds on its device;
-    resident_bytes: memory of the process.
-    """
-
-    steps: int
-    working: bool
-    active: int
-    waiting: int
-    footprint_bytes: int
-    resident_bytes: int
-
-
-Command = LoadModel | StartJob | FeedJob | StartCanary | CancelJob | LimitBatch | Stop
-Report = Loaded | DetailChanged | LoadFailed | JobStarted | JobEvent | LiveProgress | JobEnded | Heartbeat
-Message = Command | Report
-
-_COMMANDS = (LoadModel, StartJob, FeedJob, StartCanary, CancelJob, LimitBatch, Stop)
-_REPORTS = (Loaded, DetailChanged, LoadFailed, JobStarted, JobEvent, LiveProgress, JobEnded, Heartbeat)
+_MESSAGES = (*get_args(Command), *get_args(Report))
 
 
 def _dataclasses(values: Iterable[Any]) -> dict[str, type]:
     return {v.__name__: v for v in values if isinstance(v, type) and dataclasses.is_dataclass(v)}
 
 
-_CLASSES: dict[str, type] = _dataclasses([*vars(interface).values(), *vars(live).values(), *_COMMANDS, *_REPORTS])
+_CLASSES: dict[str, type] = _dataclasses([*vars(interface).values(), *vars(live).values(), *_MESSAGES])
 _FIELDS: dict[type, tuple[str, ...]] = {c: tuple(f.name for f in dataclasses.fields(c)) for c in _CLASSES.values()}
 
 # --- Values -> msgpack ------------------------------------------------------------------------------------------------
@@ -314,9 +173,9 @@ def decode(body: bytes) -> Message:
         raise JobBroken(int(wire.get("job", 0)), f"the audio of the request is gone: {error}") from error
     except (msgspec.DecodeError, TypeError, KeyError, ValueError) as error:
         raise FrameError(f"not a message: {error}") from error
-    if not isinstance(message, (*_COMMANDS, *_REPORTS)):
+    if not isinstance(message, _MESSAGES):
         raise FrameError(f"not a message: {type(message).__name__}")
-    return message
+    return cast(Message, message)
 
 
 def read_frame(stream: BinaryIO) -> Message | None:

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import cast
 
-from backends import frames
+from backends import messages
 from backends.interface import ASR_SAMPLE_RATE, Backend, Job
 from backends.live import Feed, LiveAudio, LiveBackend
 
@@ -19,7 +19,7 @@ _PIECE = int(TURN_SECONDS * ASR_SAMPLE_RATE)
 
 
 class LiveJob:
-    """One live job. taken: feeds that went to the backend; seconds, spent: see `frames.LiveProgress`."""
+    """One live job. taken: feeds that went to the backend; seconds, spent: see `messages.LiveProgress`."""
 
     def __init__(self, number: int, job: Job) -> None:
         self.number, self.job = number, job
@@ -28,10 +28,10 @@ class LiveJob:
         self.seconds = self.spent = 0.0
         self._told = self.progress()
 
-    def progress(self) -> frames.LiveProgress:
-        return frames.LiveProgress(self.number, self.taken, self.seconds, self.spent)
+    def progress(self) -> messages.LiveProgress:
+        return messages.LiveProgress(self.number, self.taken, self.seconds, self.spent)
 
-    def news(self) -> frames.LiveProgress | None:
+    def news(self) -> messages.LiveProgress | None:
         """What to tell the gateway, None if it knows."""
         now = self.progress()
         if now == self._told:
@@ -99,6 +99,6 @@ class LiveJobs:
             if number in self._jobs:
                 self._jobs[number].spent += seconds / len(numbers)
 
-    def news(self) -> Iterable[frames.LiveProgress]:
+    def news(self) -> Iterable[messages.LiveProgress]:
         """What changed since it was told last."""
         return [news for live in self._jobs.values() if (news := live.news())]

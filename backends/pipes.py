@@ -13,7 +13,7 @@ import threading
 import time
 from typing import BinaryIO
 
-from backends import frames
+from backends import frames, messages
 from backends.interface import Failed
 
 GRACE_SECONDS = 3.0  # from the gateway's end to ours, when the main thread hangs in a library
@@ -42,7 +42,7 @@ class Outbox:
         self._stream = stream
         self._lock = threading.Lock()
 
-    def send(self, report: frames.Report) -> None:
+    def send(self, report: messages.Report) -> None:
         frame = frames.encode(report)
         try:
             with self._lock:
@@ -58,7 +58,7 @@ class Inbox(threading.Thread):
     def __init__(self, stream: BinaryIO, outbox: Outbox) -> None:
         super().__init__(name="inbox", daemon=True)
         self._stream, self._outbox = stream, outbox
-        self.queue: queue.SimpleQueue[frames.Message | None] = queue.SimpleQueue()
+        self.queue: queue.SimpleQueue[messages.Message | None] = queue.SimpleQueue()
 
     def run(self) -> None:
         """Ends the process itself if the main thread does not within the grace period."""
@@ -72,10 +72,10 @@ class Inbox(threading.Thread):
         time.sleep(GRACE_SECONDS)
         os._exit(1)
 
-    def _next(self) -> frames.Message | None:
+    def _next(self) -> messages.Message | None:
         while True:
             try:
                 return frames.read_frame(self._stream)
             except frames.JobBroken as error:
-                self._outbox.send(frames.JobEvent(error.job, Failed("internal", str(error))))
-                self._outbox.send(frames.JobEnded(error.job))
+                self._outbox.send(messages.JobEvent(error.job, Failed("internal", str(error))))
+                self._outbox.send(messages.JobEnded(error.job))

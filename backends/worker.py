@@ -23,7 +23,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
-from backends import frames
+from backends import messages
 from backends.device_loss import device_lost
 from backends.interface import (
     Backend,
@@ -76,8 +76,8 @@ class WorkerProgress:
             self.steps += 1
             self.working = False
 
-    def report(self) -> frames.Heartbeat:
-        return frames.Heartbeat(self.steps, self.working, self.active, self.waiting, self.footprint, resident_bytes())
+    def report(self) -> messages.Heartbeat:
+        return messages.Heartbeat(self.steps, self.working, self.active, self.waiting, self.footprint, resident_bytes())
 
 
 class StepLoop:
@@ -126,7 +126,7 @@ class StepLoop:
         elif any(n == number for n, _ in self._waiting):
             self._waiting = deque(item for item in self._waiting if item[0] != number)
             self._send()
-            self._outbox.send(frames.JobEnded(number))
+            self._outbox.send(messages.JobEnded(number))
 
     def turn(self) -> None:
         """Admit, step once, retire; tell what that changed."""
@@ -139,7 +139,7 @@ class StepLoop:
             self._outbox.send(news)
         if self._detail != self._reported:
             self._reported = dict(self._detail)
-            self._outbox.send(frames.DetailChanged(self._reported))
+            self._outbox.send(messages.DetailChanged(self._reported))
         self._poll()
 
     def poll_now(self) -> None:
@@ -169,8 +169,8 @@ class StepLoop:
         try:
             job = self._start(request)
         except Exception as error:
-            self._outbox.send(frames.JobEvent(number, failure(error)))
-            self._outbox.send(frames.JobEnded(number))
+            self._outbox.send(messages.JobEvent(number, failure(error)))
+            self._outbox.send(messages.JobEnded(number))
             self._end_if_lost(error)
             return
         if isinstance(request, LiveRequest):
@@ -178,7 +178,7 @@ class StepLoop:
         else:
             self._active[number] = job
         self._send()
-        self._outbox.send(frames.JobStarted(number))
+        self._outbox.send(messages.JobStarted(number))
 
     def _start(self, request: Request | LiveRequest) -> Job:
         start = cast(LiveBackend, self._backend).start  # the gateway asks only those that have live jobs for one
@@ -209,7 +209,7 @@ class StepLoop:
                     if isinstance(event, Done | Failed):
                         over.append((names[id(job)], event))
                     else:
-                        self._outbox.send(frames.JobEvent(names[id(job)], event))
+                        self._outbox.send(messages.JobEvent(names[id(job)], event))
         finally:
             self._live.charge(list(jobs), time.perf_counter() - began)
             for number, last in over:
@@ -254,8 +254,8 @@ class StepLoop:
             traceback.print_exception(error)
         del job
         if last is not None:
-            self._outbox.send(frames.JobEvent(number, last))
-        self._outbox.send(frames.JobEnded(number))
+            self._outbox.send(messages.JobEvent(number, last))
+        self._outbox.send(messages.JobEnded(number))
 
 
 def warm_up(backend: Backend, progress: WorkerProgress) -> None:
@@ -281,7 +281,7 @@ def _as_error(event: Failed) -> BackendError:
     return error
 
 
-def load(command: frames.LoadModel, progress: WorkerProgress) -> tuple[Backend, Capabilities, float, float]:
+def load(command: messages.LoadModel, progress: WorkerProgress) -> tuple[Backend, Capabilities, float, float]:
     """Build the backend, load its weights, warm it up. Returns also the seconds that loading and warming took."""
     began = time.perf_counter()
     with progress.work():
@@ -299,24 +299,24 @@ def serve(loop: StepLoop, backend: Backend, inbox: Inbox, outbox: Outbox) -> Non
     while True:
         while loop.idle or not inbox.queue.empty():
             command = inbox.queue.get()
-            if command is None or isinstance(command, frames.Stop):
+            if command is None or isinstance(command, messages.Stop):
                 return
             _obey(command, loop, backend)
             del command  # a request, and the file of samples it maps, would live on until the next one
         loop.turn()
 
 
-def _obey(command: frames.Message, loop: StepLoop, backend: Backend) -> None:
+def _obey(command: messages.Message, loop: StepLoop, backend: Backend) -> None:
     match command:
-        case frames.StartJob(number, request):
+        case messages.StartJob(number, request):
             loop.add(number, request)
-        case frames.FeedJob(number, feed):
+        case messages.FeedJob(number, feed):
             loop.feed(number, feed)
-        case frames.StartCanary(number):
+        case messages.StartCanary(number):
             loop.add(number, backend.canary())
-        case frames.CancelJob(number):
+        case messages.CancelJob(number):
             loop.cancel(number)
-        case frames.LimitBatch(jobs):
+        case messages.LimitBatch(jobs):
             loop.limit(jobs)
         case _:
             print(f"unexpected command {type(command).__name__}", file=sys.stderr)
@@ -336,19 +336,19 @@ def main() -> int:
     inbox = Inbox(commands, outbox)
     inbox.start()
     first = inbox.queue.get()
-    if not isinstance(first, frames.LoadModel):
+    if not isinstance(first, messages.LoadModel):
         return 0
     threading.Thread(target=_beat, args=(progress, outbox), name="heartbeat", daemon=True).start()
     try:
         backend, capabilities, load_seconds, warm_seconds = load(first, progress)
     except Exception as error:
-        outbox.send(frames.LoadFailed(failure(error)))
+        outbox.send(messages.LoadFailed(failure(error)))
         return 1
     loop = StepLoop(backend, outbox, progress, capabilities.max_batch, capabilities.detail)
     loop.limit(first.batch_limit)
     loop.poll_now()
     outbox.send(progress.report())
-    outbox.send(frames.Loaded(capabilities, load_seconds, warm_seconds))
+    outbox.send(messages.Loaded(capabilities, load_seconds, warm_seconds))
     try:
         serve(loop, backend, inbox, outbox)
     except DeviceLost as lost:  # the gateway starts another process, which gets the device anew

@@ -27,6 +27,7 @@ OPEN_TO_APP = (
     "languages",
     "openai_voices",
     "frames",
+    "messages",
     "audio.sentences",
     "audio.tempo",
 )

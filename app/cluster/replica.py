@@ -34,13 +34,13 @@ from app.errors import ApiError, ModelUnavailable, WorkerLost
 from app.media.files import SampleFiles
 from app.metrics import Metrics
 from app.serving.pool import WorkerPool
-from backends import frames
+from backends import frames, messages
 from backends.interface import BackendError, Done, Event, Failed
 from backends.weights import required_models
 
 _log = structlog.get_logger("replica")
 
-_TOLD_SECONDS = 10.0  # a gateway that was silent for so long has no queue any more
+_QUEUE_VALID_SECONDS = 10.0  # a gateway that was silent for so long has no queue any more
 _CANARY_SECONDS = 30.0
 _BY_FILE_BYTES = 1_000_000  # longer audio goes to the worker as a mapped file instead of through its pipe
 _SICK_CHECKS = 3  # failed looks in a row after which Serve is to replace the replica
@@ -191,7 +191,7 @@ class ModelReplica:
     async def report(self) -> Report:
         status = self._pool.status()[self._name]
         capabilities = self._pool.capabilities(self._deployment)
-        loaded = frames.encode(frames.Loaded(capabilities, 0.0, 0.0)) if capabilities else b""
+        loaded = frames.encode(messages.Loaded(capabilities, 0.0, 0.0)) if capabilities else b""
         return Report(
             replica=self._replica,
             node=platform.node(),
@@ -216,7 +216,7 @@ class ModelReplica:
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         now = time.monotonic()
-        queued = sum(seconds for seconds, at in self._queues.values() if now - at < _TOLD_SECONDS)
+        queued = sum(seconds for seconds, at in self._queues.values() if now - at < _QUEUE_VALID_SECONDS)
         return {SLOTS: float(self._slots), IN_USE: float(self._running.total()), QUEUED_SECONDS: queued}
 
     async def check_health(self) -> None:
@@ -247,7 +247,7 @@ class _Stream:
 
     def put(self, event: Event | None) -> None:
         """event: None tells that the job was accepted."""
-        self._waiting += frames.encode(frames.JobStarted(0) if event is None else frames.JobEvent(0, event))
+        self._waiting += frames.encode(messages.JobStarted(0) if event is None else messages.JobEvent(0, event))
         self._news.set()
 
     def close(self) -> None:

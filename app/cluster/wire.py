@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.errors import ApiError, Draining, InvalidRequest, ModelUnavailable, OutOfMemory, WorkerLost
-from backends import frames
+from backends import frames, messages
 from backends.interface import Failed, Request
 
 Arrays = tuple[NDArray[Any], ...]
@@ -32,22 +32,22 @@ _KINDS: tuple[tuple[type[ApiError], str], ...] = (
 def pack(request: Request | None) -> tuple[bytes, Arrays]:
     """The frame of a request and its arrays; None is the canary. Raises FrameError."""
     if request is None:
-        return frames.encode(frames.StartCanary(0)), ()
+        return frames.encode(messages.StartCanary(0)), ()
     arrays: list[NDArray[Any]] = []
 
     def take_out(array: NDArray[Any]) -> NDArray[Any]:
         arrays.append(array.view(np.ndarray))  # a map of a file that other machines do not have
         return _PLACE
 
-    return frames.encode(frames.StartJob(0, _with_arrays(request, take_out))), tuple(arrays)
+    return frames.encode(messages.StartJob(0, _with_arrays(request, take_out))), tuple(arrays)
 
 
 def unpack(frame: bytes, arrays: Sequence[NDArray[Any]]) -> Request | None:
     """What `pack` was given. Raises FrameError."""
-    (message,) = messages(frame)
-    if isinstance(message, frames.StartCanary):
+    (message,) = messages_in(frame)
+    if isinstance(message, messages.StartCanary):
         return None
-    if not isinstance(message, frames.StartJob):
+    if not isinstance(message, messages.StartJob):
         raise frames.FrameError(f"not a request: {type(message).__name__}")
     left = iter(arrays)
     request: Request = _with_arrays(message.request, lambda _: next(left))
@@ -66,7 +66,7 @@ def _with_arrays(value: Any, change: Any) -> Any:
     return value
 
 
-def messages(data: bytes) -> Iterator[frames.Message]:
+def messages_in(data: bytes) -> Iterator[messages.Message]:
     """The messages of some frames behind one another. Raises FrameError."""
     at = 0
     while at < len(data):

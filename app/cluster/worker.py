@@ -16,9 +16,9 @@ from typing import Any
 import structlog
 
 from app.cluster.calls import SILENCE, CallFailed, Calls, Report
-from app.cluster.wire import messages, pack
+from app.cluster.wire import messages_in, pack
 from app.serving.worker import WorkerJob
-from backends import frames
+from backends import messages
 from backends.interface import Capabilities, Done, Failed, Request
 from backends.live import Feed, LiveRequest
 
@@ -60,9 +60,9 @@ class ReplicasWorker:
         return 0  # there are several, on other machines
 
     @property
-    def heartbeat(self) -> frames.Heartbeat:
+    def heartbeat(self) -> messages.Heartbeat:
         memory = sum(report.memory_bytes for report in self.reports)
-        return frames.Heartbeat(0, bool(self._jobs), len(self._jobs), 0, memory, memory)
+        return messages.Heartbeat(0, bool(self._jobs), len(self._jobs), 0, memory, memory)
 
     @property
     def progress_at(self) -> float:
@@ -92,7 +92,7 @@ class ReplicasWorker:
                 while job.last is None:
                     async with asyncio.timeout(SILENCE):
                         data = await anext(stream)
-                    for message in messages(data):
+                    for message in messages_in(data):
                         _take(job, message)
         except asyncio.CancelledError:
             why = _CANCELLED
@@ -127,11 +127,11 @@ class ReplicasWorker:
             await asyncio.wait(set(self._jobs.values()))
 
 
-def _take(job: WorkerJob, message: frames.Message) -> None:
-    if isinstance(message, frames.JobStarted):
+def _take(job: WorkerJob, message: messages.Message) -> None:
+    if isinstance(message, messages.JobStarted):
         job.taken_up = True
         job.started.set()
-    elif isinstance(message, frames.JobEvent):
+    elif isinstance(message, messages.JobEvent):
         event = message.event
         job.take(event)
         if isinstance(event, Done | Failed):
@@ -140,7 +140,7 @@ def _take(job: WorkerJob, message: frames.Message) -> None:
 
 def _capabilities(loaded: bytes) -> Capabilities:
     """Raises CallFailed for a replica that has no model: it lost its worker and starts the next one."""
-    for message in messages(loaded):
-        if isinstance(message, frames.Loaded):
+    for message in messages_in(loaded):
+        if isinstance(message, messages.Loaded):
             return message.capabilities
     raise CallFailed("the replica has no model loaded just now")

@@ -13,7 +13,7 @@ from contextlib import suppress
 
 import structlog
 
-from backends import children, frames
+from backends import children, frames, messages
 
 _READ_AHEAD = 1 << 20  # bytes buffered from the worker before its pipe is left to fill
 _STDERR_LINE = 1000  # characters of one line of a worker that are logged
@@ -67,7 +67,7 @@ class Channel:
         self._process.stdin.write(frame)
         await self._process.stdin.drain()
 
-    async def reports(self) -> AsyncIterator[frames.Report]:
+    async def reports(self) -> AsyncIterator[messages.Report]:
         """Yield reports until the process ends. A corrupted stream ends it too: nothing after it could be trusted."""
         assert self._process.stdout is not None  # noqa: S101 # opened with a pipe
         stdout = self._process.stdout

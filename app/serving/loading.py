@@ -20,7 +20,7 @@ from app.serving.interfaces import DeploymentState
 from app.serving.memory import Holder, Lease, MemoryManager
 from app.serving.policy import Policy
 from app.serving.worker import LoadError, Spawn, Worker, WorkerSpec
-from backends import frames
+from backends import messages
 from backends.devices import DeviceManager
 from backends.interface import Failed, ModelFiles, Placement
 from backends.interface import ModelUnavailable as BackendUnavailable
@@ -173,7 +173,7 @@ class Loader:
         )
         available = self._services.memory_manager.room(self.lease)
         self.placement = dataclasses.replace(placement, threads=threads, memory_bytes=available)
-        load = frames.LoadModel(d.info.name, self._requirements.files(), self.placement, self.batch_limit)
+        load = messages.LoadModel(d.info.name, self._requirements.files(), self.placement, self.batch_limit)
         try:
             async with asyncio.timeout(self._services.policy.load):
                 return await self._services.spawn(

@@ -15,7 +15,7 @@ from typing import Protocol
 import structlog
 
 from app.serving.channel import Channel
-from backends import frames
+from backends import frames, messages
 from backends.interface import AudioChunk, Capabilities, Done, Event, Failed, Request, Segment, TextDelta
 from backends.live import Feed, LiveEvent, LiveRequest
 
@@ -30,7 +30,7 @@ class WorkerSpec:
     """
 
     deployment: str
-    load: frames.LoadModel
+    load: messages.LoadModel
     python: str = ""
     load_stall: float = 600.0
 
@@ -126,7 +126,7 @@ class Worker(Protocol):
     def pid(self) -> int: ...
 
     @property
-    def heartbeat(self) -> frames.Heartbeat: ...
+    def heartbeat(self) -> messages.Heartbeat: ...
 
     @property
     def progress_at(self) -> float:
@@ -173,9 +173,9 @@ class ProcessWorker:
         self._jobs: dict[int, WorkerJob] = {}
         self._sends: set[asyncio.Task[None]] = set()
         self._clock = asyncio.get_running_loop().time
-        self._loaded: asyncio.Future[frames.Loaded] = asyncio.get_running_loop().create_future()
+        self._loaded: asyncio.Future[messages.Loaded] = asyncio.get_running_loop().create_future()
         self._closing = False
-        self.heartbeat = frames.Heartbeat(0, True, 0, 0, 0, 0)
+        self.heartbeat = messages.Heartbeat(0, True, 0, 0, 0, 0)
         self.progress_at = self._clock()
         self._reader = asyncio.create_task(self._read(), name=f"reports of {spec.deployment}")
 
@@ -199,7 +199,7 @@ class ProcessWorker:
         worker.load_seconds = loaded.load_seconds + loaded.warm_seconds
         return worker
 
-    async def _load(self) -> frames.Loaded:
+    async def _load(self) -> messages.Loaded:
         """Wait for the worker's report of its loaded model. Raises LoadError, also after too long without progress."""
         limit = self._spec.load_stall
         self.progress_at = self._clock()
@@ -237,8 +237,8 @@ class ProcessWorker:
         if self.lost:
             job.end(_LOST)
             return job
-        command: frames.Command
-        command = frames.StartCanary(job.number) if request is None else frames.StartJob(job.number, request)
+        command: messages.Command
+        command = messages.StartCanary(job.number) if request is None else messages.StartJob(job.number, request)
         frame = frames.encode(command)  # raises FrameError before anything is booked
         self._jobs[job.number] = job
         self._send_soon(frame)
@@ -246,14 +246,14 @@ class ProcessWorker:
 
     def feed(self, job: WorkerJob, feed: Feed) -> None:
         if job.last is None:
-            self._send_soon(frames.encode(frames.FeedJob(job.number, feed)))
+            self._send_soon(frames.encode(messages.FeedJob(job.number, feed)))
 
     def cancel(self, job: WorkerJob) -> None:
         if not job.ended.is_set():
-            self._send_soon(frames.encode(frames.CancelJob(job.number)))
+            self._send_soon(frames.encode(messages.CancelJob(job.number)))
 
     def limit_batch(self, jobs: int) -> None:
-        self._send_soon(frames.encode(frames.LimitBatch(jobs)))
+        self._send_soon(frames.encode(messages.LimitBatch(jobs)))
 
     def kill(self) -> None:
         self._channel.kill()
@@ -285,32 +285,32 @@ class ProcessWorker:
             self._take(report)
         self._lose()
 
-    def _take(self, report: frames.Report) -> None:
+    def _take(self, report: messages.Report) -> None:
         match report:
-            case frames.JobEvent(number, event) if number in self._jobs:
+            case messages.JobEvent(number, event) if number in self._jobs:
                 self._jobs[number].take(event)
                 if isinstance(event, Done | Failed):  # the worker frees the slot before it sends the last event
                     self._jobs.pop(number).end(_CANCELLED)
-            case frames.LiveProgress(number, feeds, seconds, spent) if number in self._jobs:
+            case messages.LiveProgress(number, feeds, seconds, spent) if number in self._jobs:
                 if (tell := self._jobs[number].on_progress) is not None:
                     tell(feeds, seconds, spent)
-            case frames.JobStarted(number) if number in self._jobs:
+            case messages.JobStarted(number) if number in self._jobs:
                 self._jobs[number].taken_up = True
                 self._jobs[number].started.set()
-            case frames.JobEnded(number) if number in self._jobs:
+            case messages.JobEnded(number) if number in self._jobs:
                 self._jobs.pop(number).end(_CANCELLED)
-            case frames.Heartbeat():
+            case messages.Heartbeat():
                 if report.steps != self.heartbeat.steps or not (report.working or self._is_loading):
                     self.progress_at = self._clock()
                 self.heartbeat = report
-            case frames.DetailChanged() if self._is_loading:
+            case messages.DetailChanged() if self._is_loading:
                 self.progress_at = self._clock()
-            case frames.DetailChanged(detail):
+            case messages.DetailChanged(detail):
                 self.capabilities = replace(self.capabilities, detail=detail)
-            case frames.Loaded() if not self._loaded.done():
+            case messages.Loaded() if not self._loaded.done():
                 self.capabilities = report.capabilities
                 self._loaded.set_result(report)
-            case frames.LoadFailed(failure) if not self._loaded.done():
+            case messages.LoadFailed(failure) if not self._loaded.done():
                 self._loaded.set_exception(LoadError(failure))
 
     def _lose(self) -> None:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backends import frames, interface, live
+from backends import frames, interface, live, messages
 from backends.interface import (
     AudioChunk,
     AudioPart,
@@ -44,7 +44,7 @@ from backends.interface import (
 )
 
 
-def there_and_back(message: frames.Message) -> frames.Message:
+def there_and_back(message: messages.Message) -> messages.Message:
     frame = frames.encode(message)
     found = frames.read_frame(io.BytesIO(frame))
     assert found is not None
@@ -63,8 +63,8 @@ def same(a: Any, b: Any) -> bool:
 
 
 SOUND = np.linspace(-1, 1, 50, dtype=np.float32)
-MESSAGES: list[frames.Message] = [
-    frames.LoadModel(
+MESSAGES: list[messages.Message] = [
+    messages.LoadModel(
         "whisper",
         ModelFiles(
             "w", "a/b", Path("models") / "a--b", Path("models"), Path("user"), {"x": (1, 2), "y": {"z": [1, "a"]}}
@@ -72,10 +72,10 @@ MESSAGES: list[frames.Message] = [
         Placement("cuda:0", "float16", "torch", 3, 1 << 40, "because"),
         2,
     ),
-    frames.StartJob(
+    messages.StartJob(
         1, TranscriptionRequest(SOUND, "de", "translate", "p", 0.3, True, True, True, Chunking(0.4, 1, 2), {"a": None})
     ),
-    frames.StartJob(
+    messages.StartJob(
         2,
         SpeechRequest(
             "text",
@@ -89,46 +89,46 @@ MESSAGES: list[frames.Message] = [
             VoiceSample(SOUND, "words"),
         ),
     ),
-    frames.StartJob(3, ChatRequest((Message("user", (TextPart("a"), AudioPart(SOUND))),), 5, 0.1, 0.9, ("stop",), 3)),
-    frames.StartJob(4, live.LiveRequest("de", "p", True, live.TurnDetection(0.4, 1, 2), 20.0, {"a": 1})),
-    frames.FeedJob(4, live.LiveAudio(SOUND)),
-    frames.FeedJob(4, live.LiveCommit()),
-    frames.FeedJob(4, live.LiveClear()),
-    frames.FeedJob(4, live.LiveSettings(live.LiveRequest(turn_detection=None))),
-    frames.FeedJob(4, live.LiveEnd()),
-    frames.StartJob(9, DiarizationRequest(SOUND, 1, 4, (SOUND,))),
-    frames.StartCanary(4),
-    frames.CancelJob(5),
-    frames.LimitBatch(6),
-    frames.Stop(),
-    frames.JobEvent(9, SpeakerTurns((Turn(0.0, 1.5, 0),), (Turn(0.0, 1.5, 0),), (0, -1))),
-    frames.Loaded(
+    messages.StartJob(3, ChatRequest((Message("user", (TextPart("a"), AudioPart(SOUND))),), 5, 0.1, 0.9, ("stop",), 3)),
+    messages.StartJob(4, live.LiveRequest("de", "p", True, live.TurnDetection(0.4, 1, 2), 20.0, {"a": 1})),
+    messages.FeedJob(4, live.LiveAudio(SOUND)),
+    messages.FeedJob(4, live.LiveCommit()),
+    messages.FeedJob(4, live.LiveClear()),
+    messages.FeedJob(4, live.LiveSettings(live.LiveRequest(turn_detection=None))),
+    messages.FeedJob(4, live.LiveEnd()),
+    messages.StartJob(9, DiarizationRequest(SOUND, 1, 4, (SOUND,))),
+    messages.StartCanary(4),
+    messages.CancelJob(5),
+    messages.LimitBatch(6),
+    messages.Stop(),
+    messages.JobEvent(9, SpeakerTurns((Turn(0.0, 1.5, 0),), (Turn(0.0, 1.5, 0),), (0, -1))),
+    messages.Loaded(
         Capabilities("onnx", "cpu", "int8", voices=(Voice("a", "A", ("en",)),), detail={"nodes": {"cpu": 3}}), 1.5, 0.2
     ),
-    frames.DetailChanged({"compile": "off: no memory", "adapters": ["a"]}),
-    frames.LoadFailed(Failed("model_unavailable", "no", "p", "c")),
-    frames.JobStarted(7),
-    frames.JobEvent(8, TextDelta("täxt", (TokenLogprob("t", (116,), -0.5),))),
-    frames.JobEvent(8, Segment(0, 0.0, 1.0, " a", 3, (1, 2), words=(Word("a", 0.0, 0.5, 0.9),), speaker="A")),
-    frames.JobEvent(8, AudioChunk(SOUND, 24_000)),
-    frames.JobEvent(8, Progress(1, 2)),
-    frames.JobEvent(8, Done("a", "en", "length", Usage(1, 2, 3, 4, 5.5), 9, {"encode": 0.5}, ("cut",))),
-    frames.JobEvent(8, live.TurnStarted(0, 0.1)),
-    frames.JobEvent(8, live.TurnStopped(0, 1.5)),
-    frames.JobEvent(8, live.TurnCommitted(0, 0.1, 1.5)),
-    frames.JobEvent(8, live.TurnDelta(0, "a", (TokenLogprob("t", (116,), -0.5),))),
-    frames.JobEvent(8, live.TurnDone(0, "a", 1.4, "en", (Segment(0, 0.0, 1.0, " a"),), (), ("n",), {"decode": 0.5})),
-    frames.JobEvent(8, live.TurnFailed(1, Failed("internal", "no"))),
-    frames.JobEvent(8, live.CommitRefused(0.05)),
-    frames.JobEvent(8, live.LiveCleared()),
-    frames.LiveProgress(8, 3, 1.5, 0.25),
-    frames.JobEnded(9),
-    frames.Heartbeat(1, True, 2, 3, 4, 5),
+    messages.DetailChanged({"compile": "off: no memory", "adapters": ["a"]}),
+    messages.LoadFailed(Failed("model_unavailable", "no", "p", "c")),
+    messages.JobStarted(7),
+    messages.JobEvent(8, TextDelta("täxt", (TokenLogprob("t", (116,), -0.5),))),
+    messages.JobEvent(8, Segment(0, 0.0, 1.0, " a", 3, (1, 2), words=(Word("a", 0.0, 0.5, 0.9),), speaker="A")),
+    messages.JobEvent(8, AudioChunk(SOUND, 24_000)),
+    messages.JobEvent(8, Progress(1, 2)),
+    messages.JobEvent(8, Done("a", "en", "length", Usage(1, 2, 3, 4, 5.5), 9, {"encode": 0.5}, ("cut",))),
+    messages.JobEvent(8, live.TurnStarted(0, 0.1)),
+    messages.JobEvent(8, live.TurnStopped(0, 1.5)),
+    messages.JobEvent(8, live.TurnCommitted(0, 0.1, 1.5)),
+    messages.JobEvent(8, live.TurnDelta(0, "a", (TokenLogprob("t", (116,), -0.5),))),
+    messages.JobEvent(8, live.TurnDone(0, "a", 1.4, "en", (Segment(0, 0.0, 1.0, " a"),), (), ("n",), {"decode": 0.5})),
+    messages.JobEvent(8, live.TurnFailed(1, Failed("internal", "no"))),
+    messages.JobEvent(8, live.CommitRefused(0.05)),
+    messages.JobEvent(8, live.LiveCleared()),
+    messages.LiveProgress(8, 3, 1.5, 0.25),
+    messages.JobEnded(9),
+    messages.Heartbeat(1, True, 2, 3, 4, 5),
 ]
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda m: type(m).__name__)
-def test_every_message_comes_out_as_it_went_in(message: frames.Message) -> None:
+def test_every_message_comes_out_as_it_went_in(message: messages.Message) -> None:
     assert same(there_and_back(message), message)
 
 
@@ -147,8 +147,8 @@ def test_every_class_of_the_contract_is_covered_above() -> None:
     walk(tuple(MESSAGES))
     contract = [*vars(interface).items(), *vars(live).items()]
     crossing = {name for name, v in contract if isinstance(v, type) and dataclasses.is_dataclass(v)}
-    messages = {c.__name__ for c in typing.get_args(frames.Command) + typing.get_args(frames.Report)}
-    assert crossing | messages == seen
+    names = {c.__name__ for c in typing.get_args(messages.Command) + typing.get_args(messages.Report)}
+    assert crossing | names == seen
 
 
 @settings(max_examples=50, deadline=None)
@@ -169,8 +169,8 @@ def test_every_class_of_the_contract_is_covered_above() -> None:
     )
 )
 def test_options_of_any_shape_survive(value: Any) -> None:
-    found = there_and_back(frames.StartJob(1, SpeechRequest("t", "v", options={"o": value})))
-    assert isinstance(found, frames.StartJob)
+    found = there_and_back(messages.StartJob(1, SpeechRequest("t", "v", options={"o": value})))
+    assert isinstance(found, messages.StartJob)
     assert same(found.request.options["o"], value)
 
 
@@ -178,12 +178,12 @@ def test_options_of_any_shape_survive(value: Any) -> None:
 @pytest.mark.parametrize("shape", [(0,), (3,), (2, 0), (2, 3)])
 def test_arrays_of_any_kind_survive(dtype: str, shape: tuple[int, ...]) -> None:
     array = np.ones(shape, dtype)
-    found = there_and_back(frames.JobEvent(1, AudioChunk(array, 1)))  # type: ignore[arg-type]
+    found = there_and_back(messages.JobEvent(1, AudioChunk(array, 1)))  # type: ignore[arg-type]
     assert same(found.event.samples, array)  # type: ignore[union-attr]
 
 
 def test_a_strided_array_survives() -> None:
-    found = there_and_back(frames.JobEvent(1, AudioChunk(SOUND[::3], 1)))
+    found = there_and_back(messages.JobEvent(1, AudioChunk(SOUND[::3], 1)))
     assert same(found.event.samples, SOUND[::3])  # type: ignore[union-attr]
 
 
@@ -191,10 +191,10 @@ def test_a_mapped_file_travels_as_its_path(tmp_path: Path) -> None:
     np.arange(1_000_000, dtype=np.float32).tofile(tmp_path / "audio")
     mapped = np.memmap(tmp_path / "audio", np.float32, mode="r")
     for view in (mapped, mapped[1000:5000], np.asarray(mapped)[7:], mapped[100:900][50:60]):
-        frame = frames.encode(frames.StartJob(1, TranscriptionRequest(view)))
+        frame = frames.encode(messages.StartJob(1, TranscriptionRequest(view)))
         assert len(frame) < 600
         found = frames.read_frame(io.BytesIO(frame))
-        assert isinstance(found, frames.StartJob)
+        assert isinstance(found, messages.StartJob)
         assert isinstance(found.request, TranscriptionRequest)
         assert np.array_equal(found.request.samples, view)
         assert not found.request.samples.flags.writeable
@@ -203,7 +203,7 @@ def test_a_mapped_file_travels_as_its_path(tmp_path: Path) -> None:
 def test_a_mapped_file_that_is_gone_names_its_job(tmp_path: Path) -> None:
     SOUND.tofile(tmp_path / "audio")
     frame = frames.encode(
-        frames.StartJob(11, TranscriptionRequest(np.memmap(tmp_path / "audio", np.float32, mode="r")))
+        messages.StartJob(11, TranscriptionRequest(np.memmap(tmp_path / "audio", np.float32, mode="r")))
     )
     (tmp_path / "audio").unlink()
     with pytest.raises(frames.JobBroken) as broken:
@@ -221,12 +221,12 @@ ODD = [object(), {1: 2}, {"\0": 1}, {"x": np.array([object()])}, {1, 2}, Excepti
 @pytest.mark.parametrize("value", ODD, ids=lambda value: str(value)[:20])
 def test_what_cannot_travel_is_refused(value: Any) -> None:
     with pytest.raises(frames.FrameError):
-        frames.encode(frames.StartJob(1, SpeechRequest("t", "v", options={"o": value})))
+        frames.encode(messages.StartJob(1, SpeechRequest("t", "v", options={"o": value})))
 
 
 def test_numpy_numbers_become_plain_ones() -> None:
-    found = there_and_back(frames.JobEvent(1, Progress(np.int64(3), 4)))  # type: ignore[arg-type]
-    assert found == frames.JobEvent(1, Progress(3, 4))
+    found = there_and_back(messages.JobEvent(1, Progress(np.int64(3), 4)))  # type: ignore[arg-type]
+    assert found == messages.JobEvent(1, Progress(3, 4))
 
 
 @pytest.mark.parametrize("length", [0, frames.MAX_FRAME_BYTES + 1, 2**32 - 1])
@@ -238,12 +238,12 @@ def test_absurd_lengths_are_refused_before_anything_is_read(length: int) -> None
 def test_a_message_over_the_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frames, "MAX_FRAME_BYTES", 1000)
     with pytest.raises(frames.FrameError, match="over the limit"):
-        frames.encode(frames.StartJob(1, TranscriptionRequest(np.zeros(1000, np.float32))))
+        frames.encode(messages.StartJob(1, TranscriptionRequest(np.zeros(1000, np.float32))))
 
 
 @pytest.mark.parametrize("cut", [0, 2, 4, 10])
 def test_a_stream_that_ends_in_a_frame_is_over(cut: int) -> None:
-    assert frames.read_frame(io.BytesIO(frames.encode(frames.JobStarted(1))[:cut])) is None
+    assert frames.read_frame(io.BytesIO(frames.encode(messages.JobStarted(1))[:cut])) is None
 
 
 @settings(max_examples=200, deadline=None)
@@ -255,7 +255,7 @@ def test_noise_is_never_a_message(noise: bytes) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(st.integers(0, 10_000), st.integers(0, 255), st.sampled_from(MESSAGES))
-def test_a_changed_byte_gives_a_message_or_a_frame_error(place: int, byte: int, message: frames.Message) -> None:
+def test_a_changed_byte_gives_a_message_or_a_frame_error(place: int, byte: int, message: messages.Message) -> None:
     body = bytearray(frames.encode(message)[4:])
     body[place % len(body)] = byte
     try:

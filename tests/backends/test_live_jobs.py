@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backends import frames
+from backends import messages
 from backends.interface import Done, Event, Failed, InvalidInput, Progress, SpeechRequest
 from backends.live import (
     Feed,
@@ -83,7 +83,7 @@ def audio(samples: int) -> LiveAudio:
 
 
 def told(sent: Recorder, job: int) -> list[Any]:
-    return [r.event for r in sent.sent if isinstance(r, frames.JobEvent) and r.job == job]
+    return [r.event for r in sent.sent if isinstance(r, messages.JobEvent) and r.job == job]
 
 
 def test_live_jobs_take_no_place_of_the_batch_and_wait_for_none() -> None:
@@ -96,7 +96,7 @@ def test_live_jobs_take_no_place_of_the_batch_and_wait_for_none() -> None:
     loop.add(4, SpeechRequest("b", ""))
     loop.turn()
     assert backend.steps == [["a", "live 1", "live 2", "live 3"]]
-    assert [r.job for r in sent.sent if isinstance(r, frames.JobStarted)] == [1, 2, 3, 0]
+    assert [r.job for r in sent.sent if isinstance(r, messages.JobStarted)] == [1, 2, 3, 0]
     assert told(sent, 3) == [TurnDelta(0, "30")]
 
 
@@ -110,7 +110,7 @@ def test_a_live_job_without_work_lets_the_loop_rest() -> None:
     assert loop.idle
     loop.turn()
     assert len(backend.steps) == 1
-    assert [r for r in sent.sent if isinstance(r, frames.LiveProgress)][-1].feeds == 1
+    assert [r for r in sent.sent if isinstance(r, messages.LiveProgress)][-1].feeds == 1
 
 
 def test_feeds_keep_their_order_and_the_end_ends_the_job() -> None:
@@ -121,7 +121,7 @@ def test_feeds_keep_their_order_and_the_end_ends_the_job() -> None:
     while not loop.idle:
         loop.turn()
     assert told(sent, 1) == [TurnDelta(0, "1"), TurnDelta(0, "commit"), TurnDelta(0, "2"), Done()]
-    assert sent.sent[-1] == frames.JobEnded(1)
+    assert sent.sent[-1] == messages.JobEnded(1)
     loop.feed(1, audio(3))  # crossed the end
     assert loop.idle
 
@@ -134,7 +134,7 @@ def test_a_full_job_gets_no_more_until_it_has_room() -> None:
     for size in range(1, 7):
         loop.feed(1, audio(size))
     loop.turn()
-    assert [r.feeds for r in sent.sent if isinstance(r, frames.LiveProgress)] == [2]
+    assert [r.feeds for r in sent.sent if isinstance(r, messages.LiveProgress)] == [2]
     while not loop.idle:
         loop.turn()
     assert [delta.text for delta in told(sent, 1)] == list("123456")
@@ -151,7 +151,7 @@ def test_a_long_upload_of_one_job_is_handed_over_in_turns() -> None:
     assert backend.steps == [["1", "2"]]
     while not loop.idle:
         loop.turn()
-    progress = [r for r in sent.sent if isinstance(r, frames.LiveProgress) and r.job == 1]
+    progress = [r for r in sent.sent if isinstance(r, messages.LiveProgress) and r.job == 1]
     assert [(r.feeds, r.seconds) for r in progress] == [(0, TURN_SECONDS), (0, 2 * TURN_SECONDS), (1, 3 * TURN_SECONDS)]
 
 
@@ -162,7 +162,7 @@ def test_what_a_job_cost_grows_with_its_steps() -> None:
     loop.turn()
     loop.feed(1, audio(RATE))
     loop.turn()
-    first, second = [r for r in sent.sent if isinstance(r, frames.LiveProgress)]
+    first, second = [r for r in sent.sent if isinstance(r, messages.LiveProgress)]
     assert (first.seconds, second.seconds) == (1.0, 2.0)
     assert 0 < first.spent < second.spent
 
@@ -192,7 +192,7 @@ def test_a_cancel_ends_a_live_job_whatever_waits() -> None:
     loop.add(1, LiveRequest(prompt="gone"))
     loop.feed(1, audio(1))
     loop.cancel(1)
-    assert sent.sent[-1] == frames.JobEnded(1)
+    assert sent.sent[-1] == messages.JobEnded(1)
     assert loop.idle
     assert backend.closed == ["gone"]
 
@@ -212,11 +212,11 @@ def reports_until(process: Process, kind: type) -> list[Any]:
 def test_a_worker_takes_live_audio_beside_other_jobs() -> None:
     with worker() as w:
         w.load()
-        w.send(frames.StartJob(1, LiveRequest(logprobs=True)))
+        w.send(messages.StartJob(1, LiveRequest(logprobs=True)))
         speech = np.full(RATE, 0.1, np.float32)
-        w.send(frames.FeedJob(1, LiveAudio(speech)))
-        w.send(frames.FeedJob(1, LiveAudio(np.zeros(RATE, np.float32))))
-        events = [r.event for r in reports_until(w, TurnDone) if isinstance(r, frames.JobEvent)]
+        w.send(messages.FeedJob(1, LiveAudio(speech)))
+        w.send(messages.FeedJob(1, LiveAudio(np.zeros(RATE, np.float32))))
+        events = [r.event for r in reports_until(w, TurnDone) if isinstance(r, messages.JobEvent)]
         assert events[0] == TurnStarted(0, 0.0)
         kinds = [type(e) for e in events if not isinstance(e, TurnDelta)]
         assert kinds == [TurnStarted, TurnStopped, TurnCommitted, TurnDone]
@@ -225,8 +225,8 @@ def test_a_worker_takes_live_audio_beside_other_jobs() -> None:
         assert done.text == "one two three"
         assert "".join(e.text for e in events if isinstance(e, TurnDelta)) == done.text
         assert [one.token for one in done.logprobs] == ["one", "two", "three"]
-        w.send(frames.FeedJob(1, LiveEnd()))
+        w.send(messages.FeedJob(1, LiveEnd()))
         assert isinstance(reports_until(w, Done)[-1].event, Done)
-        assert isinstance(reports_until(w, frames.JobEnded)[-1], frames.JobEnded)
-        w.send(frames.Stop())
+        assert isinstance(reports_until(w, messages.JobEnded)[-1], messages.JobEnded)
+        w.send(messages.Stop())
         assert w.child.wait(LIMIT) == 0

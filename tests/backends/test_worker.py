@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 
-from backends import frames
+from backends import frames, messages
 from backends.interface import (
     DeviceLost,
     Done,
@@ -42,23 +42,23 @@ class Process:
 
     def __init__(self, child: subprocess.Popen[bytes]) -> None:
         self.child = child
-        self.beats: list[frames.Heartbeat] = []
+        self.beats: list[messages.Heartbeat] = []
 
-    def send(self, command: frames.Command) -> None:
+    def send(self, command: messages.Command) -> None:
         assert self.child.stdin
         self.child.stdin.write(frames.encode(command))
         self.child.stdin.flush()
 
-    def report(self) -> frames.Message | None:
+    def report(self) -> messages.Message | None:
         """The next report that is no heartbeat."""
         assert self.child.stdout
-        while isinstance(found := frames.read_frame(self.child.stdout), frames.Heartbeat):  # type: ignore[arg-type]
+        while isinstance(found := frames.read_frame(self.child.stdout), messages.Heartbeat):  # type: ignore[arg-type]
             self.beats.append(found)
         return found
 
-    def load(self, **options: Any) -> frames.Message | None:
+    def load(self, **options: Any) -> messages.Message | None:
         files = ModelFiles("d", "", None, Path("models"), Path("user"), options)
-        self.send(frames.LoadModel("fake", files, Placement(threads=1)))
+        self.send(messages.LoadModel("fake", files, Placement(threads=1)))
         return self.report()
 
 
@@ -81,18 +81,18 @@ def worker() -> Iterator[Process]:
 def test_the_life_of_a_worker() -> None:
     with worker() as w:
         loaded = w.load(noise=True)
-        assert isinstance(loaded, frames.Loaded)
+        assert isinstance(loaded, messages.Loaded)
         assert loaded.capabilities.engine == "fake"
-        w.send(frames.StartJob(1, SECOND))
-        assert w.report() == frames.JobStarted(1)
+        w.send(messages.StartJob(1, SECOND))
+        assert w.report() == messages.JobStarted(1)
         events = []
-        while not isinstance(report := w.report(), frames.JobEnded):
-            assert isinstance(report, frames.JobEvent)
+        while not isinstance(report := w.report(), messages.JobEnded):
+            assert isinstance(report, messages.JobEvent)
             events.append(report.event)
         assert isinstance(events[-1], Done)
         assert w.beats
         assert w.beats[-1].resident_bytes > 10_000_000
-        w.send(frames.Stop())
+        w.send(messages.Stop())
         assert w.child.wait(LIMIT) == 0
         assert w.child.stderr
         assert b"the test double writes to descriptor 1" in w.child.stderr.read()
@@ -104,8 +104,8 @@ def test_a_finished_job_keeps_no_file_of_samples_mapped(tmp_path: Path) -> None:
     path.write_bytes(bytes(64_000))
     with worker() as w:
         w.load()
-        w.send(frames.StartJob(1, TranscriptionRequest(np.memmap(path, np.float32, mode="r"))))
-        while not isinstance(w.report(), frames.JobEnded):
+        w.send(messages.StartJob(1, TranscriptionRequest(np.memmap(path, np.float32, mode="r"))))
+        while not isinstance(w.report(), messages.JobEnded):
             pass
         process = psutil.Process(w.child.pid)
         wait_until(lambda: not any(path.name in part.path for part in process.memory_maps()))
@@ -114,21 +114,21 @@ def test_a_finished_job_keeps_no_file_of_samples_mapped(tmp_path: Path) -> None:
 def test_a_request_that_the_backend_refuses_fails_alone() -> None:
     with worker() as w:
         w.load()
-        w.send(frames.StartJob(1, SpeechRequest("a", "b")))
-        w.send(frames.StartJob(2, SECOND))
+        w.send(messages.StartJob(1, SpeechRequest("a", "b")))
+        w.send(messages.StartJob(2, SECOND))
         report = w.report()
-        assert isinstance(report, frames.JobEvent)
+        assert isinstance(report, messages.JobEvent)
         assert isinstance(report.event, Failed)
         assert report.event.kind == "invalid_input"
-        assert w.report() == frames.JobEnded(1)
-        assert w.report() == frames.JobStarted(2)
+        assert w.report() == messages.JobEnded(1)
+        assert w.report() == messages.JobStarted(2)
 
 
 def test_audio_that_is_gone_fails_its_job_only(tmp_path: Path) -> None:
     """Nobody here maps the file any more when it goes: Windows refuses to delete a mapped file."""
     np.zeros(1000, np.float32).tofile(tmp_path / "audio")
     samples = np.memmap(tmp_path / "audio", np.float32, mode="r")
-    frame = frames.encode(frames.StartJob(1, TranscriptionRequest(samples)))
+    frame = frames.encode(messages.StartJob(1, TranscriptionRequest(samples)))
     samples._mmap.close()
     (tmp_path / "audio").unlink()
     with worker() as w:
@@ -137,28 +137,28 @@ def test_audio_that_is_gone_fails_its_job_only(tmp_path: Path) -> None:
         w.child.stdin.write(frame)
         w.child.stdin.flush()
         report = w.report()
-        assert isinstance(report, frames.JobEvent)
+        assert isinstance(report, messages.JobEvent)
         assert isinstance(report.event, Failed)
-        assert w.report() == frames.JobEnded(1)
-        w.send(frames.StartJob(2, SECOND))
-        assert w.report() == frames.JobStarted(2)
+        assert w.report() == messages.JobEnded(1)
+        w.send(messages.StartJob(2, SECOND))
+        assert w.report() == messages.JobStarted(2)
 
 
 def test_a_cancelled_job_ends_without_a_last_event() -> None:
     with worker() as w:
         w.load(steps=100_000, delay=0.01, max_batch=1)
-        w.send(frames.StartJob(1, SECOND))
-        w.send(frames.StartJob(2, SECOND))
-        assert w.report() == frames.JobStarted(1)
-        w.send(frames.CancelJob(2))  # waits in the worker
-        w.send(frames.CancelJob(1))  # runs
+        w.send(messages.StartJob(1, SECOND))
+        w.send(messages.StartJob(2, SECOND))
+        assert w.report() == messages.JobStarted(1)
+        w.send(messages.CancelJob(2))  # waits in the worker
+        w.send(messages.CancelJob(1))  # runs
         ended = []
         while len(ended) < 2:
             report = w.report()
-            if isinstance(report, frames.JobEnded):
+            if isinstance(report, messages.JobEnded):
                 ended.append(report.job)
             else:
-                assert isinstance(report, frames.JobEvent)
+                assert isinstance(report, messages.JobEvent)
                 assert isinstance(report.event, Progress)
         assert ended == [2, 1]
 
@@ -166,7 +166,7 @@ def test_a_cancelled_job_ends_without_a_last_event() -> None:
 def test_a_load_that_fails_ends_the_process() -> None:
     with worker() as w:
         failed = w.load(fail_load="error")
-        assert isinstance(failed, frames.LoadFailed)
+        assert isinstance(failed, messages.LoadFailed)
         assert failed.failure.kind == "internal"
         assert w.child.wait(LIMIT) == 1
 
@@ -174,18 +174,18 @@ def test_a_load_that_fails_ends_the_process() -> None:
 def test_the_heartbeat_tells_a_hung_step_from_an_idle_worker() -> None:
     with worker() as w:
         w.load(hang_at="step")
-        w.send(frames.StartJob(1, SECOND))
-        assert w.report() == frames.JobStarted(1)
+        w.send(messages.StartJob(1, SECOND))
+        assert w.report() == messages.JobStarted(1)
         assert w.child.stdout
         beats = [frames.read_frame(w.child.stdout) for _ in range(3)]  # type: ignore[arg-type]
-        assert all(isinstance(beat, frames.Heartbeat) and beat.working and beat.active == 1 for beat in beats[1:])
-        assert len({beat.steps for beat in beats[1:] if isinstance(beat, frames.Heartbeat)}) == 1
+        assert all(isinstance(beat, messages.Heartbeat) and beat.working and beat.active == 1 for beat in beats[1:])
+        assert len({beat.steps for beat in beats[1:] if isinstance(beat, messages.Heartbeat)}) == 1
 
 
 def test_the_end_of_the_parent_ends_the_worker_even_in_a_hung_step() -> None:
     with worker() as w:
         w.load(hang_at="step")
-        w.send(frames.StartJob(1, SECOND))
+        w.send(messages.StartJob(1, SECOND))
         w.report()
         assert w.child.stdin
         w.child.stdin.close()
@@ -226,14 +226,14 @@ class Recorder:
     """In place of the pipe."""
 
     def __init__(self) -> None:
-        self.sent: list[frames.Report] = []
+        self.sent: list[messages.Report] = []
 
-    def send(self, report: frames.Report) -> None:
+    def send(self, report: messages.Report) -> None:
         self.sent.append(report)
 
     def last_events(self) -> dict[int, Event]:
         return {
-            r.job: r.event for r in self.sent if isinstance(r, frames.JobEvent) and isinstance(r.event, Done | Failed)
+            r.job: r.event for r in self.sent if isinstance(r, messages.JobEvent) and isinstance(r.event, Done | Failed)
         }
 
 
@@ -340,7 +340,7 @@ def test_a_lost_device_fails_every_job_and_ends_the_loop(place: str, told: list[
     last = sent.last_events()
     assert sorted(last) == told
     assert {event.kind for event in last.values() if isinstance(event, Failed)} == {"worker_lost"}
-    assert [r.job for r in sent.sent if isinstance(r, frames.JobEnded)] == sorted(told, reverse="start" in place)
+    assert [r.job for r in sent.sent if isinstance(r, messages.JobEnded)] == sorted(told, reverse="start" in place)
     assert len(backend.steps) == (0 if "start" in place else 1), "nothing is tried again on a lost device"
 
 
@@ -378,7 +378,7 @@ def test_every_job_ends_exactly_once_whatever_happens() -> None:
     backend.fails = {"a": [ValueError()] * 2, "start b": [InvalidInput("no")], "d": [MemoryError()] * 9}
     loop, sent = loop_of(backend, 3)
     run(loop, "abcdef")
-    ended = [r.job for r in sent.sent if isinstance(r, frames.JobEnded)]
+    ended = [r.job for r in sent.sent if isinstance(r, messages.JobEnded)]
     assert sorted(ended) == list(range(6))
     assert sorted(backend.closed) == ["a", "c", "d", "e", "f"]  # b never started
 

@@ -23,7 +23,7 @@ from app.metrics import Metrics
 from app.serving.policy import Policy
 from app.serving.pool import WorkerPool
 from app.serving.worker import LoadError, Worker, WorkerJob, WorkerSpec
-from backends import frames
+from backends import messages
 from backends.interface import Capabilities, Done, Failed, OutOfMemory, Request
 from tests.support.pools import MIB, ask, audio, fake, machine
 from tests.support.waiting import LIMIT
@@ -59,8 +59,8 @@ class MemoryWorker:
         world.alive.append(self)
 
     @property
-    def heartbeat(self) -> frames.Heartbeat:
-        return frames.Heartbeat(1, False, 0, 0, self.size, 0)
+    def heartbeat(self) -> messages.Heartbeat:
+        return messages.Heartbeat(1, False, 0, 0, self.size, 0)
 
     @property
     def progress_at(self) -> float:

@@ -11,7 +11,7 @@ from app.config.loading import load_settings
 from app.errors import ModelUnavailable, WorkerLost
 from app.serving.policy import Policy
 from app.serving.worker import ProcessWorker
-from backends import frames
+from backends import messages
 from tests.support.pools import QUICK, audio, fake, pool_of, text_of
 from tests.support.waiting import until
 
@@ -27,17 +27,17 @@ async def test_a_load_without_progress_is_ended_and_the_error_names_the_limit() 
 
 async def test_progress_resets_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """The worker's messages of a step, or of a changed detail, are progress; its mere heartbeat is none."""
-    told, take = list[frames.Report](), ProcessWorker._take
+    told, take = list[messages.Report](), ProcessWorker._take
 
-    def note(self: ProcessWorker, report: frames.Report) -> None:
+    def note(self: ProcessWorker, report: messages.Report) -> None:
         loading, before = not self._loaded.done(), self.progress_at
-        if loading and not isinstance(report, frames.Loaded):
-            for changed in (frames.Heartbeat(1, True, 0, 0, 0, 0), frames.DetailChanged({})):
+        if loading and not isinstance(report, messages.Loaded):
+            for changed in (messages.Heartbeat(1, True, 0, 0, 0, 0), messages.DetailChanged({})):
                 self.progress_at = 0.0
                 take(self, changed)
                 assert self.progress_at > 0.0
             self.progress_at = 0.0
-            take(self, frames.Heartbeat(1, True, 0, 5, 5, 5))
+            take(self, messages.Heartbeat(1, True, 0, 5, 5, 5))
             assert self.progress_at == 0.0
             self.progress_at = before
             told.append(report)

@@ -18,7 +18,7 @@ from app.errors import ApiError, Draining, InvalidRequest, ModelUnavailable, Ove
 from app.metrics import Metrics
 from app.serving.pool import WorkerPool
 from app.serving.worker import ProcessWorker
-from backends import frames
+from backends import frames, messages
 from backends.interface import (
     AudioChunk,
     ChatRequest,
@@ -272,9 +272,9 @@ async def test_a_defect_while_handing_a_request_over_costs_that_request_alone(mo
     d = fake(task="chat", max_batch=1, delay=0.05)
     encode = frames.encode
 
-    def defective(message: frames.Message) -> bytes:
+    def defective(message: messages.Message) -> bytes:
         if (
-            isinstance(message, frames.StartJob)
+            isinstance(message, messages.StartJob)
             and isinstance(message.request, ChatRequest)
             and message.request.seed == 13
         ):

@@ -13,7 +13,7 @@ import pytest
 import soundfile
 import torch
 
-from backends import frames
+from backends import messages
 from backends.interface import AudioChunk, Done, Failed, InvalidInput, SpeechRequest, VoiceSample
 from backends.llasa import cloning
 from backends.llasa.backend import LlasaBackend
@@ -177,21 +177,21 @@ def test_the_clip_of_a_folder_is_encoded_once_for_all_who_wait(
 def test_the_worker_starts_a_job_before_its_clip_and_isolates_a_clip_that_breaks(
     backend: LlasaBackend, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sent: list[frames.Message] = []
+    sent: list[messages.Message] = []
     loop = StepLoop(backend, Recorder(sent), WorkerProgress(), 4)  # type: ignore[arg-type]
     for number, request in enumerate((TALK, CLONE)):
         loop.add(number, request)
     loop.turn()
-    assert sent == [frames.JobStarted(0), frames.JobStarted(1)]
+    assert sent == [messages.JobStarted(0), messages.JobStarted(1)]
     monkeypatch.setattr(backend.codec, "encode", broken)
     gate.set()
     while not loop.idle:
         loop.turn()
-    last = {report.job: report.event for report in sent if isinstance(report, frames.JobEvent)}
+    last = {report.job: report.event for report in sent if isinstance(report, messages.JobEvent)}
     assert isinstance(last[0], Done)
     assert last[1] == Failed("internal", "ValueError: broken")
     np.testing.assert_array_equal(
-        audio([report.event for report in sent if isinstance(report, frames.JobEvent) and not report.job])[0],
+        audio([report.event for report in sent if isinstance(report, messages.JobEvent) and not report.job])[0],
         spoken(backend, TALK)[0],
     )
 
@@ -199,7 +199,7 @@ def test_the_worker_starts_a_job_before_its_clip_and_isolates_a_clip_that_breaks
 class Recorder:
     """The worker's outbox as a list."""
 
-    def __init__(self, sent: list[frames.Message]) -> None:
+    def __init__(self, sent: list[messages.Message]) -> None:
         self.send = sent.append
 
 
