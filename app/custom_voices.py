@@ -91,8 +91,8 @@ class RecordingStore:
         """The newest first."""
         if not self._folder.is_dir():
             return []
-        found = [self.get(path.name) for path in self._folder.iterdir()]
-        return sorted((one for one in found if one), key=lambda one: (one.created_at, one.id), reverse=True)
+        voices = [self.get(path.name) for path in self._folder.iterdir()]
+        return sorted((one for one in voices if one), key=lambda one: (one.created_at, one.id), reverse=True)
 
     def rename(self, identity: str, name: str) -> Recording | None:
         """The recording under another name; None if there is none of that id."""

@@ -66,10 +66,10 @@ class TempFolder:
 def sweep() -> list[Path]:
     """Delete the folders of ended processes and return them. Leaves alone what is not ours or still in use."""
     try:
-        found = [entry for entry in Path(tempfile.gettempdir()).iterdir() if entry.name.startswith(_NAMES)]
+        folders = [entry for entry in Path(tempfile.gettempdir()).iterdir() if entry.name.startswith(_NAMES)]
     except OSError:
         return []
-    return [folder for folder in found if _is_ours(folder) and _swept(folder)]
+    return [folder for folder in folders if _is_ours(folder) and _swept(folder)]
 
 
 def _is_ours(folder: Path) -> bool:

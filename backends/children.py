@@ -74,10 +74,10 @@ def environment(
     not be asked. secrets: whether our configuration and variables that are named like secrets are passed on. extra:
     more variables.
     """
-    kept = {name: value for name, value in os.environ.items() if _passed_on(name.upper(), secrets)}
+    variables = {name: value for name, value in os.environ.items() if _passed_on(name.upper(), secrets)}
     numeric = {} if threads is None else dict.fromkeys(THREAD_VARIABLES, str(threads))
     hub = {"HF_HUB_OFFLINE": "1"} if offline else {}
-    return {**kept, **NO_TELEMETRY, **numeric, **hub, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1", **(extra or {})}
+    return {**variables, **NO_TELEMETRY, **numeric, **hub, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1", **(extra or {})}
 
 
 def _passed_on(name: str, secrets: bool) -> bool:

@@ -72,10 +72,10 @@ def find_part(part: Part) -> Path | None:
 def find_file(file: KnownFile) -> JoinedFile | None:
     """A file out of packages by its size alone, unchecked; None if parts are missing. Raises Refused for another
     size."""
-    found = [path for part in file.parts if (path := find_part(part)) is not None]
-    if not found or len(found) < len(file.parts):
+    paths = [path for part in file.parts if (path := find_part(part)) is not None]
+    if not paths or len(paths) < len(file.parts):
         return None
-    joined = _inside(file, found[0]) if file.inside else JoinedFile(*found)
+    joined = _inside(file, paths[0]) if file.inside else JoinedFile(*paths)
     if joined.size != file.size:
         raise _refusal(file, f"{joined.size} bytes instead of {file.size}")
     return joined
@@ -111,8 +111,8 @@ def read_checked(file: KnownFile) -> bytes:
         missing = " and ".join(missing_packages([file]))
         raise ModelUnavailable(f"{file.name} is missing ({missing} not installed); run: {INSTALL}")
     content = joined.read(0, joined.size)
-    if (found := hashlib.sha256(content).hexdigest()) != file.sha256:
-        raise _refusal(file, f"SHA-256 {found} instead of {file.sha256}")
+    if (digest := hashlib.sha256(content).hexdigest()) != file.sha256:
+        raise _refusal(file, f"SHA-256 {digest} instead of {file.sha256}")
     return content
 
 
@@ -120,8 +120,8 @@ def check(file: KnownFile, joined: JoinedFile) -> None:
     """Raises Refused if a file's content is not the known one."""
     if joined.size != file.size:
         raise _refusal(file, f"{joined.size} bytes instead of {file.size}")
-    if (found := joined.sha256()) != file.sha256:
-        raise _refusal(file, f"SHA-256 {found} instead of {file.sha256}")
+    if (digest := joined.sha256()) != file.sha256:
+        raise _refusal(file, f"SHA-256 {digest} instead of {file.sha256}")
 
 
 def _refusal(file: KnownFile, difference: str) -> Refused:

@@ -129,9 +129,9 @@ class DeviceManager:
     @property
     def inventory(self) -> Inventory:
         """Everything that any interpreter can use, each device once."""
-        found = {device.id: device for known in (*self._others.values(), self._own) for device in known.devices}
-        cpu = found.pop("cpu")
-        return dataclasses.replace(self._own, devices=(*found.values(), cpu))
+        devices = {device.id: device for known in (*self._others.values(), self._own) for device in known.devices}
+        cpu = devices.pop("cpu")
+        return dataclasses.replace(self._own, devices=(*devices.values(), cpu))
 
     # --- Where --------------------------------------------------------------------------------------------------------
 
@@ -150,10 +150,11 @@ class DeviceManager:
         engines = [e for e in info.engines if has_libraries(e)] if engine == "auto" else [engine]
         if engine != "auto" and engine not in info.engines:
             raise ModelUnavailable(f"backend {info.name} has no engine {engine!r} (it has: {', '.join(info.engines)})")
-        for kind, found in _candidates(info, inventory, device):
+        for kind, candidate in _candidates(info, inventory, device):
             for name in engines or info.engines:
-                if kind in info.engine_device_preference.get(name, info.device_preference) and _can_use(name, found):
-                    return self._decide(info, inventory, name, found, dtype, asked=device)
+                preference = info.engine_device_preference.get(name, info.device_preference)
+                if kind in preference and _can_use(name, candidate):
+                    return self._decide(info, inventory, name, candidate, dtype, asked=device)
         there = ", ".join(f"{d.id} ({d.name})" for d in inventory.devices)
         raise ModelUnavailable(f"backend {info.name} cannot run on {device!r} here; this machine has {there}")
 
@@ -234,8 +235,8 @@ class DeviceManager:
         threads that wait for each other that collapse when there are more of them than cores.
         """
         free = self._own.cores - sum(self._threads.values())
-        wanted = 1 if single else free if alone else -(-free // 2)
-        self._threads[name] = max(1, min(wanted, self._own.cores))
+        threads = 1 if single else free if alone else -(-free // 2)
+        self._threads[name] = max(1, min(threads, self._own.cores))
         return self._threads[name]
 
     def limit_cores(self, cores: int) -> None:
@@ -273,11 +274,11 @@ def _why_not(inventory: Inventory, kind: str) -> str:
     return f"no {kind} ({notes[kind]})" if kind in notes else f"no {kind}"
 
 
-def resolve_dtype(wanted: str, device: Device) -> str:
+def resolve_dtype(dtype: str, device: Device) -> str:
     """bfloat16 where it is native, else float16 on CUDA; float32 on DirectML, where float16 is unstable on some parts;
     "auto" on the CPU, where the backend measures."""
-    if wanted != "auto" or device.kind == "cpu":
-        return wanted
+    if dtype != "auto" or device.kind == "cpu":
+        return dtype
     if device.kind == "directml":
         return "float32"
     for dtype in ("bfloat16", "float16"):

@@ -92,8 +92,8 @@ def adapters_of(dxgi: Any, d3d12: Any) -> list[Adapter]:
     if status < 0:
         raise OSError(f"DXGI answers {status & 0xFFFFFFFF:#010x}")
     with _released(factory):
-        found = (_adapter(factory, number, d3d12) for number in range(_MOST_ADAPTERS))
-        return [adapter for adapter in found if adapter is not None]
+        adapters = (_adapter(factory, number, d3d12) for number in range(_MOST_ADAPTERS))
+        return [adapter for adapter in adapters if adapter is not None]
 
 
 def _adapter(factory: ctypes.c_void_p, number: int, d3d12: Any) -> Adapter | None:
@@ -126,8 +126,8 @@ def _is_unified(adapter: ctypes.c_void_p, d3d12: Any) -> bool | None:
     with _released(device):
         size = ctypes.c_uint(ctypes.sizeof(architecture))
         asked = ctypes.c_uint(_FEATURE_ARCHITECTURE)
-        told = _call(device, _CHECK_FEATURE_SUPPORT, asked, ctypes.byref(architecture), size) >= 0
-        return told and bool(architecture.unified)
+        succeeded = _call(device, _CHECK_FEATURE_SUPPORT, asked, ctypes.byref(architecture), size) >= 0
+        return succeeded and bool(architecture.unified)
 
 
 def _driver(adapter: ctypes.c_void_p) -> str:

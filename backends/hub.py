@@ -70,40 +70,40 @@ class Meter:
             self._next = time.monotonic() + REPORT_SECONDS
 
 
-def download(wanted: ModelSpec, folder: Path, progress: Progress | None, endpoint: str | None) -> str:
+def download(spec: ModelSpec, folder: Path, progress: Progress | None, endpoint: str | None) -> str:
     """Fetch the wanted files into a folder; returns the commit. Raises ModelUnavailable, OSError of the disk."""
     from huggingface_hub import HfApi, constants
 
     hub = endpoint or constants.ENDPOINT  # HF_ENDPOINT, if that is set
-    with hub_errors(wanted, hub):
+    with hub_errors(spec, hub):
         api = HfApi(endpoint=hub)
-        info = api.model_info(wanted.model, revision=wanted.revision or None, files_metadata=True)
-        files = _listed_files(wanted, info)
-        commit = str(info.sha or wanted.revision or "main")
+        info = api.model_info(spec.model, revision=spec.revision or None, files_metadata=True)
+        files = _listed_files(spec, info)
+        commit = str(info.sha or spec.revision or "main")
         _check_room(folder, sum(file.size for file in files))
-        mark(folder, wanted.model)
+        mark(folder, spec.model)
         meter = Meter(sum(file.size for file in files), progress)
         meter.add(0)
         for file in files:
-            _bring(file, f"{hub}/{wanted.model}/resolve/{commit}/{quote(file.path)}", folder, meter)
+            _bring(file, f"{hub}/{spec.model}/resolve/{commit}/{quote(file.path)}", folder, meter)
         shutil.rmtree(folder / PARTS, ignore_errors=True)
     return commit
 
 
-def _listed_files(wanted: ModelSpec, info: Any) -> list[RemoteFile]:
+def _listed_files(spec: ModelSpec, info: Any) -> list[RemoteFile]:
     """Small files first, so that what is wrong with a repository shows early. Raises ModelUnavailable."""
     names = [sibling.rfilename for sibling in info.siblings or ()]
-    found = [s for s in info.siblings or () if matches(s.rfilename, wanted) and _is_inside(s.rfilename)]
-    if any(s.rfilename.endswith(".safetensors") for s in found):
-        found = [s for s in found if s.rfilename != CONTAINER]
+    siblings = [s for s in info.siblings or () if matches(s.rfilename, spec) and _is_inside(s.rfilename)]
+    if any(s.rfilename.endswith(".safetensors") for s in siblings):
+        siblings = [s for s in siblings if s.rfilename != CONTAINER]
     pickles = [name for name in names if name.endswith(PICKLES)]
-    if pickles and not any(s.rfilename.endswith((".safetensors", *PICKLES)) for s in found):
+    if pickles and not any(s.rfilename.endswith((".safetensors", *PICKLES)) for s in siblings):
         raise ModelUnavailable(
-            f"{wanted.model} holds its weights only as pickles ({', '.join(pickles[:3])}), which can run code "
+            f"{spec.model} holds its weights only as pickles ({', '.join(pickles[:3])}), which can run code "
             f"when they are"
             " loaded; they are refused. Use a repository with safetensors."
         )
-    files = [RemoteFile(s.rfilename, s.size or 0, s.blob_id or "", s.lfs.sha256 if s.lfs else "") for s in found]
+    files = [RemoteFile(s.rfilename, s.size or 0, s.blob_id or "", s.lfs.sha256 if s.lfs else "") for s in siblings]
     return sorted(files, key=lambda file: file.size)
 
 
@@ -175,11 +175,11 @@ def _append(url: str, part: Path, have: int, meter: Meter) -> None:
 
 
 @contextmanager
-def hub_errors(wanted: ModelSpec, hub: str) -> Iterator[None]:
+def hub_errors(spec: ModelSpec, hub: str) -> Iterator[None]:
     """What went wrong with the hub, in words that help; nothing half complete is lost, the next pull goes on."""
     from huggingface_hub import errors
 
-    name = wanted.model
+    name = spec.model
     try:
         yield
     except errors.GatedRepoError as error:
@@ -190,7 +190,7 @@ def hub_errors(wanted: ModelSpec, hub: str) -> Iterator[None]:
     except errors.RepositoryNotFoundError as error:
         raise ModelUnavailable(f"{hub} has no model {name}, or it is private and HF_TOKEN is not set") from error
     except errors.RevisionNotFoundError as error:
-        raise ModelUnavailable(f"{name} has no revision {wanted.revision!r} at {hub}") from error
+        raise ModelUnavailable(f"{name} has no revision {spec.revision!r} at {hub}") from error
     except errors.OfflineModeIsEnabled as error:
         raise ModelUnavailable(f"{name} is not on this disk, and HF_HUB_OFFLINE forbids to fetch it") from error
     # What the client of this version raises.

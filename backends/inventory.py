@@ -58,8 +58,8 @@ def cpu_inventory() -> Inventory:
 def probe() -> Inventory:
     """All devices that the libraries of this interpreter can use. Imports them."""
     notes: dict[str, str] = {}
-    found = [*_torch_devices(notes), *_directml_devices(notes)]
-    return Inventory((*found, cpu_device()), physical_cores(), tuple(sorted(notes.items())))
+    devices = [*_torch_devices(notes), *_directml_devices(notes)]
+    return Inventory((*devices, cpu_device()), physical_cores(), tuple(sorted(notes.items())))
 
 
 # --- The processor ----------------------------------------------------------------------------------------------------

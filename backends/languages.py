@@ -74,8 +74,8 @@ _CODE_OF: dict[str, str] = (
 
 def language_code(text: str) -> str | None:
     """Whisper's code for "en", "EN", "en-US", "zh_TW", "eng" or "English"; None for anything else, also for DETECT."""
-    wanted = text.strip().lower()
-    return _CODE_OF.get(wanted) or _CODE_OF.get(wanted.replace("_", "-").partition("-")[0])
+    name = text.strip().lower()
+    return _CODE_OF.get(name) or _CODE_OF.get(name.replace("_", "-").partition("-")[0])
 
 
 def wants_detection(text: str) -> bool:

@@ -55,14 +55,14 @@ class ModelSpec:
     switch: str = ""
 
 
-def matches(path: str, wanted: ModelSpec) -> bool:
+def matches(path: str, spec: ModelSpec) -> bool:
     """Whether a file of a repository is wanted: by pattern, and no pickle unless that very file is named. CONTAINER
     only looks like a pickle by its name; what it is shows when it has arrived (`is_container`)."""
-    if path == CONTAINER and path in wanted.patterns:
+    if path == CONTAINER and path in spec.patterns:
         return True
     if Path(path).suffix in PICKLES:
-        return any(fnmatch(path, pattern) for pattern in NAMED_PICKLES.get(wanted.model, ()))
-    return any(fnmatch(path, pattern) for pattern in wanted.patterns)
+        return any(fnmatch(path, pattern) for pattern in NAMED_PICKLES.get(spec.model, ()))
+    return any(fnmatch(path, pattern) for pattern in spec.patterns)
 
 
 def mark(folder: Path, model: str) -> None:

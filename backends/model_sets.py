@@ -273,15 +273,15 @@ def problems(known: ModelSet, folder: Path) -> list[str]:
         return []
     if strange := _strange(known, folder):
         return [strange]
-    found: list[str] = []
+    reasons: list[str] = []
     for variant in known.variants:
         try:
             if _package_files(variant):
                 return []
-            found.append(f"{' and '.join(missing_packages(variant.files))} not installed")
+            reasons.append(f"{' and '.join(missing_packages(variant.files))} not installed")
         except Refused as error:
-            found.append(error.message)
-    return [f"{known.name} is neither in {folder} nor in the weight packages {known.packages} ({'; '.join(found)})"]
+            reasons.append(error.message)
+    return [f"{known.name} is neither in {folder} nor in the weight packages {known.packages} ({'; '.join(reasons)})"]
 
 
 def holds(known: ModelSet, folder: Path) -> bool:
@@ -389,5 +389,5 @@ def _has_size(path: Path, size: int) -> bool:
 
 def _package_files(variant: Variant) -> dict[str, JoinedFile]:
     """The variant's files out of packages; {} if one is missing. Raises Refused for one of another size."""
-    found = {file.name: joined for file in variant.files if (joined := find_file(file)) is not None}
-    return found if len(found) == len(variant.files) else {}
+    present = {file.name: joined for file in variant.files if (joined := find_file(file)) is not None}
+    return present if len(present) == len(variant.files) else {}

@@ -98,8 +98,8 @@ def engine_packages() -> tuple[str, ...]:
 def _infos() -> dict[str, BackendInfo]:
     """All backends by name, in the order of their packages."""
     modules = [importlib.import_module(f"backends.{package}.info") for package in engine_packages()]
-    found: list[BackendInfo] = [info for module in modules for info in _of_module(module)]
-    return {info.name: info for info in found}
+    infos: list[BackendInfo] = [info for module in modules for info in _of_module(module)]
+    return {info.name: info for info in infos}
 
 
 def _of_module(module: Any) -> tuple[BackendInfo, ...]:

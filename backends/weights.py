@@ -50,21 +50,21 @@ def required_models(info: BackendInfo, model: str, revision: str, options: Mappi
     """The deployment's own model, then the companions its options name (codec, watermark ...), without repeats."""
     if not info.required_files:
         return []
-    found = [ModelSpec(model or info.default_model, info.required_files, info.pull_patterns, revision)]
+    specs = [ModelSpec(model or info.default_model, info.required_files, info.pull_patterns, revision)]
     for option, default in info.extra_models.items():
         switch = option.removesuffix("_model")
         if options.get(switch) is False:
             continue  # watermark = false needs no watermark_model
         name = str(options.get(option, default))
-        if name and name not in (w.model for w in found):
+        if name and name not in (w.model for w in specs):
             pickles = NAMED_PICKLES.get(name, ())
             # A folder of the user's own may hold either format where the published model is a pickle: its backend
             # looks.
             own = default in NAMED_PICKLES and not is_hub_id(name)
             required = () if own else pickles or ("*.safetensors",)
             switch = switch if hasattr(info.options, switch) else ""
-            found.append(ModelSpec(name, required, (*COMPANION_PATTERNS, *pickles), switch=switch))
-    return found
+            specs.append(ModelSpec(name, required, (*COMPANION_PATTERNS, *pickles), switch=switch))
+    return specs
 
 
 # --- Where a model lies -----------------------------------------------------------------------------------------------
@@ -93,44 +93,44 @@ def known_bytes(model: str) -> int:
     return known.size if known else 0
 
 
-def problems(folder: Path, wanted: ModelSpec) -> list[str]:
+def problems(folder: Path, spec: ModelSpec) -> list[str]:
     """What is wrong with the files in a folder, for people; [] = complete."""
-    if known := model_set(wanted.model):
+    if known := model_set(spec.model):
         return model_sets.problems(known, folder)
     if not folder.is_dir():
         return [f"there is no folder {folder}"]
     if (folder / UNFINISHED).exists():
         return [f"{folder} was not filled to its end"]
-    return _wrong_files(folder, wanted)
+    return _wrong_files(folder, spec)
 
 
-def _wrong_files(folder: Path, wanted: ModelSpec) -> list[str]:
-    if ggml := _ggml(folder, wanted):
+def _wrong_files(folder: Path, spec: ModelSpec) -> list[str]:
+    if ggml := _ggml(folder, spec):
         names = ", ".join(file.name for file in ggml)
         return [] if len(ggml) == 1 else [f"{folder} holds several models: {names}; put one into a folder of its own"]
-    found = [f"{pattern} is missing in {folder}" for pattern in wanted.required if not _has_any(folder, pattern)]
-    found += [f"{file} is neither CTranslate2's nor safetensors" for file in _strange_containers(folder, wanted)]
-    found += [text for index in folder.glob("*.safetensors.index.json") for text in _missing_shards(index)]
-    found += [text for file in folder.glob("*.safetensors") if (text := _truncated(file))]
+    wrong = [f"{pattern} is missing in {folder}" for pattern in spec.required if not _has_any(folder, pattern)]
+    wrong += [f"{file} is neither CTranslate2's nor safetensors" for file in _strange_containers(folder, spec)]
+    wrong += [text for index in folder.glob("*.safetensors.index.json") for text in _missing_shards(index)]
+    wrong += [text for file in folder.glob("*.safetensors") if (text := _truncated(file))]
     commit = read_record(folder)
-    if wanted.revision and commit and wanted.revision not in (commit.get("commit"), commit.get("revision")):
-        found.append(f"{folder} holds revision {commit.get('revision') or commit.get('commit')}, not {wanted.revision}")
-    return found
+    if spec.revision and commit and spec.revision not in (commit.get("commit"), commit.get("revision")):
+        wrong.append(f"{folder} holds revision {commit.get('revision') or commit.get('commit')}, not {spec.revision}")
+    return wrong
 
 
-def _ggml(folder: Path, wanted: ModelSpec) -> list[Path]:
+def _ggml(folder: Path, spec: ModelSpec) -> list[Path]:
     """Models of whisper.cpp, each whole in one file, where a Whisper is wanted."""
-    return ggml_files(folder) if CONTAINER in wanted.patterns else []
+    return ggml_files(folder) if CONTAINER in spec.patterns else []
 
 
 def _has_any(folder: Path, alternatives: str) -> bool:
     return any(True for pattern in alternatives.split("|") for _ in folder.glob(pattern))
 
 
-def _strange_containers(folder: Path, wanted: ModelSpec) -> list[Path]:
+def _strange_containers(folder: Path, spec: ModelSpec) -> list[Path]:
     """A model.bin where CTranslate2's is expected and no safetensors stand beside it; a pickle bears the same name."""
     file = folder / CONTAINER
-    expected = CONTAINER in wanted.patterns and file.is_file() and not any(folder.glob("*.safetensors"))
+    expected = CONTAINER in spec.patterns and file.is_file() and not any(folder.glob("*.safetensors"))
     return [file] if expected and not is_container(file) else []
 
 
@@ -195,7 +195,7 @@ def read_record(folder: Path) -> dict[str, str]:
 
 
 def pull(
-    wanted: ModelSpec,
+    spec: ModelSpec,
     models_dir: Path,
     *,
     progress: Progress | None = None,
@@ -207,24 +207,24 @@ def pull(
     Two pulls of one model, also from two processes, do it once. endpoint: another hub (None: HF_ENDPOINT or the public
     one). Raises ModelUnavailable with what is wrong and what helps.
     """
-    folder = model_folder(models_dir, wanted.model)
-    if known := model_set(wanted.model):
+    folder = model_folder(models_dir, spec.model)
+    if known := model_set(spec.model):
         return _pull_set(known, folder, models_dir, progress, endpoint, offline)
-    if not is_hub_id(wanted.model):
-        if wrong := problems(folder, wanted):
+    if not is_hub_id(spec.model):
+        if wrong := problems(folder, spec):
             raise ModelUnavailable(
-                f"{wanted.model} is a folder and not a hub id, so nothing can be fetched: {'; '.join(wrong)}"
+                f"{spec.model} is a folder and not a hub id, so nothing can be fetched: {'; '.join(wrong)}"
             )
         return folder
-    with locked(models_dir, wanted.model):
-        if not problems(folder, wanted):
+    with locked(models_dir, spec.model):
+        if not problems(folder, spec):
             return folder
         if offline:
-            raise ModelUnavailable(f"{wanted.model} is not on this disk, and the server is set to stay offline")
+            raise ModelUnavailable(f"{spec.model} is not on this disk, and the server is set to stay offline")
         with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            commit = download(wanted, folder, progress, endpoint)
-            finish(folder, wanted, commit)
+            commit = download(spec, folder, progress, endpoint)
+            finish(folder, spec, commit)
     return folder
 
 
@@ -238,10 +238,10 @@ def _pull_set(
                 why = "the server is set to stay offline" if offline else "no hub is known to have it"
                 raise ModelUnavailable(f"{wrong[0]}, and {why}")
             names = tuple(file.name for file in known.variants[0].files)
-            wanted = ModelSpec(known.hub, names, names, known.revision)
+            spec = ModelSpec(known.hub, names, names, known.revision)
             with disk_errors(folder):
                 folder.mkdir(parents=True, exist_ok=True)
-                finish(folder, wanted, download(wanted, folder, progress, endpoint))
+                finish(folder, spec, download(spec, folder, progress, endpoint))
         return _checked(known, folder)
 
 
@@ -256,25 +256,25 @@ def _checked(known: ModelSet, folder: Path) -> Path:
         raise
 
 
-def import_folder(source: Path, wanted: ModelSpec, models_dir: Path, *, progress: Progress | None = None) -> Path:
+def import_folder(source: Path, spec: ModelSpec, models_dir: Path, *, progress: Progress | None = None) -> Path:
     """Copy a model from a folder (a stick, a share) and check every byte; for machines without a network."""
-    known = model_set(wanted.model)
+    known = model_set(spec.model)
     if known and not model_sets.holds(known, source):
-        raise Refused(f"{source} does not hold {wanted.model}: a file is missing, or its size is not the known one")
-    if not known and (wrong := problems(source, wanted)):
-        raise ModelUnavailable(f"{source} does not hold {wanted.model}: {'; '.join(wrong)}")
-    folder = model_folder(models_dir, wanted.model)
-    files = _ggml(source, wanted) or sorted(
-        f for f in source.rglob("*") if f.is_file() and matches(f.relative_to(source).as_posix(), wanted)
+        raise Refused(f"{source} does not hold {spec.model}: a file is missing, or its size is not the known one")
+    if not known and (wrong := problems(source, spec)):
+        raise ModelUnavailable(f"{source} does not hold {spec.model}: {'; '.join(wrong)}")
+    folder = model_folder(models_dir, spec.model)
+    files = _ggml(source, spec) or sorted(
+        f for f in source.rglob("*") if f.is_file() and matches(f.relative_to(source).as_posix(), spec)
     )
     total, done = sum(f.stat().st_size for f in files), 0
-    with locked(models_dir, wanted.model), disk_errors(folder):
-        mark(folder, wanted.model)
+    with locked(models_dir, spec.model), disk_errors(folder):
+        mark(folder, spec.model)
         for file in files:
             target = folder / file.relative_to(source)
             target.parent.mkdir(parents=True, exist_ok=True)
             done = _copy_checked(file, target, done, total, progress)
-        finish(folder, wanted, "")
+        finish(folder, spec, "")
         if known:
             _checked(known, folder)
     return folder
@@ -296,19 +296,19 @@ def _copy_checked(file: Path, target: Path, done: int, total: int, progress: Pro
     return done
 
 
-def finish(folder: Path, wanted: ModelSpec, commit: str) -> None:
+def finish(folder: Path, spec: ModelSpec, commit: str) -> None:
     """Check what has arrived, and only then take the mark away."""
-    check_pickles(folder, wanted)
-    if wrong := _wrong_files(folder, wanted):
-        raise ModelUnavailable(f"{wanted.model} is not complete: {'; '.join(wrong)}")
-    record = {"model": wanted.model, "revision": wanted.revision, "commit": commit}
+    check_pickles(folder, spec)
+    if wrong := _wrong_files(folder, spec):
+        raise ModelUnavailable(f"{spec.model} is not complete: {'; '.join(wrong)}")
+    record = {"model": spec.model, "revision": spec.revision, "commit": commit}
     (folder / RECORD).write_text(json.dumps(record), encoding="utf-8")
     (folder / UNFINISHED).unlink(missing_ok=True)
 
 
-def check_pickles(folder: Path, wanted: ModelSpec) -> None:
+def check_pickles(folder: Path, spec: ModelSpec) -> None:
     """Every pickle must load under weights_only, tried in a process of its own. Raises ModelUnavailable."""
-    for pattern in NAMED_PICKLES.get(wanted.model, ()):
+    for pattern in NAMED_PICKLES.get(spec.model, ()):
         for file in folder.glob(pattern):
             loads_under_weights_only(file)
 
@@ -353,7 +353,7 @@ def main(arguments: Sequence[str]) -> int:
     """Pull one model: JSON of it on the command line, JSON lines of progress on stdout, the last one with the
     outcome."""
     order = json.loads(arguments[0])
-    wanted = ModelSpec(order["model"], tuple(order["required"]), tuple(order["patterns"]), order.get("revision", ""))
+    spec = ModelSpec(order["model"], tuple(order["required"]), tuple(order["patterns"]), order.get("revision", ""))
     last = -1
 
     def tell(done: int, total: int) -> None:
@@ -363,7 +363,7 @@ def main(arguments: Sequence[str]) -> int:
             last = done
 
     try:
-        folder = pull(wanted, Path(order["models_dir"]), progress=tell)
+        folder = pull(spec, Path(order["models_dir"]), progress=tell)
     except Exception as error:  # the gateway has to be told of whatever it was
         text = error.message if isinstance(error, ModelUnavailable) else f"{type(error).__name__}: {error}"
         print(json.dumps({"error": text}), flush=True)

@@ -28,7 +28,7 @@ _HEALTH_SECONDS = 10.0
 
 def model(settings: Settings, deployment: Deployment) -> Any:
     """The Serve deployment of one of ours, bound to its settings."""
-    told = settings_of_replica(settings, deployment)
+    replica_settings = settings_of_replica(settings, deployment)
     cluster = deployment.cluster
     served = serve.deployment(ServedReplica).options(
         name=serve_name(deployment.name),
@@ -44,7 +44,7 @@ def model(settings: Settings, deployment: Deployment) -> Any:
         **({"max_replicas_per_node": cluster.per_node} if cluster.per_node else {}),
         **_replicas(deployment),
     )
-    return served.bind(told, deployment.name)
+    return served.bind(replica_settings, deployment.name)
 
 
 def _replicas(deployment: Deployment) -> dict[str, Any]:

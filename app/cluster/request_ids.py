@@ -24,9 +24,9 @@ class ServesRequestId:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get(_HEADER, "")
-        if _PLAIN.fullmatch(given):
-            scope["gateway.request_id"] = given
+        sent = Headers(scope=scope).get(_HEADER, "")
+        if _PLAIN.fullmatch(sent):
+            scope["gateway.request_id"] = sent
 
         async def without_own(message: Message) -> None:
             if message["type"] == "http.response.start":

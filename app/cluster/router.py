@@ -25,11 +25,11 @@ class PredictedWait(RequestRouter):  # type: ignore[misc]  # Ray is not typed fo
 
     @staticmethod
     def _rank(replica: Any, unknown: float) -> tuple[bool, bool, float]:
-        told = replica.routing_stats or {}
+        stats = replica.routing_stats or {}
         name = _name(replica.replica_id)
-        running = max(board.BOARD.under_way(name), int(told.get("running", 0)))
-        factor, suspect = told.get("factor") or unknown, board.BOARD.is_suspect(name)
-        return board.rank(running, int(told.get("slots", 1)), factor, suspect=suspect)
+        running = max(board.BOARD.under_way(name), int(stats.get("running", 0)))
+        factor, suspect = stats.get("factor") or unknown, board.BOARD.is_suspect(name)
+        return board.rank(running, int(stats.get("slots", 1)), factor, suspect=suspect)
 
     def on_request_routed(self, pending_request: Any, replica_id: Any, result: Any) -> None:
         board.BOARD.send(pending_request.metadata.internal_request_id, _name(replica_id))

@@ -47,5 +47,5 @@ def serve_name(name: str) -> str:
 
 def version_of(replica: Mapping[str, Any]) -> str:
     """Replicas are replaced only where this differs: what they are told, or the code that they run."""
-    told = json.dumps([VERSION, dict(replica)], sort_keys=True)
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
+    document = json.dumps([VERSION, dict(replica)], sort_keys=True)
+    return hashlib.sha256(document.encode()).hexdigest()[:16]

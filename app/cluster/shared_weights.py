@@ -23,13 +23,13 @@ def copy_missing(shared: Path, models: Iterable[ModelSpec], models_dir: Path) ->
     shared: a folder laid out as a models_dir. Every byte is compared after it was written, and files whose digests are
     known with those. A model that is not in it is left to whoever else brings it. Raises ModelUnavailable.
     """
-    for wanted in models:
-        source = weights.model_folder(shared, wanted.model)
-        with weights.locked(models_dir, f"copy of {wanted.model}"):
-            if not weights.problems(weights.model_folder(models_dir, wanted.model), wanted):
+    for spec in models:
+        source = weights.model_folder(shared, spec.model)
+        with weights.locked(models_dir, f"copy of {spec.model}"):
+            if not weights.problems(weights.model_folder(models_dir, spec.model), spec):
                 continue
-            if weights.problems(source, wanted):
-                _log.warning("replica.not_shared", model=wanted.model, folder=str(source))
+            if weights.problems(source, spec):
+                _log.warning("replica.not_shared", model=spec.model, folder=str(source))
                 continue
-            folder = weights.import_folder(source, wanted, models_dir)
-            _log.info("replica.copied", model=wanted.model, folder=str(folder))
+            folder = weights.import_folder(source, spec, models_dir)
+            _log.info("replica.copied", model=spec.model, folder=str(folder))

@@ -108,9 +108,9 @@ def _devices(settings: Settings, deployments: Deployments) -> tuple[DeviceManage
     manager = DeviceManager(settings.devices.memory_budget, inventory=inventory)
     failures = [failure] if failure else []
     for python in sorted({deployment.python for deployment in deployments.values() if deployment.python}):
-        found, failure = diagnostics.probe_devices(python)
-        if found is not None:
-            manager.learn(found, python)
+        other, failure = diagnostics.probe_devices(python)
+        if other is not None:
+            manager.learn(other, python)
         failures += [failure] if failure else []
     _title(f"Devices ({manager.inventory.cores} physical cores)")
     rows = [

@@ -75,8 +75,8 @@ def transcribe(
 
 def _speaker_fields(kind: str, count: int) -> dict[str, str]:
     """What asks for speakers; plain text is made here of the segments."""
-    wanted = "diarized_json" if kind in ("text", "json") else kind
-    fields = {"response_format": wanted, "diarize": "true", "chunking_strategy": "auto"}
+    server_format = "diarized_json" if kind in ("text", "json") else kind
+    fields = {"response_format": server_format, "diarize": "true", "chunking_strategy": "auto"}
     return fields | ({"num_speakers": str(count)} if count else {})
 
 

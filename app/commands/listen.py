@@ -66,12 +66,16 @@ def listen(
     from app.commands.live import live_session  # imports websockets, which no other command needs
 
     opened = chosen_source(source, rate, device)
-    wanted = {"model": model, "language": language, "prompt": prompt}
+    fields = {"model": model, "language": language, "prompt": prompt}
     query = {"intent": "transcription"} | ({"model": model} if model else {})
-    with session(server, key, config) as client, live_session(client, **query) as live, told(opened()) as audio:
+    with (
+        session(server, key, config) as client,
+        live_session(client, **query) as live,
+        ending_if_it_fails(opened()) as audio,
+    ):
         settings = {
             "format": {"type": "audio/pcm", "rate": audio.rate},
-            "transcription": {name: value for name, value in wanted.items() if value},
+            "transcription": {name: value for name, value in fields.items() if value},
             "turn_detection": {"type": "server_vad", "silence_duration_ms": silence_ms},
         }
         failed = _follow(live, audio, {"type": "transcription", "audio": {"input": settings}}, as_json=as_json)
@@ -128,7 +132,7 @@ def chosen_source(source: str, rate: int, device: str) -> OpenSource:
 
 
 @contextlib.contextmanager
-def told(opening: AbstractContextManager[Opened]) -> Iterator[Opened]:
+def ending_if_it_fails(opening: AbstractContextManager[Opened]) -> Iterator[Opened]:
     """Open a source or a speaker; ends the program where that fails."""
     try:
         with opening as opened:

@@ -46,19 +46,19 @@ def microphone(device: str = "") -> Iterator[Microphone]:
     """Open a microphone. device: number or a part of its name, "" for the system's own. Raises NoSource."""
     sounddevice, chosen = _library(), _chosen(device)
     try:
-        found = Microphone(_input_rate(sounddevice, chosen))
+        microphone = Microphone(_input_rate(sounddevice, chosen))
         stream = sounddevice.RawInputStream(
-            samplerate=found.rate,
-            blocksize=round(found.rate * PIECE_SECONDS),
+            samplerate=microphone.rate,
+            blocksize=round(microphone.rate * PIECE_SECONDS),
             device=chosen,
             channels=1,
             dtype="int16",
-            callback=found.take,
+            callback=microphone.take,
         )
     except (sounddevice.PortAudioError, ValueError) as error:
         raise NoSource(f"no microphone can be opened: {_first_line(error)}") from error
     with stream:
-        yield found
+        yield microphone
 
 
 @contextmanager

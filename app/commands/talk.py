@@ -14,7 +14,16 @@ import typer
 from app.commands.captions import Captions, print_event
 from app.commands.connection import Config, Key, Server, session
 from app.commands.console import FAILED, check_result, messages
-from app.commands.listen import AsJson, Device, Language, Rate, SourceName, chosen_source, say_that_it_listens, told
+from app.commands.listen import (
+    AsJson,
+    Device,
+    Language,
+    Rate,
+    SourceName,
+    chosen_source,
+    ending_if_it_fails,
+    say_that_it_listens,
+)
 from app.commands.playback import FileSpeaker, Playlist, Speaker
 from app.commands.sources import MICROPHONE, RATE, Source
 
@@ -60,15 +69,15 @@ def talk(
     settings: dict[str, Any] = {"type": "realtime", "output_modalities": ["text" if text_only else "audio"]}
     if instructions:
         settings["instructions"] = instructions
-    wanted = {name: value for name, value in (("model", transcription), ("language", language)) if value}
+    fields = {name: value for name, value in (("model", transcription), ("language", language)) if value}
     with (
         session(server, key, config) as client,
         live_session(client, model=model) as live,
-        told(_speaker(speaker, to_file=text_only or out is not None)) as player,
-        told(opened()) as audio,
+        ending_if_it_fails(_speaker(speaker, to_file=text_only or out is not None)) as player,
+        ending_if_it_fails(opened()) as audio,
     ):
         settings["audio"] = {
-            "input": {"format": {"type": "audio/pcm", "rate": audio.rate}, "transcription": wanted},
+            "input": {"format": {"type": "audio/pcm", "rate": audio.rate}, "transcription": fields},
             "output": {"format": {"type": "audio/pcm", "rate": RATE}} | ({"voice": voice} if voice else {}),
         }
         failed = _converse(live, audio, player, settings, as_json=as_json)

@@ -68,13 +68,13 @@ def detect(
     output().print(json.dumps(found) if as_json else _sentence(found))
 
 
-def _sentence(found: dict[str, object]) -> str:
-    if found["status"] == "too short":
+def _sentence(answer: dict[str, object]) -> str:
+    if answer["status"] == "too short":
         return "Too short to tell: the file holds less than one repetition of a mark."
-    if found["status"] != "found":
+    if answer["status"] != "found":
         return "No mark was found."
-    whose = "this installation's" if found.get("ours") else "not this installation's"
-    return f"A mark was found: {whose} (message {found['message']}, confidence {found['confidence']})."
+    whose = "this installation's" if answer.get("ours") else "not this installation's"
+    return f"A mark was found: {whose} (message {answer['message']}, confidence {answer['confidence']})."
 
 
 def _llasa(config: Path | None) -> tuple[Settings, Deployment]:
@@ -84,10 +84,10 @@ def _llasa(config: Path | None) -> tuple[Settings, Deployment]:
 
 def _of_backend(deployments: list[Deployment], backend: str) -> Deployment:
     """Choose the deployment of a backend, the user's own before the built-in one."""
-    found = sorted((d for d in deployments if d.info.name == backend), key=lambda d: d.builtin)
-    if not found:
+    matches = sorted((d for d in deployments if d.info.name == backend), key=lambda d: d.builtin)
+    if not matches:
         fail(f"no deployment of the backend {backend} is configured")
-    return found[0]
+    return matches[0]
 
 
 def _check_there(arguments: list[str], option: str, folder: Path, deployment: str) -> None:
@@ -99,8 +99,8 @@ def _check_there(arguments: list[str], option: str, folder: Path, deployment: st
 
 
 def _unless_given(arguments: list[str], option: str, value: Path) -> list[str]:
-    given = any(part == option or part.startswith(f"{option}=") for part in arguments)
-    return [] if given else [option, str(value)]
+    is_set = any(part == option or part.startswith(f"{option}=") for part in arguments)
+    return [] if is_set else [option, str(value)]
 
 
 def _pass_on(module: str, arguments: list[str]) -> None:

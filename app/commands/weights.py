@@ -66,7 +66,7 @@ def models(config: Config = None) -> None:
     rows = [_row(deployment, requirements[name]) for name, deployment in deployments.items()]
     print_table(("deployment", "does", "state", "size", "licence of the weights"), rows)
     for name, deployment in deployments.items():
-        kind = f" ({found})" if (found := requirements[name].weights_format()) else ""
+        kind = f" ({form})" if (form := requirements[name].weights_format()) else ""
         output().print(
             f"  {name}: {deployment.info.name}, {deployment.model or 'no weights'}{kind}"
             f"{_hint(deployment, requirements[name])}"

@@ -89,10 +89,10 @@ class Deployments(Mapping[str, Deployment]):
     def resolve(self, name: str) -> Deployment | None:
         """The deployment behind a name or an alias, of a model's dated snapshot too (gpt-4o-mini-tts-2025-12-15); None
         if there is none."""
-        found = self._by_name.get(self.aliases.get(name, name))
-        if found is None and (dated := _SNAPSHOT.search(name)):
+        deployment = self._by_name.get(self.aliases.get(name, name))
+        if deployment is None and (dated := _SNAPSHOT.search(name)):
             return self.resolve(name[: dated.start()])
-        return found
+        return deployment
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Deployments:
@@ -127,9 +127,9 @@ def _check_realtime(deployments: Deployments, settings: Settings) -> None:
     tasks: Mapping[str, Task] = {"transcription": "transcription", "chat": "chat", "speech": "speech"}
     for key in tasks.keys() & settings.realtime.model_fields_set:
         name = getattr(settings.realtime, key)
-        found = deployments.resolve(name)
-        if found is None or tasks[key] not in found.tasks:
-            problem = "there is no deployment" if found is None else f"no {tasks[key]} is done by"
+        deployment = deployments.resolve(name)
+        if deployment is None or tasks[key] not in deployment.tasks:
+            problem = "there is no deployment" if deployment is None else f"no {tasks[key]} is done by"
             raise ConfigError(f"[realtime] {key}: {problem} {name!r}", ("realtime", key))
 
 

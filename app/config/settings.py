@@ -155,11 +155,11 @@ class ServerSettings(_Table):
 
     @model_validator(mode="after")
     def _certificate_and_key(self) -> Self:
-        given = [name for name in ("certificate", "certificate_key") if getattr(self, name)]
-        if self.tls == "files" and len(given) < 2:
+        named = [name for name in ("certificate", "certificate_key") if getattr(self, name)]
+        if self.tls == "files" and len(named) < 2:
             raise ValueError('tls = "files" needs certificate and certificate_key')
-        if given and self.tls != "files" and (self.tls == "auto" or "tls" not in self.model_fields_set):
-            raise ValueError(f'{" and ".join(given)}: used with tls = "files" only')
+        if named and self.tls != "files" and (self.tls == "auto" or "tls" not in self.model_fields_set):
+            raise ValueError(f'{" and ".join(named)}: used with tls = "files" only')
         return self
 
     @model_validator(mode="after")

@@ -38,18 +38,18 @@ class Keyring:
 
     def owner(self, headers: Headers, query: QueryParams, scheme: Scheme, further: tuple[bytes, ...] = ()) -> str:
         """Name of the first valid key of the request. further: keys in other places. Raises Unauthorized."""
-        given = False
+        has_key = False
         for key in (*request_keys(headers, query), *further):
-            given = True
+            has_key = True
             if name := self.name_of(key):
                 return name
-        if self._takes_none and not given:
+        if self._takes_none and not has_key:
             return LOCAL
         hint = _HINT if self._digests else f"{_HINT} This server has no list of keys: any text will do."
         if scheme is Scheme.OPENAI:
             raise (
                 _unauthorized(f"Incorrect API key provided. {_HINT}", "invalid_api_key")
-                if given
+                if has_key
                 else MissingKey(f"You did not provide an API key. {hint}", headers=_CHALLENGE)
             )
         raise _unauthorized(f"Access denied: the key is missing or not valid for this server. {hint}", "401")
@@ -67,13 +67,13 @@ class Keyring:
     def name_of(self, key: bytes) -> str | None:
         """The owner of a key as it was sent; None if it is not valid."""
         digest = _digest(key)
-        found = "admin" if self._admin is not None and hmac.compare_digest(digest, self._admin) else None
+        owner = "admin" if self._admin is not None and hmac.compare_digest(digest, self._admin) else None
         for known, name in self._digests:  # no early end: the time must not tell which key came near
             if hmac.compare_digest(digest, known):
-                found = name
-        if found is None and not self._digests:
+                owner = name
+        if owner is None and not self._digests:
             return f"key-{digest.hex()[:8]}"
-        return found
+        return owner
 
 
 def request_keys(headers: Headers, query: QueryParams) -> Iterator[bytes]:

@@ -80,10 +80,10 @@ def ensure_certificate(names: Iterable[str], folder: Path | None = None, now: da
 def own_names(host: str) -> list[str]:
     """The names and addresses by which others reach a server that listens on `host`."""
     machine = socket.gethostname()
-    found = [machine, f"{machine.partition('.')[0]}.{_MDNS}"]
+    names = [machine, f"{machine.partition('.')[0]}.{_MDNS}"]
     if host in ("0.0.0.0", "::", ""):  # noqa: S104 (a comparison)
-        return [*found, *_addresses(machine)]
-    return [*found, host.strip("[]")]
+        return [*names, *_addresses(machine)]
+    return [*names, host.strip("[]")]
 
 
 def fingerprint(certificate: Path) -> str:
@@ -96,18 +96,18 @@ def fingerprint(certificate: Path) -> str:
 
 
 def _addresses(machine: str) -> list[str]:
-    found = set[str]()
+    addresses = set[str]()
     with contextlib.suppress(OSError):
-        found.update(str(entry[4][0]).partition("%")[0] for entry in socket.getaddrinfo(machine, None))
+        addresses.update(str(entry[4][0]).partition("%")[0] for entry in socket.getaddrinfo(machine, None))
     # The address of the way out; nothing is sent. 192.0.2.1 and 2001:db8::1 are for documentation (RFC 5737, 3849).
     for family, target in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
         try:
             with socket.socket(family, socket.SOCK_DGRAM) as probe:
                 probe.connect((target, 9))
-                found.add(str(probe.getsockname()[0]))
+                addresses.add(str(probe.getsockname()[0]))
         except OSError:
             continue
-    return sorted(found)
+    return sorted(addresses)
 
 
 def _may_be_signed(name: str) -> bool:

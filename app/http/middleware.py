@@ -150,11 +150,11 @@ class Guard:
         self._usage = KeyUsage.of(gateway.settings.server)
         self._body_budget = _body_budget(gateway.settings)
         server = gateway.settings.server
-        self._told_by_address = (
+        self._owner_is_address = (
             server.several_owners and not server.needs_key
         )  # any key is accepted: they tell nobody apart
         self._socket_guard = SocketGuard(
-            gateway, table, self._keyring, self._within_limits, told_by_address=self._told_by_address
+            gateway, table, self._keyring, self._within_limits, owner_is_address=self._owner_is_address
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -224,7 +224,7 @@ class Guard:
             scheme=match.scheme,
             request_id=scope["gateway.record"].request_id,
             owner=owner,
-            client=client if self._told_by_address else owner,
+            client=client if self._owner_is_address else owner,
             headers=headers,
             query=query,
             stack=stack,
@@ -329,10 +329,10 @@ class _Watch:
 
 
 def _check_content_type(operation: Operation, headers: Headers) -> None:
-    given = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if operation.consumes and given not in operation.consumes:
-        wanted = " or ".join(operation.consumes)
-        raise UnsupportedContentType(f"The content type must be {wanted}, not {given or 'missing'!r}.")
+    sent = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if operation.consumes and sent not in operation.consumes:
+        accepted = " or ".join(operation.consumes)
+        raise UnsupportedContentType(f"The content type must be {accepted}, not {sent or 'missing'!r}.")
 
 
 def _client_request_id(scope: Scope) -> bytes:

@@ -166,13 +166,13 @@ def _listen(host: str, port: int) -> list[socket.socket]:
     port 0: the first one's is that of all. An address that a machine names but lacks, as ::1 often is, is left out.
     """
     sockets: list[socket.socket] = []
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    for family, address in dict.fromkeys((family, str(address[0])) for family, _, _, _, address in found):
+    addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    for family, address in dict.fromkeys((family, str(address[0])) for family, _, _, _, address in addresses):
         at = sockets[0].getsockname()[1] if sockets else port
         try:
             sockets.append(socket.create_server((address, at), family=family, backlog=_BACKLOG))
         except OSError as error:
-            if error.errno == errno.EADDRINUSE or len(found) == 1:
+            if error.errno == errno.EADDRINUSE or len(addresses) == 1:
                 for opened in sockets:
                     opened.close()
                 raise

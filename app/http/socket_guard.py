@@ -34,12 +34,12 @@ class SocketGuard:
         keyring: Keyring,
         within_limits: Callable[[str], AbstractContextManager[None]],
         *,
-        told_by_address: bool,
+        owner_is_address: bool,
     ) -> None:
         """within_limits: counts a request of an owner; told_by_address: any key is accepted, so that keys tell nobody
         apart."""
         self._gateway, self._table, self._keyring = gateway, table, keyring
-        self._within_limits, self._told_by_address = within_limits, told_by_address
+        self._within_limits, self._owner_is_address = within_limits, owner_is_address
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         record, headers, query = scope["gateway.record"], Headers(scope=scope), QueryParams(scope["query_string"])
@@ -61,7 +61,7 @@ class SocketGuard:
             )
             record.deployment = handshake.model
             address = (scope.get("client") or ("", 0))[0]
-            caller = Caller(record.request_id, owner, address if self._told_by_address else owner)
+            caller = Caller(record.request_id, owner, address if self._owner_is_address else owner)
             await serve_socket(self._gateway, handshake, caller, scope, receive, send)
 
     def _match(self, scope: Scope) -> Match:

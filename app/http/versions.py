@@ -21,19 +21,19 @@ _FIRST = "2022-03-01"
 V1 = frozenset({"v1", "preview", "latest"})
 
 
-def check_api_version(scheme: Scheme, given: str | None, further: Sequence[str]) -> None:
+def check_api_version(scheme: Scheme, version: str | None, further: Sequence[str]) -> None:
     """Raises NotFound, as Azure does, for a missing (dated schemes) or unknown version."""
     if scheme.dated:
-        if not given:
+        if not version:
             raise NotFound("Resource not found: the api-version query parameter is missing.")
-        known = _is_dated(given) or given in further
+        known = _is_dated(version) or version in further
     elif scheme is Scheme.AZURE_V1:  # the Azure client appends its dated version to whatever base URL it was given
-        known = not given or given in V1 or _is_dated(given) or given in further
+        known = not version or version in V1 or _is_dated(version) or version in further
     else:
         known = True
     if not known:
-        raise NotFound(f"Resource not found: the api-version {given!r} is not supported.")
+        raise NotFound(f"Resource not found: the api-version {version!r} is not supported.")
 
 
-def _is_dated(given: str) -> bool:
-    return _DATE.fullmatch(given) is not None and given[: len(_FIRST)] >= _FIRST
+def _is_dated(version: str) -> bool:
+    return _DATE.fullmatch(version) is not None and version[: len(_FIRST)] >= _FIRST

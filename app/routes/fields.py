@@ -81,9 +81,9 @@ def checked_text(value: Any, name: str, longest: int) -> str:
     return value
 
 
-def checked_keywords(given: Sequence[str], name: str) -> tuple[str, ...]:
+def checked_keywords(keywords: Sequence[str], name: str) -> tuple[str, ...]:
     """Words to expect, each in one line; empty ones are left out. Raises InvalidRequest."""
-    keywords = tuple(text for one in given if (text := " ".join(clean(one).split())))
+    keywords = tuple(text for one in keywords if (text := " ".join(clean(one).split())))
     if len(keywords) > MOST_KEYWORDS:
         raise InvalidRequest(
             f"{name} has {len(keywords)} entries; at most {MOST_KEYWORDS} are allowed.",

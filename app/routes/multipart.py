@@ -73,12 +73,12 @@ class Form:
 
     def texts_of(self, name: str) -> list[str]:
         """A list field, whether sent as repeated `name`, `name[]`, `name[0]`, or as a JSON array."""
-        found: list[str] = []
+        values: list[str] = []
         for key, value in self.texts:
             indexed = _INDEXED.match(key)
             if value != "" and (key == name or (indexed and indexed[1] == name)):
-                found += _array(value)
-        return found
+                values += _array(value)
+        return values
 
     def names(self) -> list[str]:
         """The fields that are set, in the order sent, without what follows a bracket; the files' names after them."""
@@ -129,10 +129,10 @@ class Form:
 
 def parse_form(content_type: str, body: bytes, most_fields: int) -> Form:
     """The parts of a multipart body. Raises BrokenBody, or InvalidRequest above `most_fields` parts."""
-    found = _BOUNDARY.search(content_type)
-    if found is None:
+    matched = _BOUNDARY.search(content_type)
+    if matched is None:
         raise BrokenBody("The content type has no multipart boundary.")
-    boundary = (found[1] or found[2]).encode("latin-1")
+    boundary = (matched[1] or matched[2]).encode("latin-1")
     reader = _FormReader(body, most_fields)
     try:
         parser = MultipartParser(boundary, reader.callbacks(), max_header_size=_HEADER_BYTES)

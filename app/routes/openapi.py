@@ -107,7 +107,7 @@ def _errors(operation: Operation) -> Iterator[tuple[str, Any]]:
 
 def _schemas() -> dict[str, Schema]:
     """The named schemas (SCHEMAS) of every module beside the routes that has some."""
-    found: dict[str, Schema] = {}
+    schemas: dict[str, Schema] = {}
     for module in sorted(module.name for module in pkgutil.walk_packages(app.routes.__path__, "app.routes.")):
-        found |= getattr(importlib.import_module(module), "SCHEMAS", {})
-    return found
+        schemas |= getattr(importlib.import_module(module), "SCHEMAS", {})
+    return schemas

@@ -50,16 +50,16 @@ async def detect(context: RequestContext) -> ASGIApp:
 
 async def check_provenance(context: RequestContext) -> ASGIApp:
     """The same upload; what is too short to be judged is not detected, and a note says so."""
-    found = await _looked_for(context)
+    answer = await _looked_for(context)
     context.notes.append(_NOTE)
-    if found["status"] == "too short":
+    if answer["status"] == "too short":
         context.notes.append("the audio is too short to look for a watermark in it")
-    return context.json(provenance(found, int(time.time())))
+    return context.json(provenance(answer, int(time.time())))
 
 
-def provenance(found: Mapping[str, Any], created_at: int) -> dict[str, Any]:
+def provenance(answer: Mapping[str, Any], created_at: int) -> dict[str, Any]:
     """The detector's document as a content provenance check; created_at: Unix time."""
-    detected = found["status"] == "found" and bool(found.get("ours"))
+    detected = answer["status"] == "found" and bool(answer.get("ours"))
     result = {"type": "synthid", "watermark": _MARK, "outcome": "detected" if detected else "not_detected"}
     return {"object": "content_provenance_check", "created_at": created_at, "results": [result]}
 
@@ -75,8 +75,8 @@ async def _looked_for(context: RequestContext) -> dict[str, Any]:
     samples = context.stack.enter_context(TempFolder("mark")).path / "samples.npy"
     await asyncio.to_thread(_save, samples, decoded.samples)
     with context.stage("model"):
-        found = await _run(detector_child(deployment, context.gateway.settings.models_dir, samples, rate=RATE))
-    return {**found, "duration": round(decoded.duration, 3)}
+        answer = await _run(detector_child(deployment, context.gateway.settings.models_dir, samples, rate=RATE))
+    return {**answer, "duration": round(decoded.duration, 3)}
 
 
 def _save(path: Path, samples: Samples) -> None:
@@ -105,10 +105,10 @@ async def _run(child: DetectorChild) -> dict[str, Any]:
     return _answer(done.stdout)
 
 
-def _answer(told: bytes) -> dict[str, Any]:
+def _answer(output: bytes) -> dict[str, Any]:
     """The document on the last line. A detector that cannot even start lacks its libraries."""
     try:
-        document = msgspec.json.decode(told.strip().rsplit(b"\n", 1)[-1], type=dict[str, Any])
+        document = msgspec.json.decode(output.strip().rsplit(b"\n", 1)[-1], type=dict[str, Any])
     except msgspec.DecodeError:
         raise ModelUnavailable(
             "The watermark detector cannot run: its libraries are missing. Add them with: uv sync --extra torch",

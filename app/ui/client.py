@@ -70,8 +70,8 @@ class Api:
 
     async def live_secret(self, key: str, session: Mapping[str, Any]) -> str:
         """A key for one live session, which a browser may know: it ends soon, and stands for nothing else."""
-        wanted = {"expires_after": {"anchor": "created_at", "seconds": SECRET_SECONDS}, "session": dict(session)}
-        answer = await self._call("POST", key, "/v1/realtime/client_secrets", json=wanted)
+        document = {"expires_after": {"anchor": "created_at", "seconds": SECRET_SECONDS}, "session": dict(session)}
+        answer = await self._call("POST", key, "/v1/realtime/client_secrets", json=document)
         return str(httpx.Response(200, content=answer.body).json()["value"])
 
     async def health(self) -> dict[str, Any]:

@@ -89,9 +89,9 @@ class Handlers:
         except CallFailed as error:
             return "", html.problem(str(error)), None, gr.Row(visible=False)
         document = json.loads(answer.body)
-        found = turns_in(document)
+        turns = turns_in(document)
         source = f"{PATH}/gradio_api/file={quote(str(path))}"
-        return html.turns(found, source), html.note(answer.headers), document, gr.Row(visible=bool(found))
+        return html.turns(turns, source), html.note(answer.headers), document, gr.Row(visible=bool(turns))
 
     async def speaker_file(self, document: Any, names: Any, form: str) -> tuple[Any, str]:
         """Make a file of what `tell_apart` found. names: by the speakers' labels. -> name and text of the file,
@@ -148,8 +148,8 @@ class Handlers:
 
     async def live(self, key: str, mode: str, deployment: str, language: str) -> tuple[dict[str, Any], str]:
         """Prepare a live session. -> what the browser's part needs, problem."""
-        wanted = {"model": deployment, "language": language}
-        transcription = {name: value for name, value in wanted.items() if value}
+        fields = {"model": deployment, "language": language}
+        transcription = {name: value for name, value in fields.items() if value}
         kind = "realtime" if mode == CONVERSE else "transcription"
         session = {"type": kind, "audio": {"input": {"transcription": transcription}}}
         try:

@@ -73,8 +73,8 @@ class PageLogin:
         )
 
     async def _log_in(self, request: Request) -> Response:
-        given = parse_qs((await _body(request)).decode("utf-8", "replace")).get("key", [""])[0].strip()
-        key = given.encode("utf-8")
+        typed = parse_qs((await _body(request)).decode("utf-8", "replace")).get("key", [""])[0].strip()
+        key = typed.encode("utf-8")
         if not self._keyring.name_of(key):
             return self._form(request, "This is not one of the server's keys.", 401)
         session = self._session_of(key)
@@ -104,11 +104,11 @@ class PageLogin:
         return next((key for cookie in cookies if (key := self._known(cookie))), None)
 
     def _known(self, session: str) -> bytes | None:
-        found = None
+        valid = None
         for known, key in self._sessions.items():  # no early end: the time must not tell which came near
             if hmac.compare_digest(known.encode("ascii"), session.encode("utf-8", "replace")):
-                found = key
-        return found
+                valid = key
+        return valid
 
     def _session_of(self, key: bytes) -> str:
         return hmac.new(self._secret, key, hashlib.sha256).hexdigest()

@@ -84,5 +84,5 @@ def _renamed(document: Mapping[str, Any], segments: Sequence[SpokenSegment]) -> 
 def _rttm(segments: Sequence[SpokenSegment]) -> str:
     turns = spoken_turns(segments)
     names = list(dict.fromkeys(turn.speaker for turn in turns))
-    told = tuple(Turn(turn.start, max(turn.start, turn.end), names.index(turn.speaker)) for turn in turns)
-    return rttm(SpeakerTurns(told, (), tuple(range(len(names)))), names)
+    numbered = tuple(Turn(turn.start, max(turn.start, turn.end), names.index(turn.speaker)) for turn in turns)
+    return rttm(SpeakerTurns(numbered, (), tuple(range(len(names)))), names)

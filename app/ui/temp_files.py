@@ -56,12 +56,12 @@ class TempFiles:
         try:
             # Not resolve(), which would already ask the machine that a path names.
             plain = Path(os.path.abspath(path))  # noqa: PTH100
-            found = plain.resolve() if plain.is_relative_to(self.folder) else None
+            path_inside = plain.resolve() if plain.is_relative_to(self.folder) else None
         except (OSError, ValueError, RuntimeError):
             raise NotOwnFile from None
-        if found is None or not found.is_relative_to(self.folder) or not found.is_file():
+        if path_inside is None or not path_inside.is_relative_to(self.folder) or not path_inside.is_file():
             raise NotOwnFile
-        return found
+        return path_inside
 
     @contextlib.asynccontextmanager
     async def room_for(self, size: int, visitor: str = "") -> AsyncIterator[None]:

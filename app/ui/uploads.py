@@ -30,8 +30,8 @@ class UploadRoom:
             await self._page(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        told = headers.get("content-length", "")
-        size = min(int(told), self._body_bytes) if told.isdecimal() else self._body_bytes
+        declared = headers.get("content-length", "")
+        size = min(int(declared), self._body_bytes) if declared.isdecimal() else self._body_bytes
         visitor = headers.get("api-key") or (scope.get("client") or ("unknown", 0))[0]
         try:
             async with self._temp_files.room_for(size, visitor):

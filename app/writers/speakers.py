@@ -34,14 +34,14 @@ def spoken_segments(segments: Sequence[Segment], turns: SpeakerTurns, names: Seq
     speakers = _smoothed(timed, [index.speaker(word.start, word.end) for word, _ in timed])
     placed = [_Placed(word, number, speaker) for (word, number), speaker in zip(timed, speakers, strict=True)]
     by_segment = {number: list(group) for number, group in groupby(placed, lambda one: one.segment)}
-    found: list[tuple[Segment, int]] = []
+    labelled: list[tuple[Segment, int]] = []
     for number, segment in enumerate(segments):
         if number in by_segment:
-            found += _cut(segment, by_segment[number])
+            labelled += _cut(segment, by_segment[number])
         else:
-            found.append((segment, index.speaker(segment.start, segment.end)))
-    labels = speaker_labels([speaker for _, speaker in found], turns, names)
-    return [_labelled(segment, number, labels[speaker]) for number, (segment, speaker) in enumerate(found)]
+            labelled.append((segment, index.speaker(segment.start, segment.end)))
+    labels = speaker_labels([speaker for _, speaker in labelled], turns, names)
+    return [_labelled(segment, number, labels[speaker]) for number, (segment, speaker) in enumerate(labelled)]
 
 
 def speaker_labels(speakers: Iterable[int], turns: SpeakerTurns, names: Sequence[str] = ()) -> dict[int, str]:
@@ -94,13 +94,13 @@ def _words(segments: Sequence[Segment]) -> Iterator[tuple[Word, int]]:
 
 def _smoothed(words: Sequence[tuple[Word, int]], speakers: Sequence[int]) -> list[int]:
     """The speakers without single words in the midst of somebody else's."""
-    found = list(speakers)
-    for place in range(1, len(found) - 1):
+    smoothed = list(speakers)
+    for place in range(1, len(smoothed) - 1):
         before, own, after = (words[place + step][0] for step in (-1, 0, 1))
-        alone = found[place - 1] == speakers[place + 1] != speakers[place]
+        alone = smoothed[place - 1] == speakers[place + 1] != speakers[place]
         if alone and own.start - before.end < _CLOSE and after.start - own.end < _CLOSE:
-            found[place] = found[place - 1]
-    return found
+            smoothed[place] = smoothed[place - 1]
+    return smoothed
 
 
 def _cut(segment: Segment, words: Sequence[_Placed]) -> list[tuple[Segment, int]]:
@@ -130,12 +130,12 @@ def _texts(text: str, groups: Sequence[Sequence[str]]) -> list[str]:
     cuts, at = [0], 0
     for group in groups:
         for number, word in enumerate(group):
-            found = text.find(word.strip(), at)
-            if found < 0:
+            start_of_word = text.find(word.strip(), at)
+            if start_of_word < 0:
                 return [" ".join(words) for words in groups]
             if number == 0 and group is not groups[0]:
-                cuts.append(found)
-            at = found + len(word.strip())
+                cuts.append(start_of_word)
+            at = start_of_word + len(word.strip())
     return [text[start:end] for start, end in pairwise([*cuts, len(text)])]
 
 

@@ -71,16 +71,16 @@ class Collector:
         text = self._held + text
         if not self._given:
             text = text.lstrip()
-        kept = text.rstrip()
-        self._held = text[len(kept) :]
-        self._given += kept
-        return kept
+        stripped = text.rstrip()
+        self._held = text[len(stripped) :]
+        self._given += stripped
+        return stripped
 
     def _finish(self, done: Done) -> str:
         """What was given cannot be taken back; a Done text that goes on from it is completed."""
         transcript = self.transcript
-        whole = done.text.strip()
-        rest = self._give(done.text.lstrip()[len(self._given) :]) if whole.startswith(self._given) else ""
+        complete = done.text.strip()
+        rest = self._give(done.text.lstrip()[len(self._given) :]) if complete.startswith(self._given) else ""
         transcript.text = self._given
         transcript.language, transcript.usage, transcript.done = done.language, done.usage, done
         if not transcript.segments and transcript.text:

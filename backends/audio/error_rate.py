@@ -16,8 +16,8 @@ def units(text: str, language: str) -> list[str]:
     plain = unicodedata.normalize("NFKC", text).lower().replace("’", "'")
     if language in UNSPACED:
         return [character for character in plain if character.isalnum() or character == "ー"]
-    kept = "".join(character if character.isalnum() or character == "'" else " " for character in plain)
-    return kept.split()
+    letters = "".join(character if character.isalnum() or character == "'" else " " for character in plain)
+    return letters.split()
 
 
 def edits(said: Sequence[str], recognized: Sequence[str]) -> int:
@@ -32,5 +32,5 @@ def edits(said: Sequence[str], recognized: Sequence[str]) -> int:
 
 def error_rate(said: str, recognized: str, language: str) -> float:
     """Edits per word (or character) that was said; 0 = all came back, and more than 1 is possible."""
-    wanted = units(said, language)
-    return edits(wanted, units(recognized, language)) / max(1, len(wanted))
+    reference = units(said, language)
+    return edits(reference, units(recognized, language)) / max(1, len(reference))

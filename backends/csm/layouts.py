@@ -127,19 +127,21 @@ _STARTS: dict[str, tuple[str, ...]] = {
 
 
 def _detected(checkpoint: Checkpoint) -> tuple[Checkpoint, Layout]:
-    found = [
+    matching = [
         layout
         for layout in (ORIGINAL, TRANSFORMERS)
         if any(n.startswith(_STARTS[layout.name]) for n in checkpoint.names)
     ]
-    if len(found) == 1:
-        return checkpoint, found[0]
-    if not found:
+    if len(matching) == 1:
+        return checkpoint, matching[0]
+    if not matching:
         raise ModelUnavailable(
             f"the weights in {checkpoint.source} are not CSM's: "
             f"neither {ORIGINAL.audio} nor {TRANSFORMERS.audio} is there"
         )
-    named = {layout.name: sorted(n for n in checkpoint.names if n.startswith(_STARTS[layout.name])) for layout in found}
+    named = {
+        layout.name: sorted(n for n in checkpoint.names if n.startswith(_STARTS[layout.name])) for layout in matching
+    }
     few, many = sorted(named, key=lambda layout: len(named[layout]))
     raise ModelUnavailable(
         f"the checkpoint in {checkpoint.source} mixes both key layouts: {', '.join(named[few][:_NAMED_AT_MOST])} "

@@ -107,8 +107,8 @@ class Voices:
 
 def speaker_number(name: str) -> int | None:
     """0..9 for "3" or "[3]"; None for anything else."""
-    found = re.fullmatch(r"\[?(\d)\]?", name.strip())
-    return int(found[1]) if found else None
+    digit = re.fullmatch(r"\[?(\d)\]?", name.strip())
+    return int(digit[1]) if digit else None
 
 
 def read_clip(file: Path, rate: int) -> Samples:

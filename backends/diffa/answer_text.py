@@ -37,10 +37,10 @@ class AnswerText:
         """Take a finished block; returns the new part of the text that can no longer change."""
         if self.ended:
             return ""
-        kept = self._tokenizer.until_end(ids)
-        self.ended = len(kept) < len(ids)
-        self.tokens += len(kept) + self.ended
-        self._ids += kept
+        until_end = self._tokenizer.until_end(ids)
+        self.ended = len(until_end) < len(ids)
+        self.tokens += len(until_end) + self.ended
+        self._ids += until_end
         text = self._cut_at_stop(self._tokenizer.decode(self._ids).lstrip())
         return self._show(text.rstrip() if self.ended else self._final_part(text))
 
@@ -53,10 +53,10 @@ class AnswerText:
         return new
 
     def _cut_at_stop(self, text: str) -> str:
-        found = [index for stop in self._stop if (index := text.find(stop)) >= 0]
-        if found:
+        ends = [index for stop in self._stop if (index := text.find(stop)) >= 0]
+        if ends:
             self.ended = self.stopped = True
-            return text[: min(found)]
+            return text[: min(ends)]
         return text
 
     def _final_part(self, text: str) -> str:

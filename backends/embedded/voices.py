@@ -75,25 +75,25 @@ class VoicesBackend:
         self._options = VoicesOptions(**model.options)
         self._problems: dict[str, str] = {}
         self._steps = 0
-        found: list[NeuralVoice] = []
+        neural: list[NeuralVoice] = []
         if placement.engine != "espeak-ng":
-            found = installed_voices(model.models_dir, permissive_only=self._options.permissive_licences_only)
+            neural = installed_voices(model.models_dir, permissive_only=self._options.permissive_licences_only)
             self._models = VoiceModels(placement.threads)
-        self._reads_japanese = any(voice.language == "ja" for voice in found)
+        self._reads_japanese = any(voice.language == "ja" for voice in neural)
         if self._reads_japanese:
             self._models.prepare_japanese()
-        self._catalog = VoiceCatalog(found)
+        self._catalog = VoiceCatalog(neural)
         self._espeak = EspeakBackend()
-        told = self._espeak.load(replace(model, options=self._espeak_options()), placement)
-        self._detail: dict[str, Any] = {**told.detail, "neural_voices": [voice.id for voice in found]}
-        families = dict.fromkeys(voice.family for voice in found)
+        espeak = self._espeak.load(replace(model, options=self._espeak_options()), placement)
+        self._detail: dict[str, Any] = {**espeak.detail, "neural_voices": [voice.id for voice in neural]}
+        families = dict.fromkeys(voice.family for voice in neural)
         return Capabilities(
-            engine="+".join([*families, told.engine]),
+            engine="+".join([*families, espeak.engine]),
             device="cpu",
-            dtype="float32" if found else told.dtype,
+            dtype="float32" if neural else espeak.dtype,
             max_batch=_MAX_BATCH,
-            sample_rate=told.sample_rate,
-            voices=(*(voice.listed() for voice in found), *told.voices),
+            sample_rate=espeak.sample_rate,
+            voices=(*(voice.listed() for voice in neural), *espeak.voices),
             native_speed=True,
             detail=self._detail,
         )

@@ -85,12 +85,12 @@ def adapter_folders(name: str, folder: Path) -> dict[str, Path]:
     in it."""
     if not folder.is_dir():
         raise ModelUnavailable(f"there is no adapter folder {folder}")
-    found = {name: folder} if (folder / CONFIG).is_file() else {}
+    adapters = {name: folder} if (folder / CONFIG).is_file() else {}
     inner = sorted((path.parent for path in folder.glob(f"*/{CONFIG}")), key=lambda path: (_step(path), path.name))
-    found.update({f"{name}-{path.name}": path for path in inner})
-    if not found:
+    adapters.update({f"{name}-{path.name}": path for path in inner})
+    if not adapters:
         raise ModelUnavailable(f"{folder} holds no adapter (no {CONFIG}, nor folders such as checkpoint-100 with one)")
-    return found
+    return adapters
 
 
 def adapter_base(folder: Path) -> str:

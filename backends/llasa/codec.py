@@ -138,6 +138,6 @@ def _mono(wave: Wave) -> Tensor:
     # An array may be read-only (it came in a message) or reversed, which tensors cannot share.
     tensor = torch.tensor(np.ascontiguousarray(wave)) if isinstance(wave, np.ndarray) else torch.as_tensor(wave)
     if tensor.dim() != 1 or tensor.numel() == 0 or not tensor.is_floating_point():
-        found = f"{list(tensor.shape)} of {tensor.dtype}"
-        raise InvalidInput(f"a clip must be float samples [time] with at least one sample, not {found}")
+        shape = f"{list(tensor.shape)} of {tensor.dtype}"
+        raise InvalidInput(f"a clip must be float samples [time] with at least one sample, not {shape}")
     return tensor.float()

@@ -51,8 +51,8 @@ def normalised_japanese(text: str, strict: bool = False) -> str:
     strict: also delete every character outside the trainer's set.
     """
     text = _FOOTNOTE.sub("", text).translate(_JAPANESE_GONE).translate(_JAPANESE_CHANGED)
-    text = _HALF_KATAKANA.sub(lambda found: unicodedata.normalize("NFKC", found.group()), text)
-    text = _FULL_LATIN.sub(lambda found: unicodedata.normalize("NFKC", found.group()), text)
+    text = _HALF_KATAKANA.sub(lambda match: unicodedata.normalize("NFKC", match.group()), text)
+    text = _FULL_LATIN.sub(lambda match: unicodedata.normalize("NFKC", match.group()), text)
     text = _ELLIPSES.sub("……", text)
     return _OUTSIDE_TRAINING.sub("", text) if strict else text
 

@@ -44,7 +44,7 @@ class Vocabulary:
                 f"the tokenizer in {source} lacks {', '.join(missing)}: this is not a LLASA checkpoint"
             )
         ids = tokenizer.get_vocab(with_added_tokens=True)
-        speech = {int(found.group(1)): number for name, number in ids.items() if (found := _SPEECH.fullmatch(name))}
+        speech = {int(match.group(1)): number for name, number in ids.items() if (match := _SPEECH.fullmatch(name))}
         self.speech_start, self.speech_count = _contiguous(speech, source)
         self.stop: int = ids["<|SPEECH_GENERATION_END|>"]
         self.start: int = ids["<|SPEECH_GENERATION_START|>"]
@@ -109,8 +109,8 @@ class Vocabulary:
         tokens = ids.flatten() if isinstance(ids, Tensor) else torch.tensor(list(ids), dtype=torch.int64)
         ended = (tokens == self.stop).cumsum(0)
         codes = tokens - self.speech_start
-        found: list[int] = codes[(ended == 0) & (codes >= 0) & (codes < self.speech_count)].tolist()
-        return found
+        speech: list[int] = codes[(ended == 0) & (codes >= 0) & (codes < self.speech_count)].tolist()
+        return speech
 
 
 def _contiguous(speech: dict[int, int], source: str) -> tuple[int, int]:

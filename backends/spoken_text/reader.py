@@ -78,12 +78,12 @@ class Reader:
         self._backend = backend
 
     def load(self, model: ModelFiles, placement: Placement) -> Capabilities:
-        told = self._backend.load(model, placement)
-        self._on, self._rate = model.normalize_text, told.sample_rate or _RATE
-        self._languages = {voice.id: voice.languages[0] for voice in told.voices if len(voice.languages) == 1}
-        spoken = {_primary(code) for voice in told.voices for code in voice.languages}
+        capabilities = self._backend.load(model, placement)
+        self._on, self._rate = model.normalize_text, capabilities.sample_rate or _RATE
+        self._languages = {voice.id: voice.languages[0] for voice in capabilities.voices if len(voice.languages) == 1}
+        spoken = {_primary(code) for voice in capabilities.voices for code in voice.languages}
         self._latin = LatinLanguages(spoken) if len(spoken) > _FEW_LANGUAGES else None
-        return told
+        return capabilities
 
     def canary(self) -> Request:
         return self._backend.canary()

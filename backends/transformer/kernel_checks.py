@@ -179,10 +179,10 @@ def _whole_numbers(shape: tuple[int, int], most: int, seed: int) -> Tensor:
     return drawn.double()
 
 
-def _near(found: Tensor, exact: Tensor, dtype: torch.dtype) -> bool:
+def _near(result: Tensor, exact: Tensor, dtype: torch.dtype) -> bool:
     """Equal but for a few roundings to `dtype`, relative to the largest value of each row."""
     allowed = 4 * torch.finfo(dtype).eps * exact.abs().amax(-1, keepdim=True)
-    return bool(((found - exact).abs() <= allowed).all())
+    return bool(((result - exact).abs() <= allowed).all())
 
 
 def _name(dtype: torch.dtype) -> str:

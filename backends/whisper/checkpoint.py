@@ -158,8 +158,8 @@ def _weight_files(folder: Path) -> list[Path]:
         return files
     others = sorted(folder.glob("*.safetensors"))
     if len(others) != 1:
-        found = ", ".join(path.name for path in others) or "none"
-        raise ModelUnavailable(f"{folder} has no model.safetensors (safetensors files: {found}); pull the model again")
+        names = ", ".join(path.name for path in others) or "none"
+        raise ModelUnavailable(f"{folder} has no model.safetensors (safetensors files: {names}); pull the model again")
     return others
 
 

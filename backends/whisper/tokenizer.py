@@ -184,8 +184,8 @@ def special_tokens(rules: GenerationConfig, tokenizer: WhisperTokenizer, dims: M
 
     def pick(number: int | None, *markers: str) -> int | None:
         if number is None:
-            found = (tokenizer.token_id(marker) for marker in markers)
-            return next((token for token in found if token is not None and token < dims.vocabulary), None)
+            ids = (tokenizer.token_id(marker) for marker in markers)
+            return next((token for token in ids if token is not None and token < dims.vocabulary), None)
         return _inside(number, dims)
 
     start, end = pick(rules.start, "<|startoftranscript|>"), pick(rules.end, "<|endoftext|>")
@@ -225,8 +225,8 @@ def _is_multilingual(rules: GenerationConfig, dims: ModelDimensions, prompting: 
 
 
 def _language_tokens(tokenizer: WhisperTokenizer, dims: ModelDimensions) -> dict[str, int]:
-    found = {code: tokenizer.token_id(f"<|{code}|>") for code in LANGUAGES}
-    return {code: number for code, number in found.items() if number is not None and number < dims.vocabulary}
+    ids = {code: tokenizer.token_id(f"<|{code}|>") for code in LANGUAGES}
+    return {code: number for code, number in ids.items() if number is not None and number < dims.vocabulary}
 
 
 def checked_language(special: SpecialTokens, given: str | None, param: str = "language") -> str | None:

@@ -45,8 +45,8 @@ class WindowDecoder:
         else:
             with ThreadPoolExecutor(len(replicas), "whisper") as threads:
                 results = list(threads.map(self._results, replicas, parts))
-        for part, found in zip(parts, results, strict=True):
-            for item, result in zip(part, found, strict=True):
+        for part, part_results in zip(parts, results, strict=True):
+            for item, result in zip(part, part_results, strict=True):
                 self.hand_back(item, result)
 
     def _results(self, network: Network, windows: Sequence[ActiveWindow]) -> list[WindowResult]:

@@ -35,8 +35,8 @@ class SpokenHistory:
     def transcript(self, name: str) -> str | None:
         """None: unknown, or forgotten."""
         self._forget()
-        found = self._kept.get(name)
-        return None if found is None else found[1]
+        entry = self._kept.get(name)
+        return None if entry is None else entry[1]
 
     def _forget(self) -> None:
         now = self._clock()

@@ -119,15 +119,15 @@ def _state(folder: Path, name: str) -> dict[str, Tensor]:
     """One network's tensors; the published pickles are read as plain tensors only."""
     safe, pickled = folder / f"{name}.safetensors", folder / f"{name}.ckpt"
     if safe.is_file():
-        found = load_file(safe)
+        state = load_file(safe)
     elif pickled.is_file():
         try:
-            found = torch.load(pickled, map_location="cpu", weights_only=True)
+            state = torch.load(pickled, map_location="cpu", weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
             raise ModelUnavailable(f"{pickled} is not a plain state dict: {error}") from error
     else:
         raise ModelUnavailable(f"the watermark model in {folder} lacks {pickled.name}")
-    return {key.removeprefix("module."): tensor.float() for key, tensor in found.items()}
+    return {key.removeprefix("module."): tensor.float() for key, tensor in state.items()}
 
 
 def _fill(net: Any, state: Mapping[str, Tensor], name: str) -> None:
@@ -144,11 +144,11 @@ def _layers(state: Mapping[str, Tensor]) -> int:
 
 def _package() -> ModuleType:
     """silentcipher's module of networks alone: importing the package would pull audio readers that are not needed."""
-    found = importlib.util.find_spec("silentcipher")
-    if found is None or not found.submodule_search_locations:
+    package = importlib.util.find_spec("silentcipher")
+    if package is None or not package.submodule_search_locations:
         raise ModelUnavailable("the watermark needs the package silentcipher; install the extra `torch`")
     spec = importlib.util.spec_from_file_location(
-        "silentcipher_networks", Path(found.submodule_search_locations[0]) / "model.py"
+        "silentcipher_networks", Path(package.submodule_search_locations[0]) / "model.py"
     )
     if spec is None or spec.loader is None:
         raise ModelUnavailable("the package silentcipher has no module `model`")

@@ -47,19 +47,19 @@ def read_clips(path: Path) -> Iterator[Clip]:
 
 def _clip(line: str, where: str) -> Clip:
     try:
-        found = json.loads(line)
+        row = json.loads(line)
     except ValueError as error:
         raise InvalidInput(f"{where} is not valid JSON: {error}") from error
-    if not isinstance(found, dict) or not isinstance(found.get("text"), str) or not found["text"].strip():
+    if not isinstance(row, dict) or not isinstance(row.get("text"), str) or not row["text"].strip():
         raise InvalidInput(f"{where} has no text")
-    code = found.get("code")
+    code = row.get("code")
     if not isinstance(code, list) or not code:
         raise InvalidInput(f"{where} has no codes")
     if not all(isinstance(value, int) and not isinstance(value, bool) and value >= 0 for value in code):
         raise InvalidInput(f"{where} has codes that are not whole numbers from 0 on")
-    duration = found.get("duration")
+    duration = row.get("duration")
     return Clip(
-        found["text"], tuple(code), str(found.get("source", "")), duration if isinstance(duration, int | float) else 0.0
+        row["text"], tuple(code), str(row.get("source", "")), duration if isinstance(duration, int | float) else 0.0
     )
 
 
@@ -94,9 +94,9 @@ class DatasetWriter:
             self._note.write_text(self._settings, encoding="utf-8")
             return {}
         clips = [_clip(line, str(self._working)) for line in lines[:-1]]  # what stands after the last line end was torn
-        kept = [clip for clip in clips if texts.get(clip.source) == clip.text]
-        self._working.write_text("".join(clip.line() for clip in kept), encoding="utf-8", newline="\n")
-        return {clip.source: clip for clip in kept}
+        unchanged = [clip for clip in clips if texts.get(clip.source) == clip.text]
+        self._working.write_text("".join(clip.line() for clip in unchanged), encoding="utf-8", newline="\n")
+        return {clip.source: clip for clip in unchanged}
 
     def __enter__(self) -> DatasetWriter:
         self._file = self._working.open("a", encoding="utf-8", newline="\n")

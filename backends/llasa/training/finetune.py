@@ -257,14 +257,14 @@ class _Trainer:
         """Continue after the last checkpoint. Raises InvalidInput if there is none."""
         from peft import load_peft_weights, set_peft_model_state_dict
 
-        found = [
+        checkpoints = [
             path.parent
             for path in self._output.glob(f"checkpoint-*/{_STATE}")
             if not path.parent.name.endswith(".part")
         ]
-        if not found:
+        if not checkpoints:
             raise InvalidInput(f"{self._output} holds no checkpoint to resume from")
-        last = max(found, key=lambda path: int(path.name.rpartition("-")[2]))
+        last = max(checkpoints, key=lambda path: int(path.name.rpartition("-")[2]))
         self._same_training(last)
         set_peft_model_state_dict(
             self._accelerator.unwrap_model(self._model), load_peft_weights(str(last), device="cpu")
@@ -298,13 +298,13 @@ def _adapted_model(base: Path, training: Training) -> Any:
         raise ModelUnavailable(f"{base} is not a model folder (it has no config.json)")
     dtype = torch.bfloat16 if training.bf16 else torch.float32
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
+        model, loading = AutoModelForCausalLM.from_pretrained(
             str(base), dtype=dtype, use_safetensors=True, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelUnavailable(f"the model in {base} cannot be loaded: {error}") from error
-    if found["missing_keys"]:  # transformers would train on top of random numbers
-        raise ModelUnavailable(f"the checkpoint in {base} lacks {', '.join(sorted(found['missing_keys'])[:8])}")
+    if loading["missing_keys"]:  # transformers would train on top of random numbers
+        raise ModelUnavailable(f"the checkpoint in {base} lacks {', '.join(sorted(loading['missing_keys'])[:8])}")
     model.config.use_cache = False
     if training.gradient_checkpointing:
         model.gradient_checkpointing_enable()
