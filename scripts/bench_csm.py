@@ -43,6 +43,7 @@ from backends.csm.prompt_frames import text_rows
 from backends.transformer.checkpoint import Checkpoint
 from backends.transformer.linear import precision
 from backends.transformer.sampling import request_noise
+from scripts.bench.interleaved import interleaved
 
 TEXT = 1024  # rows of the text table: a gather, its size does not matter
 PROMPT = 64  # rows
@@ -306,7 +307,7 @@ def main() -> None:
     parts = arguments.only.split(",")
     print(f"torch {torch.__version__}, {arguments.threads} thread(s), {time.strftime('%Y-%m-%d')}", flush=True)
     found: dict[str, dict[str, float]] = {"logits": measure_logits() if "logits" in parts else {}}
-    seconds = interleaved(parts, arguments.rounds)
+    seconds = frame_seconds(parts, arguments.rounds)
     seconds |= measure_codec() if "codec" in parts else {}
     found["seconds"] = {name: statistics.median(times) for name, times in seconds.items()}
     found["best"] = {name: min(times) for name, times in seconds.items()}
@@ -320,20 +321,14 @@ def main() -> None:
         arguments.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
 
 
-def interleaved(parts: list[str], rounds: int) -> dict[str, list[float]]:
-    """Seconds per frame of every way, one after the other in every round, after one round that does not count."""
+def frame_seconds(parts: list[str], rounds: int) -> dict[str, list[float]]:
+    """Seconds per frame of every way."""
     makers = {"int8": partial(ours, "int8"), "bfloat16": partial(ours, "bfloat16")}
     makers |= {"torchtune": torchtune, "transformers": transformers}
     ways: dict[str, Callable[[], float]] = {}
     for part, make in makers.items():
         ways |= make() if part in parts else {}
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(rounds + 1):
-        for name, way in ways.items():
-            spent = way()
-            if number:
-                seconds[name].append(spent)
-    return seconds
+    return interleaved(ways, rounds)
 
 
 def ratios(middle: dict[str, float]) -> dict[str, float]:

@@ -36,6 +36,7 @@ from backends.llasa.lora import LoraVariant
 from backends.llasa.model import Llasa, load_llasa
 from backends.llasa.options import SamplingParams
 from backends.transformer.linear import make_linear
+from scripts.bench.interleaved import interleaved
 
 ROPE = {
     "rope_type": "llama3",
@@ -352,17 +353,6 @@ def bench_codec(folder: Path, options: argparse.Namespace, seconds: int = 10) ->
 
 
 # --- measuring --------------------------------------------------------------------------------------------------------
-
-
-def interleaved(ways: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Every way once per round, one after the other, after one round that does not count."""
-    results: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(rounds + 1):
-        for name, way in ways.items():
-            seconds = way()
-            if number:
-                results[name].append(seconds)
-    return results
 
 
 def report(title: str, results: dict[str, list[float]], rows: dict[str, int] | None = None) -> Found:

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING
 import platformdirs
 from filelock import FileLock
 
+from app.http.addresses import is_address
+
 if TYPE_CHECKING:
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
@@ -237,21 +239,13 @@ def _usage(*, sign_certificates: bool) -> x509.KeyUsage:
 
 def _host_names(names: Iterable[str]) -> set[str]:
     """Those of `names` that are no addresses and no names of the local network, which every authority may sign."""
-    return {name for name in names if not _is_address(name) and not name.endswith(f".{_MDNS}")}
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
+    return {name for name in names if not is_address(name) and not name.endswith(f".{_MDNS}")}
 
 
 def _general_name(name: str) -> x509.GeneralName:
     from cryptography import x509
 
-    return x509.IPAddress(ipaddress.ip_address(name)) if _is_address(name) else x509.DNSName(name)
+    return x509.IPAddress(ipaddress.ip_address(name)) if is_address(name) else x509.DNSName(name)
 
 
 def _subject(name: str) -> x509.Name:

@@ -6,7 +6,6 @@ requests, and CORS for those that are allowed. Programs that are not browsers se
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 from urllib.parse import urlsplit
 
@@ -17,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.config.settings import ServerSettings, is_loopback
 from app.errors import Forbidden
+from app.http.addresses import is_address
 from app.routes.context import header_text
 from app.routes.operations import WORK_QUERY
 
@@ -135,7 +135,7 @@ class OriginGuard:
     def _host_allowed(self, host: str) -> bool:
         """IP addresses, single-label names and the safe suffixes: a rebinding page has none of them."""
         name = _hostname(host)
-        return "." not in name or _is_address(name) or name.endswith(_SAFE_SUFFIXES) or name in self._hosts
+        return "." not in name or is_address(name) or name.endswith(_SAFE_SUFFIXES) or name in self._hosts
 
     def _origin_allowed(self, origin: str, host: str) -> bool:
         parts = urlsplit(origin)
@@ -182,14 +182,6 @@ def _hostname(host: str) -> str:
     if host.startswith("["):
         return host[1:].partition("]")[0].lower()
     return host.partition(":")[0].rstrip(".").lower()
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
 
 
 def _preflight(headers: Headers) -> Response:

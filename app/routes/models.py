@@ -5,6 +5,7 @@ One shape holds the fields of Azure's and OpenAI's listings, because clients of 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from starlette.types import ASGIApp
@@ -48,27 +49,32 @@ SCHEMAS = {
 
 async def list_models(context: RequestContext) -> ASGIApp:
     """Every name that requests may use, aliases included."""
-    known = context.gateway.deployments
-    data = [_model(name, known[name]) for name in known]
-    data += [_model(alias, known[name]) for alias, name in known.aliases.items()]
-    return context.json({"object": "list", "data": data})
+    return _listed(context, _model)
 
 
 async def get_model(context: RequestContext) -> ASGIApp:
-    deployment = context.find(context.parameter)
-    return context.json(_model(context.parameter, deployment))
+    return _named(context, _model)
 
 
 async def list_deployments(context: RequestContext) -> ASGIApp:
-    known = context.gateway.deployments
-    data = [_deployment(name, known[name]) for name in known]
-    data += [_deployment(alias, known[name]) for alias, name in known.aliases.items()]
-    return context.json({"object": "list", "data": data})
+    return _listed(context, _deployment)
 
 
 async def get_deployment(context: RequestContext) -> ASGIApp:
-    deployment = context.find(context.parameter)
-    return context.json(_deployment(context.parameter, deployment))
+    return _named(context, _deployment)
+
+
+_Document = Callable[[str, Deployment], dict[str, Any]]
+
+
+def _listed(context: RequestContext, document: _Document) -> ASGIApp:
+    known = context.gateway.deployments
+    names = {**{name: name for name in known}, **known.aliases}
+    return context.json({"object": "list", "data": [document(name, known[real]) for name, real in names.items()]})
+
+
+def _named(context: RequestContext, document: _Document) -> ASGIApp:
+    return context.json(document(context.parameter, context.find(context.parameter)))
 
 
 def _model(name: str, deployment: Deployment) -> dict[str, Any]:

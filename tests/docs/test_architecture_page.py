@@ -102,6 +102,14 @@ def test_there_are_three_walks() -> None:
     ]
 
 
+def test_at_most_seven_objects_carry_a_request() -> None:
+    rows = re.findall(r"^\| (`.*`) \| `([^`]+)` \|", section("What carries a request"), re.MULTILINE)
+    assert 5 <= len(rows) <= 7
+    for names, pattern in rows:
+        code = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob(pattern))
+        assert [name for name in re.findall(r"`(\w+)`", names) if not re.search(rf"^class {name}\b", code, re.M)] == []
+
+
 def test_files_that_the_page_names_exist() -> None:
     named = re.findall(r"`((?:app|backends|tests|scripts)/[\w/.]*)`", PAGE)
     assert len(named) > 20
