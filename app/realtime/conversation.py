@@ -18,6 +18,8 @@ from app.routes.inline_audio import base64_text
 MOST_ITEMS = 1000  # the oldest are forgotten: no model here reads so many
 MOST_CHARACTERS = 1_048_576  # of all items together
 ROOT = "root"  # as previous_item_id: before all others
+# Of audio in one event; more would make it a message of over 1 MiB, at which usual WebSocket clients break off.
+MOST_SHOWN_BYTES = 720 * 1024
 
 
 @dataclass(slots=True)
@@ -50,7 +52,7 @@ class Item:
         return len(self.text) + sum(map(len, self.call.values()))
 
     def document(self, *, with_audio: bool = False) -> dict[str, Any]:
-        """As events show it; the audio only where it is asked for."""
+        """As events show it; the audio only where it is asked for and no longer than one event may be."""
         head = {"id": self.id, "object": "realtime.item", "type": self.kind, "status": self.status}
         if self.kind != "message":
             return head | self.call
@@ -65,7 +67,7 @@ class Item:
         else:  # null and not left out: the JavaScript agents SDK ends the program of a part without a transcript
             known = self.content == "output_audio" or (self.shown and self.settled)
             part["transcript"] = self.text if known else None
-        if with_audio and self.audio:
+        if with_audio and 0 < len(self.audio) <= MOST_SHOWN_BYTES:
             part["audio"] = base64_text(self.audio)
         return [part]
 

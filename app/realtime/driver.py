@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from app.errors import ApiError, internal_error
+from app.errors import ApiError, Overloaded, internal_error
 from app.realtime.chat import Call, Chat
 from app.realtime.core import Core, Opening
 from app.realtime.diarizer import Diarizer
@@ -84,6 +84,7 @@ class Driver:
         self._read = asyncio.Event()  # the client has read some of what waited
         self._responder = Responder(self, makers.chat, makers.voice)
         self.audio_seconds = 0.0
+        self.is_full = False  # the server has no room to follow what is said
 
     # --- From the socket ----------------------------------------------------------------------------------------------
 
@@ -91,6 +92,16 @@ class Driver:
         """Begin to recognize before any audio; an error within `seconds` is raised."""
         self._recognizer.start(self.core.session.recognizer, self.core.session.live_request())
         await self._recognizer.started(seconds)
+
+    async def check_room(self, seconds: float) -> None:
+        """Raises Overloaded where speech could not be followed. Nothing is begun: it is not sure that any comes."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._recognizer.check_room(self.core.session.recognizer)
+        except Overloaded:
+            raise
+        except (ApiError, TimeoutError):
+            return  # whoever speaks is told of it
 
     def open(self) -> None:
         """The session's first event."""
@@ -186,14 +197,19 @@ class Driver:
             feed = output.feed if isinstance(output, Feed) else output
             self._recognizer.feed(lambda: session.recognizer, session.live_request(), feed)
         except ApiError as error:
-            self.core.recognizer_lost(error)
+            self._lose(error)
 
     def _configure(self) -> None:
         session = self.core.session
         try:
             self._recognizer.configure(session.recognizer, session.live_request())
         except ApiError as error:
-            self.core.recognizer_lost(error)
+            self._lose(error)
+
+    def _lose(self, error: ApiError) -> None:
+        """What is said is not followed any more."""
+        self.is_full = self.is_full or isinstance(error, Overloaded)
+        self.core.recognizer_lost(error)
 
     def _set_timer(self, seconds: float | None) -> None:
         if self._timer is not None:
@@ -220,7 +236,7 @@ class Driver:
     def _lost(self, error: ApiError) -> None:
         if not self._is_open:
             return  # whoever prepares the session is told
-        self.core.recognizer_lost(error)
+        self._lose(error)
         self._act()
 
     # --- Sink of the responder ----------------------------------------------------------------------------------------

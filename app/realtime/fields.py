@@ -24,6 +24,7 @@ LONGEST_MS = 60_000  # of padding or silence
 LONGEST_IDLE_MS = 600_000
 # What a fixed silence must be, ms, where upstream's end-of-turn model would wait at most 8, 4 and 2 s: it only waits so
 # long after words that sound unfinished, and a silence that is always waited for would make every answer that late.
+EAGERNESS = "eagerness"
 EAGERNESS_MS = {"low": 1600, "medium": 800, "auto": 800, "high": 500}
 DEFAULT_TURNS: Mapping[str, Any] = {
     "type": "server_vad",
@@ -243,24 +244,33 @@ _SERVER_VAD: Fields = {
     **_milliseconds,
     **_RESPONSES,
     "idle_timeout_ms": _read_idle,
+    EAGERNESS: _kept,
 }
-_SEMANTIC_VAD: Fields = {"type": _kept, "eagerness": one_of(*EAGERNESS_MS, default="auto"), **_RESPONSES}
+# What belongs to server_vad means nothing here, and is no mistake that a session should fail over.
+_SEMANTIC_VAD: Fields = {
+    **dict.fromkeys(_SERVER_VAD, _kept),
+    EAGERNESS: one_of(*EAGERNESS_MS, default="auto"),
+    **_RESPONSES,
+}
 
 
 def _read_turns(current: Any, given: Any, param: str) -> dict[str, Any] | None:
-    """Turn detection; semantic_vad becomes the server_vad that it is here, and is shown as that."""
+    """Turn detection; semantic_vad becomes the server_vad that it is here, and is shown as that. Its eagerness stays
+    beside it, unshown, so that a change back to server_vad is known as one."""
     if given is None:
         return None
     if not isinstance(given, Mapping):
         raise InvalidRequest(f"{param} must be an object.", param=param)
     base = dict(current or DEFAULT_TURNS)
-    kind = given.get("type", "server_vad")
+    kind = given.get("type", "semantic_vad" if EAGERNESS in given else "server_vad")
     if kind == "server_vad":
+        if "type" in given and base.pop(EAGERNESS, None):
+            base["silence_duration_ms"] = DEFAULT_TURNS["silence_duration_ms"]
         return merged(base, given, _SERVER_VAD, param)
     if kind != "semantic_vad":
         raise InvalidRequest(f"{param}.type must be server_vad or semantic_vad.", param=f"{param}.type")
-    asked = merged({"eagerness": "auto"}, given, _SEMANTIC_VAD, param)
-    silence = EAGERNESS_MS[asked.pop("eagerness")]
+    asked = merged({EAGERNESS: base.get(EAGERNESS, "auto")}, given, _SEMANTIC_VAD, param)
+    silence = EAGERNESS_MS[asked[EAGERNESS]]
     return {**base, "threshold": 0.5, **asked, "type": "server_vad", "silence_duration_ms": silence}
 
 

@@ -79,8 +79,8 @@ def handshake_keys(query: QueryParams, subprotocols: Sequence[str]) -> Iterator[
 
 
 def chosen_subprotocol(subprotocols: Sequence[str]) -> str | None:
-    """`realtime` where it is offered: a client closes on another one, and a key must not be sent back."""
-    return SUBPROTOCOL if SUBPROTOCOL in subprotocols else None
+    """`realtime` where it is offered: a client closes on another one, or on none; a key must not be sent back."""
+    return next((name for name in (SUBPROTOCOL, _PREVIEW_SUBPROTOCOL) if name in subprotocols), None)
 
 
 def _transcription_model(name: str, deployments: Deployments, scheme: Scheme) -> str:

@@ -20,7 +20,12 @@ _EVENTS = {
         for end in ("delta", "done")
     },
 }
-_DROPPED = ("conversation.item.done", "input_audio_buffer.timeout_triggered")  # of which the preview knows nothing
+# Of which the preview knows nothing.
+_DROPPED = (
+    "conversation.item.done",
+    "conversation.item.input_audio_transcription.segment",
+    "input_audio_buffer.timeout_triggered",
+)
 _CONTENT = {"output_text": "text", "output_audio": "audio"}
 _FORMATS = {"pcm16": "audio/pcm", "g711_ulaw": "audio/pcmu", "g711_alaw": "audio/pcma"}
 _FORMAT_NAMES = {coding: name for name, coding in _FORMATS.items()}

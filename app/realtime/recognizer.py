@@ -102,6 +102,11 @@ class Recognizer:
         if not self._jobs:
             self._begin(deployment, request)
 
+    async def check_room(self, deployment: Deployment) -> None:
+        """Raises Overloaded where a job could not be served in real time now, or another ApiError. Begins none."""
+        async with self._pool.admit(deployment, owner=self._owner, request_id=self._request_id, live=True):
+            return
+
     async def started(self, seconds: float) -> None:
         """Wait until the job runs, but not longer than that. Raises the ApiError that kept it from running."""
         job = self._jobs[-1]

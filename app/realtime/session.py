@@ -13,7 +13,15 @@ from typing import Any, Literal
 
 from app.config.deployments import Deployment
 from app.errors import ApiError, InvalidRequest, UnsupportedParameter
-from app.realtime.fields import DEFAULT_TURNS, INPUT_FIELDS, OUTPUT_FIELDS, SHARED_FIELDS, SPEECH_FIELDS, merged
+from app.realtime.fields import (
+    DEFAULT_TURNS,
+    EAGERNESS,
+    INPUT_FIELDS,
+    OUTPUT_FIELDS,
+    SHARED_FIELDS,
+    SPEECH_FIELDS,
+    merged,
+)
 from app.realtime.formats import AudioFormat, read_format
 from backends.languages import language_code
 from backends.live import LiveRequest, TurnDetection
@@ -23,6 +31,7 @@ Kind = Literal["realtime", "transcription"]
 LOGPROBS = "item.input_audio_transcription.logprobs"
 # Names of models that upstream write while audio comes and have no turn detection: their clients commit each turn.
 STREAMING_MODELS = ("gpt-realtime-whisper", "gpt-live-transcribe")
+_OF_ANSWERS = ("create_response", "interrupt_response", "idle_timeout_ms")  # in turn_detection
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +85,9 @@ class Session:
         if self.kind == "realtime":
             head["model"] = self._model
         fields = copy.deepcopy(self.fields)
-        if self.kind == "transcription" and isinstance(turns := fields["audio"]["input"]["turn_detection"], dict):
-            for name in ("create_response", "interrupt_response", "idle_timeout_ms"):
+        unshown = (EAGERNESS, *(_OF_ANSWERS if self.kind == "transcription" else ()))
+        if isinstance(turns := fields["audio"]["input"]["turn_detection"], dict):
+            for name in unshown:
                 turns.pop(name, None)
         return head | fields
 

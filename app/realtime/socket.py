@@ -87,6 +87,8 @@ class SessionSocket:
             stack.push_async_callback(self.driver.close)
             if self._handshake.kind == "transcription":
                 await self._prepare()
+            else:
+                await self.driver.check_room(_LOADING_SECONDS)
             try:
                 await send({"type": "websocket.accept", "subprotocol": chosen_subprotocol(subprotocols)})
             except OSError:  # the client has gone
@@ -180,6 +182,8 @@ class SessionSocket:
             if driver.unsent > MOST_UNSENT_BYTES:
                 return Closing(POLICY, "the client does not read what it is sent")
             await self._send_all(send)
+            if driver.is_full:
+                self._finish(Closing(TRY_LATER, "the server has no room to follow what is said; please try later"))
             if self._leaves and not driver.core.is_busy:
                 self._finish(Closing(GOING_AWAY, "the server is shutting down"))
             await driver.changed.wait()

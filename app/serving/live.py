@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 
 from app.config.settings import LimitSettings
 from app.errors import ApiError, Overloaded
@@ -28,15 +29,20 @@ _BUSY = 0.9  # share of the worker's time that live sessions may take
 class LivePrice:
     """Seconds of work per second of live audio, lately: what one more session adds to the worker's time."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._spent = self._seconds = 0.0
+        self._added_at = -math.inf
 
     @property
     def value(self) -> float | None:
-        """None until enough was heard."""
-        return self._spent / self._seconds if self._seconds >= _TRUSTED_SECONDS else None
+        """None until enough was heard, and once it is long ago: of a machine that was busy then, nobody could ever be
+        heard again to tell that it is not any more."""
+        is_known = self._seconds >= _TRUSTED_SECONDS and self._clock() - self._added_at <= _MEMORY_SECONDS
+        return self._spent / self._seconds if is_known else None
 
     def add(self, seconds: float, spent: float) -> None:
+        self._added_at = self._clock()
         kept = math.exp(-seconds / _MEMORY_SECONDS)
         self._seconds, self._spent = self._seconds * kept + seconds, self._spent * kept + spent
 

@@ -107,6 +107,12 @@ def test_a_key_as_subprotocol_is_taken_and_never_sent_back() -> None:
         assert _refusal(server, "/v1/realtime", subprotocols=wrong, additional_headers={})[0] == 401
 
 
+def test_the_previews_subprotocol_is_chosen_where_it_is_the_only_one(server: Running) -> None:
+    """A client that offered some and is given none breaks off."""
+    with connected(server, subprotocols=["openai-insecure-api-key.k", "openai-beta.realtime-v1"]) as socket:
+        assert socket.connection.subprotocol == "openai-beta.realtime-v1"
+
+
 @pytest.mark.parametrize(
     ("origin", "allowed"), [("http://localhost:3000", True), ("https://evil.example", False), ("null", False)]
 )

@@ -57,6 +57,19 @@ def test_what_is_no_update_passes(event: Any) -> None:
     Dialect(preview=True).incoming(event)
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "conversation.item.done",
+        "conversation.item.input_audio_transcription.segment",
+        "input_audio_buffer.timeout_triggered",
+    ],
+)
+def test_events_that_the_preview_does_not_know_stay_away(kind: str) -> None:
+    assert Dialect(preview=True).outgoing({"type": kind}) == []
+    assert Dialect(preview=False).outgoing({"type": kind}) == [{"type": kind}]
+
+
 def test_a_conversation_in_the_preview(server: Running) -> None:
     with connected(server, "/openai/realtime?api-version=2025-04-01-preview&deployment=gpt-realtime") as socket:
         socket.send("session.update", session=LIVEKIT, event_id="u")

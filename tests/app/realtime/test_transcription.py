@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from app.errors import ModelUnavailable, Overloaded
 from backends.interface import Failed
@@ -159,12 +162,27 @@ def test_semantic_turns_become_server_turns_and_the_session_says_so(server: Runn
             shown = socket.update(audio={"input": {"turn_detection": turns}})["audio"]["input"]["turn_detection"]
             assert shown["type"] == "server_vad"
             lengths.append(shown["silence_duration_ms"])
-        assert lengths == sorted(lengths, reverse=True)
+        assert lengths == sorted(lengths, reverse=True) == [1600, 800, 500]
+
+
+def test_a_change_back_from_semantic_turns_brings_the_default_silence(server: Running) -> None:
+    with connected(server) as socket:
+
+        def shown(**turns: Any) -> dict[str, Any]:
+            found: dict[str, Any] = socket.update(audio={"input": {"turn_detection": turns}})
+            return dict(found["audio"]["input"]["turn_detection"])
+
+        assert shown(type="semantic_vad", eagerness="low", idle_timeout_ms=None)["silence_duration_ms"] == 1600
+        assert shown(eagerness="high")["silence_duration_ms"] == 500
+        assert shown(type="semantic_vad", eagerness="low")["silence_duration_ms"] == 1600
+        assert shown(type="semantic_vad")["silence_duration_ms"] == 1600  # absent keeps
+        again = shown(type="server_vad", eagerness="low")
+        assert (again["silence_duration_ms"], "eagerness" in again) == (500, False)
+        shown(type="server_vad", silence_duration_ms=700)
+        assert shown(type="server_vad")["silence_duration_ms"] == 700
 
 
 def test_a_session_that_could_not_be_served_is_refused_before_the_upgrade(server: Running) -> None:
-    from websockets.exceptions import InvalidStatus
-
     server.pool.refuse_live = Overloaded("The server is at its limit.", retry_after=10.0)
     try:
         with pytest.raises(InvalidStatus) as refused, connected(server):
@@ -175,6 +193,33 @@ def test_a_session_that_could_not_be_served_is_refused_before_the_upgrade(server
     assert answer.status_code == 429
     assert b"at its limit" in answer.body
     assert answer.headers["retry-after"] == "10"
+
+
+def test_a_conversation_that_could_not_be_followed_is_refused_before_the_upgrade(server: Running) -> None:
+    server.pool.refuse_live = Overloaded("The server is at its limit.", retry_after=10.0)
+    try:
+        for target in ("/v1/realtime?model=gpt-realtime", "/v1/realtime"):
+            with pytest.raises(InvalidStatus) as refused, connected(server, target):
+                pass
+            assert refused.value.response.status_code == 429
+    finally:
+        server.pool.refuse_live = None
+
+
+@pytest.mark.parametrize("target", ["/v1/realtime?model=gpt-realtime", "/v1/realtime"])
+def test_a_session_that_finds_no_room_later_is_closed_with_1013(server: Running, target: str) -> None:
+    """So that its client dials again later, and is not left talking to nobody."""
+    with connected(server, target) as socket:
+        server.pool.refuse_live = Overloaded("The server is at its limit.", retry_after=10.0)
+        try:
+            socket.append(tone(0.1))
+            assert socket.until("error")["error"]["type"] == "rate_limit_error"
+            with pytest.raises(ConnectionClosed) as closed:
+                socket.until("never")
+        finally:
+            server.pool.refuse_live = None
+    assert closed.value.rcvd is not None
+    assert (closed.value.rcvd.code, "no room" in closed.value.rcvd.reason) == (1013, True)
 
 
 def test_a_default_that_is_not_there_keeps_nobody_from_naming_another() -> None:

@@ -162,6 +162,18 @@ def test_a_price_follows_the_last_minute() -> None:
     assert price.value == pytest.approx(0.5, abs=0.01)
 
 
+def test_a_price_of_long_ago_refuses_nobody() -> None:
+    """Else a machine that was busy once would refuse for ever: nobody is heard who could tell that it is free."""
+    now = 0.0
+    price = LivePrice(lambda: now)
+    price.add(20.0, 30.0)
+    assert price.value == pytest.approx(1.5)
+    now = 59.0
+    assert price.value == pytest.approx(1.5)
+    now = 61.0
+    assert price.value is None
+
+
 async def test_audio_that_waits_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live_module, "MOST_BACKLOG_SECONDS", 4.0)
     d = fake(hang_at="step")
