@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from tests.support.live_pool import CONTENT, Socket, connected, realtime_server, tone
+from tests.support.live_pool import CONTENT, Socket, connected, realtime_server, silence, tone
 from tests.support.server import Running
 from tests.support.waiting import wait_until
 
@@ -120,17 +120,37 @@ def test_events_in_any_order_with_any_values(server: Running, seed: int) -> None
 
 
 STEPS: tuple[Callable[[Socket], object], ...] = (
+    lambda s: s.send("session.update", session={"type": "realtime", "instructions": "Be nice."}),
+    lambda s: s.until("session.updated"),
     lambda s: s.append(tone(0.3)),
     lambda s: s.until("input_audio_buffer.speech_started"),
+    lambda s: s.append(silence(1.0)),
+    lambda s: s.until("input_audio_buffer.speech_stopped"),
+    lambda s: s.until("input_audio_buffer.committed"),
+    lambda s: s.until("response.created"),
+    lambda s: s.until("response.output_audio.delta"),
+    lambda s: s.send("response.cancel"),
+    lambda s: s.until("response.done"),
     lambda s: s.send("conversation.item.create", item={"type": "message", "role": "user", "content": CONTENT}),
     lambda s: s.send("response.create"),
+    lambda s: s.until("response.created"),
     lambda s: s.until("response.output_audio.delta"),
+    lambda s: s.append(tone(0.5)),
+    lambda s: s.until("response.done"),
+    lambda s: s.send("conversation.item.truncate", item_id=_answer(s), content_index=0, audio_end_ms=10),
+    lambda s: s.until("conversation.item.truncated"),
+    lambda s: s.send("input_audio_buffer.commit"),
+    lambda s: s.connection.socket.sendall(b"\x81\xfe\x10"),  # the beginning of a frame
 )
+
+
+def _answer(socket: Socket) -> str:
+    return str(socket.of("response.output_item.added")[-1]["item"]["id"])
 
 
 def test_a_cut_at_any_point_leaves_nothing() -> None:
     with realtime_server() as server:
-        server.pool.delay = 0.05
+        server.pool.delay = 0.02
         for count in range(len(STEPS) + 1):
             with connected(server, CONVERSATION) as socket:
                 for step in STEPS[:count]:
