@@ -366,7 +366,11 @@ Event = TextDelta | Segment | SpeakerTurns | AudioChunk | Progress | Done | Fail
 
 
 class Job(Protocol):
-    """One request in progress; what it holds is the backend's own business."""
+    """One request in progress; what it holds is the backend's own business.
+
+    But for `notes`, where it has them: remarks as in Done, strings. Those that stand when `start` returns are told at
+    once, so that the headers of an answer that is streamed can bear them; Done repeats them.
+    """
 
 
 class Backend(Protocol):

@@ -95,9 +95,10 @@ class LoadFailed:
 
 @dataclass(frozen=True, slots=True)
 class JobStarted:
-    """The backend accepted the job: it takes part in the next step."""
+    """The backend accepted the job: it takes part in the next step. notes: of the job, as far as they stand."""
 
     job: int
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -178,7 +178,7 @@ class StepLoop:
         else:
             self._active[number] = job
         self._send()
-        self._outbox.send(messages.JobStarted(number))
+        self._outbox.send(messages.JobStarted(number, tuple(getattr(job, "notes", ()))))
 
     def _start(self, request: Request | LiveRequest) -> Job:
         start = cast(LiveBackend, self._backend).start  # the gateway asks only those that have live jobs for one

@@ -146,17 +146,17 @@ class ModelReplica:
 
     async def _events(
         self, request_id: str, frame: bytes, arrays: Sequence[NDArray[Any]]
-    ) -> AsyncIterator[Event | None]:
-        """The events of the job; None tells that the worker has accepted it."""
+    ) -> AsyncIterator[Event | messages.JobStarted]:
+        """The events of the job, behind the worker's acceptance."""
         request = unpack(frame, arrays)
         if request is None:
             await self._pool.canary(self._deployment, _CANARY_SECONDS)
-            yield None
+            yield messages.JobStarted(0)
             yield Done()
             return
         async with self._pool.admit(self._deployment, owner="cluster", request_id=request_id) as reservation:
             events = await reservation.run(request)
-            yield None
+            yield messages.JobStarted(0, reservation.notes)
             async for event in events:
                 yield event
 
@@ -245,9 +245,8 @@ class _Stream:
         self._news = asyncio.Event()
         self._over = False
 
-    def put(self, event: Event | None) -> None:
-        """event: None tells that the job was accepted."""
-        self._waiting += frames.encode(messages.JobStarted(0) if event is None else messages.JobEvent(0, event))
+    def put(self, told: Event | messages.JobStarted) -> None:
+        self._waiting += frames.encode(told if isinstance(told, messages.JobStarted) else messages.JobEvent(0, told))
         self._news.set()
 
     def close(self) -> None:

@@ -129,8 +129,7 @@ class ReplicasWorker:
 
 def _take(job: WorkerJob, message: messages.Message) -> None:
     if isinstance(message, messages.JobStarted):
-        job.taken_up = True
-        job.started.set()
+        job.take_up(message.notes)
     elif isinstance(message, messages.JobEvent):
         event = message.event
         job.take(event)

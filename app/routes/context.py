@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, aclosing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -186,6 +186,7 @@ class RequestContext:
         events = await reservation.run(request)
         self.capabilities = reservation.capabilities
         self.record("queue", reservation.queue_seconds)
+        self.remark(reservation.notes)
         return events
 
     async def peeked(
@@ -240,9 +241,13 @@ class RequestContext:
             self.notes.append(decoded.note)
             self.gateway.metrics.damaged_audio_total.inc()
 
+    def remark(self, notes: Iterable[str]) -> None:
+        """Add notes to the answer's headers, each once."""
+        self.notes += [note for note in dict.fromkeys(notes) if note not in self.notes]
+
     def finish(self, done: Done) -> None:
-        """Add the notes of the last event to the answer's headers."""
-        self.notes += done.notes
+        """Add the notes of the last event to the answer's headers, as far as they are not sent."""
+        self.remark(done.notes)
 
     def gateway_headers(self) -> dict[str, str]:
         """x-gateway-*: who answered, where, and how long each stage took so far (milliseconds)."""

@@ -57,13 +57,14 @@ class Reservation(Protocol):
 
     deployment: the one that answers, which may be a fallback of the one that was asked; fallback_from: that one's name;
     capabilities: of the model that runs the job, None until then; queue_seconds: from admission to the worker's
-    acceptance, loading included.
+    acceptance, loading included; notes: remarks on the answer that stand at the acceptance.
     """
 
     deployment: Deployment
     fallback_from: str | None
     capabilities: Capabilities | None
     queue_seconds: float
+    notes: tuple[str, ...]
 
     @overload
     async def run(self, request: Request) -> AsyncIterator[Event]: ...

@@ -39,6 +39,7 @@ class PoolReservation:
         self.fallback_from = fallback_from
         self.capabilities: Capabilities | None = None
         self.queue_seconds = 0.0
+        self.notes: tuple[str, ...] = ()
         self.request_id, self.owner, self.live = request_id, owner, False
         self._dispatcher = dispatcher
         self._admitted_at = time.monotonic()
@@ -160,7 +161,7 @@ class PoolReservation:
         self.capabilities = self._dispatcher.supervisor.capabilities
         if self.capabilities is None:
             raise self._error(Failed("worker_lost", "the worker has ended"))
-        self.queue_seconds = time.monotonic() - self._admitted_at
+        self.queue_seconds, self.notes = time.monotonic() - self._admitted_at, job.notes
         return self._events(job)
 
     async def _events(self, job: WorkerJob) -> AsyncIterator[Event]:

@@ -46,8 +46,8 @@ class LoadError(Exception):
 class WorkerJob:
     """One job of a worker. `events` ends with Done or Failed; `ended` is set when its slot is free.
 
-    unread: bytes of sound in `events`; on_unread: called with each change of it; on_progress: called with the fields of
-    each LiveProgress of a live job.
+    notes: of the backend, once it has accepted the job; unread: bytes of sound in `events`; on_unread: called with each
+    change of it; on_progress: called with the fields of each LiveProgress of a live job.
     """
 
     def __init__(self, number: int, now: float) -> None:
@@ -58,6 +58,7 @@ class WorkerJob:
         self.last: Done | Failed | None = None
         self.has_output = False
         self.taken_up = False  # by the worker
+        self.notes: tuple[str, ...] = ()
         self.sent_at = now
         self.unread = 0
         self.on_unread: Callable[[int], None] | None = None
@@ -70,6 +71,11 @@ class WorkerJob:
             callback(self)
         else:
             self._callbacks.append(callback)
+
+    def take_up(self, notes: tuple[str, ...]) -> None:
+        """The backend has accepted the job."""
+        self.taken_up, self.notes = True, notes
+        self.started.set()
 
     def take(self, event: Event | LiveEvent) -> None:
         """Pass an event of the worker on to whoever reads `events`."""
@@ -294,9 +300,8 @@ class ProcessWorker:
             case messages.LiveProgress(number, feeds, seconds, spent) if number in self._jobs:
                 if (tell := self._jobs[number].on_progress) is not None:
                     tell(feeds, seconds, spent)
-            case messages.JobStarted(number) if number in self._jobs:
-                self._jobs[number].taken_up = True
-                self._jobs[number].started.set()
+            case messages.JobStarted(number, notes) if number in self._jobs:
+                self._jobs[number].take_up(notes)
             case messages.JobEnded(number) if number in self._jobs:
                 self._jobs.pop(number).end(_CANCELLED)
             case messages.Heartbeat():

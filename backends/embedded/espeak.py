@@ -41,9 +41,9 @@ _LIBRARY_BYTES = 25_000_000  # library and data of espeak-ng 1.52 as loaded, res
 
 
 @dataclass(slots=True, eq=False)
-class _SpeechJob:
-    """What is left to say. notes: what was done to the text; audible: some chunk was; begun: time.perf_counter() at
-    start."""
+class EspeakJob:
+    """What is left to say. notes: what was done to the text, and what was not used; audible: some chunk was; begun:
+    time.perf_counter() at start."""
 
     request: SpeechRequest
     voice: Choice
@@ -80,7 +80,7 @@ class EspeakBackend:
     def canary(self) -> Request:
         return SpeechRequest(text="Ready.", voice=self._options.voice)
 
-    def start(self, request: Request) -> Job:
+    def start(self, request: Request) -> EspeakJob:
         if not isinstance(request, SpeechRequest):
             raise InvalidInput("espeak-ng makes speech only")
         if request.reference is not None:
@@ -91,12 +91,13 @@ class EspeakBackend:
         self._speak_as(voice)
         text = legible(request.text, voice.language, self._library.spells, voice.label)
         waiting = sentences(text.text)
-        return _SpeechJob(request, voice, self._options.words_per_minute * request.speed, waiting, text.notes)
+        notes = (*text.notes, *_unused(request))
+        return EspeakJob(request, voice, self._options.words_per_minute * request.speed, waiting, notes)
 
     def step(self, jobs: Sequence[Job]) -> Iterable[tuple[Job, Event]]:
         """One sentence of each job."""
         for job in jobs:
-            assert isinstance(job, _SpeechJob)  # noqa: S101 (narrows the protocol's opaque Job)
+            assert isinstance(job, EspeakJob)  # noqa: S101 (narrows the protocol's opaque Job)
             for event in self._advance(job):
                 yield job, event
 
@@ -106,7 +107,7 @@ class EspeakBackend:
     def footprint(self) -> int:
         return _LIBRARY_BYTES
 
-    def _advance(self, job: _SpeechJob) -> Iterable[Event]:
+    def _advance(self, job: EspeakJob) -> Iterable[Event]:
         if job.waiting:
             samples = self._say(job, job.waiting[0])  # first: a step that raises is repeated
             job.waiting.pop(0)
@@ -117,7 +118,7 @@ class EspeakBackend:
         if not job.waiting:
             yield from self._ending(job)
 
-    def _ending(self, job: _SpeechJob) -> Iterator[Event]:
+    def _ending(self, job: EspeakJob) -> Iterator[Event]:
         if job.audible:
             yield _done(job)
         elif any(char.isalnum() for char in job.request.text):
@@ -130,7 +131,7 @@ class EspeakBackend:
         if not self._library.set_voice(voice.identifier):
             raise RuntimeError(f"espeak-ng lists the voice {voice.identifier} and does not load it")
 
-    def _say(self, job: _SpeechJob, sentence: str) -> Samples:
+    def _say(self, job: EspeakJob, sentence: str) -> Samples:
         """One sentence and the gap behind it, at the job's rate."""
         self._speak_as(job.voice)
         native = min(max(job.words_per_minute, SLOWEST_WPM), FASTEST_WPM)
@@ -148,12 +149,12 @@ def _check_ranges(options: EspeakOptions) -> None:
             raise ModelUnavailable(f"option {name} of espeak must be {low} to {high}, not {getattr(options, name)}")
 
 
-def _done(job: _SpeechJob, *notes: str) -> Done:
+def _done(job: EspeakJob, *notes: str) -> Done:
     """espeak-ng has no tokens; the words of the input are counted instead."""
     return Done(
         usage=Usage(input_tokens=len(job.request.text.split())),
         timings={"synthesis": time.perf_counter() - job.begun},
-        notes=(*job.notes, *notes, *_unused(job.request)),
+        notes=(*job.notes, *notes),
     )
 
 
@@ -168,7 +169,7 @@ def _unused(request: SpeechRequest) -> Iterator[str]:
         yield "espeak-ng has no options in a request: options were not used"
 
 
-def _nothing_said(job: _SpeechJob) -> Event:
+def _nothing_said(job: EspeakJob) -> Event:
     error = InvalidInput(
         f"espeak-ng finds nothing to say in this input with voice {job.request.voice!r}", param="input"
     )

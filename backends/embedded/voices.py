@@ -15,7 +15,7 @@ from typing import Any
 
 from backends.data_packages import INSTALL
 from backends.embedded.clauses import clauses
-from backends.embedded.espeak import EspeakBackend
+from backends.embedded.espeak import EspeakBackend, EspeakJob
 from backends.embedded.foreign_words import readable_scripts
 from backends.embedded.neural_models import Synthesizer, VoiceModels
 from backends.embedded.silence import pause_behind, silence
@@ -40,6 +40,7 @@ from backends.memory import resident_bytes
 from backends.openai_voices import OPENAI_VOICES, PLAIN_VOICE
 
 _MAX_BATCH = 8  # jobs that take turns; each waits for a piece of every other
+_NOTHING = "the input holds nothing to say: the answer is silence"
 _NOTHING_SECONDS = 0.25  # of silence for a text that holds nothing to say
 _NEURAL_LANGUAGES = {"en": "English", "ja": "Japanese"}  # with a voice in the weight packages
 
@@ -61,11 +62,16 @@ class _NeuralJob:
 
 
 @dataclass(slots=True, eq=False)
-class _EspeakJob:
-    """A job that espeak-ng speaks; notes: why."""
+class _StandInJob:
+    """A job that espeak-ng speaks; why: notes on that."""
 
-    job: Job
-    notes: tuple[str, ...]
+    job: EspeakJob
+    why: tuple[str, ...]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Why, and what espeak-ng says of the text itself."""
+        return (*self.why, *self.job.notes)
 
 
 class VoicesBackend:
@@ -76,7 +82,8 @@ class VoicesBackend:
         self._problems: dict[str, str] = {}
         self._steps = 0
         neural: list[NeuralVoice] = []
-        if placement.engine != "espeak-ng":
+        self._neural = placement.engine != "espeak-ng"
+        if self._neural:
             neural = installed_voices(model.models_dir, permissive_only=self._options.permissive_licences_only)
             self._models = VoiceModels(placement.threads)
         self._reads_japanese = any(voice.language == "ja" for voice in neural)
@@ -117,12 +124,15 @@ class VoicesBackend:
             notes.append(
                 'Chinese characters alone were read as Japanese; options.language = "cmn" reads them as Chinese'
             )
-        return _NeuralJob(request, voice.language, ready, deque(clauses(text)), [*notes, *_unused(request)])
+        pieces = deque(clauses(text))
+        if not pieces:
+            notes.append(_NOTHING)
+        return _NeuralJob(request, voice.language, ready, pieces, [*notes, *_unused(request)])
 
     def step(self, jobs: Sequence[Job]) -> Iterable[tuple[Job, Event]]:
         """One sentence of each job of espeak-ng, and one piece of the neural job that has waited longest."""
         for job in jobs:
-            if isinstance(job, _EspeakJob):
+            if isinstance(job, _StandInJob):
                 yield from self._step_espeak(job)
         neural = [job for job in jobs if isinstance(job, _NeuralJob)]
         if neural:
@@ -133,7 +143,7 @@ class VoicesBackend:
                 yield turn, event
 
     def close(self, job: Job) -> None:
-        if isinstance(job, _EspeakJob):
+        if isinstance(job, _StandInJob):
             self._espeak.close(job.job)
 
     def footprint(self) -> int:
@@ -203,7 +213,7 @@ class VoicesBackend:
         own = {name: getattr(self._options, name) for name in names}
         return {**own, "voice": default.language} if default else own
 
-    def _with_espeak(self, request: SpeechRequest, code: str, problem: str) -> _EspeakJob:
+    def _with_espeak(self, request: SpeechRequest, code: str, problem: str) -> _StandInJob:
         name = request.voice
         language = code.partition("-")[0]
         if name.lower() in OPENAI_VOICES and _asked_language(request):
@@ -212,20 +222,20 @@ class VoicesBackend:
             name = named.language
         job = self._espeak.start(replace(request, voice=name, options={}))
         if problem:
-            return _EspeakJob(job, (f"espeak-ng spoke, because the neural voice did not load: {problem}",))
+            return _StandInJob(job, (f"espeak-ng spoke, because the neural voice did not load: {problem}",))
         if "+" in name or code not in (language, "en-us", "ja-jp") or self._catalog.for_language(language):
-            return _EspeakJob(job, ())
-        spoken = _NEURAL_LANGUAGES.get(language)
-        return _EspeakJob(job, (self._why_espeak(spoken),) if spoken else ())
+            return _StandInJob(job, ())
+        spoken = _NEURAL_LANGUAGES.get(language) if self._neural else None
+        return _StandInJob(job, (self._why_espeak(spoken),) if spoken else ())
 
     def _why_espeak(self, language: str) -> str:
         if self._options.permissive_licences_only and language == "English":
             return "espeak-ng spoke: there is no neural voice for English with a permissive licence"
         return f"espeak-ng spoke: the neural voice for {language} is not installed ({INSTALL})"
 
-    def _step_espeak(self, job: _EspeakJob) -> Iterator[tuple[Job, Event]]:
+    def _step_espeak(self, job: _StandInJob) -> Iterator[tuple[Job, Event]]:
         for _, event in self._espeak.step([job.job]):
-            yield job, replace(event, notes=(*job.notes, *event.notes)) if isinstance(event, Done) else event
+            yield job, replace(event, notes=(*job.why, *event.notes)) if isinstance(event, Done) else event
 
     # --- Neural voices ------------------------------------------------------------------------------------------------
 
@@ -245,7 +255,7 @@ class VoicesBackend:
             yield AudioChunk(samples, job.voice.rate)
         if not job.parts and not job.pieces:
             if not job.spoken:
-                job.notes.append("the input holds nothing to say: the answer is silence")
+                job.notes += [] if _NOTHING in job.notes else [_NOTHING]
                 yield AudioChunk(silence(_NOTHING_SECONDS, job.voice.rate), job.voice.rate)
             yield _done(job)
 

@@ -46,6 +46,10 @@ class _PassedJob:
 
     inner: Job | None
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return _notes(self.inner)
+
 
 @dataclass(eq=False)
 class _SpokenJob:
@@ -101,6 +105,9 @@ class Reader:
             job.before = job.left.popleft().pause
         if job.left:
             self._begin(job)
+            job.notes += [note for note in _notes(job.inner) if note not in job.notes]
+        else:
+            job.notes.insert(0, _NOTHING)
         return job
 
     def step(self, jobs: Sequence[Job]) -> Iterable[tuple[Job, Event]]:
@@ -117,7 +124,6 @@ class Reader:
                 for own in self._passed_on(owner, event) if isinstance(owner, _SpokenJob) else (event,):
                     yield owner, own
         for job in silent:
-            job.notes.insert(0, _NOTHING)
             yield job, _silence(job.before or NOTHING_SECONDS, self._rate)
             yield job, _joined(job)
 
@@ -183,6 +189,11 @@ class Reader:
         if len(code) <= _LONGEST_CODE and code.isalpha():
             return code
         return self._latin.of(request.text) if self._latin is not None else ""
+
+
+def _notes(job: Job | None) -> tuple[str, ...]:
+    """Those that stand by now."""
+    return tuple(getattr(job, "notes", ()))
 
 
 def _primary(code: str) -> str:

@@ -142,7 +142,14 @@ class WhisperBackend:
             carry_prompt=self._options.carry_prompt,
             logprobs=request.logprobs,
         )
-        return WhisperJob(recording, self._decoding_options(request), len(request.samples) / ASR_SAMPLE_RATE)
+        options = self._decoding_options(request)
+        return WhisperJob(recording, options, len(request.samples) / ASR_SAMPLE_RATE, self._notes(options))
+
+    def _notes(self, options: DecodingOptions) -> tuple[str, ...]:
+        """What of the prompt and the keywords is not used."""
+        given = self.whisper.windows.prompts.given(options)
+        left_out = (_NO_ROOM.format(given.left_out),) if given.left_out else ()
+        return ((_REPEATS,) if given.repeats else ()) + left_out
 
     def _decoding_options(self, request: TranscriptionRequest) -> DecodingOptions:
         languages = self.among(request.languages)
@@ -281,13 +288,8 @@ class WhisperBackend:
             audio_seconds=job.seconds,
         )
         text, language = "".join(job.texts), job.decoding_options.language
-        notes = [
-            *([_REPEATS] if given.repeats else []),
-            *([_NO_ROOM.format(given.left_out)] if given.left_out else []),
-            *([_HIDES] if job.without_prompt else []),
-            *self._doubts(job),
-        ]
-        return Done(text, language, usage=usage, timings=dict(job.timings), notes=tuple(notes))
+        notes = (*job.notes, *([_HIDES] if job.without_prompt else []), *self._doubts(job))
+        return Done(text, language, usage=usage, timings=dict(job.timings), notes=notes)
 
     def _doubts(self, job: WhisperJob) -> tuple[str, ...]:
         """A note where the whole text is likely to be wrong. An English-only model makes English of every language."""

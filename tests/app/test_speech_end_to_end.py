@@ -31,6 +31,7 @@ server = server_fixture(
         "slow-tts": SLOW,
         "talker": {"backend": "fake", "task": "chat", "audio_deployment": "embedded-tts"},
         "two-voices": {"backend": "fake", "task": "speech"},
+        "permissive": {"backend": "voices", "permissive_licences_only": True},
     },
     real=True,
 )
@@ -67,6 +68,17 @@ def test_the_embedded_voice_in_every_format(client: openai.OpenAI) -> None:
     assert 2.0 < length < 6.0
     for name in ("mp3", "opus", "aac", "flac", "pcm"):
         assert seconds_of(speak(client, response_format=name), name) == pytest.approx(length, abs=0.15)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"response_format": name} for name in ("mp3", "opus", "aac", "flac", "wav", "pcm")] + [{"stream_format": "sse"}],
+)
+def test_that_espeak_speaks_is_told_ahead_of_the_sound(client: openai.OpenAI, fields: dict[str, Any]) -> None:
+    """In the headers, which a text this long sends before its last sentence is spoken."""
+    answer = client.audio.speech.with_raw_response.create(model="permissive", voice="alloy", input=LONG, **fields)
+    note = "espeak-ng spoke: there is no neural voice for English with a permissive licence"
+    assert answer.headers["x-gateway-note"] == note
 
 
 def test_a_faster_voice_needs_less_time(client: openai.OpenAI) -> None:

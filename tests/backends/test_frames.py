@@ -108,6 +108,7 @@ MESSAGES: list[messages.Message] = [
     messages.DetailChanged({"compile": "off: no memory", "adapters": ["a"]}),
     messages.LoadFailed(Failed("model_unavailable", "no", "p", "c")),
     messages.JobStarted(7),
+    messages.JobStarted(7, ("the prompt repeats itself",)),
     messages.JobEvent(8, TextDelta("täxt", (TokenLogprob("t", (116,), -0.5),))),
     messages.JobEvent(8, Segment(0, 0.0, 1.0, " a", 3, (1, 2), words=(Word("a", 0.0, 0.5, 0.9),), speaker="A")),
     messages.JobEvent(8, AudioChunk(SOUND, 24_000)),

@@ -100,6 +100,7 @@ class FakeReservation:
     pool: FakePool
     capabilities: Capabilities | None = None
     queue_seconds: float = 0.001
+    notes: tuple[str, ...] = ()
 
     async def run(self, request: Any) -> Any:
         if self.pool.refuse_run is not None:

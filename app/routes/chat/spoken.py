@@ -77,13 +77,13 @@ class Speaker:
         find_voice = backend_voice if reservation.fallback_from is None else fallback_voice
         voice = await find_voice(context.gateway, reservation.deployment, self.options.voice)
         request = SpeechRequest(text, voice, stream=streaming, seed=self.seed, answer_id=context.request_id)
-        audio = SpeechAudio(context, reservation, await reservation.run(request), stage="speech")
+        events = await reservation.run(request)
+        context.remark(reservation.notes)
+        audio = SpeechAudio(context, reservation, events, stage="speech")
         async for chunk in audio:
             yield chunk
         self.usage = audio.done.usage
 
     def _note_stand_in(self, name: str) -> None:
         """Known before the headers of a stream go only where the speaker had to be loaded to find the voice."""
-        note = f"{name} speaks instead of {self.deployment.name}"
-        if note not in self.context.notes:
-            self.context.notes.append(note)
+        self.context.remark([f"{name} speaks instead of {self.deployment.name}"])

@@ -244,6 +244,8 @@ def test_without_the_packages_espeak_speaks_and_says_so(monkeypatch: pytest.Monk
     assert any("Japanese is not installed" in note for note in done_of(backend, "おはよう").notes)
     assert done_of(backend, "Guten Morgen", "de").notes == ()
     assert done_of(backend, "Good morning", "en-us+f3").notes == ()
+    wanted, _ = loaded("espeak-ng")
+    assert done_of(wanted, "Good morning").notes == ()
 
 
 def test_a_voice_that_does_not_load_is_replaced_and_named(

@@ -37,6 +37,7 @@ RATE = 1000
 @dataclass(eq=False)
 class Job:
     request: Request
+    notes: tuple[str, ...] = ()
 
 
 class Polyglot:
@@ -79,7 +80,7 @@ class Speaker:
             raise InvalidInput("refused", param="input")
         self.started.append(request)
         self.open += 1
-        return Job(request)
+        return Job(request, notes=("own",))
 
     def step(self, jobs: Sequence[Job]) -> Iterable[tuple[Job, Event]]:
         for job in jobs:
@@ -140,6 +141,16 @@ def test_the_backend_gets_the_text_as_it_is_read() -> None:
     assert isinstance(done, Done)
     assert done.notes == ("not read out: emoji or pictures (1)", "own")
     assert speaker.open == 0
+
+
+@pytest.mark.parametrize(
+    "request_", [SpeechRequest("**Hi** 👍", "x"), SpeechRequest("...", "anna"), ChatRequest((), None)]
+)
+def test_notes_stand_before_the_first_step_already(request_: Request) -> None:
+    reader, _ = loaded()
+    done = run(reader, request_)[-1]
+    assert isinstance(done, Done)
+    assert tuple(reader.start(request_).notes) == (done.notes or ("own",))  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from backends.whisper.backend import WhisperBackend
 from backends.whisper.context import PromptWriter
 from backends.whisper.engine import Whisper, load_whisper
 from backends.whisper.info import INFO
+from backends.whisper.job import WhisperJob
 from tests.backends.whisper.checkpoints import Reference
 from tests.support.drive import finish
 
@@ -72,9 +73,12 @@ def backend(multilingual: Reference) -> WhisperBackend:
 def test_keywords_without_room_are_told(backend: WhisperBackend, noise: np.ndarray) -> None:
     keywords = tuple(f"word{number}" for number in range(500))
     request = TranscriptionRequest(noise, temperature=0.1, keywords=keywords, options={"max_tokens": 2})
-    done = finish(backend, [backend.start(request)])[0][-1]
+    job = backend.start(request)
+    assert isinstance(job, WhisperJob)
+    assert "of the keywords were not used" in job.notes[0]  # for the headers of a stream
+    done = finish(backend, [job])[0][-1]
     assert isinstance(done, Done)
-    assert any("of the keywords were not used" in note for note in done.notes)
+    assert done.notes[: len(job.notes)] == job.notes
 
 
 def test_times_of_words_are_aligned_without_the_keywords(
