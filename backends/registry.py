@@ -39,6 +39,7 @@ class BackendInfo:
     pyproject extra that installs them; options: a frozen dataclass with a default for every key;
     default_model: hub id; required_files and pull_patterns: glob patterns inside the model folder;
     extra_models: option name -> further hub id it needs; bytes_hint: rough download size, for messages;
+    optional_packages: what it can do besides, for people -> packages it needs for that;
     input_rate: Hz of audio in its requests; chat_audio: its chat takes the audio of a conversation itself;
     speech_context: its speech takes earlier turns of a conversation; clones: it speaks with the voice of a clip, a
     request's or one in a folder of voices; words ... diarization: as in Capabilities; live: has live jobs, see
@@ -63,6 +64,7 @@ class BackendInfo:
     pull_patterns: tuple[str, ...] = ()
     extra_models: Mapping[str, str] = field(default_factory=dict)
     bytes_hint: int = 0
+    optional_packages: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     input_rate: int = 16_000
     chat_audio: bool = False
     speech_context: bool = False

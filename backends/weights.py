@@ -87,6 +87,12 @@ def comes_in_packages(model: str) -> bool:
     return model_set(model) is not None
 
 
+def is_fetchable(model: str) -> bool:
+    """Whether some hub may have the model."""
+    known = model_set(model)
+    return known is None or bool(known.hub)
+
+
 def known_bytes(model: str) -> int:
     """Size of a model whose every file is known, here or not; 0 for any other."""
     known = model_set(model)

