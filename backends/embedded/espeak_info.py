@@ -25,6 +25,8 @@ class EspeakOptions:
     sentence_gap_ms: Annotated[int, Meta(description="Silence between sentences, milliseconds.")] = 150
 
 
+LICENCE = "GPL-3.0-or-later (espeak-ng)"
+
 INFO = BackendInfo(
     name="espeak",
     entry="backends.embedded.espeak:EspeakBackend",
@@ -34,5 +36,5 @@ INFO = BackendInfo(
     extra="embedded",
     options=EspeakOptions,
     single_threaded=True,
-    licence="GPL-3.0-or-later (espeak-ng)",
+    licence=LICENCE,
 )

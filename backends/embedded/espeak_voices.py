@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from backends.embedded.espeak_info import LICENCE
 from backends.embedded.espeak_library import LibraryVoice
 from backends.embedded.espeak_scripts import language_of
 from backends.interface import InvalidInput, Voice
@@ -56,9 +57,11 @@ class VoiceCatalog:
     def listed(self) -> tuple[Voice, ...]:
         """The voices to show: the speakers, one voice per language, and variants of the widely used languages."""
         speakers = [Voice(name, f"{name} (espeak-ng {variant or 'plain'})") for name, variant in SPEAKERS.items()]
-        plain = [Voice(self._id(v), v.name.strip(), tuple(code for _, code in v.languages)) for v in self._voices]
+        plain = [
+            Voice(self._id(v), v.name.strip(), tuple(code for _, code in v.languages), LICENCE) for v in self._voices
+        ]
         variants = [
-            Voice(f"{code}+{variant}", f"{self._by_code[code].name.strip()}, {variant}", (code,))
+            Voice(f"{code}+{variant}", f"{self._by_code[code].name.strip()}, {variant}", (code,), LICENCE)
             for code in _LISTED_LANGUAGES
             if code in self._by_code
             for variant in _LISTED_VARIANTS

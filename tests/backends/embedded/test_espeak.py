@@ -37,6 +37,7 @@ def test_it_tells_what_it_can_do() -> None:
     ids = [voice.id for voice in told.voices]
     assert {"alloy", "nova", "shimmer", "en-us", "en-gb", "de", "ja", "pt-br", "en-us+f3", "de+m3"} <= set(ids)
     assert len(ids) == len(set(ids))
+    assert {voice.licence for voice in told.voices if voice.languages} == {"GPL-3.0-or-later (espeak-ng)"}
 
 
 @pytest.mark.parametrize("speed", [0.25, 0.5, 0.75, 1.5, 2.0, 3.0, 4.0])
