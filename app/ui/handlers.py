@@ -26,12 +26,13 @@ from app.ui.mount import PATH
 from app.ui.pictures import waveform_and_mel
 from app.ui.speaker_files import speaker_file, turns_in
 from app.ui.temp_files import NotOwnFile, PageFull, TempFiles
+from app.writers.formats import MEDIA_TYPES
 from backends.interface import ASR_SAMPLE_RATE
 from backends.openai_voices import PLAIN_VOICE
 
 TRANSCRIPT_FORMATS = ("text", "json", "verbose_json", "srt", "vtt")
 WITH_WORDS = ("text", "verbose_json")  # formats that can be shown together with the times of words
-SPEECH_FORMATS = ("wav", "mp3", "opus", "aac", "flac", "pcm")
+SPEECH_FORMATS = ("wav", *(name for name in MEDIA_TYPES if name != "wav"))
 TRANSCRIBE, TRANSLATE = "As spoken", "Into English"
 WRITE_DOWN, CONVERSE = "Write down", "Converse"
 _SUFFIX: Mapping[str, str] = {"text": "txt", "verbose_json": "json"}
