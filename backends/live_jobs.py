@@ -26,7 +26,7 @@ class LiveJob:
         self.feeds: deque[Feed] = deque()
         self.taken = 0
         self.seconds = self.spent = 0.0
-        self._told = self.progress()
+        self._reported = self.progress()
 
     def progress(self) -> messages.LiveProgress:
         return messages.LiveProgress(self.number, self.taken, self.seconds, self.spent)
@@ -34,9 +34,9 @@ class LiveJob:
     def news(self) -> messages.LiveProgress | None:
         """What to tell the gateway, None if it knows."""
         now = self.progress()
-        if now == self._told:
+        if now == self._reported:
             return None
-        self._told = now
+        self._reported = now
         return now
 
 

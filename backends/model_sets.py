@@ -331,12 +331,12 @@ def _checked_own(variant: Variant, files: dict[str, JoinedFile], folder: Path) -
     return Located(folder, str(folder))
 
 
-def _put_on_record(variant: Variant, files: dict[str, JoinedFile], places: tuple[Path, ...]) -> Path:
+def _put_on_record(variant: Variant, files: dict[str, JoinedFile], folders: tuple[Path, ...]) -> Path:
     """Copy the small files into the first place that can be written, and record where the large ones lie."""
     problem: OSError | None = None
-    for place in places:
+    for folder in folders:
         try:
-            return _record_at(place, variant, files)
+            return _record_at(folder, variant, files)
         except OSError as error:
             problem = error
     raise ModelUnavailable(f"no folder of the model can be written: {problem}") from problem

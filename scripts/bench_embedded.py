@@ -103,8 +103,8 @@ def read_clips(folder: Path) -> list[Clip]:
 def spoken_clips() -> list[Clip]:
     """What the neural voices say of the self-test's texts, sentence by sentence; Japanese only where it can be read."""
     voices = VoicesBackend()
-    told = loaded(voices)
-    reads_japanese = any("ja-JP" in voice.languages for voice in told.voices)
+    capabilities = loaded(voices)
+    reads_japanese = any("ja-JP" in voice.languages for voice in capabilities.voices)
     clips = []
     for language, text in TEXTS.items():
         if language == "en" or reads_japanese:

@@ -196,21 +196,22 @@ def disconnect(port: int, point: Point, seed: int) -> str:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
         with suppress(ConnectionError):
             connection.sendall(point.send(chance))
-        told = b""
+        received = b""
         if point.receive is not None:
-            told = _receive(connection, point.receive(chance))
+            received = _receive(connection, point.receive(chance))
         else:
             time.sleep(chance.uniform(0.0, point.moment))
         closed = _leave(connection, at_once=at_once)
-    return f"{'RST' if at_once else 'FIN'}{' ' + told[9:12].decode() if told else ''}{'' if closed else UNANSWERED}"
+    status = f" {received[9:12].decode()}" if received else ""
+    return f"{'RST' if at_once else 'FIN'}{status}{'' if closed else UNANSWERED}"
 
 
 def _receive(connection: socket.socket, wanted: int) -> bytes:
-    told = b""
+    received = b""
     with suppress(TimeoutError, ConnectionError):
-        while len(told) < wanted and (piece := connection.recv(min(4096, wanted - len(told)))):
-            told += piece
-    return told
+        while len(received) < wanted and (piece := connection.recv(min(4096, wanted - len(received)))):
+            received += piece
+    return received
 
 
 def _leave(connection: socket.socket, *, at_once: bool) -> bool:
@@ -239,9 +240,9 @@ def steps_after(gateway: WatchedGateway, seed: int, before: int) -> tuple[int, i
     request = whole(chat("steps", "word " * 100, stream=True), b"x-gateway-progress: 1")
     with socket.create_connection(("127.0.0.1", gateway.port), timeout=PATIENCE_SECONDS) as connection:
         connection.sendall(request)
-        told, seen = b"", f": progress {leaves_at}/".encode()
-        while seen not in told:
-            told += connection.recv(4096)
+        received, seen = b"", f": progress {leaves_at}/".encode()
+        while seen not in received:
+            received += connection.recv(4096)
         _leave(connection, at_once=chance.random() < 0.5)
     now = int(gateway.settled()["steps"]["steps"])
     return now - before - 2 - leaves_at, now  # starting and closing a job are counted as well

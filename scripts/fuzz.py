@@ -54,7 +54,7 @@ SHARES = {"described": 3, "containers": 3, "forms": 2}  # of the time; the other
 SPEAKER = "embedded-tts"  # speaks the answers of the built-in chat deployment, and is loaded for the first
 NOT_RAW = ("described", "sessions", "greedy")  # groups that make no raw requests
 POLITE_REQUESTS = 40  # beside a greedy client
-MOST_TOLD = 20  # findings of a group that are printed
+MOST_PRINTED = 20  # findings of a group that are printed
 
 DOUBLES = f"""
 offline = true
@@ -99,7 +99,7 @@ class Tally:
     slowest: tuple[float, str] = (0.0, "")
     findings: list[str] = field(default_factory=list)
     seconds: float = 0.0
-    told: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def tell(self, note: str, outcome: Outcome) -> None:
@@ -214,7 +214,7 @@ def beside_a_greedy_client(port: int, seed: int) -> Tally:
     tally.findings += [
         f"the other key's request was answered with {status}" for status in count.honest if status != 200
     ]
-    tally.told = {
+    tally.facts = {
         f"{what}_seconds": {"p50": round(median(seconds), 3), "slowest": round(max(seconds), 3)}
         for what, seconds in (("alone", count.alone), ("beside", count.beside))
     }
@@ -239,11 +239,11 @@ def report(
             "slowest_seconds": tally.slowest[0],
             "slowest": tally.slowest[1],
             "findings": len(tally.findings),
-            **tally.told,
+            **tally.facts,
         }
         for group, tally in tallies.items()
     }
-    wrong = [f"{group}: {text}" for group, tally in tallies.items() for text in tally.findings[:MOST_TOLD]]
+    wrong = [f"{group}: {text}" for group, tally in tallies.items() for text in tally.findings[:MOST_PRINTED]]
     wrong += [f"left behind: {what}" for what in remains]
     wrong += [
         f"{name}: an ordinary request was answered with {status}" for name, status in answers.items() if status != 200
@@ -255,7 +255,7 @@ def report(
         "groups": rows,
         "decoders_replaced": before["pids"]["decoders"] != after["pids"]["decoders"],
         "gateway_mib": [before["rss_mib"], after["rss_mib"]],
-        "broken": wrong + sorted(set(problems))[:MOST_TOLD],
+        "broken": wrong + sorted(set(problems))[:MOST_PRINTED],
     }
 
 

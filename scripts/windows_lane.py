@@ -212,8 +212,8 @@ def _lists() -> list[str]:
 
 def _imports(path: Path) -> set[str]:
     """Names that a library takes from the math part of the C runtime."""
-    told = subprocess.run(["objdump", "-p", str(path)], capture_output=True, text=True, check=False).stdout
-    blocks = re.split(r"DLL Name: ", told)[1:]
+    listing = subprocess.run(["objdump", "-p", str(path)], capture_output=True, text=True, check=False).stdout
+    blocks = re.split(r"DLL Name: ", listing)[1:]
     return {name for block in blocks if block.lower().startswith(_MATH.decode()) for name in _IMPORTED.findall(block)}
 
 

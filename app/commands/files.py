@@ -62,9 +62,9 @@ def _is_special(file: Path) -> bool:
     return file.exists() and not file.is_file() and not file.is_dir()
 
 
-def _opened(place: Path, file: Path) -> BinaryIO:
+def _opened(target: Path, file: Path) -> BinaryIO:
     try:
-        return place.open("wb", buffering=0)
+        return target.open("wb", buffering=0)
     except OSError as error:
         raise _refused(file, error) from error
 

@@ -56,7 +56,7 @@ _EXPOSED = ", ".join(
 )
 # The second is for browsers that do not know the first.
 _FRAME_HEADERS = [(b"content-security-policy", b"frame-ancestors 'self'"), (b"x-frame-options", b"SAMEORIGIN")]
-_MOST_TOLD, _LONGEST_ORIGIN = 100, 200  # refused origins that are logged, and characters of each
+_MOST_LOGGED, _LONGEST_ORIGIN = 100, 200  # refused origins that are logged, and characters of each
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _STREAMS = "/gradio_api/queue/"
 
@@ -69,7 +69,7 @@ class OriginGuard:
         self._check_host = is_loopback(server.host) or not server.needs_key  # a key is what a rebinding page lacks
         self._hosts = {host.lower() for host in server.allowed_hosts} | {socket.gethostname().lower()}
         self._origins = {origin.rstrip("/").lower() for origin in server.cors_origins}
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -117,8 +117,8 @@ class OriginGuard:
     def _refused(self, origin: str) -> Forbidden:
         """The refusal, logged once for each origin: a browser hides a refused preflight's body from page and person."""
         shown = header_text(origin)[:_LONGEST_ORIGIN]
-        if shown not in self._told and len(self._told) < _MOST_TOLD:
-            self._told.add(shown)
+        if shown not in self._logged and len(self._logged) < _MOST_LOGGED:
+            self._logged.add(shown)
             log.warning("origin_refused", origin=shown, hint=f"to allow its pages: server.cors_origins = [{shown!r}]")
         return _foreign(origin)
 

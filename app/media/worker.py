@@ -93,7 +93,7 @@ def _answer(job: DecodeJob, data: bytes) -> tuple[Decoding, bytes]:
         # A decoder's wrapper may raise anything on hostile bytes; to the client it is one and the same. The gateway
         # logs it.
         sink.abandon()
-        return Decoding(problem=BROKEN, unexpected=_told(error)), b""
+        return Decoding(problem=BROKEN, unexpected=_described_error(error)), b""
     finally:
         faulthandler.cancel_dump_traceback_later()
     return _described(source, sink)
@@ -106,7 +106,7 @@ def _described(source: Source, sink: _Sink) -> tuple[Decoding, bytes]:
     ), payload
 
 
-def _told(error: BaseException) -> str:
+def _described_error(error: BaseException) -> str:
     """Kind of an exception and the last places it came through. Without its message, which may quote the file."""
     frames = list(traceback.walk_tb(error.__traceback__))[-_FRAMES:]
     places = (f"{Path(frame.f_code.co_filename).name}:{line} {frame.f_code.co_name}" for frame, line in frames)

@@ -80,9 +80,9 @@ class Speakers:
             turns = SpeakerTurns(exclusive=(Turn(0.0, 0.0, self._last),))
         count = 1 + max(turn.speaker for turn in (*turns.turns, *turns.exclusive))
         numbered = replace(turns, known=tuple(range(count)))  # so that a speaker's name is its number
-        return [self._told(one) for one in spoken_segments(segments, numbered, [str(n) for n in range(count)])]
+        return [self._lettered(one) for one in spoken_segments(segments, numbered, [str(n) for n in range(count)])]
 
-    def _told(self, segment: Segment) -> Segment:
+    def _lettered(self, segment: Segment) -> Segment:
         voice = segment.speaker or "0"
         if voice not in self._letters:
             self._letters[voice] = next(self._free)

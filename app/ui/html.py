@@ -112,7 +112,7 @@ def turns(spoken: Sequence[SpokenSegment], source: str) -> str:
     """
     if not spoken:
         return '<div class="sg-note">Nobody speaks here.</div>'
-    colours = {name: place % _COLOURS for place, name in enumerate(dict.fromkeys(turn.speaker for turn in spoken))}
+    colours = {name: index % _COLOURS for index, name in enumerate(dict.fromkeys(turn.speaker for turn in spoken))}
     fields = "".join(_speaker_field(name, colour) for name, colour in colours.items())
     shown = "".join(_turn(turn, colours[turn.speaker]) for turn in spoken)
     return (

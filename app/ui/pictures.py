@@ -66,8 +66,8 @@ def _write_words(axes: Any, words: Sequence[Mapping[str, Any]]) -> None:
         axes.axvline(word["start"], color=_WORDS, linewidth=0.8, alpha=0.8)
     for word in words if len(words) <= _MOST_WORDS else ():
         if len(fonts) > 1 or max(word["word"], default="") < _FIRST_CJK:
-            place = {"xy": (word["start"], 1.02), "xycoords": ("data", "axes fraction"), "rotation": 30}
-            axes.annotate(word["word"], **place, fontsize=8, color=_INK, fontfamily=fonts)
+            position = {"xy": (word["start"], 1.02), "xycoords": ("data", "axes fraction"), "rotation": 30}
+            axes.annotate(word["word"], **position, fontsize=8, color=_INK, fontfamily=fonts)
 
 
 def _fonts() -> list[str]:

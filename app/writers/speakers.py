@@ -95,11 +95,11 @@ def _words(segments: Sequence[Segment]) -> Iterator[tuple[Word, int]]:
 def _smoothed(words: Sequence[tuple[Word, int]], speakers: Sequence[int]) -> list[int]:
     """The speakers without single words in the midst of somebody else's."""
     smoothed = list(speakers)
-    for place in range(1, len(smoothed) - 1):
-        before, own, after = (words[place + step][0] for step in (-1, 0, 1))
-        alone = smoothed[place - 1] == speakers[place + 1] != speakers[place]
+    for index in range(1, len(smoothed) - 1):
+        before, own, after = (words[index + step][0] for step in (-1, 0, 1))
+        alone = smoothed[index - 1] == speakers[index + 1] != speakers[index]
         if alone and own.start - before.end < _CLOSE and after.start - own.end < _CLOSE:
-            smoothed[place] = smoothed[place - 1]
+            smoothed[index] = smoothed[index - 1]
     return smoothed
 
 

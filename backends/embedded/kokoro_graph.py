@@ -78,8 +78,8 @@ def with_products(model: bytes) -> QuickGraph:
     nodes, made, weights = list(graph.node), list[onnx.TensorProto](), dict[str, NDArray[np.int8]]()
     for convolution in list(_convolutions(nodes, stored)):
         product = _Product(convolution)
-        place = next(index for index, node in enumerate(nodes) if node is convolution.last)
-        nodes[place : place + 1] = product.nodes
+        position = next(index for index, node in enumerate(nodes) if node is convolution.last)
+        nodes[position : position + 1] = product.nodes
         made += product.constants
         weights[product.weight_name] = product.weight
     nodes, used = _needed(nodes, [output.name for output in graph.output])

@@ -152,13 +152,13 @@ class FakeBackend:
             job.over = True
             yield job, error.to_event()
 
-    def _meet(self, place: str, fault: str) -> None:
+    def _meet(self, moment: str, fault: str) -> None:
         """Let the configured fault of `place` happen, unless it happened often enough."""
         options = self._options
-        if place != "load" and not self._warm:
+        if moment != "load" and not self._warm:
             return
-        oom = options.oom_at == place and self._device.startswith(options.oom_device)
-        crash, hang = options.crash_at == place, options.hang_at == place
+        oom = options.oom_at == moment and self._device.startswith(options.oom_device)
+        crash, hang = options.crash_at == moment, options.hang_at == moment
         if not (oom or crash or hang or fault) or not self._counts():
             return
         if crash:

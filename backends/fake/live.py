@@ -41,7 +41,7 @@ class FakeLiveJob:
     fails: int = -1
     steps: int = 0
     over: bool = False
-    told: dict[int, int] = field(default_factory=dict)
+    reported: dict[int, int] = field(default_factory=dict)
 
     def has_work(self) -> bool:
         cutter = self.cutter
@@ -57,7 +57,7 @@ class FakeLiveJob:
         if self.cutter.committed:
             turn = self.cutter.committed.popleft()
             yield from self._finish(turn)
-            self.told.pop(turn.number, None)
+            self.reported.pop(turn.number, None)
         yield from self._deltas(self.cutter.open)
         if self.cutter.over and not self.cutter.committed:
             self.over = True
@@ -65,16 +65,16 @@ class FakeLiveJob:
 
     def _untold(self, turn: Turn | None) -> int:
         """Words of the turn that were not sent."""
-        return int(turn.seconds / WORD_SECONDS) - self.told.get(turn.number, 0) if turn is not None else 0
+        return int(turn.seconds / WORD_SECONDS) - self.reported.get(turn.number, 0) if turn is not None else 0
 
     def _deltas(self, turn: Turn | None) -> Iterator[LiveEvent]:
         if turn is None:
             return
         words = transcript_words(turn.seconds)
-        for number in range(self.told.get(turn.number, 0), len(words)):
+        for number in range(self.reported.get(turn.number, 0), len(words)):
             lead = " " if number else ""
             yield TurnDelta(turn.number, lead + words[number], self._logprobs(lead + words[number]))
-        self.told = {turn.number: len(words)}
+        self.reported = {turn.number: len(words)}
 
     def _finish(self, turn: Turn) -> Iterator[LiveEvent]:
         if turn.number == self.fails:

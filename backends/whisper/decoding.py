@@ -127,9 +127,9 @@ class _Loop:
             rule.apply(logits, [self._chosen(row) for row in self.active])
         logits[~np.isfinite(logits.max(axis=-1)), self.special.end] = 0.0  # where nothing is allowed, the answer ends
         logprobs = log_softmax(logits)
-        going = [place for place, row in enumerate(self.active) if self._take(row, logprobs[place])]
+        going = [index for index, row in enumerate(self.active) if self._take(row, logprobs[index])]
         if len(going) < len(self.active):
-            self.active = [self.active[place] for place in going]
+            self.active = [self.active[index] for index in going]
             if going:
                 self.decoding.select(going)
 

@@ -97,11 +97,13 @@ def last_word_time(alignment: Floats, texts: Sequence[str]) -> float:
     the longest run of tokens in the order of time leaves out those that looked elsewhere. Of several such runs the
     latest counts: what is decoded twice is worse than what is left out.
     """
-    places = [int(row.argmax()) for row, text in zip(alignment, texts, strict=False) if text.strip(f" {PUNCTUATION}")]
-    if not places:
+    positions = [
+        int(row.argmax()) for row, text in zip(alignment, texts, strict=False) if text.strip(f" {PUNCTUATION}")
+    ]
+    if not positions:
         return float(alignment.shape[1]) * SECONDS_PER_TIMESTAMP
-    lengths = np.zeros(len(places), np.int64)
-    for at, place in enumerate(places):
-        lengths[at] = 1 + max((lengths[before] for before in range(at) if places[before] <= place), default=0)
-    ends = [place for place, length in zip(places, lengths, strict=True) if length == lengths.max()]
+    lengths = np.zeros(len(positions), np.int64)
+    for at, position in enumerate(positions):
+        lengths[at] = 1 + max((lengths[before] for before in range(at) if positions[before] <= position), default=0)
+    ends = [position for position, length in zip(positions, lengths, strict=True) if length == lengths.max()]
     return max(ends) * SECONDS_PER_TIMESTAMP

@@ -80,7 +80,7 @@ class LiveWhisperJob:
         self._open: OpenTurn | None = None
         self._final: WhisperJob | None = None
         self._segments: list[Segment] = []
-        self._told: dict[int, str] = {}  # of complete turns
+        self._sent: dict[int, str] = {}  # of complete turns
         self.chunk = _SHORTEST_CHUNK if recognizer.whisper.network.short_windows else _WHOLE_WINDOW_CHUNK
 
     @property
@@ -89,7 +89,7 @@ class LiveWhisperJob:
 
     def feed(self, feed: Feed) -> None:
         self._cutter.feed(feed)
-        if isinstance(feed, LiveSettings) and self._open is not None and not self._open.told:
+        if isinstance(feed, LiveSettings) and self._open is not None and not self._open.sent:
             self._open = None  # which is begun anew, with what is asked now; words that went out stay as they are
 
     def has_work(self) -> bool:
@@ -123,7 +123,7 @@ class LiveWhisperJob:
         """The decodes of the turn that is open now; what was told of one that is complete stays known."""
         if self._open is not None and self._open.turn is not self._cutter.open:
             if self._open.turn.end is not None:
-                self._told[self._open.turn.number] = self._open.told
+                self._sent[self._open.turn.number] = self._open.sent
             self._open = None
         if self._open is None and self._cutter.open is not None:
             self._open = self._opened(self._cutter.open)
@@ -195,10 +195,10 @@ class LiveWhisperJob:
         """The rest of the words, unless the final text is another than was told, and the whole."""
         turn = self._end_turn()
         segments, self._segments = tuple(self._segments), []
-        told, text = self._told.pop(turn.number, ""), done.text.strip()
+        sent, text = self._sent.pop(turn.number, ""), done.text.strip()
         logprobs = tuple(one for segment in segments for one in segment.logprobs)
-        if text.startswith(told) and len(text) > len(told):
-            yield TurnDelta(turn.number, text[len(told) :])
+        if text.startswith(sent) and len(text) > len(sent):
+            yield TurnDelta(turn.number, text[len(sent) :])
         yield TurnDone(
             turn.number, text, turn.seconds, done.language, segments, logprobs, done.notes, dict(done.timings)
         )
@@ -208,7 +208,7 @@ class LiveWhisperJob:
         if not self._cutter.committed:
             return []
         turn = self._end_turn()
-        self._told.pop(turn.number, None)
+        self._sent.pop(turn.number, None)
         self._segments = []
         return [TurnFailed(turn.number, why)]
 

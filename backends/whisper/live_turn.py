@@ -50,7 +50,7 @@ class OpenTurn:
     begin: int = -1
     first: int = 0
     decoded: int = 0
-    told: str = ""
+    sent: str = ""
     news: list[tuple[str, tuple[TokenLogprob, ...]]] = field(default_factory=list)
 
     # --- What to decode -----------------------------------------------------------------------------------------------
@@ -108,9 +108,9 @@ class OpenTurn:
         count = self.policy.take(result.tokens, self.language)
         tokens = result.tokens[:count]
         new = self.whisper.tokenizer.decode(tokens)
-        new = new if self.told else new.lstrip()
+        new = new if self.sent else new.lstrip()
         if new:
-            self.told += new
+            self.sent += new
             self.news.append((new, self._logprobs(result, count)))
 
     def take_news(self) -> list[tuple[str, tuple[TokenLogprob, ...]]]:

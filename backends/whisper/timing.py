@@ -216,14 +216,14 @@ def best_path(score: NDArray[np.float64], least: Sequence[int]) -> NDArray[np.in
     """First column of every row when the columns are dealt out to the rows in order, at least least[i] of them to row
     i, so that the sum of the scores is largest. There are no fewer columns than `least` demands together."""
     rows, columns = score.shape
-    place = np.arange(columns + 1)
-    best = np.where(place == 0, 0.0, -np.inf)  # of all rows so far, when they end before a column
+    column = np.arange(columns + 1)
+    best = np.where(column == 0, 0.0, -np.inf)  # of all rows so far, when they end before a column
     begun = np.zeros((rows, columns + 1), np.int64)
     for row in range(rows):
         total = np.concatenate([[0.0], np.cumsum(score[row], dtype=np.float64)])
         ahead = best - total
         highest = np.maximum.accumulate(ahead)
-        where = np.maximum.accumulate(np.where(ahead == highest, place, 0))
+        where = np.maximum.accumulate(np.where(ahead == highest, column, 0))
         short = columns + 1 - least[row]
         best = np.full(columns + 1, -np.inf)
         best[least[row] :] = highest[:short] + total[least[row] :]

@@ -39,7 +39,7 @@ class WindowDecoder:
         """Decode windows of any recordings together and hand the results back to them. A language that nobody named is
         detected, and stands in the item's options afterwards."""
         replicas = self._model.network.replicas(len(windows))
-        parts = [windows[place :: len(replicas)] for place in range(len(replicas))]
+        parts = [windows[first :: len(replicas)] for first in range(len(replicas))]
         if len(replicas) == 1:
             results = [self._results(replicas[0], windows)]
         else:

@@ -176,8 +176,8 @@ class StaticDecoding:
 
     def _bias(self) -> NDArray[Any]:
         """0 at the positions filled so far (this step's included): [batch, 1, 1, cache]."""
-        place = np.arange(self._device.form.cache)[None, :]
-        allowed = (place <= self._length) & (place >= self._padding[:, None])
+        position = np.arange(self._device.form.cache)[None, :]
+        allowed = (position <= self._length) & (position >= self._padding[:, None])
         return np.where(allowed, 0.0, _MASKED).astype(self._device.form.element)[:, None, None, :]
 
     def select(self, rows: Sequence[int]) -> None:

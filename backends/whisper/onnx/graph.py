@@ -60,8 +60,8 @@ class GraphWriter:
         self._data.write(b"\0" * (-self._data.tell() % _ALIGNMENT))
         tensor = TensorProto(name=name, data_type=helper.np_dtype_to_tensor_dtype(array.dtype), dims=array.shape)
         tensor.data_location = TensorProto.EXTERNAL
-        place = {"location": f"{self.name}.data", "offset": str(self._data.tell()), "length": str(array.nbytes)}
-        for key, value in place.items():
+        location = {"location": f"{self.name}.data", "offset": str(self._data.tell()), "length": str(array.nbytes)}
+        for key, value in location.items():
             tensor.external_data.add(key=key, value=value)
         self._data.write(array.tobytes())
         return tensor

@@ -178,7 +178,7 @@ class _Product(nn.Module):
 
 
 def _load(
-    folder: Path, dims: ModelDimensions, place: torch.device, element: torch.dtype, *, eager: bool
+    folder: Path, dims: ModelDimensions, device: torch.device, element: torch.dtype, *, eager: bool
 ) -> tuple[WhisperModel, torch.Tensor]:
     """The modules with the checkpoint's tensors, and the matrix that makes logits."""
     checkpoint = Checkpoint(folder)
@@ -186,11 +186,11 @@ def _load(
         model = WhisperModel(_config(dims, eager=eager))
     state = {name: checkpoint[name] for name in expected_shapes(dims) if name != "proj_out.weight"}
     state["encoder.embed_positions.weight"] = encoder_positions(checkpoint, dims)
-    tensors = {name: torch.from_numpy(array).to(place, element) for name, array in state.items()}
+    tensors = {name: torch.from_numpy(array).to(device, element) for name, array in state.items()}
     model.load_state_dict(tensors, assign=True)
     model.eval()
     name = head_name(checkpoint, dims)
-    head = tensors[name] if name in tensors else torch.from_numpy(checkpoint[name]).to(place, element)
+    head = tensors[name] if name in tensors else torch.from_numpy(checkpoint[name]).to(device, element)
     return model, head
 
 

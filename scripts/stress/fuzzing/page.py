@@ -47,8 +47,8 @@ def open_it(port: int) -> None:
         if time.monotonic() > ends:
             raise TimeoutError(f"the page does not open: {found[0]} {found[1][:200]!r}")
         time.sleep(1)
-    _, told = _ask(port, "POST", "/ui/gradio_api/call/state", json.dumps({"data": []}).encode())
-    _ask(port, "GET", f"/ui/gradio_api/call/state/{json.loads(told)['event_id']}")
+    _, answer = _ask(port, "POST", "/ui/gradio_api/call/state", json.dumps({"data": []}).encode())
+    _ask(port, "GET", f"/ui/gradio_api/call/state/{json.loads(answer)['event_id']}")
 
 
 def _ask(port: int, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
