@@ -1,6 +1,6 @@
 """Which model runs where, with which numbers, and how much memory and how many threads it gets.
 
-Owns the placement and dtype rules, the budgets, the thread budget, and the ledger of measured footprints. The inventory
+Owns the placement and dtype rules, the budgets, the thread budget, and the measured footprints. The inventory
 is made by a short-lived process (`python -m backends.devices --json`): this module imports no tensor library, so the
 gateway may import it. Sizes are bytes.
 """
@@ -68,7 +68,7 @@ class Decision:
 
 
 class FootprintCache:
-    """Measured footprints, kept in a file over restarts. A ledger that cannot be written is only less precise."""
+    """Measured footprints, kept in a file over restarts. Estimates are only less precise where it cannot be written."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
@@ -80,7 +80,7 @@ class FootprintCache:
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            return  # an unreadable ledger is an empty one
+            return  # an unreadable file is an empty one
         if isinstance(stored, dict):
             self._sizes = {str(key): size for key, size in stored.items() if isinstance(size, int) and size > 0}
 
@@ -248,7 +248,7 @@ class DeviceManager:
 
 
 def _candidates(info: BackendInfo, inventory: Inventory, asked: str) -> list[tuple[str, Device]]:
-    """Devices in the order of the backend's wishes, or the one that is asked for ("cuda" means the first of its
+    """Devices in the order that the backend prefers, or the one that is asked for ("cuda" means the first of its
     kind)."""
     if asked != "auto":
         return [(d.kind, d) for d in inventory.devices if asked in (d.id, d.kind)][:1]

@@ -42,7 +42,7 @@ class ModelUnavailable(BackendError):
 
 
 class OutOfMemory(BackendError):
-    """The device has no room for this load or job (503 once the gateway's ladder is exhausted)."""
+    """The device has no room for this load or job (503 once the gateway has tried everything)."""
 
     kind = "out_of_memory"
 

@@ -134,8 +134,8 @@ class TranscriptionRequest:
 
     samples: float32 [time] at 16 kHz, possibly a read-only memory map; language: ISO 639-1 or None (detect);
     languages: ISO 639-1 codes that alone are considered where the language is detected, () = all; keywords: words to
-    expect; temperature: 0 lets the backend climb its fallback ladder, above 0 is used as it is; words: word times are
-    wanted.
+    expect; temperature: 0 lets the backend try higher ones where a text is bad, above 0 is used as it is; words: word
+    times are wanted.
     """
 
     samples: Samples
@@ -176,7 +176,7 @@ class SpeechRequest:
     """Text to speech.
 
     voice: an id from Capabilities.voices; speed: 0.25..4, honoured by the backend only if it has native_speed (the
-    gateway stretches otherwise); stream: chunks are sent as they are made, which a backend may decode differently;
+    gateway changes tempo otherwise); stream: chunks are sent as they are made, which a backend may decode differently;
     answer_id: the name under which the backend may keep this answer for later context; seed: None = random; language:
     the primary code of the text's language as far as it is known, "" if not, for voices that speak several.
     """
@@ -298,7 +298,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A stretch in which a speaker speaks, in seconds; speaker: from 0 in order of appearance."""
+    """Time in which a speaker speaks, in seconds; speaker: from 0 in order of appearance."""
 
     start: float
     end: float

@@ -88,6 +88,37 @@ def test_names_keep_to_the_standard_terms(room: str) -> None:
     assert not wrong
 
 
+# Those of them that comments, docstrings and pages can do without, too.
+UNWRITTEN = (
+    "arbiter",
+    "chooser",
+    "climb",
+    "ladder",
+    "ledger",
+    "rung",
+    "skeleton",
+    "stretches",
+    "ticket",
+    "wish",
+    "wishes",
+)
+WRITTEN = [
+    *(path for room in ("app", "backends", "scripts") for path in sorted((ROOT / room).rglob("*.py"))),
+    *sorted(ROOT.glob("*.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+
+
+def test_comments_docstrings_and_pages_keep_to_them_too() -> None:
+    rule = re.compile(rf"\b({'|'.join(UNWRITTEN)})\b", re.IGNORECASE)
+    lines = [
+        (path.relative_to(ROOT).as_posix(), number, line)
+        for path in WRITTEN
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+    ]
+    assert [line for line in lines if rule.search(line[2])] == []
+
+
 @pytest.mark.parametrize(
     "source", ["class WishList: ...", "def f(tickets): ...", "a.my_ladder = 1", "import x as rungs", "heard = 1"]
 )

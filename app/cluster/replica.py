@@ -1,6 +1,6 @@
 """One replica of a deployment: today's pool with that deployment alone, and its worker process as the child.
 
-The worker, its step loop, the memory lease and the ladder after running out of memory are those of a single machine.
+The worker, its step loop, the memory lease and what is tried after running out of memory are those of a single machine.
 Waiting jobs stay in the gateways; only what can start at once comes here. Owns the stream of one job's reports, and
 what Serve is told for routing and scaling. Knows no Ray, so that it can be tried without.
 """

@@ -25,7 +25,7 @@ _AAC = {0x00FF, 0x1600, 0x706D, 0xA106}  # format tags of AAC, with and without 
 
 @dataclass(frozen=True, slots=True)
 class WavPart:
-    """A stretch of sound. format: content of its fmt chunk; start, end: of its samples; stated: bytes that the header
+    """A section of sound. format: content of its fmt chunk; start, end: of its samples; stated: bytes that the header
     says there are where it says more than the file holds, else 0; plain: any decoder reads the whole file rightly as
     it is."""
 
@@ -73,7 +73,7 @@ class WavPart:
 
 
 def wav_parts(data: bytes) -> list[WavPart]:
-    """The stretches of sound in the order of the file; none where its chunks make no sense (or are big-endian)."""
+    """The sections of sound in the order of the file; none where its chunks make no sense (or are big-endian)."""
     parts: list[WavPart] = []
     at: int | None = 0
     while at is not None and _HEAD.match(data, at):

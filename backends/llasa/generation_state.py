@@ -17,7 +17,7 @@ from backends.llasa.async_copy import Fetch
 from backends.llasa.options import SamplingParams
 from backends.llasa.vocabulary import Vocabulary
 
-# Fewer different tokens than this among the last ones are a hum or a silence that will not end.
+# Fewer different tokens than this among the last ones are a repetition or a silence that will not end.
 REPETITION_WINDOW, REPETITION_DISTINCT = 150, 8
 # Tokens between two such checks: at fixed positions, so that an answer never depends on when it is reported.
 REPETITION_EVERY = 16

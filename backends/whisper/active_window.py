@@ -21,8 +21,8 @@ class DecodingOptions:
     """What one transcription asks for.
 
     language: Whisper's code or None (detect); languages: among which it is detected, () = all; keywords: words to
-    expect; temperatures: the ladder, one rung = no ladder; max_tokens: of one window; timestamps: the model tells
-    times; forced: tokens that the window's answer begins with.
+    expect; temperatures: tried in turn; max_tokens: of one window; timestamps: the model tells times; forced: tokens
+    that the window's answer begins with.
     """
 
     language: str | None = None
@@ -49,7 +49,7 @@ class Recording(Protocol):
 
 @dataclass(slots=True)
 class ActiveWindow:
-    """A window of some recording with what its job wishes. encoder_output: the encoded audio; prompt_left_out: it was
+    """A window of some recording with what its job asks for. encoder_output: the encoded audio; prompt_left_out: it was
     decoded without the prompt, which hid what was said; frames: encoded of it, 0: as many as the model was trained on,
     whatever there is to hear."""
 

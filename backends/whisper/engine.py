@@ -58,14 +58,14 @@ class Whisper(WhisperModel):
         vad: bool = True,
         chunking: Chunking | None = None,
     ) -> TranscriptionResult:
-        """The whole recording. A single temperature means no fallback ladder; a sequence is the ladder.
+        """The whole recording. A single temperature is used as it is; those of a sequence are tried in turn.
 
         Raises InvalidInput for a language or task that the model does not know, and for temperatures that are none.
         """
         temperatures = tuple(float(attempt) for attempt in np.atleast_1d(np.asarray(temperature, np.float64)))
         if not temperatures or not all(0 <= attempt < np.inf for attempt in temperatures):
             raise InvalidInput(
-                f"temperature {temperature!r} is not a number from 0 on, or a ladder of them", param="temperature"
+                f"temperature {temperature!r} is not a number from 0 on, or a sequence of them", param="temperature"
             )
         known = checked_language(self.special, language)
         decoding_options = DecodingOptions(

@@ -1,4 +1,4 @@
-"""The fallback ladder: decode cold, judge, and decode what failed again at the next temperature.
+"""Temperature fallback: decode at the first temperature, judge, decode what failed again at the next one.
 
 Owns the thresholds. Knows no audio and no segments.
 """
@@ -43,9 +43,9 @@ def decode_with_fallback(
     decode_batch: DecodeBatch,
     text_of: Decode,
 ) -> list[WindowResult]:
-    """Results of all tasks; temperatures[i] is the ladder of task i, and a ladder of one rung has no way up.
+    """Results of all tasks; temperatures[i]: those of task i, in turn; a single one leaves nothing to try again.
 
-    Where every rung failed, the best attempt is the answer: the hottest is often the worst.
+    Where every temperature failed, the best attempt is the answer: the hottest is often the worst.
     """
     attempts: list[list[WindowResult]] = [[] for _ in tasks]
     open_rows = list(range(len(tasks)))

@@ -1,6 +1,6 @@
-"""Cut a recording into stretches of speech that are decoded independently of each other.
+"""Cut a recording into segments of speech that are decoded independently of each other.
 
-A stretch is at most one window long where pauses allow it, so that stretches can share a batch. Works through the
+A segment is at most one window long where pauses allow it, so that segments can share a batch. Works through the
 recording piece by piece and as late as possible: hours of audio need one piece of memory. Knows no model but the speech
 detector.
 """
@@ -21,7 +21,7 @@ from backends.whisper.loudness import AHEAD, QuickGain, SlowGain, frame_absmax, 
 
 _PIECE = 625 * FRAME  # samples listened to at once, 20 s
 _RELEASE = 0.15  # speech goes on until its probability is this far below the threshold
-_LONGEST_PAUSE = 2.0  # seconds of silence inside a stretch; longer ones invite invented text
+_LONGEST_PAUSE = 2.0  # seconds of silence inside a segment; longer ones invite invented text
 _SHORTEST = 0.1  # seconds; less is a click, unless the whole recording is that short
 _MORE = 2.0  # times the gain of the first hearing that the second must raise a passage by
 
@@ -49,14 +49,14 @@ class VadOptions:
 
     @classmethod
     def of(cls, chunking: Chunking | None, threshold: float) -> VadOptions:
-        """The request's own wishes over the deployment's threshold."""
+        """What the request asks for over the deployment's threshold."""
         if chunking is None:
             return cls(threshold=threshold)
         return cls(chunking.threshold, chunking.prefix_padding_ms / 1000, chunking.silence_duration_ms / 1000)
 
 
 def whole(samples: NDArray[np.float32]) -> Iterator[SpeechSegment]:
-    """Without a gate the recording is one stretch."""
+    """Without a gate the recording is one segment."""
     if len(samples):
         yield SpeechSegment(0, len(samples))
 
@@ -64,7 +64,7 @@ def whole(samples: NDArray[np.float32]) -> Iterator[SpeechSegment]:
 def find_speech(
     samples: NDArray[np.float32], detector: SpeechDetector, vad_options: VadOptions, window_seconds: float
 ) -> Iterator[SpeechSegment]:
-    """Regions of speech with their padding, packed into stretches no longer than the window where pauses allow it."""
+    """Regions of speech with their padding, packed into segments no longer than the window where pauses allow it."""
     window = int(window_seconds * SAMPLE_RATE)
     together: list[SpeechSegment] = []
     for region in _padded(_regions(samples, detector, vad_options), vad_options, len(samples)):
@@ -83,7 +83,7 @@ def _fits(together: Sequence[SpeechSegment], region: SpeechSegment, window: int)
 
 
 def _joined(regions: Sequence[SpeechSegment]) -> SpeechSegment:
-    """One stretch of several regions, the quiet ones of them raised."""
+    """One segment of several regions, the quiet ones of them raised."""
     loudest = max(region.level for region in regions)
     gains = ((region, gain_beside(region.level, loudest)) for region in regions)
     raised = tuple((region.start, region.end, gain) for region, gain in gains if gain > 1.0)

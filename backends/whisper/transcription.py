@@ -22,13 +22,13 @@ from backends.whisper.speech_segments import SpeechSegment
 from backends.whisper.tokenizer import SpecialTokens, WhisperTokenizer
 
 _SAFE_TEMPERATURE = 0.5  # hotter text is no prompt for what follows
-_SHORTEST_WINDOW = int(0.02 * SAMPLE_RATE)  # samples; what is left of a stretch below this holds nothing
+_SHORTEST_WINDOW = int(0.02 * SAMPLE_RATE)  # samples; what is left of a segment below this holds nothing
 
 
 @dataclass(slots=True)
 class _Progress:
-    """A stretch in work. seek: sample of its next window; context: tokens said so far, empty where unsafe; rest: sample
-    to go on from where the next window, which hears again what the one before left out, gives no good answer."""
+    """A speech segment in work. seek: sample of its next window; context: tokens said so far, empty where unsafe; rest:
+    sample to go on from where the next window, which hears again what the one before left out, gives no good answer."""
 
     speech_segment: SpeechSegment
     seek: int
@@ -90,7 +90,7 @@ class Transcription:
     # --- Windows ---------------------------------------------------------------------------------------------------
 
     def next_windows(self, limit: int) -> list[Window]:
-        """Up to `limit` windows that do not depend on each other: one per stretch, in the order of time."""
+        """Up to `limit` windows that do not depend on each other: one per speech segment, in the order of time."""
         while not self._exhausted and len(self._idle()) < limit:
             speech_segment = next(self._speech_segments, None)
             if speech_segment is None:

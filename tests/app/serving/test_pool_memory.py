@@ -1,4 +1,4 @@
-"""The pool under memory pressure: eviction, waiting for room, the ladder after running out, devices and fallbacks."""
+"""The pool under memory pressure: eviction, waiting for room, running out at work, devices and fallbacks."""
 
 from __future__ import annotations
 
@@ -221,7 +221,7 @@ async def test_clients_that_leave_while_memory_is_awaited_withdraw_the_request()
         assert states(pool) == {"busy": "ready", "new": "unloaded"}
 
 
-# --- The ladder -------------------------------------------------------------------------------------------------------
+# --- Out of memory at work --------------------------------------------------------------------------------------------
 
 
 async def test_out_of_memory_at_load_is_tried_again_alone(tmp_path: Path) -> None:

@@ -99,11 +99,11 @@ def test_compression_tells_loops_from_speech() -> None:
     assert compression_ratio("") == 1.0
 
 
-# --- The ladder -------------------------------------------------------------------------------------------------------
+# --- Temperature fallback ---------------------------------------------------------------------------------------------
 
 
 class Task:
-    """Only what the ladder touches."""
+    """Only what the fallback touches."""
 
 
 def result(temperature: float, logprob: float = -0.1, no_speech: float = 0.0, looped: bool = False) -> WindowResult:
