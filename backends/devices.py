@@ -153,10 +153,13 @@ class DeviceManager:
         for kind, candidate in _candidates(info, inventory, device):
             for name in engines or info.engines:
                 preference = info.engine_device_preference.get(name, info.device_preference)
-                if kind in preference and _can_use(name, candidate):
+                if kind in (*preference, *info.named_devices) and _can_use(name, candidate):
                     return self._decide(info, inventory, name, candidate, dtype, asked=device)
         there = ", ".join(f"{d.id} ({d.name})" for d in inventory.devices)
-        raise ModelUnavailable(f"backend {info.name} cannot run on {device!r} here; this machine has {there}")
+        why = dict(inventory.notes).get(device.partition(":")[0])
+        raise ModelUnavailable(
+            f"backend {info.name} cannot run on {device!r} here; this machine has {there}{f' ({why})' if why else ''}"
+        )
 
     def _decide(
         self, info: BackendInfo, inventory: Inventory, engine: str, device: Device, dtype: str, asked: str

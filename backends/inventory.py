@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backends import dxgi
+from backends import dxgi, windows_ml
 
 # CPU flags with which bfloat16 products are computed and not emulated.
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
@@ -27,9 +27,9 @@ _NO_LIMIT = 1 << 60  # cgroup files hold huge numbers for "no limit"
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """id: "cpu", "cuda:0", "directml:0", "mps", "xpu:0"; kind: the id without its number (ROCm cards are "cuda", as
-    torch calls them); memory_total 0: unknown; memory_free: at the time of the probe; dtypes: what it computes
-    natively; libraries: which of "torch" and "onnxruntime" can use it."""
+    """id: "cpu", "cuda:0", "directml:0", "windowsml:amdgpu", "mps", "xpu:0"; kind: the id without its number (ROCm
+    cards are "cuda", as torch calls them); memory_total 0: unknown; memory_free: at the time of the probe; dtypes: what
+    it computes natively; libraries: which of "torch" and "onnxruntime" can use it."""
 
     id: str
     kind: str
@@ -58,7 +58,7 @@ def cpu_inventory() -> Inventory:
 def probe() -> Inventory:
     """All devices that the libraries of this interpreter can use. Imports them."""
     notes: dict[str, str] = {}
-    devices = [*_torch_devices(notes), *_directml_devices(notes)]
+    devices = [*_torch_devices(notes), *_directml_devices(notes), *_windows_ml_devices(notes)]
     return Inventory((*devices, cpu_device()), physical_cores(), tuple(sorted(notes.items())))
 
 
@@ -274,3 +274,41 @@ def _directml_device(number: int, adapter: dxgi.Adapter, libraries: tuple[str, .
     total, free = adapter.dedicated + shared, adapter.dedicated + min(shared, _memory()[1])
     dtypes = ("float32", "float16")
     return Device(f"directml:{number}", "directml", adapter.name, total, free, dtypes, libraries, adapter.driver)
+
+
+def _windows_ml_devices(notes: dict[str, str]) -> list[Device]:
+    """Providers of Windows ML's catalogue that are on this machine. Where the package that reads it is not installed,
+    nobody wants them."""
+    if platform.system() != "Windows":
+        return []
+    try:
+        importlib.metadata.version("windowsml")
+    except importlib.metadata.PackageNotFoundError:
+        notes[windows_ml.KIND] = "opt-in: the package windowsml is not installed"
+        return []
+    try:
+        offered = windows_ml.providers()
+    except windows_ml.NoCatalogue as error:
+        notes[windows_ml.KIND] = str(error)
+        return []
+    fetchable = [
+        f"speech-gateway pull {windows_ml.KIND}:{provider.name}" for provider in offered if not provider.is_present
+    ]
+    if fetchable:
+        notes[windows_ml.KIND] = f"to be fetched: {', '.join(fetchable)}"
+    elif not offered:
+        notes[windows_ml.KIND] = "the catalogue has no provider for this machine's graphics"
+    return [
+        Device(
+            f"{windows_ml.KIND}:{provider.name}",
+            windows_ml.KIND,
+            provider.full_name,
+            0,
+            0,
+            ("float32",),
+            ("onnxruntime",),
+            provider.version,
+        )
+        for provider in offered
+        if provider.is_present
+    ]

@@ -34,6 +34,7 @@ class BackendInfo:
 
     entry: "module:Class" of its Backend; engines: first is the default of "auto"; device_preference: device kinds, the
     best first ("cuda", "directml", "mps", "xpu", "cpu"); engine_device_preference: the same for engines that differ;
+    named_devices: further kinds, used only where a deployment names one;
     check: "module:function" that refuses a request for its settings alone, see `check_request`;
     libraries: modules that must be importable in the worker's interpreter, by engine ("" = all engines); extra: the
     pyproject extra that installs them; options: a frozen dataclass with a default for every key;
@@ -56,6 +57,7 @@ class BackendInfo:
     device_preference: tuple[str, ...] = ("cpu",)
     check: str = ""
     engine_device_preference: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    named_devices: tuple[str, ...] = ()
     libraries: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     extra: str = ""
     options: type = NoOptions

@@ -37,6 +37,7 @@ FILES: dict[str, tuple[str, ...]] = {
     "torch": ("--extra", "torch"),
     "dev": ("--extra", "torch", "--group", "dev", "--group", "oracle"),
     "directml": ("--extra", "directml"),
+    "windows-ml": ("--extra", "windows-ml"),
 }
 # torch and the libraries for NVIDIA's cards that it brings on Linux lie in a file of their own, so that another build
 # of torch can take their place.

@@ -23,6 +23,7 @@ OPEN_TO_APP = (
     "registry",
     "devices",
     "weights",
+    "windows_ml",
     "model_files",
     "languages",
     "openai_voices",

@@ -42,6 +42,7 @@ AREAS = {
     "backends/llasa": ("", "torch"),
     "backends/transformer": ("", "torch"),
     "backends/whisper": ("",),
+    "backends/windows_ml.py": ("", "windows-ml"),
     "backends/whisper/torch": ("", "torch", "directml"),
     "scripts": ALL,
     "tests": ALL,

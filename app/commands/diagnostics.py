@@ -21,7 +21,7 @@ from app.commands.client import CallFailed, Client
 from app.config.deployments import Deployment
 from app.config.settings import Settings
 from app.serving.requirements import ModelRequirements, install_command
-from backends import children
+from backends import children, windows_ml
 from backends.devices import DeviceManager, Inventory, run_probe
 from backends.interface import ModelUnavailable, Placement
 
@@ -189,7 +189,7 @@ def _passed_over(deployment: Deployment, placement: Placement, manager: DeviceMa
     device_preference = info.engine_device_preference.get(placement.engine, info.device_preference)
     if placement.device == "cpu" and deployment.device == "auto" and device_preference != ("cpu",):
         for device in manager.inventory.devices:
-            if device.kind != "cpu" and device.kind not in device_preference:
+            if device.kind not in ("cpu", *device_preference, *info.named_devices):
                 yield f"{info.name} cannot use {device.id} ({device.name})"
 
 
@@ -214,7 +214,7 @@ def run_self_test(models_dir: Path, deployment: Deployment | None) -> SelfTest:
 def timing_candidates(deployment: Deployment, manager: DeviceManager) -> list[tuple[str, str]]:
     """List device and dtype of each way Whisper could run here on onnxruntime; [] if there is no choice."""
     free = deployment.device == "auto" and deployment.engine in ("auto", "onnx") and not deployment.python
-    gpus = [device.id for device in manager.inventory.devices if device.kind == "directml"]
+    gpus = [device.id for device in manager.inventory.devices if device.kind in ("directml", windows_ml.KIND)]
     if deployment.info.name != "whisper" or not free or not gpus:
         return []
     asked = deployment.dtype

@@ -18,7 +18,7 @@ from app.config.deployments import Deployment, Deployments
 from app.config.loading import load_settings
 from app.config.settings import ConfigError, Settings
 from app.serving.requirements import ModelRequirements, install_command
-from backends import weights
+from backends import weights, windows_ml
 from backends.interface import ModelUnavailable
 from backends.model_files import ModelSpec, Progress
 
@@ -35,11 +35,14 @@ def pull(
     revision: Annotated[str, typer.Option(help="Commit, tag or branch of the hub.", show_default=False)] = "",
     config: Config = None,
 ) -> None:
-    """Fetch the weights of a deployment.
+    """Fetch the weights of a deployment, or a provider of Windows ML such as windowsml:amdgpu.
 
     Goes on where an earlier pull stopped. HF_ENDPOINT names another hub, HF_TOKEN is sent to it.
     """
     settings, deployments = configured(config)
+    if name.startswith(f"{windows_ml.KIND}:"):
+        _fetch_provider(name, settings)
+        return
     deployment = deployments.resolve(name)
     if deployment is None:
         fail(f"there is no deployment {name!r}; known: {', '.join([*deployments, *deployments.aliases])}", WRONG_USE)
@@ -58,6 +61,17 @@ def pull(
             output().print(f"{spec.model}: complete in {folder}")
     except ModelUnavailable as error:
         fail(error.message + (_OFFLINE_HINT if settings.offline and source is None else ""))
+
+
+def _fetch_provider(device: str, settings: Settings) -> None:
+    """Let Windows fetch an execution provider that its maker offers through Windows ML."""
+    if settings.offline:
+        fail(f"{device} is fetched by Windows, and offline = true. Set offline = false.")
+    try:
+        provider = windows_ml.fetch(device.partition(":")[2])
+    except (windows_ml.NoCatalogue, ModelUnavailable) as error:
+        fail(str(error))
+    output().print(f'{provider.full_name} {provider.version}: ready. Set device = "{device}" in a Whisper deployment.')
 
 
 def models(config: Config = None) -> None:

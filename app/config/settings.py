@@ -22,7 +22,8 @@ from app.config.cluster import ClusterSettings, ReplicaSettings
 from backends.devices import parse_bytes
 from backends.openai_voices import PLAIN_VOICE
 
-_DEVICE = re.compile(r"cpu|mps|(cuda|directml|xpu)(:\d+)?")
+_DEVICE = re.compile(r"cpu|mps|(cuda|directml|xpu)(:\d+)?|windowsml:[a-z0-9]+")
+_DEVICES = "cpu, cuda:0, directml:0, mps, windowsml:amdgpu, xpu:0"
 _DTYPES = ("auto", "float32", "bfloat16", "float16", "int8")
 
 
@@ -268,7 +269,7 @@ class DeviceSettings(_Table):
             )
         for device, size in budget.items() if isinstance(budget, dict) else ():
             if not _DEVICE.fullmatch(str(device)):
-                raise ValueError(f"there is no device {device!r}; known: cpu, cuda:0, directml:0, mps, xpu:0")
+                raise ValueError(f"there is no device {device!r}; known: {_DEVICES}")
             parse_bytes(size)
         return budget
 
@@ -293,7 +294,7 @@ class DeploymentSettings(BaseModel):
     )
     model: str = Field(default="", description="Hub id, or a folder; empty: the backend's default.")
     engine: str = Field(default="auto", description="One of the backend's engines.")
-    device: str = Field(default="auto", description="cuda:0, directml:0, mps, xpu, cpu, or auto.")
+    device: str = Field(default="auto", description="cuda:0, directml:0, windowsml:amdgpu, mps, xpu, cpu, or auto.")
     dtype: str = Field(default="auto", description="float32, bfloat16, float16, int8, or auto.")
     keep_alive: float = Field(
         default=600, ge=-1, description="Seconds a loaded model stays without work; 0 = unload at once, -1 = never."
@@ -324,7 +325,7 @@ class DeploymentSettings(BaseModel):
     @classmethod
     def _known_device(cls, device: str) -> str:
         if device != "auto" and not _DEVICE.fullmatch(device):
-            raise ValueError(f"there is no device {device!r}; known: auto, cpu, cuda:0, directml:0, mps, xpu:0")
+            raise ValueError(f"there is no device {device!r}; known: auto, {_DEVICES}")
         return device
 
     @field_validator("dtype")

@@ -56,6 +56,7 @@ INFO = BackendInfo(
         "onnx": ("directml", "cpu"),
         "torch": ("cuda", "mps", "xpu", "directml", "cpu"),
     },
+    named_devices=("windowsml",),
     libraries={
         "": ("onnxruntime", "safetensors", "silero_vad", "tokenizers"),
         "onnx": ("onnx",),

@@ -30,6 +30,7 @@ from backends.dxgi import Adapter
 from backends.interface import ModelUnavailable, Placement
 from backends.inventory import Device, Inventory, cpu_device, physical_cores, probe
 from backends.registry import BackendInfo, backend_info
+from backends.windows_ml import CatalogueProvider, NoCatalogue
 from tests.support.waiting import LIMIT
 
 GIB = 1 << 30
@@ -37,6 +38,7 @@ CPU = Device("cpu", "cpu", "CPU", 16 * GIB, 10 * GIB)
 CUDA = Device("cuda:0", "cuda", "RTX", 24 * GIB, 20 * GIB, ("float32", "float16", "bfloat16"), ("torch",))
 OLD = Device("cuda:0", "cuda", "GTX", 8 * GIB, 8 * GIB, ("float32", "float16"), ("torch",))
 DML = Device("directml:0", "directml", "Radeon", 0, 0, ("float32", "float16"), ("onnxruntime",))
+WINDOWS_ML = Device("windowsml:amdgpu", "windowsml", "AMDGPUExecutionProvider", 0, 0, ("float32",), ("onnxruntime",))
 MPS = Device("mps", "mps", "Apple", 16 * GIB, 16 * GIB, ("float32", "float16", "bfloat16"), ("torch",))
 WHISPER, LLASA = backend_info("whisper"), backend_info("llasa")
 
@@ -65,6 +67,20 @@ def test_whisper_takes_the_best_device_that_an_installed_engine_can_use() -> Non
     assert place(WHISPER, CUDA, has_libraries=only("onnx")) == ("cpu", "onnx", "auto")
     assert place(WHISPER, CUDA, engine="onnx") == ("cpu", "onnx", "auto")
     assert place(WHISPER, MPS) == ("mps", "torch", "bfloat16")
+
+
+def test_a_provider_of_windows_ml_is_used_only_where_it_is_named() -> None:
+    assert place(WHISPER, WINDOWS_ML) == ("cpu", "onnx", "auto")
+    assert place(WHISPER, WINDOWS_ML, DML) == ("directml:0", "onnx", "float32")
+    assert place(WHISPER, WINDOWS_ML, DML, device="windowsml:amdgpu") == ("windowsml:amdgpu", "onnx", "float32")
+    with pytest.raises(ModelUnavailable, match="llasa cannot run on 'windowsml:amdgpu' here"):
+        place(LLASA, WINDOWS_ML, device="windowsml:amdgpu")
+    with pytest.raises(
+        ModelUnavailable, match=r"whisper cannot run on 'windowsml:amdgpu' here; .* \(opt-in: the package"
+    ):
+        manager(notes=(("windowsml", "opt-in: the package windowsml is not installed"),)).place(
+            WHISPER, device="windowsml:amdgpu"
+        )
 
 
 def test_torch_backends_take_cuda_first() -> None:
@@ -307,6 +323,7 @@ def test_without_torch_the_probe_says_so(monkeypatch: pytest.MonkeyPatch) -> Non
     assert dict(probe().notes)["cuda"] == "torch is not installed"
 
 
+real_version = importlib.metadata.version
 RADEON = Adapter(0, "Radeon 780M", GIB // 2, 12 * GIB, True, "32.0.11.12")
 GEFORCE = Adapter(2, "GeForce", 8 * GIB, 16 * GIB, False)
 
@@ -376,6 +393,43 @@ def test_torch_and_onnx_share_a_device_only_where_they_mean_the_same(windows: Ca
         ("directml:0", "GeForce"),
         ("directml:1", "Radeon 780M"),
     ]
+
+
+def offers(monkeypatch: pytest.MonkeyPatch, answer: Callable[[], list[CatalogueProvider]]) -> None:
+    """The package windowsml is installed, and its catalogue answers so."""
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "2.5.96" if name == "windowsml" else "2.13.0+cpu")
+    monkeypatch.setattr(inventory.windows_ml, "providers", answer)
+
+
+def test_providers_of_windows_ml_are_devices_once_they_are_fetched(
+    windows: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    windows(RADEON)
+    assert "windowsml" not in {device.kind for device in probe().devices}
+    amd = CatalogueProvider("amdgpu", "AMDGPUExecutionProvider", "1.8", is_present=True)
+    other = CatalogueProvider("migraphx", "MIGraphXExecutionProvider", "2.19", is_present=False)
+    offers(monkeypatch, lambda: [amd, other])
+    found = probe()
+    assert [(device.id, device.name, device.driver) for device in found.devices] == [
+        ("directml:0", "Radeon 780M", "32.0.11.12"),
+        ("windowsml:amdgpu", "AMDGPUExecutionProvider", "1.8"),
+        ("cpu", found.devices[-1].name, ""),
+    ]
+    assert dict(found.notes)["windowsml"] == "to be fetched: speech-gateway pull windowsml:migraphx"
+
+
+def test_why_there_is_no_provider_of_windows_ml(windows: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    windows(RADEON)
+    monkeypatch.setattr(importlib.metadata, "version", real_version)
+    assert dict(probe().notes)["windowsml"] == "opt-in: the package windowsml is not installed"
+
+    def fails() -> list[CatalogueProvider]:
+        raise NoCatalogue("this Windows has no Windows ML: module not found")
+
+    offers(monkeypatch, fails)
+    assert dict(probe().notes)["windowsml"] == "this Windows has no Windows ML: module not found"
+    offers(monkeypatch, list)
+    assert dict(probe().notes)["windowsml"] == "the catalogue has no provider for this machine's graphics"
 
 
 def test_torch_directml_that_cannot_load_its_library_is_no_crash(

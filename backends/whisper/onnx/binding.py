@@ -19,18 +19,21 @@ from backends.whisper.onnx.faults import engine_error
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where sessions run: provider name with its options, and the device name of bound tensors."""
+    """Where sessions run: provider name with its options, and onnxruntime's name of the device of bound tensors.
+
+    plugins: the devices of a provider that is loaded as a library (`backends.windows_ml`), which takes the encoder
+    only.
+    """
 
     provider: str
     options: dict[str, str]
-    encoder_output: str
+    device: str
     device_id: int = 0
+    plugins: tuple[Any, ...] = ()
 
     def value(self, array: NDArray[Any]) -> onnxruntime.OrtValue:
         """The array on the device. On the CPU the value shares the array's memory and holds the array."""
-        return onnxruntime.OrtValue.ortvalue_from_numpy(
-            np.ascontiguousarray(array), self.encoder_output, self.device_id
-        )
+        return onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), self.device, self.device_id)
 
 
 class BoundRun:
@@ -48,17 +51,17 @@ class BoundRun:
         self._inputs.append(held)
         self._binding.bind_ortvalue_input(name, held)
 
-    def output(self, name: str, *, into: onnxruntime.OrtValue | None = None, encoder_output: str = "") -> None:
-        """Ask for an output: written into a value of its shape, or into new memory on the device (memory="cpu": the
-        CPU)."""
+    def output(self, name: str, *, into: onnxruntime.OrtValue | None = None, device: str = "") -> None:
+        """Ask for an output: written into a value of its shape, or into new memory on the target's device or the one
+        that is named."""
         self._outputs[name] = into
         if into is not None:
             self._binding.bind_ortvalue_output(name, into)
         else:
             self._binding.bind_output(
                 name,
-                encoder_output or self._target.encoder_output,
-                0 if encoder_output == "cpu" else self._target.device_id,
+                device or self._target.device,
+                0 if device == "cpu" else self._target.device_id,
             )
 
     def run(self) -> dict[str, onnxruntime.OrtValue]:

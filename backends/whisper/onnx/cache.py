@@ -23,7 +23,7 @@ from backends.whisper.config import ModelDimensions
 from backends.whisper.onnx.graphs import write_decoder, write_encoder
 from backends.whisper.onnx.layers import GraphConfig
 
-BUILDER_VERSION = 6  # raise it whenever the graphs that are built change
+BUILDER_VERSION = 7  # raise it whenever the graphs that are built change
 _RECORD = "built.json"
 _FOLDER = ".onnx"
 _UNFINISHED = "building-"
@@ -96,7 +96,7 @@ def _build(root: Path, key: str, checkpoint: Checkpoint, dims: ModelDimensions, 
     with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=root, ignore_cleanup_errors=True) as name:
         work = Path(name) / key
         work.mkdir()
-        write_encoder(work, checkpoint, dims, form)
+        write_encoder(work, checkpoint, dims, form.encoder)
         write_decoder(work, checkpoint, dims, form)
         files = {path.name: path.stat().st_size for path in sorted(work.iterdir())}
         (work / _RECORD).write_text(json.dumps({"version": BUILDER_VERSION, "files": files}), encoding="utf-8")

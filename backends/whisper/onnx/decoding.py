@@ -104,7 +104,7 @@ class DynamicDecoding:
             *(f"present_{name}" for name in self._past),
             *(f"cross_query.{layer}" for layer in query_layers),
         ):
-            run.output(name, encoder_output="cpu")
+            run.output(name, device="cpu")
         outputs = run.run()
         self._past = {name: outputs[f"present_{name}"] for name in self._past}
         self.queries = {layer: host(outputs[f"cross_query.{layer}"])[0] for layer in query_layers}
@@ -166,7 +166,7 @@ class StaticDecoding:
             run.input(f"past_{name}", value)
             run.output(f"present_{name}", into=present[name])
         for name in ("logits", *(f"cross_query.{layer}" for layer in query_layers)):
-            run.output(name, encoder_output="cpu")
+            run.output(name, device="cpu")
         outputs = run.run()
         self._caches.reverse()
         self._length += 1

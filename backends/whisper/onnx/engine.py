@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from backends import windows_ml
 from backends.interface import ModelUnavailable
 from backends.onnx_runtime import onnxruntime
 from backends.whisper.checkpoint import Checkpoint
@@ -28,14 +29,18 @@ from backends.whisper.onnx.layers import GraphConfig
 
 _STATIC_CACHE = 448
 _SPIN = 100  # microseconds; the operators of one token that a single thread computes take less
+_CPU = Target("CPUExecutionProvider", {}, "cpu")
 _DOUBLED = 600_000_000  # bytes of weights; more are not worth holding twice
 
 
 def target_of(device: str) -> Target:
-    """Target of "cpu" or "directml:N". Raises ModelUnavailable if this onnxruntime has no such provider."""
+    """Target of "cpu", "directml:N" or "windowsml:NAME". Raises ModelUnavailable if there is no such provider."""
     kind, _, number = device.partition(":")
     if kind == "cpu":
-        return Target("CPUExecutionProvider", {}, "cpu")
+        return _CPU
+    if kind == windows_ml.KIND:
+        plugins = windows_ml.plugin_devices(number)
+        return Target(plugins[0].ep_name, {}, "cpu", plugins=plugins[:1])
     if kind == "directml":
         if "DmlExecutionProvider" not in onnxruntime.get_available_providers():
             have = ", ".join(onnxruntime.get_available_providers())
@@ -44,7 +49,9 @@ def target_of(device: str) -> Target:
                 f"setup.ps1, which installs one that has it"
             )
         return Target("DmlExecutionProvider", {"device_id": number or "0"}, "dml", int(number or 0))
-    raise ModelUnavailable(f"Whisper's onnx engine runs on cpu and directml, not on {device}; use the torch engine")
+    raise ModelUnavailable(
+        f"Whisper's onnx engine runs on cpu, directml and windowsml, not on {device}; use the torch engine"
+    )
 
 
 class OnnxNetwork:
@@ -67,21 +74,25 @@ class OnnxNetwork:
         """static: force the DirectML form of the graphs (default: on DirectML only)."""
         self.dims, self.device, self.dtype = dims, device, dtype
         self._target = target_of(device)
-        use_static = self._target.encoder_output == "dml" if static is None else static
-        self._form = _form(dims, dtype, use_static)
+        use_static = self._target.device == "dml" if static is None else static
+        self._form = _form(dims, dtype, use_static, encoder_apart=bool(self._target.plugins))
         self.max_batch = self._form.batch if use_static else max_batch
-        self.short_windows = not use_static
+        self.short_windows = not self._form.encoder.static
         self._threads = threads
         self.checkpoint = Checkpoint(folder)
         self._graphs = built_graphs(self.checkpoint, dims, self._form, cache_folder)
         self._open()
         self._replica: OnnxNetwork | None = None
-        if threads > 1 and not use_static and self.footprint() < _DOUBLED:
+        if threads > 1 and self.short_windows and self.footprint() < _DOUBLED:
             self._replica = self._one_thread()
 
     def _open(self) -> None:
-        self._encoders = [self._session(part.name) for part in encoder_parts(self.dims, static=self._form.static)]
-        self._decoder = DecoderSession(self._session("decoder"), self._target, self.checkpoint, self.dims, self._form)
+        parts = encoder_parts(self.dims, static=self._form.encoder.static)
+        self._encoders = [self._session(part.name, self._target) for part in parts]
+        if self._target.plugins and not nodes_by_provider(self._encoders).get(self._target.provider):
+            raise ModelUnavailable(f"{self._target.provider} took no part of Whisper's encoder on {self.device}")
+        target = _CPU if self._form.encoder_apart else self._target
+        self._decoder = DecoderSession(self._session("decoder", target), target, self.checkpoint, self.dims, self._form)
 
     def _one_thread(self) -> OnnxNetwork:
         """The same graphs in sessions of one thread, which any number of threads may use at the same time."""
@@ -90,7 +101,7 @@ class OnnxNetwork:
         replica._open()
         return replica
 
-    def _session(self, name: str) -> onnxruntime.InferenceSession:
+    def _session(self, name: str, target: Target) -> onnxruntime.InferenceSession:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
@@ -102,15 +113,18 @@ class OnnxNetwork:
         options.add_session_config_entry("session.force_spinning_stop", "1")
         if hasattr(onnxruntime.InferenceSession, "get_provider_graph_assignment_info"):
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        if self._target.encoder_output == "dml":
+        if target.device == "dml":
             # A node that fell back to the processor would cost a copy per token: refuse rather than be slow in silence.
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
             # DirectML supports neither memory patterns nor parallel execution.
             options.enable_mem_pattern = False
             options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
         try:
+            if target.plugins:
+                options.add_provider_for_devices(target.plugins, target.options)
+                return onnxruntime.InferenceSession(str(self._graphs / f"{name}.onnx"), options)
             return onnxruntime.InferenceSession(
-                str(self._graphs / f"{name}.onnx"), options, providers=[(self._target.provider, self._target.options)]
+                str(self._graphs / f"{name}.onnx"), options, providers=[(target.provider, target.options)]
             )
         except Exception as error:  # onnxruntime's own have no base class but this
             raise engine_error(error, f"; delete {self._graphs} to have it built anew") from error
@@ -129,7 +143,7 @@ class OnnxNetwork:
     def _encode_one(self, mel: Floats) -> OnnxEncoderOutput:
         """The parts of the encoder in turn; what goes from one to the next stays on the device."""
         tensors: dict[str, onnxruntime.OrtValue] = {}
-        value: onnxruntime.OrtValue | Floats = mel[None].astype(self._form.element)
+        value: onnxruntime.OrtValue | Floats = mel[None].astype(self._form.encoder.element)
         for session in self._encoders:
             run = BoundRun(session, self._target)
             run.input(session.get_inputs()[0].name, value)
@@ -193,6 +207,8 @@ class OnnxNetwork:
         }
         if self._form.weights == "int8":
             detail["products"] = {"encoder": self._form.wide, "decoder": self._form.narrow}
+            if self._form.encoder_apart:
+                detail["products"] = {"decoder": self._form.narrow}
             detail["avoided"] = list(int8_choice().faults)
         return detail
 
@@ -208,14 +224,14 @@ def nodes_by_provider(sessions: Sequence[onnxruntime.InferenceSession]) -> dict[
     return counts
 
 
-def _form(dims: ModelDimensions, dtype: str, static: bool) -> GraphConfig:
+def _form(dims: ModelDimensions, dtype: str, static: bool, *, encoder_apart: bool = False) -> GraphConfig:
     if dtype not in {"float32", "float16", "int8"}:
         raise ModelUnavailable(f"Whisper's onnx engine has no dtype {dtype!r} (float32, float16 or int8)")
     if dtype == "float16" and not static:
         raise ModelUnavailable("float16 is for DirectML; on the CPU choose float32 or int8")
     if dtype == "int8" and static:
         raise ModelUnavailable("int8 is for the CPU; on DirectML choose float32 or float16")
-    form = _int8_form() if dtype == "int8" else GraphConfig(weights=dtype)
+    form = replace(_int8_form() if dtype == "int8" else GraphConfig(weights=dtype), encoder_apart=encoder_apart)
     return replace(form, static=True, cache=min(_STATIC_CACHE, dims.target_positions)) if static else form
 
 

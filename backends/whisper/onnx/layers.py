@@ -5,7 +5,7 @@ Knows the checkpoint's names and the operators; knows no attention and no files.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,12 @@ class GraphConfig:
     static: bool = False
     cache: int = 0
     batch: int = 1
+    encoder_apart: bool = False
+
+    @property
+    def encoder(self) -> GraphConfig:
+        """The same for the encoder's graphs."""
+        return replace(self, static=True, weights="float32") if self.encoder_apart else self
 
     @property
     def element(self) -> type[np.floating[Any]]:

@@ -125,6 +125,11 @@ def test_where_nothing_competes_nothing_is_timed(tmp_path: Path) -> None:
         "mine"
     ]
     assert examination.timing_candidates(free, manager) == [("cpu", "float32"), ("directml:0", "float32")]
+    provider = Device("windowsml:amdgpu", "windowsml", "AMDGPUExecutionProvider", 0, 0, libraries=("onnxruntime",))
+    catalogue = DeviceManager("auto", inventory=Inventory((provider, PROCESSOR), 8))
+    assert examination.timing_candidates(free, catalogue) == [("cpu", "float32"), ("windowsml:amdgpu", "float32")], (
+        "what is used only where it is named is timed all the same"
+    )
     assert examination.timing_candidates(free, DeviceManager("auto", inventory=Inventory((PROCESSOR,), 8))) == []
 
 

@@ -10,6 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli import cli
+from backends import windows_ml
+from backends.windows_ml import CatalogueProvider
 
 
 def invoke(*arguments: str):  # type: ignore[no-untyped-def]
@@ -93,3 +95,31 @@ def test_a_broken_configuration_names_file_and_key(tmp_path: Path) -> None:
     result = invoke("models")
     assert result.exit_code == 2
     assert "gateway.toml, line 2: [server] prot" in result.stderr
+
+
+def test_a_provider_of_windows_ml_is_fetched_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    fetched: list[str] = []
+
+    def fetch(name: str) -> CatalogueProvider:
+        fetched.append(name)
+        return CatalogueProvider(name, "AMDGPUExecutionProvider", "1.8", is_present=True)
+
+    monkeypatch.setattr(windows_ml, "fetch", fetch)
+    (tmp_path / "gateway.toml").write_text("offline = true\n", encoding="utf-8")
+    offline = invoke("pull", "windowsml:amdgpu")
+    assert offline.exit_code == 1
+    assert "offline = true" in offline.stderr
+    assert fetched == []
+    (tmp_path / "gateway.toml").write_text("offline = false\n", encoding="utf-8")
+    result = invoke("pull", "windowsml:amdgpu")
+    assert result.exit_code == 0, result.stderr
+    assert fetched == ["amdgpu"]
+    assert (
+        'AMDGPUExecutionProvider 1.8: ready. Set device = "windowsml:amdgpu" in a Whisper deployment.' in result.stdout
+    )
+
+
+def test_without_windows_ml_there_is_nothing_to_fetch() -> None:
+    result = invoke("pull", "windowsml:amdgpu")
+    assert result.exit_code == 1
+    assert "the package windowsml cannot be imported" in result.stderr

@@ -104,6 +104,7 @@ def test_the_variables_of_the_client_commands_are_no_settings(monkeypatch: pytes
         ("[devices.memory_budget]\ncpu = -1\n", ["gateway.toml", "[devices]", "memory_budget", "-1 is not a size"]),
         ("[devices]\nmemory_budget = { cup = '8GiB' }\n", ["line 2", "memory_budget", "no device 'cup'"]),
         ("[deployments.whisper-1]\ndevice = 'gpu'\n", ["line 2", '[deployments."whisper-1"]', "device", "cuda:0"]),
+        ("[deployments.whisper-1]\ndevice = 'windowsml'\n", ["line 2", "device", "windowsml:amdgpu"]),
         ("[deployments.whisper-1]\ndtype = 'fp16'\n", ["line 2", '[deployments."whisper-1"]', "dtype", "float16"]),
         ("[server]\napi_keys = [{ name = 'a', key = '' }]\n", ["line 2", "api_keys", "key", "at least 1"]),
         ("[deployment.x]\nbackend = 'fake'\n", ["gateway.toml, line 1", "deployment", "did you mean deployments?"]),

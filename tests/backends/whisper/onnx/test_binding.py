@@ -96,7 +96,7 @@ def test_outputs_are_their_askers_whatever_runs_next() -> None:
     for number in range(20):
         run = BoundRun(session, CPU)
         run.input("x", np.full(1000, number, np.float32))
-        run.output("y", encoder_output="cpu")
+        run.output("y", device="cpu")
         outputs.append(run.run()["y"])
         del run
         gc.collect()
