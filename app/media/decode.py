@@ -13,7 +13,7 @@ import numpy as np
 import soundfile
 
 from app.media import ffmpeg
-from app.media.downmix import Block, Speakers, mono, speakers_of_flac
+from app.media.downmix import Block, Mixer, Speakers, speakers_of_flac
 from app.media.flac import is_odd
 from app.media.parts import Part, parts
 from app.media.resample import BLOCK_FRAMES, Resampler
@@ -31,14 +31,15 @@ def decode(data: bytes, rate: int, caps: Caps, write: Callable[[Samples], None])
     if found is None:
         raise Unreadable(UNSUPPORTED)
     container, start = found
-    source, resampler = Source(container.name), Resampler(rate, write)
+    source, mixer, resampler = Source(container.name), Mixer(), Resampler(rate, write)
     failed: Broken | None = None
     for part in parts(data[start:] if start else data, container):
         before = source.seconds
         try:
             for block in _blocks(part, source, caps):
                 source.count(len(block.samples), block.samples.shape[1], block.rate, caps)
-                resampler.push(mono(block.samples, block.speakers), block.rate)
+                for samples, hertz in mixer.push(block):
+                    resampler.push(samples, hertz)
         except Broken as error:
             failed = error
         _end_part(part, source, source.seconds - before)
@@ -46,6 +47,8 @@ def decode(data: bytes, rate: int, caps: Caps, write: Callable[[Samples], None])
         if not source.frames:
             raise failed
         source.damage.ended = True
+    for samples, hertz in mixer.flush():
+        resampler.push(samples, hertz)
     resampler.flush()
     return source
 

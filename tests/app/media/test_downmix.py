@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from app.media.downmix import mono, speakers_of_flac, speakers_of_mask
+from app.media.downmix import Block, Mixer, mono, speakers_of_flac, speakers_of_mask
 from tests.app.media.reading import read
 from tests.support.audio import by_av, by_soundfile, tone
 
@@ -84,3 +84,58 @@ def test_a_file_of_opposed_channels_is_audible() -> None:
     left = tone(16_000, 1.0)
     for data in (by_soundfile(np.hstack([left, -left]), 16_000, *kind) for kind in (("FLAC", None), ("OGG", "VORBIS"))):
         assert np.abs(read(data)[1]).max() > 0.4
+
+
+RATE = 16_000
+
+
+def _spoken(seconds: float, hertz: float) -> NDArray[np.float32]:
+    """float32 [frames]: a tone in syllables, as speech rises and falls."""
+    time = np.arange(round(RATE * seconds)) / RATE
+    return (0.2 * np.sin(2 * np.pi * hertz * time) * (time % 0.3 < 0.15)).astype(np.float32)
+
+
+def _level(samples: NDArray[np.float32], hertz: int) -> float:
+    """Of a frequency, mean over the time."""
+    time = np.arange(len(samples)) / RATE
+    return float(np.abs(np.mean(samples * np.exp(-2j * np.pi * hertz * time)))) * 2
+
+
+def _mixed(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """[frames, 6] at 16 kHz by a mixer, in blocks that are no whole seconds."""
+    mixer = Mixer()
+    blocks = (Block(samples[at : at + 5_000], RATE, SURROUND) for at in range(0, len(samples), 5_000))
+    pieces = [piece for block in blocks for piece, _ in mixer.push(block)]
+    return np.concatenate([*pieces, *(piece for piece, _ in mixer.flush())])
+
+
+def _cinema(seconds: float, **speakers: NDArray[np.float32]) -> NDArray[np.float32]:
+    samples = np.zeros((round(RATE * seconds), 6), np.float32)
+    for name, what in speakers.items():
+        samples[: len(what), SURROUND.index(name)] = what
+    return samples
+
+
+@pytest.mark.parametrize("loudness", [0.05, 0.5])
+def test_noise_around_a_centre_that_speaks_stands_back(loudness: float) -> None:
+    """Else it is heard as words."""
+    noise = np.random.default_rng(1).standard_normal((4, 6 * RATE)).astype(np.float32) * loudness
+    film = _cinema(6.0, FC=_spoken(6.0, 440), FL=noise[0], FR=noise[1], BL=noise[2], BR=noise[3])
+    mixed, alone = _mixed(film), mono(_cinema(6.0, FC=_spoken(6.0, 440)), SURROUND)
+    assert len(mixed) == len(alone)
+    assert np.std(mixed - alone) < 0.05 * np.std(mono(film, SURROUND))
+
+
+def test_who_speaks_beside_a_silent_centre_is_as_loud_as_ever() -> None:
+    film = _cinema(6.0, FC=np.random.default_rng(2).standard_normal(6 * RATE).astype(np.float32) * 1e-3)
+    film[:, 0] = _spoken(6.0, 1_320)
+    assert _level(_mixed(film), 1_320) == pytest.approx(_level(mono(film, SURROUND), 1_320), rel=0.01)
+
+
+def test_who_speaks_after_the_centre_or_meanwhile_stays_audible() -> None:
+    film = _cinema(12.0, FC=_spoken(4.0, 440), FL=_spoken(12.0, 1_320))
+    mixed, usual = _mixed(film), mono(film, SURROUND)
+    meanwhile, after = slice(0, 4 * RATE), slice(8 * RATE, None)
+    assert 0.1 < _level(mixed[meanwhile], 1_320) / _level(usual[meanwhile], 1_320) < 0.5
+    assert _level(mixed[after], 1_320) == pytest.approx(_level(usual[after], 1_320), rel=0.01)
+    assert _level(mixed[meanwhile], 440) == pytest.approx(_level(usual[meanwhile], 440), rel=0.01)
