@@ -56,6 +56,7 @@ def decode(data: bytes, rate: int, caps: Caps, write: Callable[[Samples], None])
 def _end_part(part: Part, source: Source, seconds: float) -> None:
     damage = source.damage
     damage.pages += part.pages
+    damage.objects += part.objects
     damage.cut |= part.cut
     if part.share < 1:
         damage.stated = max(damage.stated, seconds / part.share)

@@ -14,11 +14,12 @@ import av.logging
 import numpy as np
 from numpy.typing import NDArray
 
+from app.media.avi import pauses as pauses_of_avi
 from app.media.downmix import Block, Speakers
 from app.media.lengths import stated_seconds
 from app.media.parts import Part
 from app.media.resample import BLOCK_FRAMES
-from app.media.sniff import ADTS, FLAC
+from app.media.sniff import ADTS, AVI, FLAC
 from app.media.source import Broken, Caps, Damage, Source, Timeline, Unreadable
 from app.media.timeline import Timed, with_silence
 from app.media.track import AV_ERRORS, Track
@@ -80,12 +81,14 @@ def _of_file(part: Part, source: Source, caps: Caps, messages: list[_LogLine]) -
     except AV_ERRORS as error:
         raise Broken from error
     with file:
-        # A broadcast whose clock was set anew seems to last for days, and so does a FLAC that was written as a stream.
-        if part.container.time != "broadcast" and part.container is not FLAC:
+        # A broadcast whose clock was set anew seems to last for days, and so do a FLAC that was written as a stream and
+        # an AVI that counts its samples by another size than FFmpeg.
+        if part.container.time != "broadcast" and part.container not in (FLAC, AVI):
             _check_length(file, caps)
         stream = _audio_stream(file, source.damage)
         source.damage.stated = max(source.damage.stated, stated_seconds(file, stream, part))
-        track = Track(part, stream, source.damage, _decoder(stream))
+        pauses = pauses_of_avi(part.data, stream.index) if part.container is AVI else ()
+        track = Track(part, stream, source.damage, _decoder(stream), pauses)
         # FFmpeg takes a FLAC to begin with what is whole of it.
         start = 0.0 if part.container is FLAC else None if file.start_time is None else file.start_time / av.time_base
         packets = _watched(file.demux(stream), messages, source.damage)

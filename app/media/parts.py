@@ -10,9 +10,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from app.media.asf import losses
 from app.media.downmix import Speakers
 from app.media.ogg import ogg_parts
-from app.media.sniff import ADTS, AVI, FLAC, MP3, OGG, WAV, Container, tag_length
+from app.media.sniff import ADTS, ASF, AVI, FLAC, MP3, OGG, WAV, Container, tag_length
 from app.media.wav import WavPart, wav_parts
 
 # RFC 9639, 8.1. A pattern goes through a long file once, in less than half the time of a find for either head.
@@ -23,7 +24,7 @@ _STREAMINFO_HEAD = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
 class Part:
     """data: a file of `container`; share: how much of the sound that its header tells of is there; raw_aac: it is no
     file but AAC frames, and this is their configuration; later: the clock of the part before goes on; pages: that are
-    damaged or missing before it; cut: its end is missing."""
+    damaged or missing before it; objects: of its sound that are missing or not whole; cut: its end is missing."""
 
     data: bytes
     container: Container
@@ -32,6 +33,7 @@ class Part:
     raw_aac: bytes | None = None
     later: bool = False
     pages: int = 0
+    objects: int = 0
     cut: bool = False
 
 
@@ -45,6 +47,9 @@ def parts(data: bytes, container: Container) -> Iterator[Part]:
         yield from _ogg(data)
     elif container is AVI:
         yield Part(data, AVI, cut=int.from_bytes(data[4:8], "little") + 8 > len(data) + 1)
+    elif container is ASF:
+        lost = losses(data)
+        yield Part(data, ASF, objects=lost.objects, cut=lost.cut)
     else:
         yield Part(data, container)
 

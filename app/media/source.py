@@ -40,7 +40,8 @@ class Caps:
 class Damage:
     """What of a file was not read as it was meant.
 
-    packets: how many could not be decoded, or came damaged; pages: of an Ogg that were damaged or missing; places:
+    packets: how many could not be decoded, or came damaged; pages: of an Ogg that were damaged or missing; objects:
+    likewise of an ASF; places:
     where its container could not be read; silent: seconds of sound that were lost and are silence now; ended:
     something at the end was not read; cut: the file has no end; stated: seconds that the part which is read says it
     lasts, 0 if it does not say; missing: seconds by which parts were shorter than they said; remarks: whole sentences
@@ -49,6 +50,7 @@ class Damage:
 
     packets: int = 0
     pages: int = 0
+    objects: int = 0
     places: int = 0
     silent: float = 0.0
     ended: bool = False
@@ -71,6 +73,7 @@ class Damage:
         facts = [
             (self.packets, f"damaged packets: {self.packets}"),
             (self.pages, f"damaged or missing pages: {self.pages}"),
+            (self.objects, f"pieces of sound that are missing or not whole: {self.objects}"),
             (self.places, f"unreadable places: {self.places}"),
             (self.silent, f"{self.silent:.1f} s were lost and are silence"),
             (self.ended, "reading ended before the end of the file"),

@@ -11,6 +11,7 @@ import av
 
 from app.media.parts import Part
 from app.media.source import Caps, Source
+from app.media.track import Read
 
 _GAP_SECONDS = 0.1  # by which a packet may be late: clocks are rounded, and sound and picture begin about together
 _JUMP_SECONDS = (
@@ -22,26 +23,26 @@ Timed = tuple[float, av.AudioFrame]  # seconds of silence before the frame
 
 
 def with_silence(
-    frames: Iterator[tuple[float, av.AudioFrame]], start: float | None, part: Part, source: Source, caps: Caps
+    frames: Iterator[Read], start: float | None, part: Part, source: Source, caps: Caps
 ) -> Iterator[Timed]:
     """Frames with the silence that belongs before them.
 
-    frames: with the seconds that were lost before each, for files without a clock; start: where the file begins by its
-    clock, seconds, so that a track alone with an offset begins at once.
+    start: where the file begins by its clock, seconds, so that a track alone with an offset begins at once.
     """
     timeline = source.timeline
     timeline.origin = start if timeline.origin is None else timeline.origin
     owed = 0.0
-    for lost, frame in frames:
-        silence = 0.0
+    for frame, lost, pause in frames:
+        silence = pause if pause and source.has_room(pause, frame.sample_rate, caps) else 0.0
         owed += lost
         if frame.time is not None and (
             part.container.time in _CLOCKS or (part.container.time == "first" and not timeline.position)
         ):
-            silence = _by_clock(frame.time, frame.sample_rate, part, source, caps)
+            silence += _by_clock(frame.time, frame.sample_rate, part, source, caps)
         elif part.container.time not in _CLOCKS and owed > _GAP_SECONDS:
-            silence, owed = (owed if source.has_room(owed, frame.sample_rate, caps) else 0.0), 0.0
-            source.damage.silent += silence
+            lost, owed = (owed if source.has_room(owed, frame.sample_rate, caps) else 0.0), 0.0
+            source.damage.silent += lost
+            silence += lost
         yield silence, frame
         timeline.position += silence + frame.samples / frame.sample_rate
 

@@ -5,10 +5,13 @@ Owns what counts as damage of a packet, and how much sound that was. Knows neith
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import av
 
+from app.media.avi import Pause
 from app.media.flac import block_sizes, first_sample, is_odd
 from app.media.parts import Part
 from app.media.sniff import FLAC, tag_length
@@ -22,16 +25,31 @@ _ONE_PACKET = 2  # times the usual size: a damaged packet that is larger may be 
 _RATE_SECONDS = 0.5  # of sound that tell how many bytes a second takes
 
 
+class Read(NamedTuple):
+    """lost: seconds of sound that are missing before a frame, where only its packets tell; pause: seconds of silence
+    that belong there, wherever they come from."""
+
+    frame: av.AudioFrame
+    lost: float = 0.0
+    pause: float = 0.0
+
+
 class Track:
-    """One track of `part`. decoder: instead of its own, or None."""
+    """One track of `part`. decoder: instead of its own, or None; pauses: in the order of the file."""
 
     def __init__(
-        self, part: Part, stream: av.AudioStream, damage: Damage, decoder: av.AudioCodecContext | None = None
+        self,
+        part: Part,
+        stream: av.AudioStream,
+        damage: Damage,
+        decoder: av.AudioCodecContext | None = None,
+        pauses: Iterable[Pause] = (),
     ) -> None:
         self._part, self._stream, self._damage, self._decoder = part, stream, damage, decoder
         self._by_bytes = part.container.time == "bytes"
         self._good = self._bad = self._row = 0
-        self._lost = 0.0  # seconds since the last frame
+        self._pauses = deque(pauses)
+        self._lost = self._pause = 0.0  # seconds since the last frame
         self._end: int | None = None  # where the last packet with sound ended, byte
         self._packets, self._bytes, self._seconds = 0, 0, 0.0  # that gave sound
         self._begun, self._ended = 0, 0
@@ -40,9 +58,8 @@ class Track:
         if stream.codec_context.name == "flac":  # or what is damaged is played as noise
             stream.codec_context.options = {"err_detect": "crccheck+explode"}
 
-    def frames(self, packets: Iterator[av.Packet]) -> Iterator[tuple[float, av.AudioFrame]]:
-        """Decoded frames, with the seconds that were lost before each where only its packets tell. Raises Broken if
-        there was nothing but damage."""
+    def frames(self, packets: Iterator[av.Packet]) -> Iterator[Read]:
+        """Decoded frames, with what is missing before each. Raises Broken if there was nothing but damage."""
         anything = False
         try:
             for packet in packets:
@@ -52,8 +69,8 @@ class Track:
                     break
                 for frame in decoded or ():
                     anything = True
-                    yield self._lost, frame
-                    self._lost = 0.0
+                    yield Read(frame, self._lost, self._pause)
+                    self._lost = self._pause = 0.0
         except AV_ERRORS as error:
             if not anything:
                 raise Broken from error
@@ -85,6 +102,10 @@ class Track:
         return frames
 
     def _time(self, packet: av.Packet) -> None:
+        while self._pauses and packet.pos is not None and packet.pos >= self._pauses[0].before:
+            pause = self._pauses.popleft()
+            self._pause += pause.seconds
+            self._damage.silent += pause.seconds if pause.lost else 0.0
         if self._block and packet.size:  # FFmpeg's parser gives no time to what comes next after damage
             first = first_sample(bytes(packet), self._block)
             if first is not None and packet.time_base:
