@@ -15,6 +15,7 @@ import soundfile
 from app.media import ffmpeg
 from app.media.downmix import Block, Mixer, Speakers, speakers_of_flac
 from app.media.flac import is_odd
+from app.media.joined import files
 from app.media.parts import Part, parts
 from app.media.resample import BLOCK_FRAMES, Resampler
 from app.media.sniff import FLAC, sniff
@@ -33,7 +34,8 @@ def decode(data: bytes, rate: int, caps: Caps, write: Callable[[Samples], None])
     container, start = found
     source, mixer, resampler = Source(container.name), Mixer(), Resampler(rate, write)
     failed: Broken | None = None
-    for part in parts(data[start:] if start else data, container):
+    joined = files(data[start:] if start else data, container)
+    for part in (part for file, kind in joined for part in parts(file, kind)):
         before = source.seconds
         try:
             for block in _blocks(part, source, caps):

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 TS_PACKET = 188  # bytes, MPEG transport stream
 SEARCH_BYTES = 1 << 20  # how far the first frame of an MP3 or ADTS stream may be from the first byte that is not zero
 STRAY_BYTES = 65_536  # how far the head of another container may be from the start
+_CHAIN_BYTES = 40_000  # more than so many of them take
 CHAIN = 4  # consecutive frame headers that random bytes do not have
 
 
@@ -115,9 +116,20 @@ def sniff(data: memoryview) -> tuple[Container, int] | None:
         return container, start
     start += _zeros(data[start:])
     tail = data[start:]
-    found = _at_start(tail)
+    found = _at_start(tail) or _frames_at(tail)
     stray = (found, 0) if found else _stray(tail) or _mpeg_audio(tail)
     return None if stray is None else (stray[0], start + stray[1])
+
+
+def sniff_at_once(data: memoryview) -> Container | None:
+    """The container of `data` if it begins at once, or behind a tag."""
+    tail = data[tag_length(data) :]
+    return _at_start(tail) or _frames_at(tail)
+
+
+def _frames_at(data: memoryview) -> Container | None:
+    """MP3 or ADTS AAC, by frames that follow each other from the first byte on."""
+    return _chain(bytes(data[:_CHAIN_BYTES]), 0, anchored=False) if len(data) and data[0] == 0xFF else None
 
 
 def _at_start(data: memoryview) -> Container | None:
@@ -212,7 +224,7 @@ def _chain(window: bytes, position: int, *, anchored: bool) -> Container | None:
     zeros lies before them (anchored)."""
     kind: Container | None = None
     for _ in range(CHAIN):
-        found = _frame(window[position : position + 6])
+        found = frame_head(window[position : position + 6])
         if found is None:
             return kind if anchored and position >= len(window) - 6 else None
         kind = found[0]
@@ -253,7 +265,7 @@ class MpegFrame(NamedTuple):
     rate: int
 
 
-def _frame(header: bytes) -> tuple[Container, int] | None:
+def frame_head(header: bytes) -> tuple[Container, int] | None:
     """Kind and length in bytes of the frame with this header (14496-3 annex 1.A for AAC)."""
     if len(header) < 6 or header[0] != 0xFF:
         return None

@@ -85,6 +85,9 @@ class Track:
         try:
             frames: list[av.AudioFrame] = packet.decode() if self._decoder is None else self._decoder.decode(packet)
         except AV_ERRORS:
+            if self._by_bytes and _is_tag(bytes(packet)):
+                self._end = None if packet.pos is None else packet.pos + packet.size
+                return []
             self._bad, self._row = self._bad + 1, self._row + 1
             self._damage.packets += 1
             if self._by_bytes:
@@ -148,3 +151,9 @@ class Track:
         if counted and self._stream.time_base:
             seconds = float((self._ended - self._begun) * self._stream.time_base)
             self._damage.stated = max(self._damage.stated, seconds)
+
+
+def _is_tag(packet: bytes) -> bool:
+    """Whether it is the tag of a file that is joined, with or without the frame that counts that file's frames."""
+    rest = packet[tag_length(memoryview(packet)) :]
+    return len(rest) < len(packet) and (not rest or b"Xing" in rest[:64] or b"Info" in rest[:64])
