@@ -133,14 +133,7 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """The same error shape as everywhere else, for what never became a request."""
-        body = BrokenBody(msg).encoded()
-        head = (
-            "HTTP/1.1 400 Bad Request",
-            "content-type: application/json",
-            f"content-length: {len(body)}",
-            "connection: close",
-        )
-        self.transport.write("\r\n".join((*head, "", "")).encode("ascii") + body)
+        self.transport.write(bad_request(msg))
         self._linger()
 
     def end_answer(self) -> None:
@@ -180,6 +173,18 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def _too_slow(self) -> None:
         self.transport.close()
+
+
+def bad_request(message: str) -> bytes:
+    """The whole answer to what never became a request."""
+    body = BrokenBody(message).encoded()
+    head = (
+        "HTTP/1.1 400 Bad Request",
+        "content-type: application/json",
+        f"content-length: {len(body)}",
+        "connection: close",
+    )
+    return "\r\n".join((*head, "", "")).encode("ascii") + body
 
 
 class _AnswerTransport:

@@ -15,8 +15,8 @@ from starlette.types import Receive, Scope, Send
 from app.errors import Draining, NotFound
 from app.http.auth import Keyring, request_keys
 from app.http.versions import check_api_version
+from app.realtime.ephemeral_keys import EphemeralKey
 from app.realtime.handshake import handshake_keys, read_handshake
-from app.realtime.hub import EphemeralKey
 from app.realtime.socket import Caller, serve_socket
 from app.routes.context import Gateway
 from app.routes.operations import Match, Scheme, Table
@@ -79,7 +79,7 @@ class SocketGuard:
         """The owner, and the ephemeral key where it is one. Raises Unauthorized or Draining."""
         further = tuple(handshake_keys(query, subprotocols))
         for key in (*request_keys(headers, query), *further):
-            if (ephemeral := self._gateway.realtime.find_key(key)) is not None:
+            if (ephemeral := self._gateway.realtime.keys.find(key)) is not None:
                 owner = ephemeral.owner
                 break
         else:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
+
 from app.errors import InvalidRequest
 from app.realtime.formats import read_format
 from app.routes.fields import checked_keywords, checked_number, checked_text, read_flag
@@ -20,6 +22,9 @@ Fields = Mapping[str, "Reader | Fields"]
 MOST_CHARACTERS = 262_144  # of a text: more than any context here holds
 MOST_NAMES = 1000  # of keywords, languages or tools
 MOST_TOKENS = 4096
+TOOL_CHOICES = ("auto", "none", "required")
+MOST_TOOL_BYTES = 262_144  # of all tools, as JSON
+MOST_FREE_BYTES = 16_384  # of a setting that means nothing here, as JSON
 LONGEST_MS = 60_000  # of padding or silence
 LONGEST_IDLE_MS = 600_000
 # What a fixed silence must be, ms, where upstream's end-of-turn model would wait at most 8, 4 and 2 s: it only waits so
@@ -53,6 +58,12 @@ def merged(current: dict[str, Any], given: object, known: Fields, param: str) ->
         elif field is not _kept:
             current[name] = field(current.get(name), value, where)
     return current
+
+
+def copied(fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields that `merged` may change without changing these: it replaces values and never changes one, so that tools
+    of any number are not copied for every event."""
+    return {**fields, "audio": {side: dict(settings) for side, settings in fields["audio"].items()}}
 
 
 def _kept(current: Any, given: Any, param: str) -> Any:
@@ -99,17 +110,24 @@ def flag(default: bool) -> Reader:
     return read
 
 
-def _free(kind: type, *words: str, default: Any = None) -> Reader:
+def free(*words: str, default: Any = None) -> Reader:
     """Settings that are kept and shown but mean nothing here: an object, or one of some words."""
 
     def read(current: Any, given: Any, param: str) -> Any:
         if given is None:
             return default
-        if not isinstance(given, kind) and given not in words:
+        if not isinstance(given, dict) and given not in words:
             raise InvalidRequest(f"{param} has a value of the wrong kind.", param=param)
-        return given
+        return _not_longer(given, MOST_FREE_BYTES, param)
 
     return read
+
+
+def _not_longer(given: Any, most: int, param: str) -> Any:
+    """A value that every event of the session repeats. Raises InvalidRequest for one of more than `most` bytes."""
+    if (size := len(msgspec.json.encode(given))) > most:
+        raise InvalidRequest(f"{param} has {size} bytes of JSON; at most {most} are allowed.", param=param)
+    return given
 
 
 def read_modalities(current: Any, given: Any, param: str) -> list[str]:
@@ -148,7 +166,7 @@ def read_tools(current: Any, given: Any, param: str) -> list[Any]:
             )
         if not isinstance(tool.get("name"), str) or not tool["name"]:
             raise InvalidRequest(f"{where}.name must be a string.", param=f"{where}.name")
-    return given
+    return list(_not_longer(given, MOST_TOOL_BYTES, param))
 
 
 def read_voice(current: Any, given: Any, param: str) -> str:
@@ -301,11 +319,11 @@ SPEECH_FIELDS: dict[str, Reader | Fields] = {
     "output_modalities": read_modalities,
     "instructions": read_text,
     "tools": read_tools,
-    "tool_choice": _free(dict, "auto", "none", "required", default="auto"),
+    "tool_choice": free(*TOOL_CHOICES, default="auto"),
     "max_output_tokens": read_max_tokens,
     "parallel_tool_calls": flag(True),
-    "reasoning": _free(dict),
-    "prompt": _free(dict),
-    "tracing": _free(dict, "auto"),
-    "truncation": _free(dict, "auto", "disabled", default="auto"),
+    "reasoning": free(),
+    "prompt": free(),
+    "tracing": free("auto"),
+    "truncation": free("auto", "disabled", default="auto"),
 }

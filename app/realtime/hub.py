@@ -1,23 +1,21 @@
-"""The open realtime sessions of one gateway, and the ephemeral keys that open further ones.
+"""The open realtime sessions of one gateway: how many there may be, in all and per key, and that they end when the
+server shuts down.
 
-Owns how many there may be, in all and per key, and that they end when the server shuts down. Knows no socket.
+Knows no socket. The ephemeral keys that open sessions are `ephemeral_keys.py`'s.
 """
 
 from __future__ import annotations
 
-import secrets
-import time
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Protocol
 
 from app.config.settings import RealtimeSettings
-from app.errors import Overloaded, Unauthorized
+from app.errors import Overloaded
+from app.realtime.ephemeral_keys import EphemeralKeys
+from app.serving.shares import FairGate, FairShares
 
-EPHEMERAL_PREFIX = "ek_"
-_MOST_KEYS = 10_000
 _RETRY_SECONDS = 10.0
 
 
@@ -28,50 +26,47 @@ class OpenSession(Protocol):
         """Take nothing more, finish what was begun, and close with 1001."""
 
 
-@dataclass(frozen=True, slots=True)
-class EphemeralKey:
-    """expires_at: Unix time; session: the object that its sessions begin with."""
-
-    value: str
-    owner: str
-    expires_at: int
-    session: Mapping[str, Any]
-
-
 class RealtimeHub:
-    """What realtime sessions share."""
+    """What realtime sessions share. fair: there are several owners, and none may take all sessions."""
 
-    def __init__(self, settings: RealtimeSettings, clock: Callable[[], float] = time.time) -> None:
-        self._settings, self._clock = settings, clock
-        self._owners: Counter[str] = Counter()
+    def __init__(self, settings: RealtimeSettings, *, fair: bool) -> None:
+        self._settings = settings
+        self._places = FairShares(0)
+        self._places.fit(settings.sessions, fair=fair)
+        self.keys = EphemeralKeys(fair=fair)
+        self._turns = FairGate(1, waiting=FairShares(settings.sessions))
         self.sessions: set[OpenSession] = set()
-        self._keys: OrderedDict[str, EphemeralKey] = OrderedDict()
         self.draining = False
 
     @property
     def count(self) -> int:
         """Sessions that are open or being opened."""
-        return self._owners.total()
+        return self._places.held
 
     @contextmanager
     def place(self, owner: str) -> Iterator[None]:
         """Count a session until the context is left. Raises Overloaded."""
         most, most_of_key = self._settings.sessions, self._settings.sessions_per_key
-        if most_of_key and self._owners[owner] >= most_of_key:
-            raise Overloaded(
-                f"This key may have {most_of_key} realtime sessions at the same time.", retry_after=_RETRY_SECONDS
-            )
+        own = self._places.held_by(owner)
+        if most_of_key and own >= most_of_key:
+            raise _full(f"This key may have {most_of_key} realtime sessions at the same time.")
         if self.count >= most:
-            raise Overloaded(
-                f"The server may have {most} realtime sessions at the same time.", retry_after=_RETRY_SECONDS
-            )
-        self._owners[owner] += 1
+            raise _full(f"The server may have {most} realtime sessions at the same time.")
+        if not self._places.has_room(owner):
+            raise _full(f"This client has {own} realtime sessions, and the rest are kept for others.")
+        self._places.take(owner)
         try:
             yield
         finally:
-            self._owners[owner] -= 1
-            if not self._owners[owner]:
-                del self._owners[owner]
+            self._places.give_back(owner)
+
+    @asynccontextmanager
+    async def turn(self, owner: str) -> AsyncIterator[None]:
+        """The time to take one event of a client's. It is left only after everything else has had its turn, so that
+        however many sessions send however much, whoever else uses the server waits for one event at most."""
+        async with self._turns.slot(owner):
+            yield
+            await asyncio.sleep(0)
 
     @contextmanager
     def opened(self, session: OpenSession) -> Iterator[None]:
@@ -94,28 +89,6 @@ class RealtimeHub:
         """For /health: what is open, and the limits."""
         return {"sessions": self.count, "limits": self._settings.limits}
 
-    # --- Ephemeral keys -----------------------------------------------------------------------------------------------
 
-    def new_key(self, owner: str, seconds: int, session: Mapping[str, Any]) -> EphemeralKey:
-        """A key that opens sessions for so long."""
-        self._forget()
-        key = EphemeralKey(EPHEMERAL_PREFIX + secrets.token_hex(16), owner, int(self._clock()) + seconds, dict(session))
-        self._keys[key.value] = key
-        while len(self._keys) > _MOST_KEYS:
-            self._keys.popitem(last=False)
-        return key
-
-    def find_key(self, value: bytes) -> EphemeralKey | None:
-        """None: it is no ephemeral key. Raises Unauthorized for one that is unknown or has expired."""
-        text = value.decode("latin-1")
-        if not text.startswith(EPHEMERAL_PREFIX):
-            return None
-        self._forget()
-        if (key := self._keys.get(text)) is None:
-            raise Unauthorized("This ephemeral key is unknown or has expired.", code="invalid_api_key")
-        return key
-
-    def _forget(self) -> None:
-        now = self._clock()
-        for value in [value for value, key in self._keys.items() if key.expires_at <= now]:
-            del self._keys[value]
+def _full(text: str) -> Overloaded:
+    return Overloaded(text, retry_after=_RETRY_SECONDS)

@@ -106,7 +106,8 @@ class Dialect:
         document: Document = {}
         for name, value in flat.items():
             if name == "temperature":
-                self._temperature = value
+                if isinstance(value, int | float):
+                    self._temperature = value
                 continue
             if name.endswith("_audio_format") and isinstance(value, str):
                 value = {"type": _FORMATS.get(value, value)}

@@ -21,6 +21,7 @@ from app.realtime.voice import Voice
 from backends.audio.sentences import sentences
 from backends.interface import Usage
 
+_VERBATIM_CHARACTERS = 4096  # of a text to be spoken that are cut into sentences at once
 _log = structlog.get_logger("gateway")
 
 
@@ -141,7 +142,9 @@ class Responder:
 
     async def _pieces(self, plan: Plan) -> AsyncGenerator[Piece, None]:
         if plan.verbatim is not None:
-            yield plan.verbatim
+            for start in range(0, len(plan.verbatim), _VERBATIM_CHARACTERS):
+                yield plan.verbatim[start : start + _VERBATIM_CHARACTERS]
+                await asyncio.sleep(0)  # cutting all of a long text at once would take the whole server's time
             yield Thought()
             return
         async with aclosing(self._chat().answer(plan)) as pieces:
@@ -169,11 +172,12 @@ class SentenceCutter:
 
     def _cut(self, found: list[str]) -> list[str]:
         """White space stays with the sentence before it."""
-        pieces = []
+        pieces, begin = list[str](), 0
         for sentence in found:
-            end = self._text.index(sentence) + len(sentence)
+            end = self._text.index(sentence, begin) + len(sentence)
             while end < len(self._text) and self._text[end].isspace():
                 end += 1
-            pieces.append(self._text[:end])
-            self._text = self._text[end:]
+            pieces.append(self._text[begin:end])
+            begin = end
+        self._text = self._text[begin:]
         return pieces

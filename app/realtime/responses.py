@@ -6,7 +6,6 @@ answer's events is `answers.py`'s; who thinks and speaks is not known here.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,8 +14,10 @@ from app.errors import ApiError, InvalidRequest
 from app.realtime.answers import Answer
 from app.realtime.conversation import Conversation, Item
 from app.realtime.fields import (
+    TOOL_CHOICES,
     Fields,
     flag,
+    free,
     merged,
     read_audio_format,
     read_max_tokens,
@@ -41,19 +42,15 @@ def _or_session(reader: Callable[[Any, Any, str], Any]) -> Callable[[Any, Any, s
     return lambda current, given, param: current if given is None else reader(current, given, param)
 
 
-def _free(current: Any, given: Any, param: str) -> Any:
-    return current if given is None else given
-
-
 _OVERRIDES: Fields = {
     "instructions": _or_session(read_text),
     "output_modalities": _or_session(read_modalities),
     "tools": _or_session(read_tools),
-    "tool_choice": _free,
+    "tool_choice": _or_session(free(*TOOL_CHOICES)),
     "max_output_tokens": _or_session(read_max_tokens),
     "parallel_tool_calls": flag(True),
-    "prompt": _free,
-    "reasoning": _free,
+    "prompt": _or_session(free()),
+    "reasoning": _or_session(free()),
     "audio": {"output": {"format": _or_session(read_audio_format), "voice": read_voice}},
 }
 _OTHER_FIELDS = ("conversation", "metadata", "input")
@@ -194,7 +191,7 @@ class Responses:
     def _settings(self) -> dict[str, Any]:
         fields = self.session().fields
         names = ("instructions", "output_modalities", "tools", "tool_choice", "max_output_tokens")
-        settings = {name: copy.deepcopy(fields[name]) for name in names}
+        settings = {name: fields[name] for name in names}
         return settings | {"audio": {"output": dict(fields["audio"]["output"])}}
 
     def _is_outside(self, request: Mapping[str, Any]) -> bool:

@@ -6,7 +6,6 @@ clear. An update is taken whole or not at all. Knows no socket and no model.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -20,6 +19,7 @@ from app.realtime.fields import (
     OUTPUT_FIELDS,
     SHARED_FIELDS,
     SPEECH_FIELDS,
+    copied,
     merged,
 )
 from app.realtime.formats import AudioFormat, read_format
@@ -72,7 +72,7 @@ class Session:
             )
         known = SHARED_FIELDS | (SPEECH_FIELDS if self.kind == "realtime" else {})
         audio = {"input": INPUT_FIELDS} | ({"output": OUTPUT_FIELDS} if self.kind == "realtime" else {})
-        fields = merged(copy.deepcopy(self.fields), given, known | {"audio": audio}, "session")
+        fields = merged(copied(self.fields), given, known | {"audio": audio}, "session")
         self._check(fields, spoken)
         self.fields = fields
         self._turns_chosen = self._turns_chosen or _gives_turns(given)
@@ -84,11 +84,11 @@ class Session:
         head = {"type": self.kind, "object": name, "id": self.identity, "expires_at": self._expires_at}
         if self.kind == "realtime":
             head["model"] = self._model
-        fields = copy.deepcopy(self.fields)
+        fields = copied(self.fields)
         unshown = (EAGERNESS, *(_OF_ANSWERS if self.kind == "transcription" else ()))
-        if isinstance(turns := fields["audio"]["input"]["turn_detection"], dict):
-            for name in unshown:
-                turns.pop(name, None)
+        if self.turns is not None:
+            shown = {name: value for name, value in self.turns.items() if name not in unshown}
+            fields["audio"]["input"]["turn_detection"] = shown
         return head | fields
 
     # --- What the settings mean ---------------------------------------------------------------------------------------

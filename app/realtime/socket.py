@@ -57,7 +57,7 @@ class SessionSocket:
     def __init__(self, gateway: Gateway, handshake: Handshake, caller: Caller) -> None:
         """Raises ApiError where the session's defaults are wrong."""
         self._gateway, self._settings = gateway, gateway.settings.realtime
-        self._handshake = handshake
+        self._handshake, self._client = handshake, caller.client
         participants = Participants(gateway, handshake.chat, owner=caller.client, request_id=caller.request_id)
         opening = Opening(
             handshake.kind,
@@ -158,7 +158,8 @@ class SessionSocket:
             if message["type"] != "websocket.receive" or self._leaves:
                 continue
             self._restart_idle_clock()
-            self._take(message)
+            async with self._gateway.realtime.turn(self._client):
+                self._take(message)
             await self.driver.room()
 
     def _take(self, message: Message) -> None:

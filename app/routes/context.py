@@ -53,7 +53,7 @@ class Gateway:
     operations: tuple[Operation, ...] = ()
     canaries: Canaries = field(init=False)
     realtime: RealtimeHub = field(init=False)
-    spoken: SpokenHistory = field(default_factory=SpokenHistory)
+    spoken: SpokenHistory = field(init=False)
     started: float = field(default_factory=time.monotonic)
     in_flight: int = 0
     idle: asyncio.Event = field(default_factory=asyncio.Event)  # set while nothing is in flight
@@ -62,7 +62,9 @@ class Gateway:
     def __post_init__(self) -> None:
         self.idle.set()
         self.canaries = Canaries(self.pool)
-        self.realtime = RealtimeHub(self.settings.realtime)
+        fair = self.settings.server.several_owners
+        self.realtime = RealtimeHub(self.settings.realtime, fair=fair)
+        self.spoken = SpokenHistory(fair=fair)
 
     @contextmanager
     def request(self) -> Iterator[None]:

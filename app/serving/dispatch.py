@@ -6,6 +6,7 @@ Owns the queue and the running jobs. The worker comes from the supervisor; what 
 from __future__ import annotations
 
 import asyncio
+import heapq
 import time
 from collections.abc import Callable
 from functools import partial
@@ -54,10 +55,10 @@ class Dispatcher:
         self.supervisor, self._limits, self._metrics, self._clock, self._fair = supervisor, limits, metrics, clock, fair
         self.name = supervisor.deployment.name
         self.pricer = Pricer()
-        reserve = limits.queue_jobs // 4 if fair else 0
-        self.reserved_slots = FairShares(limits.queue_jobs, reserve=reserve, floor=max(1, limits.queue_jobs // 16))
+        self.reserved_slots = FairShares(0)
+        self.reserved_slots.fit(limits.queue_jobs, fair=fair)
         self.arrivals = Arrivals(supervisor, self._notify)
-        self.live = LiveSessions(supervisor, limits, metrics)
+        self.live = LiveSessions(supervisor, limits, metrics, fair=fair)
         self.unread = unread
         self._last_used: float | None = None
         self._queue: FairQueue[WorkerJob] = FairQueue()
@@ -141,12 +142,18 @@ class Dispatcher:
             raise self._overloaded("queue_seconds", wait, f"a request to {self.name} would wait about {wait:.0f} s")
 
     def predicted_wait(self, owner: str, price: float) -> float:
-        """Predict the seconds until a new job would start."""
-        now = self._clock()
-        running = sum(max(0.0, entry.price - (now - job.sent_at)) for job, entry in self._active.items())
-        if self.active + self.waiting < self.slots:
-            return 0.0
-        return (running + self._queue.work_before(owner, price, now)) / self.slots
+        """Predict the seconds until a new job would start: each slot takes the next job as soon as it is free, and an
+        owner that has its share of slots waits for its own jobs only, as others do not wait for its."""
+        now, slots = self._clock(), self.slots
+        running = [(entry.owner, max(0.0, entry.price - (now - job.sent_at))) for job, entry in self._active.items()]
+        free_at = sorted([left for _, left in running] + [0.0] * (slots - len(running)))
+        may_run = self._may_run
+        if self._has_its_share(owner):
+            free_at, may_run, slots = sorted(left for one, left in running if one == owner), _nobody, slots - 1
+        free_at = free_at[max(0, len(free_at) - slots) :]  # there were more slots when those began
+        for before in self._queue.prices_before(owner, price, now, may_run):
+            heapq.heapreplace(free_at, free_at[0] + before)
+        return free_at[0]
 
     @property
     def slots(self) -> int:
@@ -225,12 +232,14 @@ class Dispatcher:
             self._notify()
 
     def _may_run(self, owner: str) -> bool:
-        """Whether the owner may run one more job. Of several owners none gets the last slot too: jobs can run long."""
-        if not self.unread.may_begin(owner):
-            return False
+        """Whether the owner may run one more job."""
+        return self.unread.may_begin(owner) and not self._has_its_share(owner)
+
+    def _has_its_share(self, owner: str) -> bool:
+        """Of several owners none gets the last slot too: jobs can run long."""
         if not self._fair or self.slots == 1:
-            return True
-        return sum(entry.owner == owner for entry in self._active.values()) < self.slots - 1
+            return False
+        return sum(entry.owner == owner for entry in self._active.values()) >= self.slots - 1
 
     def _begin(self, worker: Worker, entry: Waiting) -> None:
         """Submit the job, which takes a slot until it has ended. Nothing was awaited since `ensure`."""
@@ -299,3 +308,7 @@ class Dispatcher:
         if self._dispatch_loop is not None:
             self._dispatch_loop.cancel()
             await asyncio.gather(self._dispatch_loop, return_exceptions=True)
+
+
+def _nobody(owner: str) -> bool:
+    return False

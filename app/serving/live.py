@@ -14,6 +14,7 @@ from app.config.settings import LimitSettings
 from app.errors import ApiError, Overloaded
 from app.metrics import Metrics
 from app.serving.notifier import Notifier
+from app.serving.shares import FairShares
 from app.serving.supervisor import ModelSupervisor
 from app.serving.worker import Worker, WorkerJob
 from backends.interface import ASR_SAMPLE_RATE, Failed
@@ -89,15 +90,20 @@ class LiveJob:
 
 
 class LiveSessions:
-    """Places for live jobs of one deployment. count: places taken, also those whose job has not begun."""
+    """Places for live jobs of one deployment. fair: there are several owners, and none may take all of them."""
 
-    def __init__(self, supervisor: ModelSupervisor, limits: LimitSettings, metrics: Metrics) -> None:
-        self._supervisor, self._limits, self._metrics = supervisor, limits, metrics
-        self.count = 0
+    def __init__(self, supervisor: ModelSupervisor, limits: LimitSettings, metrics: Metrics, *, fair: bool) -> None:
+        self._supervisor, self._limits, self._metrics, self._fair = supervisor, limits, metrics, fair
+        self._places = FairShares(0)
         self.price = LivePrice()
         self.last_used: float | None = None
         self._jobs: set[WorkerJob] = set()
         self._closed: ApiError | None = None
+
+    @property
+    def count(self) -> int:
+        """Places taken, also those whose job has not begun."""
+        return self._places.held
 
     @property
     def active(self) -> int:
@@ -109,10 +115,11 @@ class LiveSessions:
         known = self._supervisor.capabilities
         return min(self._limits.live_sessions, known.max_live) if known else self._limits.live_sessions
 
-    def take(self) -> None:
-        """Take a place. Raises Overloaded where one more session could not be served in real time."""
-        cost = self.price.value
-        if self.count >= self.most:
+    def take(self, owner: str) -> None:
+        """Take a place. Raises Overloaded where one more session could not be served in real time, or would leave none
+        to other owners."""
+        cost, places = self.price.value, self.most
+        if self.count >= places:
             self._refuse("live_sessions", f"{self.count} live sessions of {self._supervisor.name} are open already")
         if cost is not None and (self.count + 1) * cost > _BUSY:
             self._refuse(
@@ -120,17 +127,22 @@ class LiveSessions:
                 f"one more live session of {self._supervisor.name} could not be heard in real time: a second of audio "
                 f"takes {cost:.2f} s, and {self.count} sessions are open",
             )
-        self._count(1)
+        self._places.fit(min(places, int(_BUSY / cost)) if cost else places, fair=self._fair)
+        if not self._places.has_room(owner):
+            own = self._places.held_by(owner)
+            self._refuse("live_sessions", f"this client has {own} live sessions, and the rest are kept for others")
+        self._places.take(owner)
+        self._tell()
 
-    def give_back(self) -> None:
-        self._count(-1)
+    def give_back(self, owner: str) -> None:
+        self._places.give_back(owner)
+        self._tell()
 
     def _refuse(self, reason: str, text: str) -> None:
         self._metrics.refused_total.labels(reason).inc()
         raise Overloaded(f"The server is at its limit: {text}. Please retry later.", retry_after=10.0)
 
-    def _count(self, change: int) -> None:
-        self.count += change
+    def _tell(self) -> None:
         self._metrics.live_sessions.labels(self._supervisor.name).set(self.count)
 
     def begin(self, worker: Worker, request: LiveRequest, request_id: str) -> LiveJob:

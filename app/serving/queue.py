@@ -94,17 +94,22 @@ class FairQueue(Generic[T]):
         for entry in self.entries():
             entry.deadline += seconds
 
-    def work_before(self, owner: str, price: float, now: float) -> float:
-        """Sum the seconds of work that would be served before a new job of this owner and price."""
+    def prices_before(
+        self, owner: str, price: float, now: float, may_run: Callable[[str], bool] = lambda owner: True
+    ) -> list[float]:
+        """The prices of the jobs that would be served before a new job of this owner and price, in order.
+
+        may_run: of other owners; the jobs of one that may not are passed over.
+        """
         probe: Entry[T] = Entry(owner, price, now, now, None)  # type: ignore[arg-type]  # never granted
         copy: FairQueue[T] = FairQueue()
         copy._waiting = {name: list(entries) for name, entries in self._waiting.items()}
         copy._served, copy._present = dict(self._served), self._present
         copy.push(probe)
-        work = 0.0
-        while (entry := copy.pop(now)) is not probe:
-            work += entry.price
-        return work
+        prices = []
+        while (entry := copy.pop(now, lambda name: name == owner or may_run(name))) is not probe:
+            prices.append(entry.price)
+        return prices
 
     def _rank(self, owner: str) -> tuple[float, int]:
         return self._served[owner], min(entry.number for entry in self._waiting[owner])

@@ -98,7 +98,7 @@ class PoolReservation:
         known = self._dispatcher.supervisor.capabilities
         if not self.deployment.info.live or (known is not None and not known.live):
             raise self._no_live_audio()
-        self._dispatcher.live.take()
+        self._dispatcher.live.take(self.owner)
         self.live = True
 
     def _no_live_audio(self) -> InvalidRequest:
@@ -251,6 +251,6 @@ class PoolReservation:
             self._dispatcher.withdraw(self._entry)
         if self.live:
             self.live = False
-            self._dispatcher.live.give_back()
+            self._dispatcher.live.give_back(self.owner)
             if self._live_job is not None:
                 self._live_job.cancel()

@@ -28,6 +28,12 @@ class FairShares:
         self.held = 0
         self._held: Counter[str] = Counter()
 
+    def fit(self, places: int, *, fair: bool) -> None:
+        """Hand out so many places, each for a request or a session. fair: a quarter is kept for owners that hold less
+        than a sixteenth."""
+        self.cap, self.floor = places, max(1, places // 16)
+        self.reserve = max(1, places // 4) if fair and places > 1 else 0
+
     def held_by(self, owner: str) -> int:
         return self._held.get(owner, 0)
 

@@ -196,7 +196,7 @@ class Cluster:
     # --- Jobs --------------------------------------------------------------------------------------------------------
 
     def predicted_wait(self, job: Job) -> float:
-        """As `Dispatcher.predicted_wait`: running work, and what goes before, over all slots."""
+        """About what `Dispatcher.predicted_wait` finds: running work, and what goes before, over all slots."""
         if self.active < self.slots and not self.queue:
             return 0.0
         key = self.key(job)

@@ -106,6 +106,29 @@ async def test_long_jobs_of_one_key_leave_the_last_slot_to_another() -> None:
         await asyncio.gather(*jobs, honest, return_exceptions=True)
 
 
+@pytest.mark.usefixtures("several")
+async def test_an_owner_waits_for_its_own_long_jobs_and_others_do_not() -> None:
+    deployment = fake(delay=0.05, steps=100_000, max_batch=3)
+    async with pool_of(deployment) as pool:
+        dispatcher = pool.dispatchers["fake"]
+        async with pool.admit(deployment, owner="honest", request_id="r") as reservation:
+            await reservation.prepare()
+        dispatcher.pricer.record(audio(1), 10.0)
+        jobs = [asyncio.create_task(ask(pool, deployment, audio(100), "hostile")) for _ in range(2)]
+        await until(lambda: dispatcher.active == 2)
+        assert 900 < dispatcher.predicted_wait("hostile", 10.0) <= 1000
+        with pytest.raises(Overloaded, match="would wait"):
+            await ask(pool, deployment, audio(1), "hostile")
+        assert dispatcher.predicted_wait("honest", 10.0) == 0
+        jobs.append(asyncio.create_task(ask(pool, deployment, audio(2), "honest")))
+        await until(lambda: dispatcher.active == 3)
+        assert 0 < dispatcher.predicted_wait("honest", 10.0) <= 20  # for its own to end
+        assert 0 < dispatcher.predicted_wait("another", 10.0) <= 20
+        for job in jobs:
+            job.cancel()
+        await asyncio.gather(*jobs, return_exceptions=True)
+
+
 @pytest.fixture
 async def media() -> AsyncIterator[FairMediaPool]:
     pool = FairMediaPool(LimitSettings(), fair=True)

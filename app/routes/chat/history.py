@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections import OrderedDict
 from collections.abc import Callable
 
+from app.serving.fair_store import FairStore
+
 KEPT_SECONDS = 3600.0
-MOST_ANSWERS = 10_000
+_MOST_BYTES = 64 * 1024 * 1024  # of all transcripts
 MOST_CHARACTERS = 32_768  # of one transcript that is kept
 
 
 class SpokenHistory:
-    """audio id -> transcript, oldest first."""
+    """audio id -> transcript. fair: there are several clients, and none may make another's be forgotten."""
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, *, fair: bool = False, clock: Callable[[], float] = time.time, most: int = _MOST_BYTES) -> None:
         self._clock = clock
-        self._kept: OrderedDict[str, tuple[float, str]] = OrderedDict()
+        self._kept = FairStore[str](most, fair=fair, clock=clock)
 
     def expiry(self) -> int:
         """When an answer given now is forgotten, Unix time."""
@@ -27,18 +28,11 @@ class SpokenHistory:
     def new_id() -> str:
         return f"audio_{uuid.uuid4().hex}"
 
-    def keep(self, name: str, transcript: str) -> None:
-        """Remember an answer under its id."""
-        self._kept[name] = (self._clock() + KEPT_SECONDS, transcript[:MOST_CHARACTERS])
-        self._forget()
+    def keep(self, client: str, name: str, transcript: str) -> None:
+        """Remember an answer under its id; where there is no room, the client's oldest are forgotten."""
+        text = transcript[:MOST_CHARACTERS]
+        self._kept.put(client, name, text, size=4 * len(text), expires_at=self._clock() + KEPT_SECONDS)
 
     def transcript(self, name: str) -> str | None:
         """None: unknown, or forgotten."""
-        self._forget()
-        entry = self._kept.get(name)
-        return None if entry is None else entry[1]
-
-    def _forget(self) -> None:
-        now = self._clock()
-        while self._kept and (len(self._kept) > MOST_ANSWERS or next(iter(self._kept.values()))[0] <= now):
-            self._kept.popitem(last=False)
+        return self._kept.get(name)

@@ -88,7 +88,7 @@ async def _complete(
     data = b"".join([piece async for piece in speaker.speak(text, streaming=False)])
     memory = context.gateway.spoken
     name = memory.new_id()
-    memory.keep(name, text)
+    memory.keep(context.client, name, text)
     audio = {"id": name, "data": base64_text(data), "expires_at": memory.expiry(), "transcript": text}
     return context.json(completion.whole(done, text, audio, speaker.usage))
 
@@ -170,7 +170,7 @@ class _Answer:
                 opening = {}
         if rest := cutter.finish():
             yield {"audio": {"data": base64_text(rest)}}
-        memory.keep(name, self.text)
+        memory.keep(self._context.client, name, self.text)
         yield {"audio": {"expires_at": memory.expiry()}}
 
 

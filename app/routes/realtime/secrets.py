@@ -20,6 +20,7 @@ from app.realtime.preview import Dialect
 from app.realtime.session import Kind, Session
 from app.routes.context import RequestContext
 from app.routes.fields import as_mapping
+from app.routes.json_text import NAME_CHARACTERS
 from app.routes.operations import JSON, LISTING_SCHEMES, Operation
 from app.routes.realtime import schema
 
@@ -68,7 +69,7 @@ def _made(context: RequestContext, given: dict[str, Any], seconds: int) -> tuple
         _kind(kind), new_id("sess_"), _model(given), int(time.time()) + seconds, participants.surroundings()
     )
     session.update(given)
-    return session, gateway.realtime.new_key(context.owner, seconds, given)
+    return session, gateway.realtime.keys.new(context.client, context.owner, seconds, given)
 
 
 def _kind(name: str) -> Kind:
@@ -80,8 +81,10 @@ def _model(given: Mapping[str, Any]) -> str:
     if given["type"] == "transcription":
         return ""
     model = given.get("model")
-    if model is not None and (not isinstance(model, str) or not model):
-        raise InvalidRequest("session.model must be a string.", param="session.model")
+    if model is not None and (not isinstance(model, str) or not 0 < len(model) <= NAME_CHARACTERS):
+        raise InvalidRequest(
+            f"session.model must be a string of at most {NAME_CHARACTERS} characters.", param="session.model"
+        )
     return model or DEFAULT_MODEL
 
 

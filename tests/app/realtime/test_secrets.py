@@ -7,6 +7,8 @@ from typing import Any
 import httpx
 import pytest
 
+from app.errors import Unauthorized
+from app.realtime.ephemeral_keys import EphemeralKeys
 from tests.support.client import error_of
 from tests.support.live_pool import connected, realtime_server
 from tests.support.server import Running
@@ -34,11 +36,17 @@ def test_a_key_opens_the_session_it_is_bound_to() -> None:
                 shown = socket.seen[0]["session"]["audio"]["input"]["transcription"]
                 assert shown == {"model": "fake-asr", "language": "en"}
         assert _post(server, "/v1/realtime/client_secrets", {}, made["value"]).status_code == 401
-        server.do(lambda: setattr(server.gateway.realtime, "_clock", lambda: made["expires_at"]))
-        from websockets.exceptions import InvalidStatus
 
-        with pytest.raises(InvalidStatus), connected(server, target, key=made["value"]):
-            pass
+
+def test_a_key_opens_nothing_once_it_has_expired() -> None:
+    now = [100.0]
+    keys = EphemeralKeys(fair=False, clock=lambda: now[0])
+    key = keys.new("one", "one", 30, {"type": "realtime"})
+    now[0] = 129.0
+    assert keys.find(key.value.encode()) == key
+    now[0] = 130.0
+    with pytest.raises(Unauthorized):
+        keys.find(key.value.encode())
 
 
 def test_the_usual_key(server: Running) -> None:

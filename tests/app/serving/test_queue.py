@@ -84,7 +84,7 @@ def test_the_predicted_work_is_what_really_comes_first(jobs: list[tuple[str, flo
     queue: FairQueue[Any] = FairQueue()
     for name, cost in jobs:
         queue.push(entry(name, cost))
-    predicted = queue.work_before(owner, price, 0.0)
+    predicted = sum(queue.prices_before(owner, price, 0.0))
     assert len(queue) == len(jobs)  # asking changes nothing
     mine = entry(owner, price)
     queue.push(mine)

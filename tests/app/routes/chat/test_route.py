@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from app.errors import InvalidRequest, ModelUnavailable
 from app.routes.chat.completion import PCM_CUT, PcmCutter, usage_document
-from app.routes.chat.history import KEPT_SECONDS, MOST_ANSWERS, SpokenHistory
+from app.routes.chat.history import KEPT_SECONDS, SpokenHistory
 from app.routes.inline_audio import AUDIO_BYTES, audio_bytes
 from backends.fake.info import FakeOptions
 from backends.fake.jobs import begin
@@ -528,17 +528,18 @@ def test_cut_pcm_can_be_joined_as_text(pieces: list[bytes]) -> None:
 
 def test_spoken_answers_are_forgotten_after_an_hour_and_bounded() -> None:
     now = [0.0]
-    memory = SpokenHistory(lambda: now[0])
-    memory.keep("a", "first")
+    memory = SpokenHistory(clock=lambda: now[0], most=100_000)
+    memory.keep("one", "a", "first")
     now[0] = KEPT_SECONDS - 1
-    memory.keep("b", "second")
+    memory.keep("one", "b", "second")
     assert (memory.transcript("a"), memory.transcript("b")) == ("first", "second")
     now[0] = KEPT_SECONDS
     assert (memory.transcript("a"), memory.transcript("b")) == (None, "second")
-    for number in range(MOST_ANSWERS):
-        memory.keep(str(number), "x")
+    for number in range(100):
+        memory.keep("one", str(number), "x")
     assert memory.transcript("b") is None
-    assert memory.transcript("0") == "x"
+    assert memory.transcript("0") is None
+    assert memory.transcript("99") == "x"
 
 
 def test_inline_audio_is_capped_before_it_is_decoded() -> None:
