@@ -72,7 +72,7 @@ LEFT: dict[str, tuple[int, str]] = {
     "backends/whisper/onnx/test_int8_probe.py": (1, RULE),
     "backends/whisper/reference.py": (1, LIBRARY),
     "backends/whisper/test_audio.py": (1, LIBRARY),
-    "backends/whisper/test_backend.py": (5, RULE),
+    "backends/whisper/test_backend.py": (1, RULE),
     "backends/whisper/test_live.py": (4, STATE),
     "backends/whisper/test_live_real_weights.py": (1, RULE),
     "clients/programs/realtime_livekit.py": (2, LIBRARY),

@@ -1,7 +1,7 @@
 """Whisper behind the backend contract: one step decodes a batch of windows from all active requests.
 
-Owns jobs, the sharing of a step between them, and events. Decoding itself is `engine`'s, what a live job does with its
-audio `live`'s.
+Owns the sharing of a step between jobs. What a request asks for and what a job tells are `recognizer`'s, decoding
+itself is `engine`'s, what a live job does with its audio `live`'s.
 """
 
 from __future__ import annotations
@@ -16,53 +16,42 @@ import numpy as np
 from backends.interface import (
     ASR_SAMPLE_RATE,
     Capabilities,
-    Done,
     Event,
-    InvalidInput,
     Job,
     ModelFiles,
     ModelUnavailable,
     Placement,
     Request,
-    TextDelta,
     TranscriptionRequest,
-    Usage,
 )
 from backends.live import Feed, LiveEvent, LiveRequest
 from backends.model_sets import locate, model_set
-from backends.whisper.active_window import ActiveWindow, DecodingOptions
+from backends.whisper.active_window import ActiveWindow
 from backends.whisper.engine import Whisper, load_whisper
 from backends.whisper.fallback import Thresholds
 from backends.whisper.info import WhisperOptions
 from backends.whisper.job import WhisperJob
 from backends.whisper.live import LiveWhisperJob, single_failure
-from backends.whisper.speech_segments import VadOptions
+from backends.whisper.recognizer import Recognizer
 from backends.whisper.tokenizer import checked_language
 from backends.whisper.transcription import Window
 
 _TORCH_DEVICES = ("cuda", "mps", "xpu")
 _WINDOWS_PER_STEP_CPU = 4  # a cancelled or a new request waits for one step at most
 _LARGE_WEIGHTS = 2_000_000_000  # bytes; more than this crowds a GPU that shares the system's memory
-_LEAST_SECONDS = 0.02  # that a segment counts for
-# Of an English-only model: published tiny.en in int8 gave -0.18 to -0.41 on nine English clips, real and spoken, and
-# -0.88 to -1.32 on speech in other languages.
-_DOUBTFUL_ENGLISH = -0.7
-_REPEATS = "the prompt repeats itself: what comes several times in a row was used once"
-_HIDES = "with the prompt nothing but its own words was heard: parts of the audio were heard without it"
-_NO_ROOM = "{} of the keywords were not used: the model has no room for so many"
 _MOST_LIVE = 256  # what a machine can do is known by measurement; this bounds memory only
-_POSITIONS_PER_SECOND = 50  # encoder positions, counted as audio tokens
 
 
 class WhisperBackend:
-    """One loaded Whisper. whisper: the model, after `load`."""
+    """One loaded Whisper. whisper: the model, recognizer: what makes jobs for it; both after `load`."""
 
     whisper: Whisper
+    recognizer: Recognizer
 
     def load(self, model: ModelFiles, placement: Placement) -> Capabilities:
         """Choose engine and dtype where the placement leaves them open, and load. Raises ModelUnavailable,
         OutOfMemory."""
-        options = self._options = _options(model)
+        options = _options(model)
         if model.folder is None:
             raise ModelUnavailable(f"{model.model} is not on this machine; run: speech-gateway pull {model.deployment}")
         engine, dtype, self._dtype_reason = _choices(placement)
@@ -82,6 +71,7 @@ class WhisperBackend:
                 options.no_speech_threshold, options.logprob_threshold, options.compression_ratio_threshold
             ),
         )
+        self.recognizer = Recognizer(self.whisper, options)
         if options.language:
             checked_language(self.whisper.special, options.language)
         network = self.whisper.network
@@ -120,65 +110,9 @@ class WhisperBackend:
         """Check the request; nothing is decoded yet. Raises InvalidInput, and ModelUnavailable for live audio without
         the speech detector."""
         if isinstance(request, LiveRequest):
-            self.language(request.language, self.among(request.languages))
-            return LiveWhisperJob(request, self)
-        return self.recording(request)
-
-    def recording(self, request: Request) -> WhisperJob:
-        """A job for a whole recording, or a turn of live audio."""
-        if not isinstance(request, TranscriptionRequest):
-            raise InvalidInput("Whisper transcribes audio and does nothing else", code="OperationNotSupported")
-        if request.diarize:
-            raise InvalidInput("Whisper cannot tell speakers apart", param="response_format", code="unsupported_value")
-        special = self.whisper.special
-        if request.task == "translate" and not special.multilingual:
-            raise InvalidInput(
-                "this is an English-only Whisper; it cannot translate", param="model", code="unsupported_value"
-            )
-        gated = self._options.vad and bool(request.options.get("vad", True))
-        recording = self.whisper.recording(
-            request.samples,
-            vad_options=VadOptions.of(request.chunking, self._options.vad_threshold) if gated else None,
-            carry_prompt=self._options.carry_prompt,
-            logprobs=request.logprobs,
-        )
-        options = self._decoding_options(request)
-        return WhisperJob(recording, options, len(request.samples) / ASR_SAMPLE_RATE, self._notes(options))
-
-    def _notes(self, options: DecodingOptions) -> tuple[str, ...]:
-        """What of the prompt and the keywords is not used."""
-        given = self.whisper.windows.prompts.given(options)
-        left_out = (_NO_ROOM.format(given.left_out),) if given.left_out else ()
-        return ((_REPEATS,) if given.repeats else ()) + left_out
-
-    def _decoding_options(self, request: TranscriptionRequest) -> DecodingOptions:
-        languages = self.among(request.languages)
-        temperatures = self._options.temperatures if request.temperature == 0 else (request.temperature,)
-        return DecodingOptions(
-            language=self.language(request.language, languages),
-            languages=languages,
-            task=request.task,
-            prompt=request.prompt,
-            keywords=request.keywords,
-            temperatures=temperatures,
-            words=request.words,
-            max_tokens=int(request.options.get("max_tokens", DecodingOptions().max_tokens)),
-        )
-
-    def language(self, given: str | None, among: Sequence[str] = ()) -> str | None:
-        """The language to decode in, None to detect it. Raises InvalidInput for one that the model does not know.
-
-        among: the only ones that a request allows; what it says counts more than the configured language.
-        """
-        if given is None and among:
-            return among[0] if len(among) == 1 else None
-        return checked_language(self.whisper.special, given or self._options.language)
-
-    def among(self, given: Sequence[str]) -> tuple[str, ...]:
-        """The languages that alone are considered, () = all. Raises InvalidInput for one that the model does not
-        know."""
-        codes = [checked_language(self.whisper.special, one, "languages") for one in given]
-        return tuple(dict.fromkeys(code for code in codes if code is not None))
+            self.recognizer.language(request.language, self.recognizer.among(request.languages))
+            return LiveWhisperJob(request, self.recognizer)
+        return self.recognizer.job(request)
 
     # --- Live audio ------------------------------------------------------------------------------------------------
 
@@ -239,7 +173,7 @@ class WhisperBackend:
         """What a step gave to one recording."""
         job.timings["decode"] = job.timings.get("decode", 0.0) + spent
         job.begun = True
-        return list(self._events(job))
+        return list(self.recognizer.events(job))
 
     @staticmethod
     def _share(jobs: Sequence[WhisperJob], size: int) -> list[tuple[WhisperJob, Window]]:
@@ -267,44 +201,6 @@ class WhisperBackend:
         for (job, _), item in zip(windows, items, strict=True):
             job.decoding_options = replace(job.decoding_options, language=item.decoding_options.language)
             job.without_prompt = job.without_prompt or item.prompt_left_out
-
-    def _events(self, job: WhisperJob) -> Iterator[Event]:
-        for segment in job.recording.finished_segments():
-            job.texts.append(segment.text)
-            job.tokens += len(segment.tokens)
-            job.logprobs.append((max(segment.end - segment.start, _LEAST_SECONDS), segment.avg_logprob))
-            yield TextDelta(segment.text, segment.logprobs)
-            yield segment
-        if job.recording.over:
-            yield self._done(job)
-
-    def _done(self, job: WhisperJob) -> Done:
-        audio = round(job.seconds * _POSITIONS_PER_SECOND)
-        given = self.whisper.windows.prompts.given(job.decoding_options)
-        usage = Usage(
-            input_tokens=audio + len(given.prompt) + len(given.glossary),
-            output_tokens=job.tokens,
-            input_audio_tokens=audio,
-            audio_seconds=job.seconds,
-        )
-        text, language = "".join(job.texts), job.decoding_options.language
-        notes = (*job.notes, *([_HIDES] if job.without_prompt else []), *self._doubts(job))
-        return Done(text, language, usage=usage, timings=dict(job.timings), notes=notes)
-
-    def _doubts(self, job: WhisperJob) -> tuple[str, ...]:
-        """A note where the whole text is likely to be wrong. An English-only model makes English of every language."""
-        seconds = sum(length for length, _ in job.logprobs)
-        if not seconds:
-            return ()
-        mean = sum(length * logprob for length, logprob in job.logprobs) / seconds
-        if not self.whisper.special.multilingual and mean < _DOUBTFUL_ENGLISH:
-            return (
-                f"this model knows English only and is unsure of this text (mean log-probability {mean:.2f}); "
-                "speech in another language needs a multilingual model",
-            )
-        if mean < self._options.logprob_threshold:
-            return (f"the model is unsure of this text (mean log-probability {mean:.2f})",)
-        return ()
 
     def close(self, job: Job) -> None:
         """Whoever still refers to the job does not hold its recording."""

@@ -8,8 +8,7 @@ its audio; `live_turn` decodes what is open; the backend runs both in its steps.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Iterable, Iterator
 
 from backends.audio.turns import Turn, TurnCutter
 from backends.device_loss import device_lost
@@ -21,7 +20,6 @@ from backends.interface import (
     Failed,
     InvalidInput,
     OutOfMemory,
-    Request,
     Segment,
     TranscriptionRequest,
     Usage,
@@ -29,32 +27,16 @@ from backends.interface import (
 from backends.live import Feed, LiveEvent, LiveRequest, LiveSettings, TurnDelta, TurnDone, TurnFailed
 from backends.memory import is_out_of_memory
 from backends.whisper.active_window import ActiveWindow
-from backends.whisper.engine import Whisper
 from backends.whisper.job import WhisperJob
 from backends.whisper.live_policy import LocalAgreement
 from backends.whisper.live_turn import OpenTurn
+from backends.whisper.recognizer import Recognizer
 
 _MOST_TURNS = 8  # complete ones that wait; beyond that no more audio is taken
 # Seconds of new speech between two decodes of an open turn: as often as costs this share of a step's time at most.
 _SHORTEST_CHUNK, _LONGEST_CHUNK = 0.6, 5.0
 _WHOLE_WINDOW_CHUNK = 1.0  # the first, where a decode costs a whole window however little there is to hear
 _SHARE = 0.4
-
-
-class Recognizer(Protocol):
-    """What a session asks of the backend."""
-
-    @property
-    def whisper(self) -> Whisper: ...
-
-    def recording(self, request: Request) -> WhisperJob:
-        """Raises InvalidInput."""
-
-    def language(self, given: str | None, among: Sequence[str] = ()) -> str | None:
-        """Raises InvalidInput."""
-
-    def among(self, given: Sequence[str]) -> tuple[str, ...]:
-        """Raises InvalidInput."""
 
 
 def single_failure(error: Exception) -> Failed:
@@ -165,7 +147,7 @@ class LiveWhisperJob:
                 options=asked.options,
             )
             try:
-                self._final = self._recognizer.recording(request)
+                self._final = self._recognizer.job(request)
             except InvalidInput as error:
                 self._cutter.events += self.failed(error.to_event())
         return self._final

@@ -32,6 +32,7 @@ from backends.whisper.info import INFO, WhisperOptions
 from backends.whisper.network import EncoderOutput, Floats, Tokens
 from backends.whisper.onnx import engine as onnx_engine
 from backends.whisper.onnx import int8_probe
+from backends.whisper.recognizer import Recognizer
 from backends.whisper.tokenizer import WhisperTokenizer
 from tests.backends.whisper.checkpoints import Reference
 from tests.support.drive import finish, run
@@ -377,16 +378,15 @@ def test_the_registry_finds_it() -> None:
 def test_a_text_that_is_likely_to_be_wrong_is_answered_with_a_note(
     multilingual: bool, logprobs: list[tuple[float, float]], note: str
 ) -> None:
-    backend = WhisperBackend()
-    backend.whisper = SimpleNamespace(special=SimpleNamespace(multilingual=multilingual))  # type: ignore[assignment]
-    backend._options = WhisperOptions()
-    notes = backend._doubts(SimpleNamespace(logprobs=logprobs))  # type: ignore[arg-type]
+    whisper: Any = SimpleNamespace(special=SimpleNamespace(multilingual=multilingual))
+    job: Any = SimpleNamespace(logprobs=logprobs)
+    notes = Recognizer(whisper, WhisperOptions()).doubts(job)
     assert [one[: len(note)] for one in notes] == ([note] if note else [])
 
 
 def test_the_note_stands_in_the_last_event(scripted: Scripted) -> None:
     backend, _ = scripted
-    backend._options = replace(backend._options, logprob_threshold=0.1)  # no text is that likely
+    backend.recognizer.options = replace(backend.recognizer.options, logprob_threshold=0.1)  # no text is that likely
     last = finish(backend, [backend.start(TranscriptionRequest(noise(3), language="en"))])[0][-1]
     assert isinstance(last, Done)
     assert [one[:33] for one in last.notes] == ["the model is unsure of this text "]

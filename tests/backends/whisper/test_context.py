@@ -93,7 +93,7 @@ def test_times_of_words_are_aligned_without_the_keywords(
         return np.full((len(heads), len(given), model.dims.source_positions), 0.01, np.float32)
 
     monkeypatch.setattr(model.network, "cross_weights", weights)
-    window = backend.recording(TranscriptionRequest(noise)).recording.next_windows(1)[0]
+    window = backend.recognizer.job(TranscriptionRequest(noise)).recording.next_windows(1)[0]
     for keywords in ((), ("Kubernetes", "Istio")):
         options = DecodingOptions(language="en", keywords=keywords, words=True)
         model.alignment(ActiveWindow(None, window, options, encoder_output=0.0), tokens)  # type: ignore[arg-type]
