@@ -6,7 +6,8 @@
     python scripts/fuzz.py --groups greedy                 two keys, one hostile: what the other's requests take
 
 A gateway process of its own with real worker processes; groups: described (schemathesis over the OpenAPI document),
-forms (multipart), containers (damaged audio files), json, base64, versions, names, heads, sessions (realtime), page
+forms (multipart), containers (damaged audio files), media (those whose length and loss are known: words are read, or
+the loss is told), json, base64, versions, names, heads, sessions (realtime), page
 (the web page, where it is installed). After every hundred requests an ordinary one must be answered. At last two keys
 ask at once, and one of them takes all it can get: every request of the other must be answered. In the end the gateway
 must hold what it held before. Prints a table and a line of JSON; the exit status is 1 if a promise was broken. --keep
@@ -40,6 +41,7 @@ from scripts.stress.fuzzing import (  # noqa: E402
     described,
     forms,
     greedy,
+    media,
     page,
     sessions,
 )
@@ -50,7 +52,7 @@ from scripts.stress.result import finish  # noqa: E402
 
 CLIENTS = 3  # requests at the same time
 CHECK_EVERY = 100  # requests, after which an ordinary one is tried
-SHARES = {"described": 3, "containers": 3, "forms": 2}  # of the time; the others get one each
+SHARES = {"described": 3, "containers": 3, "media": 2, "forms": 2}  # of the time; the others get one each
 SPEAKER = "embedded-tts"  # speaks the answers of the built-in chat deployment, and is loaded for the first
 NOT_RAW = ("described", "sessions", "greedy")  # groups that make no raw requests
 POLITE_REQUESTS = 40  # beside a greedy client
@@ -121,6 +123,7 @@ def sources(*, tiny: bool) -> dict[str, Source]:
     return {
         "forms": forms.cases,
         "containers": containers.cases,
+        "media": media.cases,
         "json": made.json_cases,
         "base64": made.base64_cases,
         "versions": addresses.version_cases,

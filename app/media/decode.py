@@ -15,14 +15,15 @@ import soundfile
 from app.media import ffmpeg
 from app.media.downmix import Block, Mixer, Speakers, speakers_of_flac
 from app.media.flac import is_odd
-from app.media.joined import files
+from app.media.joined import files, is_cut
 from app.media.parts import Part, parts
 from app.media.resample import BLOCK_FRAMES, Resampler
-from app.media.sniff import FLAC, sniff
+from app.media.sniff import FLAC, Container, sniff
 from app.media.source import UNSUPPORTED, Broken, Caps, Source, Unreadable, check_shape
 from backends.interface import Samples
 
 _SMALLEST_AUDIO = 512  # bytes; a file below this that says it is empty is empty
+_MISSED_SECONDS = 0.1  # by which a head that counts its samples is short of them before that is told
 _UNREAD = 4096  # bytes behind the stated end of a FLAC that are more than a tag of a player
 
 
@@ -35,7 +36,7 @@ def decode(data: bytes, rate: int, caps: Caps, write: Callable[[Samples], None])
     source, mixer, resampler = Source(container.name), Mixer(), Resampler(rate, write)
     failed: Broken | None = None
     joined = files(data[start:] if start else data, container)
-    for part in (part for file, kind in joined for part in parts(file, kind)):
+    for part in (part for file, kind in joined for part in _parts(file, kind, source)):
         before = source.seconds
         try:
             for block in _blocks(part, source, caps):
@@ -55,13 +56,20 @@ def decode(data: bytes, rate: int, caps: Caps, write: Callable[[Samples], None])
     return source
 
 
+def _parts(data: bytes, container: Container, source: Source) -> Iterator[Part]:
+    source.damage.cut |= is_cut(data, container)
+    yield from parts(data, container)
+
+
 def _end_part(part: Part, source: Source, seconds: float) -> None:
     damage = source.damage
     damage.pages += part.pages
     damage.objects += part.objects
     damage.cut |= part.cut
-    if part.share < 1:
-        damage.stated = max(damage.stated, seconds / part.share)
+    missing = seconds / part.share - seconds
+    if missing > _MISSED_SECONDS:
+        damage.missing += missing
+        damage.stated = 0.0
     damage.end_part(seconds)
 
 

@@ -19,10 +19,11 @@ from app.media.downmix import Block, Speakers
 from app.media.lengths import stated_seconds
 from app.media.parts import Part
 from app.media.resample import BLOCK_FRAMES
-from app.media.sniff import ADTS, AVI, FLAC
+from app.media.sniff import ADTS, AVI, FLAC, MPEG_TS
 from app.media.source import Broken, Caps, Damage, Source, Timeline, Unreadable
 from app.media.timeline import Timed, with_silence
 from app.media.track import AV_ERRORS, Track
+from app.media.transport import missing_places
 from backends.interface import Samples
 
 _DEMUXERS = (
@@ -87,6 +88,8 @@ def _of_file(part: Part, source: Source, caps: Caps, messages: list[_LogLine]) -
             _check_length(file, caps)
         stream = _audio_stream(file, source.damage)
         source.damage.stated = max(source.damage.stated, stated_seconds(file, stream, part))
+        if part.container is MPEG_TS:
+            source.damage.places += missing_places(part.data, stream.id)
         pauses = pauses_of_avi(part.data, stream.index) if part.container is AVI else ()
         track = Track(part, stream, source.damage, _decoder(stream), pauses)
         # FFmpeg takes a FLAC to begin with what is whole of it.

@@ -46,6 +46,7 @@ _ATOMS = frozenset(
     b"ftyp moov mdat free skip wide moof mfra sidx ssix styp uuid pnot PICT prfl junk udta meta emsg prft".split()
 )
 _WEAK = {AMR, MPEG_TS, MPEG_PS}  # almost anything may go on as they do
+_MEASURED = {AIFF, AU, W64, CAF, MP4, WEBM}  # whose length nobody else compares
 _GOES_ON = {WAV, FLAC, OGG, MP3, MPEG_TS, MPEG_PS}  # whose readers read joined ones
 # What the head of a file begins with, or what stands in it so many bytes on.
 _HEADS = (
@@ -83,6 +84,11 @@ def files(data: bytes, container: Container) -> Iterator[tuple[bytes, Container]
         end, following = found
         yield data[at:end], container
         at, container = end, following
+
+
+def is_cut(data: bytes, container: Container) -> bool:
+    """Whether a file says that it goes on behind the end of `data`."""
+    return container in _MEASURED and _ENDS[container](memoryview(data)) > len(data) + 1
 
 
 def _next_file(view: memoryview, data: bytes, at: int, container: Container) -> tuple[int, Container] | None:

@@ -11,7 +11,7 @@ import http.client
 import json
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -21,6 +21,7 @@ PATIENCE_SECONDS = 30.0  # for an answer; above it, the request hangs
 OPEN_SECONDS = 0.25  # that the client of an incomplete request stays
 ERROR_KEYS = {"code", "message", "type", "param"}
 Choices = Sequence[Any]
+Check = Callable[[int, Mapping[str, str], bytes], str]  # status, headers in small letters and body to a finding
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Case:
     """A request as it travels.
 
     note: how it was made; complete: an answer must come; method: for reading that answer; page: the web page answers,
-    in shapes of its own.
+    in shapes of its own; check: further promises about the answer.
     """
 
     note: str
@@ -36,6 +37,7 @@ class Case:
     complete: bool = True
     method: str = "POST"
     page: bool = False
+    check: Check | None = None
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,11 @@ def _exchange(connection: socket.socket, case: Case) -> tuple[int, str]:
     answer.begin()
     if case.page:
         return answer.status, f"status {answer.status}" if answer.status == 500 else ""
-    return answer.status, judge(answer.status, answer.getheader("content-type", ""), answer.read(), case.method)
+    body = answer.read()
+    finding = judge(answer.status, answer.getheader("content-type", ""), body, case.method)
+    if case.check is not None and not finding:
+        finding = case.check(answer.status, {name.lower(): value for name, value in answer.getheaders()}, body)
+    return answer.status, finding
 
 
 def judge(status: int, content_type: str, body: bytes, method: str = "POST") -> str:

@@ -245,3 +245,16 @@ def _adts_frames(data: bytes) -> list[tuple[int, int]]:
         frames.append((at, size))
         at += size
     return frames
+
+
+@pytest.mark.parametrize("container", ["AIFF", "AU", "W64", "CAF"])
+def test_a_cut_file_of_samples_says_that_its_end_is_missing(container: str) -> None:
+    data = by_soundfile(two_tones(RATE), RATE, container, "PCM_16")
+    source, samples = read(data[: len(data) * 4 // 5])
+    assert hertz_at(samples, 0.5) == pytest.approx(LOW, abs=3)
+    assert "its end is missing" in source.note
+    assert read(data)[0].note == ""
+
+
+def test_the_last_tenths_of_a_cut_wav_are_missed() -> None:
+    assert "1.8 s were read, the file says 2.0 s" in read(riff(form(RATE), chunk(b"data", BOTH))[:-6_400])[0].note
