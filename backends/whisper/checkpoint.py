@@ -21,9 +21,9 @@ from backends.data_packages import recorded_digest
 from backends.interface import ModelUnavailable
 from backends.model_files import CONTAINER, JoinedFile, read_json, safetensors_head, shard_names
 from backends.whisper.config import ModelDimensions, container_of
-from backends.whisper.ctranslate2 import Container, Variable, published_tensors
-from backends.whisper.ggml import ggml_of
-from backends.whisper.ggml_blocks import BLOCK_BYTES, dequantised, row_bytes
+from backends.whisper.formats.ctranslate2 import Container, Variable, published_tensors
+from backends.whisper.formats.ggml import ggml_of
+from backends.whisper.formats.ggml_blocks import BLOCK_BYTES, dequantised, row_bytes
 
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 _QUANTISED = {"I8": "<i1", "I16": "<i2"}  # floats only with a scale

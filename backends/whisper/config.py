@@ -15,15 +15,15 @@ from backends.data_packages import read_record
 from backends.interface import ModelUnavailable
 from backends.model_files import CONTAINER, JoinedFile, read_json
 from backends.whisper.audio import HOP, SECONDS_PER_TIMESTAMP
-from backends.whisper.ctranslate2 import (
+from backends.whisper.formats.ctranslate2 import (
     Container,
     is_ctranslate2,
     published_config,
     published_generation_config,
     read_container,
 )
-from backends.whisper.ggml import ggml_of
-from backends.whisper.ggml_vocabulary import rules as ggml_rules
+from backends.whisper.formats.ggml import ggml_of
+from backends.whisper.formats.ggml_vocabulary import rules as ggml_rules
 
 # Far beyond every Whisper there is, and small enough to be refused before anything is built.
 _MOST: dict[str, int] = {

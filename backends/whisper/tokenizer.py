@@ -18,8 +18,8 @@ from backends.interface import InvalidInput, ModelUnavailable
 from backends.languages import LANGUAGES, language_code, wants_detection
 from backends.model_files import read_json
 from backends.whisper.config import GenerationConfig, ModelDimensions
-from backends.whisper.ggml import ggml_of
-from backends.whisper.ggml_vocabulary import added_tokens, merges, ordinary
+from backends.whisper.formats.ggml import ggml_of
+from backends.whisper.formats.ggml_vocabulary import added_tokens, merges, ordinary
 
 _MARKER = re.compile(r"<\|.*\|>", re.DOTALL)
 _MULTILINGUAL_VOCABULARY = 51_865  # the smallest published vocabulary with languages

@@ -17,9 +17,9 @@ from backends.model_sets import MODEL_SETS, locate, problems
 from backends.whisper.checkpoint import Checkpoint, check, expected_shapes
 from backends.whisper.config import read_dims, read_generation_config
 from backends.whisper.engine import Whisper, load_whisper
-from backends.whisper.ggml import ggml_of
-from backends.whisper.ggml_blocks import dequantised
-from backends.whisper.ggml_vocabulary import added_tokens, rules
+from backends.whisper.formats.ggml import ggml_of
+from backends.whisper.formats.ggml_blocks import dequantised
+from backends.whisper.formats.ggml_vocabulary import added_tokens, rules
 from backends.whisper.tokenizer import WhisperTokenizer
 from tests.backends.whisper.spoken import greedy_tokens
 from tests.support import ggml as writer

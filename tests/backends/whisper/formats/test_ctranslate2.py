@@ -21,8 +21,8 @@ from backends.model_sets import ModelSet, Variant
 from backends.whisper.backend import WhisperBackend
 from backends.whisper.checkpoint import Checkpoint, check, expected_shapes
 from backends.whisper.config import container_of, read_dims, read_generation_config
-from backends.whisper.ctranslate2 import is_ctranslate2, published_generation_config, read_container
 from backends.whisper.engine import Whisper, load_whisper
+from backends.whisper.formats.ctranslate2 import is_ctranslate2, published_generation_config, read_container
 from backends.whisper.onnx.layers import quantise, quantise_blocks
 from tests.backends.whisper.spoken import greedy_tokens, record
 from tests.support import ctranslate2 as writer

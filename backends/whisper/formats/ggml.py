@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from backends.interface import ModelUnavailable
 from backends.model_files import JoinedFile, ggml_files
-from backends.whisper.ggml_blocks import TYPES, row_bytes
+from backends.whisper.formats.ggml_blocks import TYPES, row_bytes
 
 _HEAD = struct.Struct("<4x11i")
 _FILTERS = struct.Struct("<2i")
