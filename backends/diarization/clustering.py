@@ -1,7 +1,7 @@
 """From the embeddings of all windows to speakers: how many there are, and whose each voice of a window is.
 
-Owns the start by agglomeration, VBx where the transform for it is there, limits on the number of speakers, and the
-assignment in which two voices of one window are never the same speaker. Knows no audio.
+Owns the start by agglomeration, VBx where the transform for it is there, the joining of what VBx left apart, limits on
+the number of speakers, and the assignment in which two voices of one window are never the same speaker. Knows no audio.
 """
 
 from __future__ import annotations
@@ -20,6 +20,10 @@ Doubles = NDArray[np.float64]
 Floats = NDArray[np.float32]
 
 BLOCK = 2000  # embeddings agglomerated at once; more are clustered in blocks, and then the blocks' clusters
+# Cosine of two speakers' mean embeddings from which they are one. What VBx finds grows with the recording: the evidence
+# adds up, its prior does not, so in the end every cluster of the agglomeration is a speaker. In 25 conversations of ten
+# real people, 0.6 and 0.65 found the right number most often, as they were and with three and six times the evidence.
+_ALIKE = 0.6
 _KMEANS_STARTS, _KMEANS_ROUNDS = 10, 20
 
 
@@ -60,7 +64,22 @@ class Clustering:
         if self.plda is None or len(embeddings) < 2:
             return _one_hot(first)
         scale = min(1.0, ACOUSTIC_SCALE * self.spacing)
-        return vbx(self.plda.transform(embeddings), self.plda.phi, first, scale).responsibilities
+        return joined(vbx(self.plda.transform(embeddings), self.plda.phi, first, scale).responsibilities, embeddings)
+
+
+def joined(shares: Doubles, embeddings: NDArray[np.floating]) -> Doubles:
+    """Shares [n, speakers] of embeddings [n, dimensions] in which speakers who are alike are one, the most alike
+    first."""
+    while shares.shape[1] > 1:
+        means = shares.T @ embeddings / shares.sum(0)[:, None]
+        alike = similarities(means, means)
+        np.fill_diagonal(alike, -np.inf)
+        kept, other = sorted(np.unravel_index(int(alike.argmax()), alike.shape))
+        if alike[kept, other] < _ALIKE:
+            break
+        shares[:, kept] += shares[:, other]
+        shares = np.delete(shares, other, axis=1)
+    return shares
 
 
 def agglomerate_in_blocks(points: Doubles, threshold: float) -> NDArray[np.intp]:

@@ -9,7 +9,7 @@ import pytest
 from scipy.cluster.hierarchy import fcluster, linkage
 
 from backends.diarization import clustering
-from backends.diarization.clustering import Clustering, SpeakerLimits, agglomerate_in_blocks, assign
+from backends.diarization.clustering import Clustering, SpeakerLimits, agglomerate_in_blocks, assign, joined
 from backends.diarization.linkage import agglomerate
 from backends.diarization.vbx import vbx
 
@@ -63,6 +63,19 @@ def test_vbx_finds_how_many_speakers_there_are() -> None:
     assert strongest.sum() == 3
     assert same_partition(found.responsibilities.argmax(1), labels)
     np.testing.assert_allclose(found.responsibilities.sum(1), 1, atol=1e-6)
+
+
+def test_speakers_who_are_alike_are_one() -> None:
+    """Four clusters of two directions: what VBx leaves apart where there is much to hear."""
+    points, labels = blobs((12, 12), spread=0.3)
+    shares = np.eye(4)[labels * 2 + np.arange(len(labels)) % 2]
+    found = joined(shares.copy(), points)
+    assert found.shape == (24, 2)
+    assert same_partition(found.argmax(1), labels)
+    np.testing.assert_allclose(found.sum(1), 1)
+    unlike, _ = blobs((1, 1, 1), spread=0.0)
+    np.testing.assert_array_equal(joined(np.eye(3), unlike), np.eye(3))
+    assert joined(np.ones((2, 1)), unlike[:2]).shape == (2, 1)
 
 
 @pytest.mark.parametrize(

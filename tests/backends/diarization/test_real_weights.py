@@ -14,7 +14,7 @@ from backends.diarization.diarizer import Diarizer
 from backends.diarization.encoder_parts import _as_onnx
 from backends.diarization.fbank import fbank
 from backends.diarization.recording import Recording, embed_clip
-from backends.interface import ASR_SAMPLE_RATE, DiarizationRequest, Done, Progress, Samples, SpeakerTurns
+from backends.interface import ASR_SAMPLE_RATE, DiarizationRequest, Done, Progress, Samples, SpeakerTurns, Turn
 from backends.onnx_session import open_session
 from tests.backends.diarization.conftest import KNOWN
 from tests.backends.diarization.conversations import Conversation, Piece, converse, error_rate
@@ -70,6 +70,27 @@ def test_real_voices_are_told_apart_without_their_number(
     assert error_rate(talk.turns, found.turns, talk.duration, collar=0) < 0.10
     assert error_rate(talk.turns, found.exclusive, talk.duration) < 0.10
     assert found.turns[0].speaker == 0
+
+
+def test_a_long_recording_has_no_more_speakers_than_a_short_one(diarizer: Diarizer, three: Processed) -> None:
+    """As much to hear of each as if the conversation had been six times as long."""
+    clean = np.stack([voice.embedding for voice in three.recording.voices if voice.clean >= 2.0])
+    assert len(diarizer.clustering.centroids(np.concatenate([clean] * 6), SpeakerLimits())) == 3
+
+
+def test_what_lies_between_two_parts_makes_no_more_speakers(diarizer: Diarizer, voices: Voices) -> None:
+    time = np.arange(30 * ASR_SAMPLE_RATE) / ASR_SAMPLE_RATE
+    tones = sum(
+        np.sin(2 * np.pi * pitch * time) * (np.sin(2 * np.pi * rate * time) > 0)
+        for pitch, rate in ((220, 0.5), (277, 0.7), (330, 1.1), (440, 2))
+    )
+    first, last = (converse([voices["reader"], voices["woman"]], 6, seed=seed) for seed in (22, 23))
+    late = first.duration + 30
+    turns = (*first.turns, *(Turn(one.start + late, one.end + late, one.speaker) for one in last.turns))
+    sound = np.concatenate([first.samples, (0.03 * tones).astype(np.float32), last.samples])
+    found = diarizer.speaker_turns(process(diarizer, Conversation(sound, turns)).recording, SpeakerLimits())
+    assert speakers(found) == 2
+    assert error_rate(turns, found.turns, len(sound) / ASR_SAMPLE_RATE) < 0.10
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
