@@ -2,11 +2,14 @@
 
     python scripts/bench_media.py                  # decode and encode
     python scripts/bench_media.py --server URL     # also the first audio byte of 4,096 characters from a running server
+    python scripts/bench_media.py --against TREE   # only: our decoder against that of another checkout of this project
 
 Decode: 60 s of 44.1 kHz stereo (opus: 48 kHz) to 16 kHz mono. `library` is the fastest plain way in this process:
 soundfile and soxr in one piece, or PyAV and soxr frame by frame. `decoder` is our block-wise decoder in this process
 (CPU time of both); `pool` is the way of a request, through the worker process (wall time, with its ratio to the
 library's wall).
+--against runs the decoder of each tree in a child process of its own, both with this interpreter, and takes turns file
+by file; `before` and `now` are medians of CPU time.
 Encode: 60 s of 24 kHz mono. `library` is one PyAV or soundfile call; `ours` is the streamed encoder in 80 ms chunks.
 Prints a table and, with --json FILE, writes the same numbers.
 """
@@ -18,7 +21,9 @@ import asyncio
 import io
 import json
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -177,6 +182,63 @@ def first_byte_rows(server: str, rounds: int) -> list[Row]:
     return rows
 
 
+# A decoder on stdin and stdout: a name and a path a line in, CPU milliseconds out.
+_DECODER = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from app.media.decode import decode
+try:
+    from app.media.source import Caps
+except ImportError:
+    from app.media.decode import Caps  # where older trees have it
+files = {}
+for line in sys.stdin:
+    path = line.strip()
+    data = files.setdefault(path, Path(path).read_bytes())
+    begun = time.process_time()
+    decode(data, 16_000, Caps(7200.0, 1 << 32), lambda samples: None)
+    print((time.process_time() - begun) * 1000, flush=True)
+"""
+
+
+def against_rows(tree: Path, rounds: int) -> list[Row]:
+    """Our decoder against that of `tree`."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        decoders = {
+            name: subprocess.Popen(
+                [sys.executable, "-P", "-c", _DECODER, str(root)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for name, root in (("before", tree), ("now", Path(__file__).resolve().parents[1]))
+        }
+        for name, data in uploads().items():
+            path = Path(folder) / name
+            path.write_bytes(data)
+            spent: dict[str, list[float]] = {which: [] for which in decoders}
+            for number in range(rounds + 1):
+                for which, decoder in decoders.items():
+                    seconds = _ask(decoder, path)
+                    if number:  # the first round loads libraries
+                        spent[which].append(seconds)
+            medians = {which: statistics.median(times) for which, times in spent.items()}
+            rows.append({"format": name, **medians, "ratio": medians["now"] / medians["before"]})
+        for decoder in decoders.values():
+            decoder.communicate()
+    return rows
+
+
+def _ask(decoder: subprocess.Popen[str], path: Path) -> float:
+    """CPU milliseconds of one decoding."""
+    assert decoder.stdin is not None
+    assert decoder.stdout is not None
+    print(path, file=decoder.stdin, flush=True)
+    return float(decoder.stdout.readline())
+
+
 def show(title: str, rows: list[Row]) -> None:
     print(f"\n{title}")
     columns = list(rows[0])
@@ -191,8 +253,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--server", default="", help="base URL of a running server")
     parser.add_argument("--json", type=Path, default=None, help="file for the numbers")
+    parser.add_argument("--against", type=Path, default=None, help="folder of another checkout to compare with")
     given = parser.parse_args()
-    tables = {
+    tables = {} if given.against is None else {"Decode, CPU ms": against_rows(given.against, given.rounds)}
+    tables = tables or {
         f"Decode {SECONDS} s, CPU ms (pool: wall ms)": asyncio.run(decode_rows(given.rounds)),
         f"Encode {SECONDS} s, CPU ms": encode_rows(given.rounds),
     }
