@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 
 from backends.spoken_text.patterns import ISO_DATE, NUMBER, TIME
+from backends.spoken_text.shorthand import in_full, with_sums
 
 _MONTHS = [
     "January",
@@ -81,6 +82,9 @@ _UNITS: Mapping[str, tuple[str, str]] = {
     "kcal": ("kilocalorie", "kilocalories"),
     "mAh": ("milliampere hour", "milliampere hours"),
     "Mbps": ("megabit per second", "megabits per second"),
+    "KB/s": ("kilobyte per second", "kilobytes per second"),
+    "MB/s": ("megabyte per second", "megabytes per second"),
+    "GB/s": ("gigabyte per second", "gigabytes per second"),
     "Gbps": ("gigabit per second", "gigabits per second"),
     "fps": ("frame per second", "frames per second"),
     "nm": ("nanometer", "nanometers"),
@@ -143,7 +147,8 @@ _UNIT = re.compile(
 
 # --- Numbers that are no quantities -----------------------------------------------------------------------------------
 
-_SLASH_DATE = re.compile(r"(?<![\w/])(\d{1,2})/(\d{1,2})/((?:19|20)\d\d)(?![\w/])", re.ASCII)
+_SLASH_DATE = re.compile(r"(?<![\w/])(\d{1,2})/(\d{1,2})/((?:19|20)?\d\d)(?![\w/])", re.ASCII)
+_YEAR_FIRST = re.compile(r"(?<![\w/])((?:19|20)\d\d)/(0?[1-9]|1[0-2])/(0?[1-9]|[12]\d|3[01])(?![\w/])", re.ASCII)
 _ZULU = re.compile(r"(?<=:\d\d)(?:\.\d+)?Z\b")
 _PHONE = re.compile(
     r"(?<![\w.,/-])(?:(?:\+\d{1,3}[ -]?)?(?:\(\d{2,4}\) ?|\d{2,4}[ -])\d{3,4}[ -]\d{4}|\d{3}-\d{4})(?![\w/-]|\.\d)",
@@ -184,7 +189,8 @@ def _slash_date(found: re.Match[str]) -> str:
     """Month first, as the voice's Americans write it, unless it can be no month."""
     first, second = int(found[1]), int(found[2])
     month, day = (first, second) if first <= 12 else (second, first)
-    return f"{_MONTHS[month - 1]} {_ordinal(day)}, {found[3]}" if 1 <= month <= 12 and 1 <= day <= 31 else found[0]
+    year = found[3] if len(found[3]) == 4 else ("20" if found[3] < "70" else "19") + found[3]
+    return f"{_MONTHS[month - 1]} {_ordinal(day)}, {year}" if 1 <= month <= 12 and 1 <= day <= 31 else found[0]
 
 
 def _phone(found: re.Match[str]) -> str:
@@ -231,6 +237,7 @@ def _power(found: re.Match[str]) -> str:
 
 _NUMBERS: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
     (_ZULU, " UTC"),
+    (_YEAR_FIRST, lambda found: f"{_MONTHS[int(found[2]) - 1]} {_ordinal(int(found[3]))}, {found[1]}"),
     (_SLASH_DATE, _slash_date),
     (_PHONE, _phone),
     (_FEET, r"\1 foot \2"),
@@ -244,6 +251,7 @@ _NUMBERS: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ..
 
 def english(text: str) -> str:
     """`text` with its numbers, dates, abbreviations and signs as they are said."""
+    text = in_full(text)
     for pattern, word in _WORDS:
         text = pattern.sub(word, text)
     text = ISO_DATE.sub(lambda found: f"{_MONTHS[int(found[2]) - 1]} {_ordinal(int(found[3]))}, {found[1]} ", text)
@@ -251,7 +259,7 @@ def english(text: str) -> str:
         text = pattern.sub(said, text)
     text = _MONEY_SUM.sub(_money, TIME.sub(_time, text))
     text = _UNIT.sub(lambda found: f"{found[1]} {_UNITS[found[2]][found[1] != '1']}", text)
-    text = _YEAR.sub(_year, text)
+    text = with_sums(_YEAR.sub(_year, text))
     return "".join(_SIGNS.get(char, char) for char in text)
 
 
@@ -262,11 +270,13 @@ def _ordinal(number: int) -> str:
 
 def _time(found: re.Match[str]) -> str:
     hour, minute, second, half = found.groups()
+    if not (int(hour) or int(minute) or half):
+        return "midnight"
     spoken = str(int(hour))
     if int(minute):
         spoken += f" {minute}" if int(minute) > 9 else f" oh {int(minute)}"
     elif half is None:
-        spoken += " o'clock" if 0 < int(hour) <= 12 else " hundred hours" if int(hour) else " 0 0"
+        spoken += " o'clock" if 0 < int(hour) <= 12 else " hundred hours"
     if second and int(second):
         spoken += f" and {int(second)} seconds"
     return f"{spoken} {half.lower()}.m." if half else spoken

@@ -21,7 +21,8 @@ _UNITS = {
     "℃": "度", "°C": "度", "℉": "度", "°F": "度", "°": "度", "h": "時間", "min": "分", "sec": "秒",
     "KB": "キロバイト", "MB": "メガバイト", "GB": "ギガバイト", "TB": "テラバイト", "Mbps": "メガビーピーエス",
     "Gbps": "ギガビーピーエス", "fps": "フレーム毎秒", "mAh": "ミリアンペア時", "km/h": "キロメートル毎時",
-    "m/s": "メートル毎秒",
+    "m/s": "メートル毎秒", "km²": "平方キロメートル", "m²": "平方メートル", "cm²": "平方センチメートル",
+    "m³": "立方メートル",
 }  # fmt: skip
 _DAY = "[月火水木金土日祝]"
 _WEEKDAYS = "月火水木金土日"
@@ -41,6 +42,10 @@ _FROM = re.compile(rf"(?<=[円日時分秒年月歳人個])\s?{_RANGE}(?=[\s。�
 _BETWEEN = re.compile(rf"(?<=[\d日時分年月曜度)）])\s?{_RANGE}\s?(?=[\d(（])")
 _MINUS = re.compile(r"(?<![\w)）.\-‐−])[-−‐－](?=\d)", re.ASCII)
 _PLUS = re.compile(r"(?<![\w+])\+(?=\d)", re.ASCII)
+_TIMES_RANGE = re.compile(r"(?<![\d:])(\d{1,2}:\d\d)\s?[-‐–−]\s?(?=\d{1,2}:\d\d)", re.ASCII)
+_PLUSES = re.compile(r"(?<=[\w)])\s?\+\s?(?=[\d(])", re.ASCII)
+_POWER = re.compile(r"(?<=[\w)])[²³]")
+_COMPANY = re.compile(r"㈱|[(（]株[)）]")
 _EQUALS = re.compile(r"(?<=[\w)])\s?=\s?(?=[\w(-])")
 _MONEY = re.compile(rf"([$€£¥￥])\s?({NUMBER})")
 _UNIT = re.compile(
@@ -106,6 +111,7 @@ _RULES: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...]
     (_DATE, _date),
     (_ERA_DATE, _era_date),
     (_OF_TWO, _of_two),
+    (_TIMES_RANGE, r"\1から"),
     (TIME, _time),
     (_UNIT, lambda found: _UNITS[found[1]]),
     (_DAYS_RANGE, r"\1曜から\2曜"),
@@ -117,6 +123,9 @@ _RULES: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...]
     (_MINUS, "マイナス"),
     (_PLUS, "プラス"),
     (_EQUALS, "イコール"),
+    (_PLUSES, "プラス"),
+    (_POWER, lambda found: {"²": "の2乗", "³": "の3乗"}[found[0]]),
+    (_COMPANY, "株式会社"),
     (_NUMBER_SIGN, "ナンバー"),
     (_HASHTAG, "ハッシュタグ、"),
     (_VERSION, "バージョン"),

@@ -24,6 +24,7 @@ class AddressWords:
     slash: str
     dash: str
     underscore: str
+    port: str
     spaced: bool = True
 
     def of(self, sign: str) -> str:
@@ -33,14 +34,14 @@ class AddressWords:
 
 
 _ADDRESS_WORDS: Mapping[str, AddressWords] = {
-    "en": AddressWords("at", "dot", "slash", "dash", "underscore"),
-    "de": AddressWords("at", "Punkt", "Schrägstrich", "Minus", "Unterstrich"),
-    "fr": AddressWords("arobase", "point", "barre oblique", "tiret", "tiret bas"),
-    "es": AddressWords("arroba", "punto", "barra", "guion", "guion bajo"),
-    "it": AddressWords("chiocciola", "punto", "barra", "trattino", "trattino basso"),
-    "pt": AddressWords("arroba", "ponto", "barra", "hífen", "sublinhado"),
-    "nl": AddressWords("apenstaartje", "punt", "slash", "streepje", "liggend streepje"),
-    "ja": AddressWords("アットマーク", "ドット", "スラッシュ", "ハイフン", "アンダーバー", spaced=False),
+    "en": AddressWords("at", "dot", "slash", "dash", "underscore", "port"),
+    "de": AddressWords("at", "Punkt", "Schrägstrich", "Minus", "Unterstrich", "Port"),
+    "fr": AddressWords("arobase", "point", "barre oblique", "tiret", "tiret bas", "port"),
+    "es": AddressWords("arroba", "punto", "barra", "guion", "guion bajo", "puerto"),
+    "it": AddressWords("chiocciola", "punto", "barra", "trattino", "trattino basso", "porta"),
+    "pt": AddressWords("arroba", "ponto", "barra", "hífen", "sublinhado", "porta"),
+    "nl": AddressWords("apenstaartje", "punt", "slash", "streepje", "liggend streepje", "poort"),
+    "ja": AddressWords("アットマーク", "ドット", "スラッシュ", "ハイフン", "アンダーバー", "ポート", spaced=False),
 }
 _LONGEST_PATH = 32  # characters of an address behind its host; nobody reads out more
 
@@ -51,6 +52,7 @@ _HOST = re.compile(
     r"((?:/[A-Za-z0-9_./-]*[A-Za-z0-9])?)(?![A-Za-z0-9_-])(?!\.[A-Za-z0-9])"
 )
 _TRAILING = ".,;:!?)]}*_"
+_PORT = re.compile(r":(\d{1,5})(?=/|$)")
 _ADDRESS_SIGN = re.compile(r"[@./_-]")
 
 
@@ -80,6 +82,7 @@ def _shortened(address: str) -> str:
 
 
 def _spelled(address: str, words: AddressWords) -> str:
+    address = _PORT.sub(lambda port: f" {words.port} {port[1]} " if words.spaced else f"{words.port}{port[1]}", address)
     return " ".join(_ADDRESS_SIGN.sub(lambda sign: words.of(sign.group()), address).split())
 
 

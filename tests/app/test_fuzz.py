@@ -18,6 +18,7 @@ from tests.support.server import Running, running
 REQUESTS = {
     "forms": 60,
     "containers": 100,
+    "media": 60,
     "json": 250,
     "base64": 60,
     "versions": 120,
