@@ -32,6 +32,7 @@ from app.routes.multipart import parse_form
 from app.routes.openapi_schema import answers, array, form, integer, number, obj, schema_with, text
 from app.routes.operations import FORM, Operation
 from app.serving.detector import DetectorChild, detector_child, marking
+from app.serving.requirements import install_command
 from app.temp_folders import TempFolder
 from backends import children
 from backends.interface import Failed, Samples
@@ -111,7 +112,8 @@ def _answer(output: bytes) -> dict[str, Any]:
         document = msgspec.json.decode(output.strip().rsplit(b"\n", 1)[-1], type=dict[str, Any])
     except msgspec.DecodeError:
         raise ModelUnavailable(
-            "The watermark detector cannot run: its libraries are missing. Add them with: uv sync --extra torch",
+            "The watermark detector cannot run: its libraries are missing. Install them with: "
+            f"{install_command('torch')}.",
             should_retry=False,
         ) from None
     if "error" in document:

@@ -164,7 +164,7 @@ def _wheel_paths() -> tuple[str, Path]:
         import espeakng_loader
     except ImportError as error:
         raise ModelUnavailable(
-            "espeak-ng is not installed; add the extra `embedded`: uv sync --inexact --extra embedded"
+            "espeak-ng is not installed; make serve, or setup.ps1 on Windows, brings it (extra `embedded`)"
         ) from error
     return str(espeakng_loader.get_library_path()), Path(espeakng_loader.get_data_path())
 
