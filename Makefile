@@ -12,7 +12,7 @@
 #   make test-security          only the tests of what nobody may do, all of which make test runs as well
 #   make test-cluster           the tests over Ray, which it installs
 #   make test-clients           real client programs, each installed in an environment of its own (10 minutes at first)
-#   make test-realtime-clients  the same for clients of realtime sessions (a minute or two)
+#   make test-realtime-clients  the same for clients of realtime sessions (three minutes, later one)
 #   make bench                  the benchmarks of the embedded engines
 #   make lock                   write requirements/ after a change of pyproject.toml; ARGS=--upgrade for new releases
 

@@ -97,10 +97,10 @@ class Measured:
             "model": self.model,
             "sessions": self.sessions,
             "turns": len(turns),
-            "speech end to TurnStopped": _percentiles([t.stopped_at - t.end for t in turns]),
-            "speech end to TurnDone": _percentiles([t.done_at - t.end for t in turns]),
-            "silence end to TurnDone": _percentiles([t.done_at - t.end - _silence() for t in turns]),
-            "speech start to first delta": _percentiles([t.early for t in turns if t.early is not None]),
+            "speech end to TurnStopped": percentiles([t.stopped_at - t.end for t in turns]),
+            "speech end to TurnDone": percentiles([t.done_at - t.end for t in turns]),
+            "silence end to TurnDone": percentiles([t.done_at - t.end - _silence() for t in turns]),
+            "speech start to first delta": percentiles([t.early for t in turns if t.early is not None]),
             "turns with early words": sum(t.early is not None for t in turns),
             "CPU seconds per second": round(self.cpu, 3),
             "finals equal to HTTP": "-" if self.equal is None else f"{self.equal}/{len(turns)}",
@@ -112,7 +112,8 @@ def _silence() -> float:
     return DETECTION.silence_duration_ms / 1000
 
 
-def _percentiles(values: Sequence[float]) -> str:
+def percentiles(values: Sequence[float]) -> str:
+    """p50 / p95."""
     if not values:
         return "-"
     return f"{np.percentile(values, 50):.2f} / {np.percentile(values, 95):.2f}"
@@ -259,7 +260,7 @@ def peer(python: str, model: str, audio: np.ndarray, folder: Path) -> dict[str, 
     return {
         "model": f"{model}, faster-whisper int8",
         "sessions": 1,
-        "end of a word to its being told": _percentiles(found["delays"]),
+        "end of a word to its being told": percentiles(found["delays"]),
         "CPU seconds per second": round(found["cpu"], 3),
         "text": found["text"],
     }

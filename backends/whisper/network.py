@@ -45,9 +45,9 @@ class Network(Protocol):
     max_batch: int
     short_windows: bool
 
-    def replicas(self, windows: int) -> Sequence[Network]:
+    def replicas(self, windows: int, *, short: bool = False) -> Sequence[Network]:
         """Networks of the same weights to decode so many windows with, each in a thread of its own; all take this one's
-        memories. Only itself where more than one would not be quicker."""
+        memories. Only itself where others would not be better. short: the windows are of fewer frames than usual."""
 
     def encode(self, mels: Sequence[Floats]) -> list[EncoderOutput]:
         """mels: [mels, frames] each; one Memory per window."""

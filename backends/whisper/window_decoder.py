@@ -38,7 +38,7 @@ class WindowDecoder:
     def decode(self, windows: Sequence[ActiveWindow]) -> None:
         """Decode windows of any recordings together and hand the results back to them. A language that nobody named is
         detected, and stands in the item's options afterwards."""
-        replicas = self._model.network.replicas(len(windows))
+        replicas = self._model.network.replicas(len(windows), short=all(item.frames for item in windows))
         parts = [windows[first :: len(replicas)] for first in range(len(replicas))]
         if len(replicas) == 1:
             results = [self._results(replicas[0], windows)]

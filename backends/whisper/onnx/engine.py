@@ -31,6 +31,7 @@ _STATIC_CACHE = 448
 _SPIN = 100  # microseconds; the operators of one token that a single thread computes take less
 _CPU = Target("CPUExecutionProvider", {}, "cpu")
 _DOUBLED = 600_000_000  # bytes of weights; more are not worth holding twice
+_SMALL = 150_000_000  # bytes of weights, Whisper base in int8 among them
 
 
 def target_of(device: str) -> Target:
@@ -83,7 +84,7 @@ class OnnxNetwork:
         self._graphs = built_graphs(self.checkpoint, dims, self._form, cache_folder)
         self._open()
         self._replica: OnnxNetwork | None = None
-        if threads > 1 and self.short_windows and self.footprint() < _DOUBLED:
+        if threads > 1 and self.short_windows and self._weights < _DOUBLED:
             self._replica = self._one_thread()
 
     def _open(self) -> None:
@@ -131,9 +132,13 @@ class OnnxNetwork:
 
     # --- Network ---------------------------------------------------------------------------------------------------
 
-    def replicas(self, windows: int) -> Sequence[Network]:
-        """One window is quickest with all threads. Several are so with a thread each: none ever waits for another."""
-        if self._replica is None or windows <= self._threads // 2:
+    def replicas(self, windows: int, *, short: bool = False) -> Sequence[Network]:
+        """One window is quickest with all threads. Several are so with a thread each: none ever waits for another.
+
+        A short window of a small model is done soon by one thread, and two spend a third more of the processor on it.
+        """
+        is_little = short and self._weights < _SMALL
+        if self._replica is None or (windows <= self._threads // 2 and not is_little):
             return [self]
         return [self._replica] * min(self._threads, windows)
 
@@ -194,8 +199,12 @@ class OnnxNetwork:
         return {layer: np.concatenate([piece[layer] for piece in pieces]) for layer in layers}
 
     def footprint(self) -> int:
-        sessions = 1 if self._replica is None else 2
-        return sessions * sum(path.stat().st_size for path in self._graphs.glob("*.data"))
+        return self._weights * (1 if self._replica is None else 2)
+
+    @property
+    def _weights(self) -> int:
+        """Bytes of them, once."""
+        return sum(path.stat().st_size for path in self._graphs.glob("*.data"))
 
     def detail(self) -> dict[str, Any]:
         """The graph's form, and how many nodes each provider really holds."""

@@ -105,7 +105,7 @@ class TorchNetwork:
         except (RuntimeError, MemoryError) as error:
             raise device_error(error) from error
 
-    def replicas(self, windows: int) -> Sequence[Network]:
+    def replicas(self, windows: int, *, short: bool = False) -> Sequence[Network]:
         """One: a device does one thing at a time, and torch's threads share the rows of a batch well."""
         return [self]
 

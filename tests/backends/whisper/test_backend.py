@@ -67,7 +67,7 @@ class ScriptedNetwork:
         self.batches: list[int] = []
         self.fail_next: list[Exception] = []
 
-    def replicas(self, windows: int) -> Sequence[ScriptedNetwork]:
+    def replicas(self, windows: int, *, short: bool = False) -> Sequence[ScriptedNetwork]:
         return [self]
 
     def encode(self, mels: Sequence[Floats]) -> list[EncoderOutput]:

@@ -36,7 +36,7 @@ def test_words_come_while_they_are_said_and_the_whole_is_the_ordinary_text(
     english: np.ndarray,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(live, "_LONGEST_CHUNK", live._SHORTEST_CHUNK)  # a busy machine would decode less often
+    monkeypatch.setattr(live, "_LONGEST_CHUNK", 0.6)  # a busy machine would decode less often
     job = job_of(backend, LiveRequest(language="en", turn_detection=None))
     told = drive(backend, job, pieces(english))
     early = "".join(event.text for event in of(told, TurnDelta))

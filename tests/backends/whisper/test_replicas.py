@@ -55,6 +55,18 @@ def test_replicas_are_there_for_several_windows_on_several_threads(multilingual:
     assert network not in network.replicas(9)
 
 
+def test_a_short_window_of_a_small_model_takes_one_thread(
+    multilingual: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = loaded(multilingual, 4).network
+    assert list(network.replicas(1)) == [network]
+    (alone,) = network.replicas(1, short=True)
+    assert alone is not network
+    assert len(network.replicas(3, short=True)) == 3
+    monkeypatch.setattr("backends.whisper.onnx.engine._SMALL", 1)
+    assert list(network.replicas(1, short=True)) == [network]
+
+
 def test_one_thread_and_fixed_shapes_have_no_replicas(multilingual: Reference) -> None:
     for network in (loaded(multilingual, 1).network, loaded(multilingual, 4, static=True).network):
         assert list(network.replicas(8)) == [network]
