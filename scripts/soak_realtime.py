@@ -26,6 +26,7 @@ from typing import Any
 
 import psutil
 import soundfile
+from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -76,6 +77,12 @@ class LongSession:
 
     def run(self, port: int, seconds: float) -> None:
         """Feed so much audio, and end when everything that was committed is written down."""
+        try:
+            self._run(port, seconds)
+        except (OSError, WebSocketException) as error:
+            self.errors.append(f"{type(error).__name__}: {error}")
+
+    def _run(self, port: int, seconds: float) -> None:
         url = f"ws://127.0.0.1:{port}{self.target}"
         with connect(url, additional_headers={"api-key": "soak"}, max_size=None, proxy=None) as socket:
 
@@ -137,12 +144,12 @@ def soak(gateway: WatchedGateway, seconds: float) -> dict[str, Any]:
     threads = [threading.Thread(target=one.run, args=(gateway.port, seconds), daemon=True) for one in sessions]
     for thread in threads:
         thread.start()
-    looks = []
+    looks = [(0.0, memory(gateway))]
     while any(thread.is_alive() for thread in threads):
         looks.append((min(one.seconds for one in sessions), memory(gateway)))
         time.sleep(LOOK_SECONDS)
     took, remains = time.monotonic() - began, gateway.remains(before)
-    warm = [look for at, look in looks if at >= WARM_SHARE * seconds]
+    warm = [look for at, look in looks if at >= WARM_SHARE * seconds] or [looks[-1][1]]
     quarter = max(1, len(warm) // 4)
     grown = {name: _mean(warm[-quarter:], name) - _mean(warm[:quarter], name) for name in looks[0][1]}
     return {
