@@ -13,10 +13,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from socket import create_server
 
 import httpx
+import numpy as np
+import soundfile
+import soxr
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
@@ -28,6 +32,8 @@ from scripts.bootstrap import wait_until_ready  # noqa: E402
 
 IMAGES = ROOT / "docs" / "images"
 SENTENCE = "Please open the front door before you leave."
+SAID = ("Do you remember how the novel begins?", "And how does it go on from there?")
+READ = ((1.0, 4.7), (4.9, 8.5))  # seconds of the recording, a sentence each
 WIDTH, PHONE = 1160, 390  # pixels
 _ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
 
@@ -51,9 +57,9 @@ def server() -> Iterator[str]:
             process.wait(60)
 
 
-def spoken(address: str, folder: Path) -> Path:
-    """A recording of SENTENCE."""
-    body = {"model": "embedded-tts", "input": SENTENCE, "voice": "alloy", "response_format": "wav"}
+def spoken(address: str, folder: Path, sentence: str) -> Path:
+    """A recording of a sentence, in the place of the one before."""
+    body = {"model": "embedded-tts", "input": sentence, "voice": "alloy", "response_format": "wav"}
     answer = httpx.post(f"{address}/v1/audio/speech", json=body, headers={"api-key": "local"}, timeout=60)
     file = folder / "sentence.wav"
     file.write_bytes(answer.raise_for_status().content)
@@ -75,6 +81,34 @@ def speak(page: Page) -> None:
     _choose(page, "embedded-tts")
     page.get_by_role("textbox", name="Text", exact=True).fill(SENTENCE)
     _press(page, "Speak")
+
+
+def conversation(address: str, folder: Path) -> Path:
+    """The built-in voice and the reader of a recording that comes with the packages `speakers`, in turn."""
+    package = metadata.distribution("moonshine-voice")
+    novel, rate = soundfile.read(str(package.locate_file("moonshine_voice/assets/two_cities.wav")), dtype="float32")
+    parts = []
+    for sentence, (start, end) in zip(SAID, READ, strict=True):
+        voice, own = soundfile.read(spoken(address, folder, sentence), dtype="float32")
+        pause = np.zeros(rate // 2, np.float32)
+        parts += [soxr.resample(voice, own, rate), pause, novel[int(start * rate) : int(end * rate)], pause]
+    file = folder / "conversation.wav"
+    soundfile.write(file, np.concatenate(parts), rate)
+    return file
+
+
+def speakers(page: Page, recording: Path) -> None:
+    """The tab after two voices were told apart and named."""
+    page.get_by_role("tab", name="Speakers").click()
+    page.locator("#conversation input[type=file]").set_input_files(recording)
+    page.get_by_role("button", name="Remove audio").or_(page.get_by_label("Clear")).filter(
+        visible=True
+    ).first.wait_for()
+    page.get_by_role("button", name="Who says what").click()
+    page.locator("#turns .sg-turn").first.wait_for()
+    for letter, name in (("A", "Joe"), ("B", "Reader")):
+        page.get_by_label(f"Name of {letter}").fill(name)
+    page.wait_for_timeout(1500)
 
 
 def health(page: Page) -> None:
@@ -107,14 +141,15 @@ def save(page: Page, name: str, folder: Path) -> None:
 
 
 def shoot(address: str, folder: Path) -> None:
-    """All pictures: three tabs on a desk, and transcription on a phone."""
+    """All pictures: four tabs on a desk, and transcription on a phone."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     with (
         tempfile.TemporaryDirectory() as temporary,
         sync_playwright() as playwright,
         playwright.chromium.launch(executable_path=chromium, args=list(_ARGUMENTS)) as browser,
     ):
-        recording = spoken(address, Path(temporary))
+        talk = conversation(address, Path(temporary))
+        recording = spoken(address, Path(temporary), SENTENCE)
         for width, suffix in ((WIDTH, ""), (PHONE, "-phone")):
             page = browser.new_page(viewport={"width": width, "height": 800}, locale="en-US")
             page.set_default_timeout(180_000)
@@ -124,6 +159,8 @@ def shoot(address: str, folder: Path) -> None:
             save(page, f"transcribe{suffix}", folder)
             if suffix:
                 continue
+            speakers(page, talk)
+            save(page, "speakers", folder)
             speak(page)
             save(page, "speak", folder)
             health(page)
