@@ -9,11 +9,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from app.commands.console import output
+from app.commands.console import SafeConsole, output, printable
 
 
 class Captions:
@@ -21,7 +20,7 @@ class Captions:
 
     def __init__(self) -> None:
         self._out = output()
-        self._console = Console(stderr=True, highlight=False, emoji=False, markup=False)
+        self._console = SafeConsole(stderr=True, highlight=False, emoji=False, markup=False)
         self._live: Live | None = None
         self._speaker, self._words = "", ""
 
@@ -44,7 +43,7 @@ class Captions:
                 vertical_overflow="visible",
             )
             self._live.start()
-        self._live.update(Text(self._words, style="dim"), refresh=True)
+        self._live.update(Text(printable(self._words), style="dim"), refresh=True)
 
     def text(self, speaker: str, text: str) -> None:
         """The whole text of a turn, which takes the place of its words."""

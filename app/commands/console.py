@@ -11,12 +11,13 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import typer
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from app.commands.files import STANDARD_OUTPUT, NotWritten, check_writable, write_whole
 
@@ -41,14 +42,31 @@ def forget_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+# All but tab and line feed, and DEL and the second set of Unicode's.
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
+
+
+def printable(text: str) -> str:
+    """Text with its control characters spelled out: those of a model's answer, a server's error or a file's name would
+    steer the terminal."""
+    return text.translate(_CONTROLS)
+
+
+class SafeConsole(Console):
+    """Sends no control characters of a text to a terminal; what is piped stays as it is."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(printable(text) if self.is_terminal else text, **options)
+
+
 def output() -> Console:
     """Return the console for results; plain when it is not a terminal."""
-    return Console(highlight=False, emoji=False, markup=False, soft_wrap=True)
+    return SafeConsole(highlight=False, emoji=False, markup=False, soft_wrap=True)
 
 
 def messages() -> Console:
     """Return the console for everything but the result, so that results can be piped."""
-    return Console(stderr=True, highlight=False, emoji=False, markup=False, soft_wrap=True)
+    return SafeConsole(stderr=True, highlight=False, emoji=False, markup=False, soft_wrap=True)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
