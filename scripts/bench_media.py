@@ -42,6 +42,7 @@ from app.media.decode import decode
 from app.media.pool import MediaPool
 from app.media.source import Caps
 from app.writers.encoders import Encoder
+from backends import children
 from scripts.fixtures.audio_files import by_av, by_soundfile
 
 SECONDS = 60
@@ -208,7 +209,7 @@ def against_rows(tree: Path, rounds: int) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         decoders = {
             name: subprocess.Popen(
-                [sys.executable, "-P", "-c", _DECODER, str(root)],
+                children.command_of_program(_DECODER, str(root)),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
