@@ -147,10 +147,7 @@ class _Worker:
         process, self.process = self.process, None
         if process is None:
             return
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-        await process.wait()
+        await children.end(process)
         cast(asyncio.StreamWriter, process.stdin).close()
 
 

@@ -96,8 +96,7 @@ class Channel:
 
     def kill(self) -> None:
         """Kill the process; `close` must still be awaited."""
-        with suppress(ProcessLookupError):
-            self._process.kill()
+        children.kill(self._process)
 
     async def _log_stderr(self) -> None:
         assert self._process.stderr is not None  # noqa: S101 # opened with a pipe

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -91,6 +92,30 @@ async def test_what_an_asynchronous_child_prints_and_how_it_ends() -> None:
         children.command_of_program(program), children.environment(), seconds=60, stdin=b"in"
     )
     assert (done.returncode, done.stdout.strip()) == (3, b"in")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="an exit status is not taken away there")
+async def test_a_kill_leaves_the_exit_status_of_a_child_that_had_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    killed, real = threading.Event(), os.waitpid
+
+    def late(pid: int, options: int) -> tuple[int, int]:
+        """The event loop's watcher, which comes to it only now."""
+        assert killed.wait(60)
+        return real(pid, options)
+
+    monkeypatch.setattr(os, "waitpid", late)
+    none = subprocess.DEVNULL
+    process = await children.start(
+        children.command_of_program("raise SystemExit(7)"),
+        children.environment(),
+        stdin=none,
+        stdout=none,
+        stderr=none,
+    )
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # noqa: ASYNC222 # nothing may run before
+    children.kill(process)
+    killed.set()
+    assert await process.wait() == 7
 
 
 @pytest.mark.parametrize("module", ["backends.whisper.config", "app.main", "app.media.worker"])
