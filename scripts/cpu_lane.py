@@ -3,13 +3,14 @@ checkpoints.
 
     python scripts/cpu_lane.py avx2      a processor with AVX2 and neither AVX-512 nor VNNI (Haswell)
     python scripts/cpu_lane.py sse42     one without AVX (Nehalem)
-    python scripts/cpu_lane.py arm64     a 64-bit ARM one; CPU_LANE_PYTHON names an interpreter for it that has torch
+    python scripts/cpu_lane.py arm64     a 64-bit ARM one, with a Python of its own (`arm64_python`)
     python scripts/cpu_lane.py here      this machine as it is
 
 The real interpreter runs under qemu-user, which gives a program the processor that is asked for: what the libraries
 choose there, and what they cannot do, is as on such a machine. Where this machine is already of the kind, nothing is
 emulated.
-Each part is a process of its own, so that one which ends by an illegal instruction is named.
+Each part is a process of its own, so that one which ends by an illegal instruction is named; as many run at the same
+time as there are cores, because each computes with one thread.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,8 +33,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "tests" / "data"
-LONGEST = 1200  # seconds of one part, under emulation on a busy machine
-INTERPRETER = "CPU_LANE_PYTHON"
+LONGEST = 2400  # seconds of one part, under emulation on a busy machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,13 +179,14 @@ def _check_sound(name: str, events: Sequence[Event]) -> None:
         raise AssertionError(f"{name} gave sound that is not made of numbers")
 
 
+# The longest first, so that no core waits at the end.
 PARTS: dict[str, Callable[[], str]] = {
-    "kernels": kernels,
-    "products": products,
-    "whisper": whisper,
-    "diffa": diffa,
     "llasa": llasa,
     "csm": csm,
+    "diffa": diffa,
+    "whisper": whisper,
+    "products": products,
+    "kernels": kernels,
 }
 
 
@@ -203,12 +205,18 @@ def emulation(profile: Profile, features: frozenset[str]) -> list[str]:
     return [profile.emulator, "-cpu", profile.processor]
 
 
-def interpreter(name: str) -> str:
-    """The Python that the parts run in. Raises LaneUnavailable where none is known for the profile's architecture."""
-    given = os.environ.get(INTERPRETER)
-    if not given and name == "arm64" and not _is_arm():
-        raise LaneUnavailable(f"{INTERPRETER} names no interpreter for arm64")
-    return given or sys.executable
+def interpreter(name: str) -> tuple[str, dict[str, str]]:
+    """The Python that the parts run in, and the variables it needs. Raises LaneUnavailable."""
+    if name != "arm64" or _is_arm():
+        return sys.executable, {}
+    from scripts import arm64_python
+    from scripts.provision import SetupError
+
+    try:
+        made = arm64_python.prepare()
+    except SetupError as error:
+        raise LaneUnavailable(str(error)) from error
+    return str(made.interpreter), dict(made.variables)
 
 
 def _is_arm() -> bool:
@@ -228,27 +236,43 @@ def cpu_features() -> frozenset[str]:
 
 
 def run_lane(name: str, parts: Sequence[str]) -> int:
-    """Run the parts one after the other; the number of those that failed. Raises LaneUnavailable."""
-    command = [*emulation(PROFILES[name], cpu_features()), interpreter(name), str(Path(__file__).resolve()), "--part"]
+    """Run the parts, as many at a time as there are cores; the number of those that failed. Raises LaneUnavailable."""
+    emulator = emulation(PROFILES[name], cpu_features())
+    python, variables = interpreter(name)
+    command = [*emulator, python, str(Path(__file__).resolve()), "--part"]
     environment = {
         **os.environ,
-        "PYTHONPATH": str(ROOT),
+        **variables,
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), variables.get("PYTHONPATH")))),
         "OMP_NUM_THREADS": "1",
         "NO_TORCH_COMPILE": "1",
         "HF_HUB_OFFLINE": "1",
     }
     print(f"{name}: {' '.join(command[:-2])}", flush=True)
-    return sum(not _run_part([*command, part], part, environment) for part in parts)
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        return sum(
+            not passed for passed in pool.map(lambda part: _run_part([*command, part], part, environment), parts)
+        )
 
 
 def _run_part(command: list[str], part: str, environment: dict[str, str]) -> bool:
     began = time.perf_counter()
+    output = b""
     try:
-        done = subprocess.run(command, env=environment, cwd=ROOT, timeout=LONGEST, check=False)
-        outcome = "ok" if done.returncode == 0 else f"FAILED, exit status {done.returncode}"
-    except subprocess.TimeoutExpired:
-        outcome = f"FAILED, it took more than {LONGEST} s"
-    print(f"--- {part}: {outcome} ({time.perf_counter() - began:.0f} s)", flush=True)
+        done = subprocess.run(
+            command,
+            env=environment,
+            cwd=ROOT,
+            timeout=LONGEST,
+            check=False,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        outcome, output = "ok" if done.returncode == 0 else f"FAILED, exit status {done.returncode}", done.stdout
+    except subprocess.TimeoutExpired as error:
+        outcome, output = f"FAILED, it took more than {LONGEST} s", error.stdout or b""
+    text = output.decode("utf-8", "replace")
+    print(f"{text}--- {part}: {outcome} ({time.perf_counter() - began:.0f} s)", flush=True)
     return outcome == "ok"
 
 

