@@ -10,9 +10,10 @@ import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
+import structlog
 
 from app.config.deployments import Deployment
 from app.config.settings import RealtimeSettings
@@ -32,6 +33,10 @@ from backends.interface import (
     Usage,
 )
 
+if TYPE_CHECKING:
+    import httpx
+
+_log = structlog.get_logger("gateway")
 _CONNECT_SECONDS, _SILENT_SECONDS = 10.0, 120.0
 _MOST_BYTES = 16 * 1024 * 1024  # of one answer of an endpoint
 _MOST_CALLS = 64
@@ -170,13 +175,14 @@ class EndpointChat:
                 client.stream("POST", url, json=body) as response,
             ):
                 if response.status_code != 200:
-                    text = (await response.aread())[:_MOST_BYTES].decode("utf-8", "replace")
-                    raise ServiceUnavailable(f"The chat endpoint answered {response.status_code}: {text[:500]}")
-                async for line in response.aiter_lines():
+                    said = "\n".join([line async for line in _lines(response)])
+                    raise ServiceUnavailable(f"The chat endpoint answered {response.status_code}: {said[:500]}")
+                async for line in _lines(response):
                     if text := collected.take(line):
                         yield text
         except httpx.HTTPError as error:
-            raise ServiceUnavailable(f"The chat endpoint {url} cannot be reached: {shortened(str(error))}") from error
+            _log.warning("realtime.chat_endpoint", url=url, error=shortened(str(error)))  # clients need not know where
+            raise ServiceUnavailable(f"The chat endpoint cannot be reached: {type(error).__name__}") from error
         for call in collected.calls():
             yield call
         yield Thought(collected.usage, cut_short=collected.cut_short)
@@ -211,6 +217,20 @@ class EndpointChat:
         return {"role": part.role, "content": text}
 
 
+async def _lines(response: httpx.Response) -> AsyncGenerator[str, None]:
+    """The lines of an answer, read no further than it may be long. Raises ServiceUnavailable where it is longer."""
+    rest, received = b"", 0
+    async for chunk in response.aiter_bytes():
+        received += len(chunk)
+        if received > _MOST_BYTES:
+            raise ServiceUnavailable(f"The chat endpoint's answer is longer than {_MOST_BYTES} bytes.")
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield line.decode("utf-8", "replace").rstrip("\r")
+    if rest:
+        yield rest.decode("utf-8", "replace")
+
+
 def _tool(tool: dict[str, Any]) -> dict[str, Any]:
     """The flat form of a session as chat completions want it."""
     tool.pop("type", None)
@@ -228,14 +248,10 @@ class _Collected:
 
     def __init__(self) -> None:
         self.usage, self.cut_short = Usage(), False
-        self._bytes = 0
         self._calls: dict[int, dict[str, str]] = {}
 
     def take(self, line: str) -> str:
         """The text in one line of the stream. Raises ServiceUnavailable for what is no such stream."""
-        self._bytes += len(line)
-        if self._bytes > _MOST_BYTES:
-            raise ServiceUnavailable(f"The chat endpoint's answer is longer than {_MOST_BYTES} bytes.")
         kind, _, data = line.partition(":")
         if kind != "data" or data.strip() in ("", "[DONE]"):
             return ""

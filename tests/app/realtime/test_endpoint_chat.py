@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from app.realtime import chat
 from tests.support.live_pool import connected, realtime_server
 
 TOOL = {"type": "function", "name": "weather", "description": "d", "parameters": {"type": "object"}}
@@ -116,6 +117,19 @@ def test_failures_become_a_failed_answer(lines: tuple[str, ...], status: int, sa
         assert not socket.of("error")
 
 
+@pytest.mark.parametrize("status", [200, 500])
+def test_an_answer_without_end_is_not_read_to_it(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat, "_MOST_BYTES", 10_000)
+    with (
+        endpoint("x" * 50_000, status=status) as (url, _),
+        realtime_server(**_settings(url)) as server,
+        connected(server, "/v1/realtime?model=gpt-realtime") as socket,
+    ):
+        socket.send("response.create", response={"output_modalities": ["text"]})
+        error = socket.until("response.done")["response"]["status_details"]["error"]
+        assert "longer than 10000 bytes" in error["message"]
+
+
 def test_an_endpoint_that_is_not_there() -> None:
     with (
         realtime_server(**_settings("http://127.0.0.1:9/v1")) as server,
@@ -124,3 +138,4 @@ def test_an_endpoint_that_is_not_there() -> None:
         socket.send("response.create")
         error = socket.until("response.done")["response"]["status_details"]["error"]
         assert "cannot be reached" in error["message"]
+        assert "127.0.0.1" not in error["message"], "where it is concerns the operator only"
