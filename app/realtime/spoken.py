@@ -30,9 +30,9 @@ class Spoken:
     def text_until(self, milliseconds: int) -> str:
         """The words whose audio begins within that time, as far as the length of each piece tells."""
         end = self.format.seconds(self.size) * 1000
-        starts = [self.format.seconds(start) * 1000 for start, _ in self.pieces]
+        edges = [*(self.format.seconds(start) * 1000 for start, _ in self.pieces), end]
         texts = []
-        for (_, text), start, stop in zip(self.pieces, starts, [*starts[1:], end], strict=True):
+        for (_, text), start, stop in zip(self.pieces, edges[:-1], edges[1:], strict=True):
             share = 1.0 if milliseconds >= stop else max(0.0, milliseconds - start) / max(1.0, stop - start)
             texts.append(text if share >= 1.0 else _words(text, share))
         return "".join(texts).rstrip()
