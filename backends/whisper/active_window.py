@@ -38,7 +38,13 @@ class DecodingOptions:
 
 
 class Recording(Protocol):
-    """What a window is part of: a `Transcription`, or the open turn of live audio."""
+    """What a window is part of: a `Transcription`, or the open turn of live audio.
+
+    zero_filled: its windows are filled up as openai-whisper does it.
+    """
+
+    @property
+    def zero_filled(self) -> bool: ...
 
     def audio(self, window: Window) -> NDArray[np.float32]: ...
 

@@ -61,6 +61,14 @@ def log_mel(samples: Floats, mels: int, window_frames: int = WINDOW_FRAMES) -> F
     return scaled
 
 
+def recorded_mel(samples: Floats, mels: int, window_frames: int = WINDOW_FRAMES) -> Floats:
+    """The spectrogram with zeros behind what was recorded, as openai-whisper and faster-whisper fill up a window: not
+    with silence, which is below zero wherever the recording is loud."""
+    mel = log_mel(samples, mels, window_frames)
+    mel[:, len(samples) // HOP :] = 0.0
+    return mel
+
+
 def _centred(samples: Floats, length: int) -> Floats:
     """`length` samples, zeros behind the given ones, with half an FFT mirrored at both ends (torch.stft's padding)."""
     full = np.zeros(length + FFT_SIZE, dtype=np.float32)

@@ -108,6 +108,9 @@ class Whisper(WhisperModel):
             self.special,
             carry_prompt=carry_prompt,
             logprobs=logprobs,
+            # Then nothing is ours: tokens are openai-whisper's. Between pauses people are heard a little better with
+            # silence; see docs/whisper.md.
+            zero_filled=vad_options is None,
         )
 
     def detector(self) -> SpeechDetector:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import ceil
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +43,8 @@ class OpenTurn:
     decoded: position up to which audio was in a decode; sent: text that went out; asked: the decode begun last;
     news: what is to go out.
     """
+
+    zero_filled: ClassVar[bool] = False
 
     turn: Turn
     policy: Policy

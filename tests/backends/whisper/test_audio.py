@@ -11,7 +11,7 @@ import pytest
 from transformers import WhisperFeatureExtractor
 
 from backends.audio.mapped import read_samples
-from backends.whisper.audio import WINDOW_SAMPLES, log_mel, mel_filters
+from backends.whisper.audio import WINDOW_SAMPLES, log_mel, mel_filters, recorded_mel
 
 TIME = np.arange(WINDOW_SAMPLES) / 16_000
 SIGNALS = {
@@ -41,6 +41,16 @@ def test_the_double_precision_path_of_the_reference_is_met_closely() -> None:
     samples[:] = SIGNALS["fading chirp"]
     expected = WhisperFeatureExtractor()._np_extract_fbank_features([samples], "cpu")[0]
     assert np.abs(log_mel(samples, 80) - expected).max() < 1e-6
+
+
+def test_a_window_is_filled_up_with_zeros_behind_the_recorded_frames() -> None:
+    samples = SIGNALS["short"].astype(np.float32)[:15_999]
+    mel, silent = recorded_mel(samples, 80), log_mel(samples, 80)
+    assert np.array_equal(mel[:, :99], silent[:, :99])
+    assert not mel[:, 99:].any()
+    assert silent[:, 110:].max() < -0.3
+    whole = SIGNALS["noise"].astype(np.float32)
+    assert np.array_equal(recorded_mel(whole, 80), log_mel(whole, 80))
 
 
 def test_nothing_at_all_is_silence() -> None:

@@ -1,5 +1,5 @@
-"""Published Whispers out of the weight packages `ears`: real speech, and faster-whisper's tokens on the same
-file.
+"""Published Whispers out of the weight packages `ears`: real speech, and the tokens of openai-whisper and
+faster-whisper on the same recordings.
 
 Skipped, with the reason, where a package is not installed.
 """
@@ -13,11 +13,13 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import soxr
 
 from backends.model_sets import MODEL_SETS, Located, Variant, locate, problems
 from backends.whisper.checkpoint import Checkpoint, expected_shapes
 from backends.whisper.config import read_dims
 from backends.whisper.engine import Whisper, load_whisper
+from tests.backends.whisper.reference import OpenaiWhisper
 from tests.backends.whisper.spoken import error_rate
 
 pytestmark = [pytest.mark.real_weights, pytest.mark.slow]
@@ -50,11 +52,16 @@ def words(text: str) -> str:
 
 @pytest.fixture(scope="module")
 def english() -> np.ndarray:
-    """A woman's voice over a film's noises, 7.9 s, which the extra `ui` brings along."""
+    """A woman's voice over a film's noises, 7.9 s."""
+    return film_voice("cate_blanch.mp3")
+
+
+def film_voice(name: str) -> np.ndarray:
+    """One of the clips that the extra `ui` brings along."""
     spec = importlib.util.find_spec("gradio")
     if spec is None or spec.origin is None:
         pytest.skip("the clip is part of gradio, which is not installed")
-    return read_audio(Path(spec.origin).parent / "media_assets" / "audio" / "cate_blanch.mp3")
+    return read_audio(Path(spec.origin).parent / "media_assets" / "audio" / name)
 
 
 # As faster-whisper hears it with the weights of base.
@@ -93,15 +100,18 @@ def test_english_only_and_multilingual_models_are_told_apart(model: Whisper) -> 
     assert model.special.first_timestamp == model.dims.vocabulary - 1501
 
 
-def test_japanese_speech_is_understood(tmp_path: Path) -> None:
+def spoken_japanese() -> np.ndarray:
     speech = pytest.importorskip(
         "pyopenjtalk", reason="the Japanese voice is part of pyopenjtalk-plus, which is not installed"
     )
-    soxr = pytest.importorskip("soxr")
     samples, rate = speech.tts(JAPANESE)
-    sound = soxr.resample((samples / 32_768).astype(np.float32), rate, 16_000)
+    sound: np.ndarray = soxr.resample((samples / 32_768).astype(np.float32), rate, 16_000)
+    return sound
+
+
+def test_japanese_speech_is_understood(tmp_path: Path) -> None:
     model = load_whisper(located("whisper-base", tmp_path).folder, dtype="int8")
-    transcript = model.transcribe(sound)
+    transcript = model.transcribe(spoken_japanese())
     assert transcript.language == "ja"
     said, recognized = (re.sub(r"[。、 ]", "", text) for text in (JAPANESE, transcript.text))
     assert error_rate(" ".join(said), " ".join(recognized)) <= 0.15
@@ -110,7 +120,7 @@ def test_japanese_speech_is_understood(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_tokens_are_those_of_faster_whisper_on_the_same_file(english: np.ndarray, tmp_path: Path, name: str) -> None:
     """A whole window of sound: shorter ones the two fill up in different ways."""
-    peer = pytest.importorskip("faster_whisper", reason="faster-whisper, the oracle, is not installed (group bench)")
+    peer = pytest.importorskip("faster_whisper", reason="faster-whisper would bring a second onnxruntime to Windows")
     folder = located(name, tmp_path / "ours").folder
     theirs = tmp_path / "theirs"
     theirs.mkdir()
@@ -130,6 +140,22 @@ def test_tokens_are_those_of_faster_whisper_on_the_same_file(english: np.ndarray
     ours = load_whisper(folder, dtype="float32").greedy_tokens(window, "en")
     assert len(wanted) > 50
     assert ours == wanted
+
+
+@pytest.mark.parametrize("clip", ["cate_blanch.mp3", "cate_blanch_2.mp3", "heath_ledger.mp3", "Japanese"])
+def test_tokens_are_those_of_openai_whisper_on_a_recording_of_one_window(tmp_path: Path, clip: str) -> None:
+    """Its own spectrogram: every window here ends in what neither recorded, and both fill it up alike."""
+    folder = located("whisper-base", tmp_path).folder
+    ours = load_whisper(folder)
+    samples, language = (spoken_japanese(), "ja") if clip == "Japanese" else (film_voice(clip), "en")
+    theirs = OpenaiWhisper(ours, folder).transcribe(samples, language, own_spectrogram=True)
+    found = ours.transcribe(samples, language, vad=False).segments
+    assert found
+    assert [list(segment.tokens) for segment in found] == [segment["tokens"] for segment in theirs]
+    for mine, other in zip(found, theirs, strict=True):
+        assert mine.avg_logprob == pytest.approx(other["avg_logprob"], abs=1e-3)
+        assert mine.start == pytest.approx(other["start"], abs=1e-3)
+        assert mine.end == pytest.approx(min(other["end"], len(samples) / 16_000), abs=1e-3), "but not past the end"
 
 
 def load_vocabulary(folder: Path) -> dict[str, int]:

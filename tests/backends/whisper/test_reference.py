@@ -12,10 +12,8 @@ import pytest
 from backends.whisper.active_window import ActiveWindow, DecodingOptions
 from backends.whisper.engine import Whisper, load_whisper
 from backends.whisper.timing import split_words
-from tests.backends.whisper.spoken import Recording, record
-
-pytest.importorskip("whisper", reason="openai-whisper is installed for benchmarks only")
 from tests.backends.whisper.reference import OpenaiWhisper
+from tests.backends.whisper.spoken import Recording, record
 
 MINIATURE = Path(__file__).parents[2] / "data" / "whisper_tiny"
 
