@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 
-def cache_folder(environ: Mapping[str, str], lane: str) -> Path:
-    """Where a lane keeps what it has downloaded, some GB; the variable <LANE>_LANE_CACHE names another place."""
+def cache_folder(environ: Mapping[str, str], name: str) -> Path:
+    """Where a lane keeps what it has downloaded, some GB; the variable <NAME>_LANE_CACHE names another place."""
     caches = environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    given = environ.get(f"{lane.upper()}_LANE_CACHE")
-    return Path(given or Path(caches) / "speech-gateway" / f"{lane}-lane")
+    given = environ.get(f"{name.upper()}_LANE_CACHE")
+    return Path(given or Path(caches) / "speech-gateway" / f"{name}-lane")
 
 
 def mirror() -> list[str]:

@@ -20,7 +20,14 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-_SCRIPTS = {"interpreters", "onnx_carrier", "provision", "weight_packages", "windows_runtime"}  # run from their folder
+_SCRIPTS = {
+    "emulation",
+    "interpreters",
+    "onnx_carrier",
+    "provision",
+    "weight_packages",
+    "windows_runtime",
+}  # run from their folder
 OWN = {"app", "backends", "scripts", "tests", *_SCRIPTS}
 FINDERS = {"find_spec", "import_module"}  # calls whose literal argument is the name of a module
 WEIGHTS = PYPROJECT["tool"]["speech-gateway"]["weights"]

@@ -35,9 +35,10 @@ def pull(
     revision: Annotated[str, typer.Option(help="Commit, tag or branch of the hub.", show_default=False)] = "",
     config: Config = None,
 ) -> None:
-    """Fetch the weights of a deployment, or a provider of Windows ML such as windowsml:amdgpu.
+    """Fetch the weights of a deployment.
 
-    Goes on where an earlier pull stopped. HF_ENDPOINT names another hub, HF_TOKEN is sent to it.
+    Goes on where an earlier pull stopped. HF_ENDPOINT names another hub, HF_TOKEN is sent to it. A name such as
+    windowsml:amdgpu fetches a provider of Windows ML instead.
     """
     settings, deployments = configured(config)
     if name.startswith(f"{windows_ml.KIND}:"):

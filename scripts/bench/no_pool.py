@@ -24,6 +24,7 @@ class _NoReservation:
     fallback_from: str | None = None
     capabilities: Capabilities | None = field(default_factory=lambda: _NOTHING)
     queue_seconds: float = 0.0
+    notes: tuple[str, ...] = ()
 
     async def run(self, request: Any) -> Any:
         return _done()

@@ -12,12 +12,12 @@ SECOND = 48_000  # bytes
 
 
 @pytest.mark.parametrize(
-    ("milliseconds", "heard"),
+    ("milliseconds", "words"),
     [(0, ""), (500, "Good"), (1000, "Good day."), (1500, "Good day. How"), (2000, "Good day. How are you?")],
 )
-def test_words_that_began_in_time_were_heard(milliseconds: int, heard: str) -> None:
+def test_words_that_began_in_time_stay(milliseconds: int, words: str) -> None:
     spoken = Spoken(FORMAT, [(0, "Good day. "), (SECOND, "How are you?")], 2 * SECOND)
-    assert spoken.text_until(milliseconds) == heard
+    assert spoken.text_until(milliseconds) == words
     assert (spoken.text, spoken.milliseconds) == ("Good day. How are you?", 2000)
 
 
