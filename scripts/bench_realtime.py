@@ -3,6 +3,7 @@
     python scripts/bench_realtime.py                              base and tiny.en, 1, 4 and 8 sessions
     python scripts/bench_realtime.py --sessions 1 --peer PYTHON   with LocalAgreement on faster-whisper beside it
     python scripts/bench_realtime.py --one-core                   against a clock of processor time, on a busy machine
+    python scripts/bench_realtime.py --conversation               how soon an answer is heard, and falls silent
 
 Sessions go through the pool and a worker process, as those of a socket do. Each hears real speech, utterances with
 two seconds of silence between, in pieces of 100 ms, and begins a little after the one before. When somebody spoke is
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from app.config.settings import Settings  # noqa: E402
 from app.metrics import Metrics  # noqa: E402
 from app.serving.pool import WorkerPool  # noqa: E402
 from backends.audio.error_rate import error_rate  # noqa: E402
-from backends.interface import ASR_SAMPLE_RATE, Done, TranscriptionRequest  # noqa: E402
+from backends.interface import ASR_SAMPLE_RATE, Done, Segment, TranscriptionRequest, Word  # noqa: E402
 from backends.live import (  # noqa: E402
     CommitRefused,
     LiveAudio,
@@ -48,7 +49,8 @@ from backends.live import (  # noqa: E402
     TurnStopped,
 )
 from backends.model_sets import MODEL_SETS, locate, problems  # noqa: E402
-from scripts.bench.live_clock import loaded, simulated  # noqa: E402
+from scripts.bench.conversation import VOICES, converse, utterances  # noqa: E402
+from scripts.bench.live_clock import loaded, ordinary, simulated  # noqa: E402
 from scripts.bench.recognizers import peer_folder  # noqa: E402
 
 PIECE = ASR_SAMPLE_RATE // 10
@@ -64,20 +66,19 @@ class SpokenTurn:
 
     start: float = 0.0
     end: float = 0.0
-    first_delta_at: float | None = None
     stopped_at: float = 0.0
     done_at: float = 0.0
     text: str = ""
-    told: str = ""
     begin: int = 0
     finish: int = 0
+    early: list[tuple[str, float]] = field(default_factory=list)  # words told before the turn's end, each with its *_at
+    word_ends: list[float] = field(default_factory=list)  # of the ordinary transcription
 
     @property
-    def early(self) -> float | None:
-        """Speech start to first delta, None where no words came before the end."""
-        if self.first_delta_at is None or self.first_delta_at >= self.stopped_at:
-            return None
-        return self.first_delta_at - self.start
+    def word_error(self) -> float:
+        """Of the early words against the whole text's beginning of the same length."""
+        said, told = self.text.lower().split(), [word.lower() for word, _ in self.early]
+        return error_rate(" ".join(said[: len(told)]), " ".join(told), "en")
 
 
 @dataclass(slots=True)
@@ -88,11 +89,16 @@ class Measured:
     sessions: int
     turns: list[SpokenTurn] = field(default_factory=list)
     cpu: float = 0.0
-    equal: int | None = None  # None: not compared
-    delta_error: float = 0.0
+    equal: int = 0
+
+    def compare(self, turn: SpokenTurn, done: Done, words: Iterable[Word]) -> None:
+        """Note one turn beside the ordinary transcription of its audio."""
+        self.equal += turn.text == done.text.strip()
+        turn.word_ends = [turn.begin / ASR_SAMPLE_RATE + word.end for word in words]
 
     def row(self) -> dict[str, Any]:
-        turns = self.turns
+        turns, early = self.turns, [turn for turn in self.turns if turn.early]
+        delays = [at - end for turn in early for (_, at), end in zip(turn.early, turn.word_ends, strict=False)]
         return {
             "model": self.model,
             "sessions": self.sessions,
@@ -100,11 +106,14 @@ class Measured:
             "speech end to TurnStopped": percentiles([t.stopped_at - t.end for t in turns]),
             "speech end to TurnDone": percentiles([t.done_at - t.end for t in turns]),
             "silence end to TurnDone": percentiles([t.done_at - t.end - _silence() for t in turns]),
-            "speech start to first delta": percentiles([t.early for t in turns if t.early is not None]),
-            "turns with early words": sum(t.early is not None for t in turns),
+            "speech start to first delta": percentiles([t.early[0][1] - t.start for t in early]),
+            "end of a word to its being told": percentiles(delays),
+            "turns with early words": len(early),
+            "early words": sum(len(t.early) for t in early),
+            "words": sum(len(t.text.split()) for t in turns),
             "CPU seconds per second": round(self.cpu, 3),
-            "finals equal to HTTP": "-" if self.equal is None else f"{self.equal}/{len(turns)}",
-            "word error of early words": round(self.delta_error, 3),
+            "finals equal to HTTP": f"{self.equal}/{len(turns)}",
+            "word error of early words": round(float(np.mean([t.word_error for t in early])), 3) if early else 0.0,
         }
 
 
@@ -178,14 +187,14 @@ def _note(turns: dict[int, SpokenTurn], event: Any, at: float) -> None:
         case TurnCommitted():
             turn.begin, turn.finish = round(event.start * ASR_SAMPLE_RATE), round(event.end * ASR_SAMPLE_RATE)
         case TurnDelta():
-            turn.first_delta_at = at if turn.first_delta_at is None else turn.first_delta_at
-            turn.told += event.text
+            if not turn.stopped_at:
+                turn.early += [(word, at) for word in event.text.split()]
         case TurnDone():
             turn.done_at, turn.text = at, event.text
 
 
 def run_one_core(model: str, count: int, audio: np.ndarray, folder: Path) -> Measured:
-    """One run against a clock of processor time; nothing is compared with the HTTP path."""
+    """One run against a clock of processor time."""
     delays = [STAGGER_SECONDS * number for number in range(count)]
     sessions: list[dict[int, SpokenTurn]] = [{} for _ in delays]
     request = LiveRequest(language="en", turn_detection=DETECTION)
@@ -194,19 +203,28 @@ def run_one_core(model: str, count: int, audio: np.ndarray, folder: Path) -> Mea
     for number, event, at in simulated(backend, request, audio, delays):
         if not isinstance(event, Done | CommitRefused):
             _note(sessions[number], event, at)
+    spent = time.process_time() - began
     measured = Measured(f"{model}, one core", count, [turn for turns in sessions for turn in turns.values()])
-    measured.cpu = (time.process_time() - began) / count / (len(audio) / ASR_SAMPLE_RATE)
-    measured.delta_error = _delta_error(measured.turns)
+    measured.cpu = spent / count / (len(audio) / ASR_SAMPLE_RATE)
+    for turn in measured.turns:
+        measured.compare(turn, *_whole(ordinary(backend, _request(audio, turn))))
     return measured
 
 
-async def transcribed(pool: WorkerPool, deployment: Deployment, samples: np.ndarray) -> str:
-    """What the HTTP route gives for this audio."""
-    async with pool.admit(deployment, owner="bench", request_id="bench") as reservation:
-        async for event in await reservation.run(TranscriptionRequest(samples, "en")):
-            if isinstance(event, Done):
-                return event.text.strip()
-    return ""
+def _request(audio: np.ndarray, turn: SpokenTurn) -> TranscriptionRequest:
+    """An ordinary transcription of a turn, as the HTTP route makes it."""
+    return TranscriptionRequest(audio[turn.begin : turn.finish], "en", words=True)
+
+
+def _whole(events: Iterable[Any]) -> tuple[Done, list[Word]]:
+    """The last of these events, and the words of all."""
+    words: list[Word] = []
+    for event in events:
+        if isinstance(event, Segment):
+            words += event.words
+        elif isinstance(event, Done):
+            return event, words
+    raise SystemExit("a turn cannot be transcribed")
 
 
 async def run(model: str, count: int, audio: np.ndarray, models_dir: Path) -> Measured:
@@ -225,24 +243,21 @@ async def run(model: str, count: int, audio: np.ndarray, models_dir: Path) -> Me
         spent = sum(process.cpu_times()[:2]) - before
         measured = Measured(model, count, [turn for turns in found for turn in turns])
         measured.cpu = spent / count / (len(audio) / ASR_SAMPLE_RATE)
-        texts = {(t.begin, t.finish): "" for t in measured.turns}
-        for begin, finish in texts:
-            texts[begin, finish] = await transcribed(pool, deployment, audio[begin:finish])
-        measured.equal = sum(t.text == texts[t.begin, t.finish] for t in measured.turns)
-        measured.delta_error = _delta_error(measured.turns)
+        for turn in measured.turns:
+            async with pool.admit(deployment, owner="bench", request_id="bench") as reservation:
+                events = [event async for event in await reservation.run(_request(audio, turn))]
+            measured.compare(turn, *_whole(events))
         return measured
     finally:
         await pool.drain(0)
 
 
-def _delta_error(turns: Iterable[SpokenTurn]) -> float:
-    """Word errors of what was told by deltas against the final text's beginning of the same length."""
-    rates = []
-    for turn in turns:
-        said, told = turn.text.lower().split(), turn.told.lower().split()
-        if told and said:
-            rates.append(error_rate(" ".join(said[: len(told)]), " ".join(told), "en"))
-    return float(np.mean(rates)) if rates else 0.0
+def joined(runs: Sequence[Measured]) -> Measured:
+    """Several rounds of the same, as one."""
+    turns = [turn for one in runs for turn in one.turns]
+    first = runs[0]
+    cpu = float(np.mean([one.cpu for one in runs]))
+    return Measured(first.model, first.sessions, turns, cpu, sum(one.equal for one in runs))
 
 
 # --- The peer ---------------------------------------------------------------------------------------------------------
@@ -266,12 +281,46 @@ def peer(python: str, model: str, audio: np.ndarray, folder: Path) -> dict[str, 
     }
 
 
+def transcription(options: argparse.Namespace, audio: np.ndarray, folder: Path) -> Iterator[tuple[dict[str, Any], Any]]:
+    """A row of the table for each model and number of sessions, and all its turns."""
+    for model in options.models:
+        for count in options.sessions:
+            runs = []
+            for _ in range(options.rounds):
+                if options.one_core:
+                    runs.append(run_one_core(model, count, audio, folder))
+                else:
+                    runs.append(asyncio.run(run(model, count, audio, folder)))
+            yield joined(runs).row(), [asdict(one) for one in runs]
+        if options.peer:
+            yield peer(options.peer, model, audio, folder / f"{model}-peer"), []
+
+
+def conversation(options: argparse.Namespace, audio: np.ndarray) -> Iterator[tuple[dict[str, Any], Any]]:
+    """A row of the table for each model and voice, and all delays."""
+    clips = utterances(audio) * options.rounds
+    for model in options.models:
+        for voice in VOICES:
+            answered, told, last = converse(voice, model, clips)
+            row = {
+                "model": model,
+                "voice": voice,
+                "answers and interruptions": len(clips),
+                "speech end to first sound": percentiles(answered),
+                "speech start to speech_started": percentiles(told),
+                "speech start to last sound sent": percentiles(last),
+            }
+            yield row, {"answered": answered, "told": told, "last": last}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--models", nargs="*", default=[name for name in MODEL_SETS if name.startswith("whisper")])
     parser.add_argument("--sessions", nargs="*", type=int, default=[1, 4, 8])
+    parser.add_argument("--rounds", type=int, default=1, help="of each run, and of each utterance of a conversation")
     parser.add_argument("--clips", type=Path, help="folder of wav files; default: what gradio brings along")
     parser.add_argument("--one-core", action="store_true", help="against a clock of processor time, in this process")
+    parser.add_argument("--conversation", action="store_true", help="instead: spoken conversations over a socket")
     parser.add_argument("--peer", default="", help="an interpreter that has faster-whisper")
     parser.add_argument("--json", type=Path, help="where the figures and all turns are written")
     options = parser.parse_args()
@@ -279,21 +328,13 @@ def main() -> None:
     print(f"{len(audio) / ASR_SAMPLE_RATE:.0f} s of audio per session; seconds, p50 / p95; load {psutil.getloadavg()}")
     rows, details = [], []
     with tempfile.TemporaryDirectory() as name:
-        for model in options.models:
-            if missing := problems(MODEL_SETS[model], Path(name) / model):
-                print(f"{model}: {missing[0]}")
-                continue
-            for count in options.sessions:
-                if options.one_core:
-                    measured = run_one_core(model, count, audio, Path(name))
-                else:
-                    measured = asyncio.run(run(model, count, audio, Path(name)))
-                rows.append(measured.row())
-                details.append(asdict(measured))
-                print(json.dumps({**rows[-1], "load": psutil.getloadavg()[0]}), flush=True)
-            if options.peer:
-                rows.append(peer(options.peer, model, audio, Path(name) / f"{model}-peer"))
-                print(json.dumps(rows[-1]), flush=True)
+        if missing := [text for model in options.models for text in problems(MODEL_SETS[model], Path(name) / model)]:
+            raise SystemExit("\n".join(missing))
+        found = conversation(options, audio) if options.conversation else transcription(options, audio, Path(name))
+        for row, detail in found:
+            rows.append(row)
+            details.append(detail)
+            print(json.dumps({**row, "load": psutil.getloadavg()[0]}), flush=True)
     if options.json:
         options.json.write_text(json.dumps({"rows": rows, "runs": details}, indent=1), encoding="utf-8")
 

@@ -6,13 +6,11 @@ Imports no engine code; `backends.registry` finds `INFO` by name.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 from msgspec import Meta
 
 from backends.registry import BackendInfo
-
-LivePolicy = Literal["local_agreement", "align_att"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +38,6 @@ class WhisperOptions:
     carry_prompt: Annotated[
         bool, Meta(description="Use the text of one window as the prompt of the next, while that is safe.")
     ] = True
-    live_policy: Annotated[
-        LivePolicy,
-        Meta(
-            description="When words of live speech are told before their turn is over: once two decodes agree on them, "
-            "or, sooner and with more mistakes, once the model's attention has passed them."
-        ),
-    ] = "local_agreement"
     cache_folder: Annotated[
         str,
         Meta(

@@ -28,13 +28,13 @@ from backends.live import Feed, LiveEvent, LiveRequest, LiveSettings, TurnDelta,
 from backends.memory import is_out_of_memory
 from backends.whisper.active_window import ActiveWindow
 from backends.whisper.job import WhisperJob
+from backends.whisper.live_policy import LocalAgreement
 from backends.whisper.live_turn import OpenTurn
 from backends.whisper.recognizer import Recognizer
 
 _MOST_TURNS = 8  # complete ones that wait; beyond that no more audio is taken
-# Seconds of new speech between two decodes of an open turn: as often as the policy wants, and as costs this share of a
-# step's time at most.
-_LONGEST_CHUNK = 5.0
+# Seconds of new speech between two decodes of an open turn: as often as costs this share of a step's time at most.
+_SHORTEST_CHUNK, _LONGEST_CHUNK = 0.6, 5.0
 _WHOLE_WINDOW_CHUNK = 1.0  # the first, where a decode costs a whole window however little there is to hear
 _SHARE = 0.4
 
@@ -63,8 +63,7 @@ class LiveWhisperJob:
         self._final: WhisperJob | None = None
         self._segments: list[Segment] = []
         self._sent: dict[int, str] = {}  # of complete turns
-        self._shortest = recognizer.new_policy().chunk_seconds
-        self.chunk = self._shortest if recognizer.whisper.network.short_windows else _WHOLE_WINDOW_CHUNK
+        self.chunk = _SHORTEST_CHUNK if recognizer.whisper.network.short_windows else _WHOLE_WINDOW_CHUNK
 
     @property
     def _request(self) -> LiveRequest:
@@ -120,8 +119,7 @@ class LiveWhisperJob:
             language = self._recognizer.language(self._request.language, languages)
         except InvalidInput:
             return None
-        policy = self._recognizer.new_policy()
-        return OpenTurn(turn, policy, whisper, language, languages, self._request.logprobs)
+        return OpenTurn(turn, LocalAgreement(whisper.tokenizer), whisper, language, languages, self._request.logprobs)
 
     def is_due(self) -> bool:
         """Whether the open turn is to be decoded. It is not while a complete one waits."""
@@ -158,7 +156,7 @@ class LiveWhisperJob:
 
     def decoded(self, item: ActiveWindow, spent: float) -> Iterator[LiveEvent]:
         """Words that are certain now. spent: seconds of the step; dearer steps come less often."""
-        self.chunk = min(_LONGEST_CHUNK, max(self._shortest, spent / _SHARE))
+        self.chunk = min(_LONGEST_CHUNK, max(_SHORTEST_CHUNK, spent / _SHARE))
         opened = self._open
         if opened is None:
             return

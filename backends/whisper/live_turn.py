@@ -20,7 +20,6 @@ from backends.whisper.audio import FRAMES_PER_SECOND, SAMPLE_RATE
 from backends.whisper.decoding import WindowResult
 from backends.whisper.engine import Whisper
 from backends.whisper.live_policy import Policy
-from backends.whisper.network import Floats
 from backends.whisper.repetition import looping_tail
 from backends.whisper.timing import split_words, token_starts
 from backends.whisper.transcription import Window, WordTimes, loose_window
@@ -40,8 +39,7 @@ class OpenTurn:
     """Partial decodes of one turn; implements `Recording`.
 
     begin: position of the window's first sample; first: index of the confirmed token that the window begins with;
-    decoded: position up to which audio was in a decode; sent: text that went out; asked: the decode begun last;
-    news: what is to go out.
+    decoded: position up to which audio was in a decode; told: text that went out; news: what is to go out.
     """
 
     zero_filled: ClassVar[bool] = False
@@ -56,7 +54,6 @@ class OpenTurn:
     first: int = 0
     decoded: int = 0
     sent: str = ""
-    asked: ActiveWindow | None = None
     news: list[tuple[str, tuple[TokenLogprob, ...]]] = field(default_factory=list)
 
     # --- What to decode -----------------------------------------------------------------------------------------------
@@ -89,8 +86,7 @@ class OpenTurn:
             timestamps=False,
             forced=forced,
         )
-        self.asked = ActiveWindow(self, loose_window(length, before), options, frames=self._frames(length))
-        return self.asked
+        return ActiveWindow(self, loose_window(length, before), options, frames=self._frames(length))
 
     def _frames(self, length: int) -> int:
         """How much is encoded of a window that holds so many samples: a short one costs less, and hears as well."""
@@ -112,20 +108,13 @@ class OpenTurn:
         """Confirm what is certain. A decode that the final one would not believe confirms nothing."""
         if result.avg_logprob < self.whisper.thresholds.logprob or looping_tail(result.tokens):
             return
-        count = self.policy.take(result.tokens, self.language, lambda: self._attention(result.tokens))
+        count = self.policy.take(result.tokens, self.language)
         tokens = result.tokens[:count]
         new = self.whisper.tokenizer.decode(tokens)
         new = new if self.sent else new.lstrip()
         if new:
             self.sent += new
             self.news.append((new, self._logprobs(result, count)))
-
-    def _attention(self, tokens: list[int]) -> Floats:
-        """[tokens, positions] of the decode that gave these tokens."""
-        if self.asked is None:
-            raise ValueError("nothing was decoded")
-        forced = self.asked.decoding_options.forced
-        return self.whisper.alignment(self.asked, [*forced, *tokens])[len(forced) :]
 
     def take_news(self) -> list[tuple[str, tuple[TokenLogprob, ...]]]:
         """Text that became certain since this was asked last, with its tokens' probabilities."""

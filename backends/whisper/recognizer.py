@@ -22,7 +22,6 @@ from backends.whisper.active_window import DecodingOptions
 from backends.whisper.engine import Whisper
 from backends.whisper.info import WhisperOptions
 from backends.whisper.job import WhisperJob
-from backends.whisper.live_policy import POLICIES, Policy
 from backends.whisper.speech_segments import VadOptions
 from backends.whisper.tokenizer import checked_language
 
@@ -41,10 +40,6 @@ class Recognizer:
 
     def __init__(self, whisper: Whisper, options: WhisperOptions) -> None:
         self.whisper, self.options = whisper, options
-
-    def new_policy(self) -> Policy:
-        """Which words of one open turn are certain."""
-        return POLICIES[self.options.live_policy](self.whisper.tokenizer)
 
     def job(self, request: Request) -> WhisperJob:
         """For a whole recording, or a turn of live audio. Raises InvalidInput."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from backends.interface import ASR_SAMPLE_RATE, Done, ModelFiles, Placement
+from backends.interface import ASR_SAMPLE_RATE, Done, Failed, ModelFiles, Placement, TranscriptionRequest
 from backends.live import LiveAudio, LiveEnd, LiveRequest
 from backends.model_sets import MODEL_SETS, locate
 from backends.whisper.backend import WhisperBackend
@@ -56,6 +56,15 @@ def loaded(model: str, folder: Path) -> WhisperBackend:
     files = ModelFiles(model, model, weights, folder, folder, {"cache_folder": str(folder / "graphs")})
     backend.load(files, Placement(dtype="int8", engine="onnx"))
     return backend
+
+
+def ordinary(backend: WhisperBackend, request: TranscriptionRequest) -> Iterator[Any]:
+    """The events of an ordinary transcription."""
+    job = backend.start(request)
+    event: Any = None
+    while not isinstance(event, Done | Failed):
+        for _, event in backend.step([job]):
+            yield event
 
 
 def simulated(

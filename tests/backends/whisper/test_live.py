@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ from backends.live import (
     TurnStopped,
 )
 from backends.registry import check_options
+from backends.whisper.active_window import ActiveWindow
 from backends.whisper.backend import WhisperBackend
 from backends.whisper.info import INFO
 from backends.whisper.live import LiveWhisperJob
@@ -60,6 +62,12 @@ def backend(tmp_path_factory: pytest.TempPathFactory) -> WhisperBackend:
 def spoken() -> Recording:
     """Three sentences with pauses of a second."""
     return record(3, seed=5, gap=(1.0, 1.1), noise=50)
+
+
+@pytest.fixture(scope="module")
+def long() -> Recording:
+    """Four sentences without a pause that ends a turn."""
+    return record(4, seed=8, gap=(0.1, 0.15), noise=50)
 
 
 def job_of(backend: WhisperBackend, request: LiveRequest) -> LiveWhisperJob:
@@ -121,9 +129,8 @@ def test_events_of_a_turn_come_in_order(backend: WhisperBackend, spoken: Recordi
     assert first == [TurnStarted, TurnStopped, TurnCommitted, TurnDone]
 
 
-def test_words_are_told_while_they_are_said_and_never_taken_back(backend: WhisperBackend) -> None:
+def test_words_are_told_while_they_are_said_and_never_taken_back(backend: WhisperBackend, long: Recording) -> None:
     """One long turn: most of it is told before its end, and the final text begins with what was told."""
-    long = record(4, seed=8, gap=(0.1, 0.15), noise=50)
     job = job_of(backend, MANUAL)
     told = drive(backend, job, pieces(long.samples))
     early = deltas(told, 0)
@@ -134,6 +141,15 @@ def test_words_are_told_while_they_are_said_and_never_taken_back(backend: Whispe
         assert deltas(told, 0) == text
     else:
         assert deltas(told, 0) == early
+
+
+def test_between_decodes_a_session_keeps_no_encoded_audio(backend: WhisperBackend, long: Recording) -> None:
+    """Of a large model that is hundreds of megabytes for each session."""
+    job = job_of(backend, MANUAL)
+    assert of(drive(backend, job, pieces(long.samples[: 4 * RATE])), TurnDelta)
+    gc.collect()
+    assert not [item for item in gc.get_objects() if type(item) is ActiveWindow]
+    backend.close(job)
 
 
 def test_an_endless_turn_is_decoded_in_a_window_that_moves_on(backend: WhisperBackend) -> None:

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from backends.whisper.live_policy import AlignAtt, LocalAgreement
-from backends.whisper.network import Floats
+from backends.whisper.live_policy import LocalAgreement
 from backends.whisper.tokenizer import WhisperTokenizer
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> WhisperTokenizer:
     return WhisperTokenizer(Path(__file__).parents[2] / "data" / "whisper_tiny")
-
-
-def unasked() -> Floats:
-    raise AssertionError("the attention costs a pass through the decoder")
 
 
 def told(tokenizer: WhisperTokenizer, *hypotheses: str, language: str = "en") -> list[str]:
@@ -29,7 +23,7 @@ def told(tokenizer: WhisperTokenizer, *hypotheses: str, language: str = "en") ->
         known = tokenizer.decode(policy.confirmed)
         assert text.startswith(known)
         before = len(policy.confirmed)
-        count = policy.take(tokenizer.encode(text[len(known) :]), language, unasked)
+        count = policy.take(tokenizer.encode(text[len(known) :]), language)
         assert len(policy.confirmed) == before + count
         found.append(tokenizer.decode(policy.confirmed[before:]))
     return found
@@ -58,33 +52,3 @@ def test_a_comma_belongs_to_its_word(tokenizer: WhisperTokenizer) -> None:
 
 def test_nothing_is_confirmed_twice(tokenizer: WhisperTokenizer) -> None:
     assert told(tokenizer, " a b c d", " a b c d", " a b c d e", " a b c d e") == ["", " a b c", " d", ""]
-
-
-WORDS = (" the", " dog", " is", " here")
-
-
-def confirmed(tokenizer: WhisperTokenizer, *positions: int, width: int = 100) -> str:
-    """What one hypothesis of WORDS confirms, each of which is about one of `width` positions."""
-    policy = AlignAtt(tokenizer)
-    lengths = [len(tokenizer.encode(word)) for word in WORDS]
-    tokens = tokenizer.encode("".join(WORDS))
-    rows = np.eye(width, dtype=np.float32)[np.repeat(positions, lengths)]
-    count = policy.take(tokens, "en", lambda: rows)
-    assert policy.confirmed == tokens[:count]
-    return tokenizer.decode(policy.confirmed)
-
-
-def test_attention_confirms_what_lies_before_the_end_of_the_audio(tokenizer: WhisperTokenizer) -> None:
-    assert confirmed(tokenizer, 5, 20, 40, 60) == " the dog is", "the last word may not be whole"
-    assert confirmed(tokenizer, 5, 20, 40, 80) == " the dog"
-    assert confirmed(tokenizer, 5, 20, 75, 76) == " the"
-    assert confirmed(tokenizer, 80, 81, 82, 83) == ""
-
-
-def test_attention_that_jumps_far_back_confirms_nothing(tokenizer: WhisperTokenizer) -> None:
-    assert confirmed(tokenizer, 10, 350, 360, 20, width=500) == ""
-    assert confirmed(tokenizer, 10, 350, 200, 360, width=500) == " the dog is"
-
-
-def test_a_hypothesis_without_words_confirms_nothing(tokenizer: WhisperTokenizer) -> None:
-    assert AlignAtt(tokenizer).take([], "en", lambda: np.zeros((0, 100), np.float32)) == 0
