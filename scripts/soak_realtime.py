@@ -1,12 +1,12 @@
-"""Long live sessions, faster than real time: an hour of silence, of speech and of conversation must not grow memory.
+"""Long live sessions, faster than real time: silence, speech and conversation must not grow memory.
 
-    python scripts/soak_realtime.py                          20 minutes of audio for each session
-    python scripts/soak_realtime.py --minutes 60 --output FILE
+    python scripts/soak_realtime.py                                  20 minutes of audio for each session
+    python scripts/soak_realtime.py --minutes 60 --seconds 300       at most; says how much it was
 
 A gateway process and its workers, the miniature Whisper of the tests writing down what the built-in voice says. A
-session counts time by the audio that it was given, so that an hour of it passes as fast as it can be worked off. Memory
-of gateway and recognizer is looked at while the sessions run; after a warm-up it must stay. In the end the gateway must
-hold what it held before. Prints a line of JSON; the exit status is 1 if a promise was broken.
+session counts time by the audio that it was given, which is worked off as fast as can be. Memory of gateway and
+recognizer is looked at while the sessions run; after a warm-up it must stay. In the end the gateway must hold what it
+held before. Prints a line of JSON; the exit status is 1 if a promise was broken.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ import argparse
 import base64
 import io
 import json
+import math
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,7 @@ import psutil
 import soundfile
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
+from websockets.sync.connection import Connection
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -75,48 +79,53 @@ class LongSession:
     events: Counter[str] = field(default_factory=Counter)
     errors: list[str] = field(default_factory=list)
 
-    def run(self, port: int, seconds: float) -> None:
-        """Feed so much audio, and end when everything that was committed is written down."""
+    def run(self, port: int, seconds: float, ends: float) -> None:
+        """Feed so much audio, or until then, and end when everything that was committed is written down."""
+        with self._noting():
+            url = f"ws://127.0.0.1:{port}{self.target}"
+            with connect(url, additional_headers={"api-key": "soak"}, max_size=None, proxy=None) as socket:
+                self._talk(socket, seconds, ends)
+
+    @contextmanager
+    def _noting(self) -> Iterator[None]:
+        """A session that breaks off is a broken promise."""
         try:
-            self._run(port, seconds)
+            yield
         except (OSError, WebSocketException) as error:
             self.errors.append(f"{type(error).__name__}: {error}")
 
-    def _run(self, port: int, seconds: float) -> None:
-        url = f"ws://127.0.0.1:{port}{self.target}"
-        with connect(url, additional_headers={"api-key": "soak"}, max_size=None, proxy=None) as socket:
+    def _talk(self, socket: Connection, seconds: float, ends: float) -> None:
+        def send(kind: str, **fields: Any) -> None:
+            socket.send(json.dumps({"type": kind, **fields}))
 
-            def send(kind: str, **fields: Any) -> None:
-                socket.send(json.dumps({"type": kind, **fields}))
+        inputs = {"format": {"type": "audio/pcm", "rate": RATE}, "transcription": {"model": "hear"}}
+        send("session.update", session={"type": self.kind, "audio": {"input": inputs}})
+        reader = threading.Thread(target=self._read, args=[socket], daemon=True)
+        reader.start()
+        size, place = int(PIECE_SECONDS * RATE) * 2, 0
+        while self.seconds < seconds and time.monotonic() < ends and reader.is_alive():
+            piece = (self.sound + self.sound)[place : place + size]
+            place = (place + size) % len(self.sound)
+            send("input_audio_buffer.append", audio=base64.b64encode(piece).decode())
+            self.seconds += PIECE_SECONDS
+        send("input_audio_buffer.clear")
+        reader.join(PATIENCE_SECONDS)
+        if reader.is_alive():
+            self.errors.append("it did not end")
 
-            inputs = {"format": {"type": "audio/pcm", "rate": RATE}, "transcription": {"model": "hear"}}
-            send("session.update", session={"type": self.kind, "audio": {"input": inputs}})
-            reader = threading.Thread(target=self._read, args=[socket], daemon=True)
-            reader.start()
-            size = int(PIECE_SECONDS * RATE) * 2
-            place = 0
-            while self.seconds < seconds and reader.is_alive():
-                piece = (self.sound + self.sound)[place : place + size]
-                place = (place + size) % len(self.sound)
-                send("input_audio_buffer.append", audio=base64.b64encode(piece).decode())
-                self.seconds += PIECE_SECONDS
-            send("input_audio_buffer.clear")
-            reader.join(PATIENCE_SECONDS)
-            if reader.is_alive():
-                self.errors.append("it did not end")
-
-    def _read(self, socket: Any) -> None:
+    def _read(self, socket: Connection) -> None:
         owed: set[str] = set()
-        while "input_audio_buffer.cleared" not in self.events or owed:
-            event = json.loads(socket.recv(PATIENCE_SECONDS))
-            self.events[event["type"]] += 1
-            match event["type"].rpartition(".")[2]:
-                case "error" | "failed":
-                    self.errors.append(str(event.get("error"))[:200])
-                case "committed":
-                    owed.add(event["item_id"])
-                case "completed":
-                    owed.discard(event["item_id"])
+        with self._noting():
+            while "input_audio_buffer.cleared" not in self.events or owed:
+                event = json.loads(socket.recv(PATIENCE_SECONDS))
+                self.events[event["type"]] += 1
+                match event["type"].rpartition(".")[2]:
+                    case "error" | "failed":
+                        self.errors.append(str(event.get("error"))[:200])
+                    case "committed":
+                        owed.add(event["item_id"])
+                    case "completed":
+                        owed.discard(event["item_id"])
 
 
 def pcm() -> bytes:
@@ -131,34 +140,34 @@ def memory(gateway: WatchedGateway) -> dict[str, float]:
     return {name: psutil.Process(pid).memory_info().rss / MIB for name, pid in pids.items()}
 
 
-def soak(gateway: WatchedGateway, seconds: float) -> dict[str, Any]:
-    """All sessions at once, each in a thread; what they gave and what memory did."""
+def soak(gateway: WatchedGateway, seconds: float, limit: float) -> dict[str, Any]:
+    """All sessions at once, each in a thread; what they gave and what memory did. limit: seconds of the clock."""
     quiet, transcription = bytes(2 * RATE * 10), "/v1/realtime?intent=transcription"
     sessions = [
         LongSession("silence", transcription, quiet),
         LongSession("speech", transcription, pcm()),
         LongSession("conversation", "/v1/realtime?model=think", pcm(), kind="realtime"),
     ]
-    LongSession("warm-up", transcription, pcm()).run(gateway.port, 10.0)
+    LongSession("warm-up", transcription, pcm()).run(gateway.port, 10.0, math.inf)
     before, began = gateway.settled(), time.monotonic()
-    threads = [threading.Thread(target=one.run, args=(gateway.port, seconds), daemon=True) for one in sessions]
+    threads = [
+        threading.Thread(target=one.run, args=(gateway.port, seconds, began + limit), daemon=True) for one in sessions
+    ]
     for thread in threads:
         thread.start()
-    looks = [(0.0, memory(gateway))]
+    looks = [memory(gateway)]
     while any(thread.is_alive() for thread in threads):
-        looks.append((min(one.seconds for one in sessions), memory(gateway)))
+        looks.append(memory(gateway))
         time.sleep(LOOK_SECONDS)
     took, remains = time.monotonic() - began, gateway.remains(before)
-    warm = [look for at, look in looks if at >= WARM_SHARE * seconds] or [looks[-1][1]]
+    warm = looks[int(WARM_SHARE * len(looks)) :]
     quarter = max(1, len(warm) // 4)
-    grown = {name: _mean(warm[-quarter:], name) - _mean(warm[:quarter], name) for name in looks[0][1]}
+    grown = {name: _mean(warm[-quarter:], name) - _mean(warm[:quarter], name) for name in looks[0]}
     return {
-        "seconds_of_audio": seconds,
+        "seconds_of_audio": {one.name: one.seconds for one in sessions},
         "seconds": round(took, 1),
         "events": {one.name: dict(one.events) for one in sessions},
-        "memory_mib": {
-            name: [round(look[name], 1) for _, look in looks[:: max(1, len(looks) // 12)]] for name in grown
-        },
+        "memory_mib": {name: [round(look[name], 1) for look in looks[:: max(1, len(looks) // 12)]] for name in grown},
         "grown_mib": {name: round(value, 1) for name, value in grown.items()},
         "broken": [f"{one.name}: {error}" for one in sessions for error in one.errors]
         + [f"{one.name}: nothing was written down" for one in sessions[1:] if not _completed(one)]
@@ -179,11 +188,12 @@ def _mean(looks: list[dict[str, float]], name: str) -> float:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--minutes", type=float, default=20.0, help="of audio for each session")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="of the clock, after which no more is said")
     parser.add_argument("--output", type=Path, help="file for the JSON")
     options = parser.parse_args()
     config = CONFIG.format(data=(ROOT / "tests" / "data").as_posix())
     with tempfile.TemporaryDirectory() as folder, watched_gateway(config, Path(folder)) as gateway:
-        figures = soak(gateway, options.minutes * 60)
+        figures = soak(gateway, options.minutes * 60, options.seconds)
     return finish(figures, options.output)
 
 
