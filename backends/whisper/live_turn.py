@@ -39,7 +39,7 @@ class OpenTurn:
     """Partial decodes of one turn; implements `Recording`.
 
     begin: position of the window's first sample; first: index of the confirmed token that the window begins with;
-    decoded: position up to which audio was in a decode; told: text that went out; news: what is to go out.
+    decoded: position up to which audio was in a decode; sent: text that went out; news: what is to go out.
     """
 
     zero_filled: ClassVar[bool] = False
