@@ -1,7 +1,7 @@
 """Pictures of the web page for README and docs: `python scripts/docs/screenshots.py [--address http://127.0.0.1:8000]`.
 
-Starts a server with examples/all-tiny.toml (or uses a running one), works with its page in a headless Chromium as a
-person would, and writes docs/images/*.png. Needs Playwright and a Chromium; takes about a minute.
+Starts a server with examples/all-tiny.toml (or uses a running one), and one for the tab Live, works with their pages in
+a headless Chromium as a person would, and writes docs/images/*.png. Needs Playwright and a Chromium; takes two minutes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 import soundfile
 import soxr
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, Playwright, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -32,18 +32,31 @@ from scripts.bootstrap import wait_until_ready  # noqa: E402
 
 IMAGES = ROOT / "docs" / "images"
 SENTENCE = "Please open the front door before you leave."
+LONG_SENTENCE = (
+    "Please open the front door before you leave, and take the letters from the table in the hall, because nobody else "
+    "will be here tomorrow morning."
+)
 SAID = ("Do you remember how the novel begins?", "And how does it go on from there?")
 READ = ((1.0, 4.7), (4.9, 8.5))  # seconds of the recording, a sentence each
-WIDTH, PHONE = 1160, 390  # pixels
+WIDTHS = ((1160, ""), (390, "-phone"))  # pixels, and what the picture's name ends in
 _ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
+_MICROPHONE = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+LIVE = """
+offline = true
+[deployments."whisper-1"]
+backend = "whisper"
+model = "whisper-base"
+device = "cpu"
+preload = true
+"""
 
 
 @contextlib.contextmanager
-def server() -> Iterator[str]:
-    """The address of a server with all four families from the tests' checkpoints."""
+def server(config: Path = ROOT / "examples" / "all-tiny.toml") -> Iterator[str]:
+    """The address of a server; usually with all four families from the tests' checkpoints."""
     with create_server(("127.0.0.1", 0)) as probe:
         port = str(probe.getsockname()[1])
-    command = children.command("app", "serve", "--port", port, "--config", "examples/all-tiny.toml")
+    command = children.command("app", "serve", "--port", port, "--config", str(config))
     with subprocess.Popen(
         command, env=children.environment(), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:
@@ -111,6 +124,33 @@ def speakers(page: Page, recording: Path) -> None:
     page.wait_for_timeout(1500)
 
 
+def live(folder: Path) -> None:
+    """The tab Live on a desk and on a phone, in the middle of a turn behind a whole one, written down by a published
+    Whisper. The browser's microphone is a recording of the built-in voice, over and over."""
+    with tempfile.TemporaryDirectory() as temporary, sync_playwright() as playwright:
+        config = Path(temporary) / "live.toml"
+        config.write_text(LIVE, encoding="utf-8")
+        with server(config) as address:
+            recording = with_pause(spoken(address, Path(temporary), LONG_SENTENCE))
+            arguments = [*_MICROPHONE, f"--use-file-for-fake-audio-capture={recording}"]
+            with launched(playwright, *arguments) as browser:
+                for width, suffix in WIDTHS:
+                    page = opened(browser, address, width)
+                    page.get_by_role("tab", name="Live").click()
+                    page.get_by_role("button", name="Start", exact=True).filter(visible=True).click()
+                    later = page.locator("#sg-live-turns .sg-turn:not(:first-child) .sg-unsure")
+                    later.filter(has_text=" ").first.wait_for()
+                    save(page, f"live{suffix}", folder)
+                    page.close()
+
+
+def with_pause(recording: Path) -> Path:
+    """The recording with a second of silence behind it, in which a turn ends."""
+    samples, rate = soundfile.read(recording)
+    soundfile.write(recording, np.concatenate([samples, np.zeros(rate)]), rate)
+    return recording
+
+
 def health(page: Page) -> None:
     page.get_by_role("tab", name="Health").click()
     page.get_by_role("button", name="Refresh").click()
@@ -140,20 +180,30 @@ def save(page: Page, name: str, folder: Path) -> None:
     print(f"{file}: {file.stat().st_size / 1000:.0f} kB")
 
 
-def shoot(address: str, folder: Path) -> None:
-    """All pictures: four tabs on a desk, and transcription on a phone."""
+def launched(playwright: Playwright, *arguments: str) -> Browser:
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    return playwright.chromium.launch(executable_path=chromium, args=[*_ARGUMENTS, *arguments])
+
+
+def opened(browser: Browser, address: str, width: int) -> Page:
+    """The server's page in a window of this width."""
+    page = browser.new_page(viewport={"width": width, "height": 800}, locale="en-US")
+    page.set_default_timeout(180_000)
+    page.goto(f"{address}/ui/")
+    return page
+
+
+def shoot(address: str, folder: Path) -> None:
+    """Four tabs on a desk, and transcription on a phone."""
     with (
         tempfile.TemporaryDirectory() as temporary,
         sync_playwright() as playwright,
-        playwright.chromium.launch(executable_path=chromium, args=list(_ARGUMENTS)) as browser,
+        launched(playwright) as browser,
     ):
         talk = conversation(address, Path(temporary))
         recording = spoken(address, Path(temporary), SENTENCE)
-        for width, suffix in ((WIDTH, ""), (PHONE, "-phone")):
-            page = browser.new_page(viewport={"width": width, "height": 800}, locale="en-US")
-            page.set_default_timeout(180_000)
-            page.goto(f"{address}/ui/")
+        for width, suffix in WIDTHS:
+            page = opened(browser, address, width)
             page.get_by_text("models loaded").or_(page.get_by_text("model loaded")).wait_for()
             transcribe(page, recording)
             save(page, f"transcribe{suffix}", folder)
@@ -171,10 +221,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--address", default="", help="of a running server; one is started without it")
     parser.add_argument("--folder", type=Path, default=IMAGES)
+    parser.add_argument("--live", action="store_true", help="only the tab Live, whose server is its own")
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
-    with contextlib.nullcontext(given.address) if given.address else server() as address:
-        shoot(address, given.folder)
+    if not given.live:
+        with contextlib.nullcontext(given.address) if given.address else server() as address:
+            shoot(address, given.folder)
+    live(given.folder)
 
 
 if __name__ == "__main__":
