@@ -54,9 +54,9 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
 def test_arm64_has_a_python_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(cpu_lane, "_is_arm", lambda: False)
-    variables = {"QEMU_LD_PREFIX": "/root", "PYTHONPATH": "/site"}
-    monkeypatch.setattr(arm64_python, "prepare", lambda: Arm64Python(Path("/root/python"), variables))
-    assert interpreter("arm64") == (str(Path("/root/python")), variables)
+    variables = {"QEMU_LD_PREFIX": "/arm64", "PYTHONPATH": "/site"}
+    monkeypatch.setattr(arm64_python, "prepare", lambda: Arm64Python(Path("/arm64/python"), variables))
+    assert interpreter("arm64") == (str(Path("/arm64/python")), variables)
     assert interpreter("avx2") == (sys.executable, {})
     monkeypatch.setattr(cpu_lane, "_is_arm", lambda: True)
     assert interpreter("arm64") == (sys.executable, {})
